@@ -1,0 +1,1 @@
+//! Client sessions: a core without I/O and its tokio-uring driver.

@@ -1,0 +1,1 @@
+//! Chained PBFT: accept, prepare, commit, checkpoint votes and catch-up.

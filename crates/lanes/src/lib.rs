@@ -1,0 +1,1 @@
+//! Batching, dissemination, acknowledgement and fetch of client bundles.

@@ -1,0 +1,2 @@
+//! The one binary of Quorate.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One pinned thread and one io_uring per core: connections, buffers, timers and mailboxes.

@@ -1,0 +1,1 @@
+//! The roles of a replica as state machines without I/O.

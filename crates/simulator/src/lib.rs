@@ -1,0 +1,1 @@
+//! Whole clusters, network, disks and clocks from one seed.

@@ -1,0 +1,1 @@
+//! Authenticated key-value state: Merkle B+tree, sessions and operations.

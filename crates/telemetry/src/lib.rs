@@ -1,0 +1,1 @@
+//! Counters and histograms of one replica, recorded per core without locks.

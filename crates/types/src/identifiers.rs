@@ -1,0 +1,196 @@
+//! Newtypes for identifiers and positions, so that an index, a count and a position cannot be mixed up.
+
+use crate::{Digest, Domain, PublicKey};
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+macro_rules! position {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        number!($(#[$doc])* $name(u64), $prefix);
+
+        impl $name {
+            /// The position after this one. Positions never wrap: 2^64 steps are out of reach.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+
+            /// The position before this one, or zero at zero.
+            #[must_use]
+            pub fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+
+            /// The position `count` steps after this one, saturating.
+            #[must_use]
+            pub fn plus(self, count: u64) -> Self {
+                Self(self.0.saturating_add(count))
+            }
+
+            /// The number of steps from `earlier` to this one, or zero when `earlier` is not earlier.
+            #[must_use]
+            pub fn since(self, earlier: Self) -> u64 {
+                self.0.saturating_sub(earlier.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// The identity of one replica inside a cluster, from 0 to n − 1.
+    ReplicaId(u8), "r"
+);
+number!(
+    /// One pinned thread of a replica, counted from 0 in the order of the configuration.
+    CoreId(u8), "core"
+);
+number!(
+    /// One of the parallel connections between each pair of replicas; each origin has one lane per link.
+    LinkId(u8), "link"
+);
+number!(
+    /// One journal of a replica.
+    JournalId(u8), "journal"
+);
+position!(
+    /// An epoch with one primary: the replica with number `view mod n`.
+    View, "v"
+);
+position!(
+    /// A slot of the ordered log. Slot 0 is the genesis; the first header has seq 1.
+    Seq, "s"
+);
+position!(
+    /// The position of a batch in its lane. The first batch has number 1.
+    LaneNumber, "k"
+);
+position!(
+    /// The number of a bundle in its session. Number 0 registers the session; the first other bundle has 1.
+    BundleNumber, "b"
+);
+position!(
+    /// A period with one configuration.
+    Epoch, "e"
+);
+position!(
+    /// A log sequence number: the position of a record in one journal, from 1; 0 is "nothing".
+    Lsn, "lsn"
+);
+position!(
+    /// Nanoseconds: a point in time given by the caller, or a duration. Pure parts never ask a clock.
+    Nanoseconds, "ns"
+);
+
+impl ReplicaId {
+    /// The identity as an index into arrays of length n.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl LinkId {
+    /// The link as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl CoreId {
+    /// The core as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl JournalId {
+    /// The journal as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl Nanoseconds {
+    /// A duration of so many milliseconds.
+    #[must_use]
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(milliseconds * 1_000_000)
+    }
+
+    /// A duration of so many microseconds.
+    #[must_use]
+    pub const fn from_micros(microseconds: u64) -> Self {
+        Self(microseconds * 1_000)
+    }
+}
+
+/// The hash-chained stream of batches from one origin over one link (DESIGN section 1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId {
+    /// The replica whose clients' bundles the lane carries.
+    pub origin: ReplicaId,
+    /// The link it travels on.
+    pub link: LinkId,
+}
+
+impl LaneId {
+    /// The lane as two little-endian bytes, for canonical layouts.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 2] {
+        [self.origin.0, self.link.0]
+    }
+}
+
+impl fmt::Debug for LaneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lane{}.{}", self.origin.0, self.link.0)
+    }
+}
+
+impl fmt::Display for LaneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.origin.0, self.link.0)
+    }
+}
+
+/// A client session: H(client key, counter), never used twice (DESIGN section 6).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct SessionId(pub [u8; 32]);
+
+impl SessionId {
+    /// The session that `client` opens with `counter`.
+    #[must_use]
+    pub fn derive(client: &PublicKey, counter: u64) -> Self {
+        let mut writer = Digest::writer(Domain::Session);
+        writer.bytes(client.as_bytes()).u64(counter);
+        Self(writer.finish().0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session:{}", Digest(self.0).short())
+    }
+}

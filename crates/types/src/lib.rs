@@ -1,0 +1,29 @@
+//! The vocabulary of Quorate: identifiers, digests, keys, quorum arithmetic, operations and the
+//! configuration of a cluster.
+//!
+//! Everything here is a plain value. Nothing reads a clock, a file or a socket, so every other crate may
+//! depend on this one. The words are those of DESIGN section 1.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod cluster;
+mod digest;
+mod identifiers;
+mod keys;
+pub mod limits;
+mod operation;
+mod quorum;
+
+pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
+pub use digest::{Digest, DigestWriter, Domain};
+pub use identifiers::{
+    BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Seq,
+    SessionId, View,
+};
+pub use keys::{KeyError, PublicKey, Signature, SigningKey};
+pub use operation::{
+    ArchivedCondition, ArchivedKeyValue, ArchivedOperation, ArchivedOperationError, ArchivedOperationResult,
+    ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError, OperationResult,
+    Versioned, VersionedEntry,
+};
+pub use quorum::{Quorums, ReplicaSet};

@@ -1,0 +1,69 @@
+//! Every limit by name. What exceeds one is refused with a typed answer, never truncated.
+
+/// The largest number of replicas in a cluster.
+pub const REPLICAS_MAX: usize = 100;
+/// The largest number of links between two replicas, and so of lanes per origin.
+pub const LINKS_MAX: usize = 64;
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// The longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 256 * 1024;
+/// The largest bundle on the wire, in bytes, its head included.
+pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
+/// The largest number of operations in one bundle.
+pub const BUNDLE_OPERATIONS_MAX: usize = 10_000;
+/// The largest results of one bundle, in bytes. Operations beyond it answer with an error.
+pub const RESULTS_BYTES_MAX: usize = 1024 * 1024;
+/// The largest number of entries that one SCAN returns.
+pub const SCAN_ENTRIES_MAX: usize = 10_000;
+/// The largest number of keys in one MGET or MSET.
+pub const MULTI_KEYS_MAX: usize = 1024;
+/// The number of bundles that a session may have open.
+pub const OPEN_BUNDLES_MAX: usize = 64;
+/// The number of replies that the state keeps for each session.
+pub const REPLIES_KEPT_MAX: usize = 64;
+/// The number of bytes of replies that the state keeps for each session.
+pub const REPLY_BYTES_KEPT_MAX: usize = 1024 * 1024;
+/// The number of sessions that the state keeps; the one unused for longest makes room.
+pub const SESSIONS_MAX: usize = 10_000;
+/// The size from which a batch is full, in bytes. A batch ends with the bundle that reaches it.
+pub const BATCH_BYTES_FULL: usize = 512 * 1024;
+/// The largest batch on the wire, in bytes: a full one may have been one byte short before its last bundle.
+pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_FULL + BUNDLE_BYTES_MAX + 64 * 1024;
+/// The largest number of bundles in one batch.
+pub const BATCH_BUNDLES_MAX: usize = 1024;
+/// K: by how many batches one cut may advance one lane.
+pub const CUT_BATCHES_MAX: u64 = 256;
+/// B: by how many bytes one cut may advance one lane.
+pub const CUT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// P: the number of headers that may be proposed and not yet committed; also the longest PREPARE range.
+pub const PROPOSALS_MAX: u64 = 64;
+/// W: how far above the stable checkpoint headers are accepted.
+pub const WINDOW: u64 = 8192;
+/// Every so many headers the state is checkpointed and voted on. Two fit into the window.
+pub const CHECKPOINT_INTERVAL: u64 = 1024;
+/// The largest frame payload on a link between replicas or from an authenticated client, in bytes.
+pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest frame payload before a handshake is complete, in bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 1024;
+/// The bytes of one lane that its origin seals and that are not yet executed.
+pub const LANE_BYTES_OPEN_MAX: usize = 16 * 1024 * 1024;
+/// The bytes of one lane that a receiver holds above the executed tip; over that it neither keeps nor
+/// acknowledges. Larger than the origin's own bound, as executed tips differ between replicas.
+pub const LANE_BYTES_HELD_MAX: usize = 4 * LANE_BYTES_OPEN_MAX;
+/// The bytes of executed batches that each lane keeps for peers that lag.
+pub const LANE_BYTES_KEPT_MAX: usize = 32 * 1024 * 1024;
+/// The number of executed headers below the stable checkpoint that are kept for peers that lag.
+pub const HEADERS_KEPT_MAX: u64 = 16 * 1024;
+/// The number of headers in one answer to a fetch.
+pub const FETCH_HEADERS_MAX: usize = 256;
+/// The bytes of batches in one answer to a fetch.
+pub const FETCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FRAME_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX as u64 <= CUT_BYTES_MAX);
+const _: () = assert!(2 * CHECKPOINT_INTERVAL <= WINDOW);
+const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + 1024 <= BUNDLE_BYTES_MAX);
+const _: () = assert!(LANE_BYTES_OPEN_MAX >= 2 * BATCH_BYTES_MAX);
+const _: () = assert!(REPLICAS_MAX <= 128);

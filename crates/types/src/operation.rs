@@ -1,0 +1,217 @@
+//! The operations of the key-value store and their results, in the form that travels and is stored.
+//!
+//! Both are rkyv archives: readers use checked access to the archived form and do not deserialise it. The
+//! archives are unaligned and little-endian, so they may stand at any offset of a frame.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// What a SET demands of the key's present state before it writes.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub enum Condition {
+    /// Nothing.
+    Always,
+    /// The key does not exist (NX).
+    Absent,
+    /// The key exists (XX).
+    Present,
+    /// The key exists with exactly this version.
+    Version(u64),
+}
+
+/// One operation of a bundle. Limits are those of [`crate::limits`].
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub enum Operation {
+    /// Opens the session of (client key, counter); stands alone in bundle 0 of that session.
+    Register {
+        /// Must exceed the counter of every session that the key has opened before.
+        counter: u64,
+    },
+    /// Reads a value.
+    Get {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Writes a value if the condition holds.
+    Set {
+        /// The key.
+        key: Vec<u8>,
+        /// The new value.
+        value: Vec<u8>,
+        /// What must hold before.
+        condition: Condition,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Says whether a key exists.
+    Exists {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Adds to a decimal integer; an absent key counts as 0.
+    IncrementBy {
+        /// The key.
+        key: Vec<u8>,
+        /// What is added; may be negative.
+        by: i64,
+    },
+    /// Appends to a value; an absent key counts as empty.
+    Append {
+        /// The key.
+        key: Vec<u8>,
+        /// What is appended.
+        value: Vec<u8>,
+    },
+    /// Reads several values.
+    MultiGet {
+        /// The keys.
+        keys: Vec<Vec<u8>>,
+    },
+    /// Writes several values, all or none.
+    MultiSet {
+        /// The keys with their new values.
+        entries: Vec<KeyValue>,
+    },
+    /// Reads the entries with start ≤ key < end in key order.
+    Scan {
+        /// The first key.
+        start: Vec<u8>,
+        /// The key after the last; empty means "to the end".
+        end: Vec<u8>,
+        /// The largest number of entries to return.
+        limit: u32,
+    },
+}
+
+/// A key with a value to write.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct KeyValue {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// A value with its version.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct Versioned {
+    /// The value.
+    pub value: Vec<u8>,
+    /// The seq of the header that wrote it.
+    pub version: u64,
+}
+
+/// A key with its value and version.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct VersionedEntry {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The seq of the header that wrote it.
+    pub version: u64,
+}
+
+/// The result of one operation.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub enum OperationResult {
+    /// The session is open.
+    Registered,
+    /// The value, or nothing (GET).
+    Value(Option<Versioned>),
+    /// The write was done (SET, MSET); the version of what was written.
+    Written {
+        /// The seq of the header that wrote it.
+        version: u64,
+    },
+    /// The condition did not hold (SET); the version that the key has, if it exists.
+    NotWritten {
+        /// The present version.
+        version: Option<u64>,
+    },
+    /// Whether the key existed (DEL, EXISTS).
+    Existed(bool),
+    /// The integer after the addition (INCRBY).
+    Integer {
+        /// The new value.
+        value: i64,
+        /// The seq of the header that wrote it.
+        version: u64,
+    },
+    /// The length of the value after the append (APPEND).
+    Length {
+        /// The new length in bytes.
+        length: u64,
+        /// The seq of the header that wrote it.
+        version: u64,
+    },
+    /// The values in the order of the keys (MGET).
+    Values(Vec<Option<Versioned>>),
+    /// The entries of a range (SCAN).
+    Entries {
+        /// The entries in key order.
+        entries: Vec<VersionedEntry>,
+        /// Whether more entries follow in the range.
+        more: bool,
+    },
+    /// The operation had no effect.
+    Error(OperationError),
+}
+
+/// Why an operation had no effect.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[rkyv(derive(Debug))]
+pub enum OperationError {
+    /// The key is longer than the limit.
+    #[error("the key has {bytes} bytes; the limit is {}", crate::limits::KEY_BYTES_MAX)]
+    KeyTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The value would be longer than the limit.
+    #[error("the value would have {bytes} bytes; the limit is {}", crate::limits::VALUE_BYTES_MAX)]
+    ValueTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The value is no decimal integer of 64 bits.
+    #[error("the value is not an integer of 64 bits")]
+    NotAnInteger,
+    /// The sum does not fit into 64 bits.
+    #[error("the sum does not fit into a signed integer of 64 bits")]
+    Overflow,
+    /// An MGET or MSET names more keys than the limit.
+    #[error("{keys} keys in one operation; the limit is {}", crate::limits::MULTI_KEYS_MAX)]
+    TooManyKeys {
+        /// Their number.
+        keys: u64,
+    },
+    /// A SCAN asks for more entries than the limit.
+    #[error("a scan of {entries} entries; the limit is {}", crate::limits::SCAN_ENTRIES_MAX)]
+    ScanTooLong {
+        /// What was asked for.
+        entries: u64,
+    },
+    /// The results of the bundle would exceed the limit; ask for less, or in smaller bundles.
+    #[error("the results of the bundle would exceed {} bytes", crate::limits::RESULTS_BYTES_MAX)]
+    ResultsTooLong,
+    /// A registration with a counter that is not above the highest one of the key.
+    #[error("the session counter {counter} must exceed {highest}")]
+    CounterTooLow {
+        /// The counter that was given.
+        counter: u64,
+        /// The highest counter that the key has used.
+        highest: u64,
+    },
+    /// A registration that does not stand alone in bundle 0, or another operation in bundle 0.
+    #[error("a registration must be the only operation of bundle 0, and bundle 0 holds nothing else")]
+    MisplacedRegistration,
+}

@@ -1,0 +1,145 @@
+//! Quorum arithmetic: how many of n replicas must agree (DESIGN section 1).
+
+use crate::ReplicaId;
+
+/// The sizes that follow from the number of replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorums {
+    /// n, the number of replicas.
+    pub replicas: usize,
+    /// f = ⌊(n−1)/3⌋, the number of arbitrary faults that are tolerated.
+    pub faults: usize,
+    /// q = ⌈(n+f+1)/2⌉. Any two quorums share at least f+1 replicas, so at least one honest one. 2f+1 would
+    /// not do that at n = 5 and 6.
+    pub quorum: usize,
+    /// f+1: among so many there is at least one honest replica.
+    pub weak: usize,
+}
+
+impl Quorums {
+    /// The sizes for `replicas` replicas.
+    ///
+    /// # Panics
+    /// When `replicas` is zero or above [`crate::limits::REPLICAS_MAX`]; configuration is checked before.
+    #[must_use]
+    pub fn of(replicas: usize) -> Self {
+        assert!((1..=crate::limits::REPLICAS_MAX).contains(&replicas), "{replicas} replicas");
+        let faults = (replicas - 1) / 3;
+        Self { replicas, faults, quorum: (replicas + faults + 1).div_ceil(2), weak: faults + 1 }
+    }
+}
+
+/// A set of replicas, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaSet(u128);
+
+impl ReplicaSet {
+    /// The set of nobody.
+    pub const EMPTY: Self = Self(0);
+
+    /// The set of `replica` alone.
+    #[must_use]
+    pub fn only(replica: ReplicaId) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(replica);
+        set
+    }
+
+    /// The set of replicas 0 to n − 1.
+    #[must_use]
+    pub fn all(replicas: usize) -> Self {
+        assert!(replicas <= crate::limits::REPLICAS_MAX);
+        Self((1u128 << replicas) - 1)
+    }
+
+    /// Adds a replica; says whether it was absent.
+    pub fn insert(&mut self, replica: ReplicaId) -> bool {
+        assert!(replica.index() < crate::limits::REPLICAS_MAX);
+        let bit = 1u128 << replica.0;
+        let absent = self.0 & bit == 0;
+        self.0 |= bit;
+        absent
+    }
+
+    /// Removes a replica.
+    pub fn remove(&mut self, replica: ReplicaId) {
+        self.0 &= !(1u128 << replica.0);
+    }
+
+    /// Whether `replica` is in the set.
+    #[must_use]
+    pub fn contains(self, replica: ReplicaId) -> bool {
+        replica.index() < crate::limits::REPLICAS_MAX && self.0 & (1u128 << replica.0) != 0
+    }
+
+    /// The number of replicas in the set.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether nobody is in the set.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
+        (0..128u8).map(ReplicaId).filter(move |replica| self.0 & (1u128 << replica.0) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quorums_intersect_in_an_honest_replica_and_survive_f_silent_ones() {
+        for replicas in 1..=100 {
+            let quorums = Quorums::of(replicas);
+            assert!(replicas > 3 * quorums.faults);
+            assert!(replicas <= 3 * quorums.faults + 3);
+            // Safety: two quorums share more than f replicas.
+            assert!(2 * quorums.quorum >= replicas + quorums.faults + 1, "n = {replicas}");
+            // Liveness: the honest ones alone are a quorum.
+            assert!(quorums.quorum <= replicas - quorums.faults, "n = {replicas}");
+            // Not larger than safety needs.
+            assert!(2 * (quorums.quorum - 1) < replicas + quorums.faults + 1, "n = {replicas}");
+            assert_eq!(quorums.weak, quorums.faults + 1);
+        }
+    }
+
+    #[test]
+    fn known_sizes() {
+        let table: Vec<(usize, usize, usize)> =
+            (1..=10).map(|n| (n, Quorums::of(n).faults, Quorums::of(n).quorum)).collect();
+        assert_eq!(
+            table,
+            [
+                (1, 0, 1),
+                (2, 0, 2),
+                (3, 0, 2),
+                (4, 1, 3),
+                (5, 1, 4),
+                (6, 1, 4),
+                (7, 2, 5),
+                (8, 2, 6),
+                (9, 2, 6),
+                (10, 3, 7)
+            ]
+        );
+    }
+
+    #[test]
+    fn sets_count_each_replica_once() {
+        let mut set = ReplicaSet::EMPTY;
+        assert!(set.insert(ReplicaId(3)));
+        assert!(!set.insert(ReplicaId(3)));
+        assert!(set.insert(ReplicaId(99)));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [ReplicaId(3), ReplicaId(99)]);
+        set.remove(ReplicaId(3));
+        assert_eq!(set.len(), 1);
+        assert_eq!(ReplicaSet::all(4).len(), 4);
+    }
+}

@@ -1,0 +1,1 @@
+//! Frames, rkyv messages, canonical signing bytes, handshake and total decoders.

@@ -1,0 +1,1 @@
+//! Uses Quorate as its users do.
