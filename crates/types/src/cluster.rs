@@ -251,16 +251,8 @@ impl ClusterConfig {
         tuning: Tuning,
     ) -> Self {
         let quorums = Quorums::of(members.len());
-        let mut config = Self {
-            cluster_id,
-            epoch,
-            links,
-            members,
-            clients,
-            quorums,
-            tuning,
-            digest: Digest::ZERO,
-        };
+        let mut config =
+            Self { cluster_id, epoch, links, members, clients, quorums, tuning, digest: Digest::ZERO };
         config.digest = config.compute_digest();
         config
     }
@@ -392,12 +384,18 @@ fn check_distinct_keys(members: &[Member], clients: &[PublicKey]) -> Result<(), 
 fn check_distinct_addresses(members: &[Member], links: u8) -> Result<(), ClusterFileError> {
     let mut seen: Vec<(SocketAddr, String)> = Vec::new();
     for (id, member) in members.iter().enumerate() {
-        let mesh = (0..links)
-            .map(|link| (member.mesh_address(LinkId(link)), format!("mesh address of replica {id}, link {link}")));
+        let mesh = (0..links).map(|link| {
+            (member.mesh_address(LinkId(link)), format!("mesh address of replica {id}, link {link}"))
+        });
         let client = std::iter::once((member.client, format!("client address of replica {id}")));
         for (address, name) in mesh.chain(client) {
-            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == address && address.port() != 0) {
-                return Err(ClusterFileError::DuplicateAddress { address, first: first.clone(), second: name });
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == address && address.port() != 0)
+            {
+                return Err(ClusterFileError::DuplicateAddress {
+                    address,
+                    first: first.clone(),
+                    second: name,
+                });
             }
             seen.push((address, name));
         }

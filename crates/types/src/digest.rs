@@ -1,10 +1,12 @@
 //! BLAKE3 digests with domain separation: what was hashed for one purpose never equals what was hashed
 //! for another.
 
+use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 
 /// A 32-byte BLAKE3 digest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[rkyv(derive(Debug))]
 pub struct Digest(pub [u8; 32]);
 
 /// What a digest is of. The tag is the first byte that is hashed.

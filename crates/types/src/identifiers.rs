@@ -1,12 +1,17 @@
 //! Newtypes for identifiers and positions, so that an index, a count and a position cannot be mixed up.
+#![allow(missing_debug_implementations, reason = "the resolvers that rkyv derives inside a macro")]
 
 use crate::{Digest, Domain, PublicKey};
+use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(
+            Archive, Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+        )]
+        #[rkyv(derive(Debug))]
         pub struct $name(pub $inner);
 
         impl fmt::Debug for $name {
@@ -147,7 +152,8 @@ impl Nanoseconds {
 }
 
 /// The hash-chained stream of batches from one origin over one link (DESIGN section 1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[rkyv(derive(Debug))]
 pub struct LaneId {
     /// The replica whose clients' bundles the lane carries.
     pub origin: ReplicaId,
@@ -176,7 +182,8 @@ impl fmt::Display for LaneId {
 }
 
 /// A client session: H(client key, counter), never used twice (DESIGN section 6).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[rkyv(derive(Debug))]
 pub struct SessionId(pub [u8; 32]);
 
 impl SessionId {

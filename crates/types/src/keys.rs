@@ -5,6 +5,7 @@
 //! split the state (DESIGN sections 3 and 6).
 
 use ed25519_dalek::Signer;
+use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
 
@@ -119,7 +120,8 @@ impl fmt::Debug for SigningKey {
 }
 
 /// An Ed25519 signature, not verified by existing.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
 pub struct Signature(pub [u8; 64]);
 
 impl fmt::Debug for Signature {

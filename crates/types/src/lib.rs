@@ -23,7 +23,7 @@ pub use identifiers::{
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
 pub use operation::{
     ArchivedCondition, ArchivedKeyValue, ArchivedOperation, ArchivedOperationError, ArchivedOperationResult,
-    ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError, OperationResult,
-    Versioned, VersionedEntry,
+    ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,
+    OperationResult, Versioned, VersionedEntry,
 };
 pub use quorum::{Quorums, ReplicaSet};

@@ -101,11 +101,11 @@ mod tests {
             assert!(replicas > 3 * quorums.faults);
             assert!(replicas <= 3 * quorums.faults + 3);
             // Safety: two quorums share more than f replicas.
-            assert!(2 * quorums.quorum >= replicas + quorums.faults + 1, "n = {replicas}");
+            assert!(2 * quorums.quorum > replicas + quorums.faults, "n = {replicas}");
             // Liveness: the honest ones alone are a quorum.
             assert!(quorums.quorum <= replicas - quorums.faults, "n = {replicas}");
             // Not larger than safety needs.
-            assert!(2 * (quorums.quorum - 1) < replicas + quorums.faults + 1, "n = {replicas}");
+            assert!(2 * (quorums.quorum - 1) <= replicas + quorums.faults, "n = {replicas}");
             assert_eq!(quorums.weak, quorums.faults + 1);
         }
     }

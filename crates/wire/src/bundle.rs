@@ -1,0 +1,124 @@
+//! Bundles: the operations that one client session signs together.
+//!
+//! | offset | field | |
+//! | --- | --- | --- |
+//! | 0 | client key | 32 bytes |
+//! | 32 | session | 32 bytes |
+//! | 64 | bundle number | u64 |
+//! | 72 | signature | 64 bytes |
+//! | 136 | operations | rkyv archive of `Vec<Operation>` |
+//!
+//! The operations are hashed once per replica: the signature, the batch's digest and so the lane's chain all
+//! cover that one digest.
+
+use crate::{DecodeError, Kind, Statement};
+use quorate_types::{
+    ArchivedOperation, BundleNumber, ClusterConfig, Digest, Domain, Operation, PublicKey, SessionId,
+    Signature, SigningKey, limits,
+};
+use rkyv::vec::ArchivedVec;
+
+/// The bytes in front of the operations.
+pub const HEAD_BYTES: usize = 136;
+
+/// The fields in front of the operations, and the digest of the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleHead {
+    /// The key of the client that signed.
+    pub client: [u8; 32],
+    /// The session.
+    pub session: SessionId,
+    /// The number of the bundle in its session.
+    pub number: BundleNumber,
+    /// The client's signature.
+    pub signature: Signature,
+    /// The digest of the operations' bytes; computed, not sent.
+    pub body: Digest,
+}
+
+impl BundleHead {
+    /// Whether the bundle was signed by the client that it names. A pure function of the bundle's bytes.
+    /// `key` is the parsed form of `self.client`.
+    #[must_use]
+    pub fn is_signed_by(&self, config: &ClusterConfig, key: &PublicKey) -> bool {
+        key.as_bytes() == &self.client
+            && Statement::bundle(config, &self.client, &self.session, self.number, &self.body)
+                .is_signed_by(key, &self.signature)
+    }
+}
+
+/// A bundle in borrowed memory: its head, and its operations checked as an archive.
+#[derive(Clone, Copy, Debug)]
+pub struct BundleView<'a> {
+    /// The fields in front, with the digest of the operations.
+    pub head: BundleHead,
+    /// The operations as they were sent.
+    pub body: &'a [u8],
+}
+
+impl<'a> BundleView<'a> {
+    /// Reads a bundle: layout, limits and the archive of operations are checked; the signature is not.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > limits::BUNDLE_BYTES_MAX {
+            let (value, limit) = (bytes.len() as u64, limits::BUNDLE_BYTES_MAX as u64);
+            return Err(DecodeError::Limit { what: "bytes of a bundle", value, limit });
+        }
+        let Some((head, body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
+            return Err(DecodeError::Malformed(Kind::Bundle));
+        };
+        let operations = access_operations(body)?;
+        if operations.is_empty() || operations.len() > limits::BUNDLE_OPERATIONS_MAX {
+            let (value, limit) = (operations.len() as u64, limits::BUNDLE_OPERATIONS_MAX as u64);
+            return Err(DecodeError::Limit { what: "operations in a bundle (at least 1)", value, limit });
+        }
+        Ok(Self { head: decode_head(head, Digest::of(Domain::BundleBody, body)), body })
+    }
+
+    /// The operations.
+    ///
+    /// # Panics
+    /// Never for a view that [`BundleView::parse`] made.
+    #[must_use]
+    pub fn operations(&self) -> &'a ArchivedVec<ArchivedOperation> {
+        access_operations(self.body).expect("invariant: checked when the view was made")
+    }
+}
+
+/// Checked access to the operations of a bundle.
+pub fn access_operations(body: &[u8]) -> Result<&ArchivedVec<ArchivedOperation>, DecodeError> {
+    rkyv::access::<ArchivedVec<ArchivedOperation>, rkyv::rancor::Failure>(body)
+        .map_err(|_| DecodeError::Malformed(Kind::Bundle))
+}
+
+fn decode_head(bytes: &[u8; HEAD_BYTES], body: Digest) -> BundleHead {
+    let array = |from: usize| -> [u8; 32] { std::array::from_fn(|index| bytes[from + index]) };
+    BundleHead {
+        client: array(0),
+        session: SessionId(array(32)),
+        number: BundleNumber(u64::from_le_bytes(std::array::from_fn(|index| bytes[64 + index]))),
+        signature: Signature(std::array::from_fn(|index| bytes[72 + index])),
+        body,
+    }
+}
+
+/// Encodes and signs a bundle; appends it to `out`.
+pub fn write(
+    out: &mut Vec<u8>,
+    config: &ClusterConfig,
+    key: &SigningKey,
+    session: SessionId,
+    number: BundleNumber,
+    operations: &Vec<Operation>,
+) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    crate::message::append_archive(out, operations);
+    let body = Digest::of(Domain::BundleBody, &out[start + HEAD_BYTES..]);
+    let client = *key.public().as_bytes();
+    let signature = Statement::bundle(config, &client, &session, number, &body).sign(key);
+    let head = &mut out[start..start + HEAD_BYTES];
+    head[0..32].copy_from_slice(&client);
+    head[32..64].copy_from_slice(&session.0);
+    head[64..72].copy_from_slice(&number.0.to_le_bytes());
+    head[72..136].copy_from_slice(&signature.0);
+}

@@ -1,0 +1,353 @@
+//! Frames: a header of 16 bytes and a payload.
+//!
+//! | offset | field | |
+//! | --- | --- | --- |
+//! | 0 | payload length | u32 |
+//! | 4 | kind | u16 |
+//! | 6 | format version | u16, 1 |
+//! | 8 | crc32c of the payload | u32 |
+//! | 12 | crc32c of bytes 0 to 11 | u32 |
+//!
+//! All little-endian. The checksums find accidents, not attacks: signatures, digests and the transport's
+//! security do that. The header has a checksum of its own so that a length is believed only when it was
+//! meant as one.
+
+use crate::DecodeError;
+use std::sync::Arc;
+
+/// The length of a frame's header in bytes.
+pub const HEADER_BYTES: usize = 16;
+/// The version of the format.
+pub const VERSION: u16 = 1;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+        /// What a frame carries.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $value,)*
+        }
+
+        impl Kind {
+            /// All kinds.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The kind with this number.
+            pub fn from_number(number: u16) -> Result<Self, DecodeError> {
+                match number {
+                    $($value => Ok(Self::$name),)*
+                    other => Err(DecodeError::UnknownKind(other)),
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Handshake, dialer to listener: who dials, and a nonce.
+    Hello = 1,
+    /// Handshake, listener to dialer: a nonce and a signature.
+    Challenge = 2,
+    /// Handshake, dialer to listener: a signature.
+    Proof = 3,
+    /// Handshake, listener to dialer: the connection stands.
+    Welcome = 4,
+    /// Handshake, listener to dialer: why it does not stand.
+    Refused = 5,
+    /// Client to home replica: signed operations.
+    Bundle = 16,
+    /// Client to replica: which session's replies this connection wants.
+    Attach = 17,
+    /// Replica to client: results of a bundle, or their digest.
+    Reply = 18,
+    /// Replica to client: a bundle was not taken; send it again later.
+    Busy = 19,
+    /// Client to replica: asks for a report.
+    ReportRequest = 20,
+    /// Replica to client: a report in JSON.
+    Report = 21,
+    /// A batch of bundles, from the origin of its lane.
+    Batch = 32,
+    /// Acknowledgements of lanes.
+    LaneAcks = 33,
+    /// Asks for batches by chain digest.
+    FetchBatches = 34,
+    /// Batches that link backwards from what was asked for.
+    FetchedBatches = 35,
+    /// A header proposed by the primary.
+    PrePrepare = 48,
+    /// A PREPARE range.
+    Prepare = 49,
+    /// A COMMIT.
+    Commit = 50,
+    /// A vote for the state after a seq.
+    Checkpoint = 51,
+    /// Votes of a quorum for the state after a seq.
+    CheckpointCertificate = 52,
+    /// What a replica has.
+    Status = 53,
+    /// Asks for headers by digest.
+    FetchHeaders = 54,
+    /// Headers that link backwards from what was asked for.
+    FetchedHeaders = 55,
+}
+
+/// A frame in borrowed memory, its checksums verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    /// What it carries.
+    pub kind: Kind,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// An encoded frame, immutable and shared: one encoding serves every receiver.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    kind: Kind,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl Frame {
+    /// Encodes a frame; `write` appends the payload.
+    ///
+    /// # Panics
+    /// When the payload exceeds [`quorate_types::limits::FRAME_BYTES_MAX`]: senders keep their messages
+    /// below it.
+    #[must_use]
+    pub fn encode(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        encode_into(&mut bytes, kind, write);
+        Self { kind, bytes: Arc::new(bytes) }
+    }
+
+    /// What the frame carries.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Header and payload.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The payload alone.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..]
+    }
+
+    /// The frame as a reader sees it.
+    #[must_use]
+    pub fn as_frame_ref(&self) -> FrameRef<'_> {
+        FrameRef { kind: self.kind, payload: self.payload() }
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Appends a frame to `bytes`; `write` appends the payload.
+///
+/// # Panics
+/// As [`Frame::encode`].
+pub fn encode_into(bytes: &mut Vec<u8>, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; HEADER_BYTES]);
+    write(bytes);
+    let length = bytes.len() - start - HEADER_BYTES;
+    assert!(length <= quorate_types::limits::FRAME_BYTES_MAX, "own {kind:?} frame of {length} bytes");
+    let checksum = crc32c::crc32c(&bytes[start + HEADER_BYTES..]);
+    let header = &mut bytes[start..start + HEADER_BYTES];
+    header[0..4].copy_from_slice(&u32::try_from(length).expect("invariant: below 4 MiB").to_le_bytes());
+    header[4..6].copy_from_slice(&(kind as u16).to_le_bytes());
+    header[6..8].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&checksum.to_le_bytes());
+    let header_checksum = crc32c::crc32c(&header[..12]);
+    header[12..16].copy_from_slice(&header_checksum.to_le_bytes());
+}
+
+struct HeaderFields {
+    kind: Kind,
+    length: usize,
+    checksum: u32,
+}
+
+fn decode_header(bytes: &[u8; HEADER_BYTES], limit: usize) -> Result<HeaderFields, DecodeError> {
+    let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    if crc32c::crc32c(&bytes[..12]) != u32_at(12) {
+        return Err(DecodeError::HeaderChecksum);
+    }
+    let version = u16::from_le_bytes([bytes[6], bytes[7]]);
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let kind = Kind::from_number(u16::from_le_bytes([bytes[4], bytes[5]]))?;
+    let length = u32_at(0) as usize;
+    if length > limit {
+        return Err(DecodeError::TooLong { length, limit });
+    }
+    Ok(HeaderFields { kind, length, checksum: u32_at(8) })
+}
+
+/// Finds frames in a stream of bytes that arrives in pieces.
+///
+/// A frame that lies whole in one piece is handed out in place; only a frame that straddles pieces is
+/// copied. At most one frame is buffered, and the buffer grows with what has arrived, not with what a
+/// header announces.
+#[derive(Debug)]
+pub struct Assembler {
+    partial: Vec<u8>,
+    /// The frame in `partial` was handed out and goes with the next call.
+    delivered: bool,
+    limit: usize,
+}
+
+impl Assembler {
+    /// An assembler that refuses payloads longer than `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { partial: Vec::new(), delivered: false, limit }
+    }
+
+    /// Changes the limit for frames whose header has not been read yet: it rises after the handshake.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Takes the next frame from the front of `input`, or all of `input` when it ends inside a frame.
+    ///
+    /// Call it until it returns `Ok(None)`. After an error the stream has no frame boundary any more and
+    /// the connection must be closed.
+    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+        if self.delivered {
+            self.partial.clear();
+            self.delivered = false;
+        }
+        if self.partial.is_empty()
+            && let Some(header) = input.first_chunk::<HEADER_BYTES>()
+        {
+            let fields = decode_header(header, self.limit)?;
+            if let Some(payload) = input.get(HEADER_BYTES..HEADER_BYTES + fields.length) {
+                *input = &input[HEADER_BYTES + fields.length..];
+                return check(&fields, payload).map(Some);
+            }
+        }
+        self.next_from_pieces(input)
+    }
+
+    fn next_from_pieces<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+        if !self.take_up_to(HEADER_BYTES, input) {
+            return Ok(None);
+        }
+        let header = self.partial.first_chunk::<HEADER_BYTES>().expect("invariant: just filled");
+        let fields = decode_header(header, self.limit)?;
+        if !self.take_up_to(HEADER_BYTES + fields.length, input) {
+            return Ok(None);
+        }
+        self.delivered = true;
+        check(&fields, &self.partial[HEADER_BYTES..]).map(Some)
+    }
+
+    /// Moves bytes from `input` until `partial` has `length`; says whether it has.
+    fn take_up_to(&mut self, length: usize, input: &mut &[u8]) -> bool {
+        let missing = length.saturating_sub(self.partial.len()).min(input.len());
+        self.partial.extend_from_slice(&input[..missing]);
+        *input = &input[missing..];
+        self.partial.len() >= length
+    }
+}
+
+fn check<'a>(fields: &HeaderFields, payload: &'a [u8]) -> Result<FrameRef<'a>, DecodeError> {
+    if crc32c::crc32c(payload) != fields.checksum {
+        return Err(DecodeError::PayloadChecksum);
+    }
+    Ok(FrameRef { kind: fields.kind, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+        Frame::encode(kind, |out| out.extend_from_slice(payload)).bytes().to_vec()
+    }
+
+    fn collect(assembler: &mut Assembler, mut piece: &[u8]) -> Result<Vec<(Kind, Vec<u8>)>, DecodeError> {
+        let mut found = Vec::new();
+        while let Some(frame) = assembler.next(&mut piece)? {
+            found.push((frame.kind, frame.payload.to_vec()));
+        }
+        assert!(piece.is_empty());
+        Ok(found)
+    }
+
+    #[test]
+    fn golden_frame() {
+        expect_test::expect!["0300000032000100b73f4b367a3fcc64"]
+            .assert_eq(&hex(&frame(Kind::Commit, b"abc")[..16]));
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..8),
+                                  cuts in prop::collection::vec(1usize..64, 1..64)) {
+            let mut stream = Vec::new();
+            for payload in &payloads {
+                stream.extend(frame(Kind::Batch, payload));
+            }
+            let mut assembler = Assembler::new(1024);
+            let mut found = Vec::new();
+            let mut rest = &stream[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                found.extend(collect(&mut assembler, piece).unwrap());
+                rest = after;
+            }
+            let expected: Vec<_> = payloads.into_iter().map(|payload| (Kind::Batch, payload)).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn random_bytes_never_panic_nor_grow(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut assembler = Assembler::new(1024);
+            let _ = collect(&mut assembler, &bytes);
+            prop_assert!(assembler.partial.capacity() <= 2 * bytes.len().max(64));
+        }
+
+        #[test]
+        fn a_flipped_bit_is_found(payload in prop::collection::vec(any::<u8>(), 0..100), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let mut bytes = frame(Kind::Prepare, &payload);
+            let index = at.index(bytes.len());
+            bytes[index] ^= 1 << bit;
+            let mut assembler = Assembler::new(1024);
+            prop_assert!(collect(&mut assembler, &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn giant_lengths_and_unknown_kinds_are_refused_from_the_header_alone() {
+        let bytes = frame(Kind::Batch, &[0; 2000]);
+        assert_eq!(
+            collect(&mut Assembler::new(1999), &bytes[..16]),
+            Err(DecodeError::TooLong { length: 2000, limit: 1999 })
+        );
+        let mut unknown = frame(Kind::Batch, b"");
+        unknown[4] = 250;
+        let checksum = crc32c::crc32c(&unknown[..12]);
+        unknown[12..16].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(collect(&mut Assembler::new(10), &unknown), Err(DecodeError::UnknownKind(250)));
+    }
+}

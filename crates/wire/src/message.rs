@@ -1,0 +1,260 @@
+//! The messages that are rkyv archives. Each is checked on access; small ones are then read out whole,
+//! while bundles, batches and replies (their own modules) are read in place.
+#![allow(
+    missing_debug_implementations,
+    reason = "the archives and resolvers that rkyv derives inside a macro"
+)]
+
+use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Seq, SessionId, Signature, View, limits};
+use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// A message that travels as one frame of its own kind.
+pub trait Message: Sized {
+    /// The kind of its frame.
+    const KIND: Kind;
+
+    /// Encodes it as a frame.
+    fn encode(&self) -> Frame;
+
+    /// Reads it; any bytes give a message or an error.
+    fn decode(payload: &[u8]) -> Result<Self, DecodeError>;
+
+    /// Reads it from a frame of its kind.
+    fn from_frame(frame: FrameRef<'_>) -> Result<Self, DecodeError> {
+        if frame.kind != Self::KIND {
+            return Err(DecodeError::Misplaced(frame.kind));
+        }
+        Self::decode(frame.payload)
+    }
+}
+
+/// Appends the archive of `value` to `out`.
+pub(crate) fn append_archive(
+    out: &mut Vec<u8>,
+    value: &impl for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Failure>>,
+) {
+    let bytes = std::mem::take(out);
+    *out = rkyv::api::high::to_bytes_in(value, bytes).expect("invariant: writing to a vector cannot fail");
+}
+
+fn read_archive<T>(kind: Kind, payload: &[u8]) -> Result<T, DecodeError>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, Failure>> + Deserialize<T, HighDeserializer<Failure>>,
+{
+    rkyv::from_bytes::<T, Failure>(payload).map_err(|_| DecodeError::Malformed(kind))
+}
+
+fn within(what: &'static str, value: usize, limit: usize) -> Result<(), DecodeError> {
+    if value > limit {
+        return Err(DecodeError::Limit { what, value: value as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* } check $check:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+
+            impl Message for $name {
+                const KIND: Kind = Kind::$name;
+
+                fn encode(&self) -> Frame {
+                    Frame::encode(Self::KIND, |out| append_archive(out, self))
+                }
+
+                fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+                    let message: Self = read_archive(Self::KIND, payload)?;
+                    let check: fn(&Self) -> Result<(), DecodeError> = $check;
+                    check(&message)?;
+                    Ok(message)
+                }
+            }
+        )*
+    };
+}
+
+/// P as a count of slots.
+const PREPARE_SLOTS_MAX: usize = 64;
+const _: () = assert!(PREPARE_SLOTS_MAX as u64 == limits::PROPOSALS_MAX);
+const LANES_MAX: usize = limits::REPLICAS_MAX * limits::LINKS_MAX;
+
+fn check_cut(header: &Header) -> Result<(), DecodeError> {
+    within("lanes in a cut", header.cut.len(), LANES_MAX)
+}
+
+messages! {
+    /// Which session's replies a connection wants: the one that its client's key opens with `counter`.
+    Attach {
+        /// The counter of the session's registration.
+        counter: u64,
+    } check |_| Ok(());
+
+    /// A bundle was not taken.
+    Busy {
+        /// The session.
+        session: SessionId,
+        /// The bundle.
+        number: BundleNumber,
+    } check |_| Ok(());
+
+    /// Asks for a report.
+    ReportRequest {
+        /// Whether the root of the state is wanted; it costs hashing what changed.
+        root: bool,
+    } check |_| Ok(());
+
+    /// A report in JSON; its form is the daemon's.
+    Report {
+        /// The text.
+        json: String,
+    } check |_| Ok(());
+
+    /// Acknowledgements of lanes: the sender holds each named chain durably up to `upto`.
+    LaneAcks {
+        /// Whether these are all that the sender holds, so that origins send what is above.
+        full: bool,
+        /// The tips.
+        tips: Vec<LaneTip>,
+    } check |message| within("acknowledged lanes", message.tips.len(), LANES_MAX);
+
+    /// Asks for the batches of a lane that end with chain digest `chain` at `upto`, down to `above` (which is
+    /// not wanted any more).
+    FetchBatches {
+        /// The lane.
+        lane: LaneId,
+        /// The last batch wanted.
+        upto: LaneNumber,
+        /// Its chain digest.
+        chain: Digest,
+        /// The number below which nothing is wanted.
+        above: LaneNumber,
+    } check |_| Ok(());
+
+    /// A proposal.
+    PrePrepare {
+        /// The view in which it is proposed.
+        view: View,
+        /// The header.
+        header: Header,
+        /// The primary's signature.
+        signature: Signature,
+    } check |message| check_cut(&message.header);
+
+    /// A vote for exactly the slots `lo` and following, one chain digest each.
+    Prepare {
+        /// The view.
+        view: View,
+        /// The first slot.
+        lo: Seq,
+        /// The chain digests.
+        digests: Vec<Digest>,
+        /// The signature of the replica that votes.
+        signature: Signature,
+    } check |message| {
+        if message.digests.is_empty() {
+            return Err(DecodeError::Malformed(Kind::Prepare));
+        }
+        within("slots in a PREPARE", message.digests.len(), PREPARE_SLOTS_MAX)
+    };
+
+    /// A vote for a slot and every ancestor.
+    Commit {
+        /// The view.
+        view: View,
+        /// The slot with its chain digest.
+        position: Position,
+    } check |_| Ok(());
+
+    /// A vote for the state after a slot.
+    Checkpoint {
+        /// The slot with its chain digest.
+        position: Position,
+        /// The root of the state after it.
+        root: Digest,
+        /// The configuration from the next slot on.
+        next_config: Digest,
+        /// The signature of the replica that votes.
+        signature: Signature,
+    } check |_| Ok(());
+
+    /// q votes for the state after a slot.
+    CheckpointCertificate {
+        /// The slot with its chain digest.
+        position: Position,
+        /// The root of the state after it.
+        root: Digest,
+        /// The configuration from the next slot on.
+        next_config: Digest,
+        /// The signatures with their signers, ascending.
+        signatures: Vec<(quorate_types::ReplicaId, Signature)>,
+    } check |message| within("signatures in a certificate", message.signatures.len(), limits::REPLICAS_MAX);
+
+    /// What a replica has.
+    Status {
+        /// Its view.
+        view: View,
+        /// The highest slot with a checkpoint certificate.
+        stable: Position,
+        /// The highest accepted slot.
+        accepted: Position,
+        /// The highest prepared slot.
+        prepared: Position,
+        /// The highest committed slot.
+        committed: Position,
+        /// The highest executed slot.
+        executed: Position,
+    } check |_| Ok(());
+
+    /// Asks for the headers that end with `last`, down to `above` (which is not wanted any more).
+    FetchHeaders {
+        /// The last header wanted.
+        last: Position,
+        /// The slot below which nothing is wanted.
+        above: Seq,
+    } check |_| Ok(());
+
+    /// Headers in descending order, each the parent of the one before.
+    FetchedHeaders {
+        /// The headers.
+        headers: Vec<Header>,
+    } check |message| {
+        within("fetched headers", message.headers.len(), limits::FETCH_HEADERS_MAX)?;
+        message.headers.iter().try_for_each(check_cut)
+    };
+}
+
+/// Batches in descending order, each the predecessor of the one before: the payload of each batch, its
+/// length (u32) in front.
+#[must_use]
+pub fn encode_fetched_batches<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> Frame {
+    Frame::encode(Kind::FetchedBatches, |out| {
+        for payload in payloads {
+            crate::batch::write_bundle(out, payload);
+        }
+    })
+}
+
+/// The payloads of fetched batches, in the order sent.
+pub fn decode_fetched_batches(payload: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
+    let malformed = DecodeError::Malformed(Kind::FetchedBatches);
+    let mut rest = payload;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk::<4>().ok_or(malformed)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        found.push(after.get(..length).ok_or(malformed)?);
+        rest = &after[length..];
+    }
+    Ok(found)
+}

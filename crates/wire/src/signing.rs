@@ -1,0 +1,131 @@
+//! Canonical signing bytes: domain tag ‖ cluster id ‖ epoch ‖ configuration digest ‖ kind ‖ a fixed
+//! little-endian layout (DESIGN section 4).
+//!
+//! A statement is built anew from the fields of a message by signer and verifier alike; the bytes of the
+//! message itself are never what is signed.
+
+use quorate_types::{
+    BundleNumber, ClusterConfig, Digest, PublicKey, ReplicaId, Seq, SessionId, Signature, SigningKey, View,
+};
+
+const TAG: &[u8; 16] = b"quorate-signed-1";
+
+/// What a statement is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StatementKind {
+    /// The listener's half of a handshake.
+    HandshakeListener = 1,
+    /// The dialer's half of a handshake.
+    HandshakeDialer = 2,
+    /// A bundle of operations.
+    Bundle = 3,
+    /// A proposal.
+    PrePrepare = 4,
+    /// A PREPARE range.
+    Prepare = 5,
+    /// A checkpoint vote.
+    Checkpoint = 6,
+}
+
+/// The bytes that a signature covers.
+#[derive(Clone, Debug)]
+pub struct Statement(Vec<u8>);
+
+impl Statement {
+    fn new(config: &ClusterConfig, kind: StatementKind) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.extend_from_slice(TAG);
+        bytes.extend_from_slice(config.cluster_id());
+        bytes.extend_from_slice(&config.epoch().0.to_le_bytes());
+        bytes.extend_from_slice(&config.digest().0);
+        bytes.push(kind as u8);
+        Self(bytes)
+    }
+
+    fn u64(mut self, value: u64) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// One side's half of a handshake: `transcript` is the digest of all that both sides said.
+    #[must_use]
+    pub fn handshake(config: &ClusterConfig, kind: StatementKind, transcript: &Digest) -> Self {
+        Self::new(config, kind).bytes(&transcript.0)
+    }
+
+    /// A bundle, its operations by digest.
+    #[must_use]
+    pub fn bundle(
+        config: &ClusterConfig,
+        client: &[u8; 32],
+        session: &SessionId,
+        number: BundleNumber,
+        body: &Digest,
+    ) -> Self {
+        Self::new(config, StatementKind::Bundle).bytes(client).bytes(&session.0).u64(number.0).bytes(&body.0)
+    }
+
+    /// A proposal, its header by digest.
+    #[must_use]
+    pub fn pre_prepare(config: &ClusterConfig, view: View, seq: Seq, header: &Digest) -> Self {
+        Self::new(config, StatementKind::PrePrepare).u64(view.0).u64(seq.0).bytes(&header.0)
+    }
+
+    /// A PREPARE range: the chain digests of slots `lo` and following.
+    #[must_use]
+    pub fn prepare(config: &ClusterConfig, view: View, lo: Seq, digests: &[Digest]) -> Self {
+        let start = Self::new(config, StatementKind::Prepare).u64(view.0).u64(lo.0).u64(digests.len() as u64);
+        digests.iter().fold(start, |statement, digest| statement.bytes(&digest.0))
+    }
+
+    /// A checkpoint vote.
+    #[must_use]
+    pub fn checkpoint(
+        config: &ClusterConfig,
+        seq: Seq,
+        chain: &Digest,
+        root: &Digest,
+        next_config: &Digest,
+    ) -> Self {
+        Self::new(config, StatementKind::Checkpoint)
+            .u64(seq.0)
+            .bytes(&chain.0)
+            .bytes(&root.0)
+            .bytes(&next_config.0)
+    }
+
+    /// The signature of `key` over the statement.
+    #[must_use]
+    pub fn sign(&self, key: &SigningKey) -> Signature {
+        key.sign(&self.0)
+    }
+
+    /// Whether `signature` is one of `key` over the statement.
+    #[must_use]
+    pub fn is_signed_by(&self, key: &PublicKey, signature: &Signature) -> bool {
+        key.verify(&self.0, signature)
+    }
+
+    /// Whether `signature` is one of replica `signer` over the statement.
+    #[must_use]
+    pub fn is_signed_by_replica(
+        &self,
+        config: &ClusterConfig,
+        signer: ReplicaId,
+        signature: &Signature,
+    ) -> bool {
+        config.member(signer).is_some_and(|member| self.is_signed_by(&member.key, signature))
+    }
+
+    /// The bytes themselves, for tests.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
