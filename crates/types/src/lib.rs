@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod after;
 mod cluster;
 mod digest;
 mod identifiers;
@@ -14,6 +15,7 @@ pub mod limits;
 mod operation;
 mod quorum;
 
+pub use after::After;
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{

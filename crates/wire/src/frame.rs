@@ -100,6 +100,8 @@ pub struct FrameRef<'a> {
     pub kind: Kind,
     /// The payload.
     pub payload: &'a [u8],
+    /// Header and payload.
+    whole: &'a [u8],
 }
 
 /// An encoded frame, immutable and shared: one encoding serves every receiver.
@@ -120,6 +122,12 @@ impl Frame {
         let mut bytes = Vec::with_capacity(256);
         encode_into(&mut bytes, kind, write);
         Self { kind, bytes: Arc::new(bytes) }
+    }
+
+    /// A shared copy of a frame that was received, its bytes unchanged.
+    #[must_use]
+    pub fn copy_of(frame: FrameRef<'_>) -> Self {
+        Self { kind: frame.kind, bytes: Arc::new(frame.whole.to_vec()) }
     }
 
     /// What the frame carries.
@@ -143,7 +151,7 @@ impl Frame {
     /// The frame as a reader sees it.
     #[must_use]
     pub fn as_frame_ref(&self) -> FrameRef<'_> {
-        FrameRef { kind: self.kind, payload: self.payload() }
+        FrameRef { kind: self.kind, payload: self.payload(), whole: &self.bytes }
     }
 }
 
@@ -234,9 +242,9 @@ impl Assembler {
             && let Some(header) = input.first_chunk::<HEADER_BYTES>()
         {
             let fields = decode_header(header, self.limit)?;
-            if let Some(payload) = input.get(HEADER_BYTES..HEADER_BYTES + fields.length) {
-                *input = &input[HEADER_BYTES + fields.length..];
-                return check(&fields, payload).map(Some);
+            if let Some(whole) = input.get(..HEADER_BYTES + fields.length) {
+                *input = &input[whole.len()..];
+                return check(&fields, whole).map(Some);
             }
         }
         self.next_from_pieces(input)
@@ -252,7 +260,7 @@ impl Assembler {
             return Ok(None);
         }
         self.delivered = true;
-        check(&fields, &self.partial[HEADER_BYTES..]).map(Some)
+        check(&fields, &self.partial).map(Some)
     }
 
     /// Moves bytes from `input` until `partial` has `length`; says whether it has.
@@ -264,11 +272,12 @@ impl Assembler {
     }
 }
 
-fn check<'a>(fields: &HeaderFields, payload: &'a [u8]) -> Result<FrameRef<'a>, DecodeError> {
+fn check<'a>(fields: &HeaderFields, whole: &'a [u8]) -> Result<FrameRef<'a>, DecodeError> {
+    let payload = &whole[HEADER_BYTES..];
     if crc32c::crc32c(payload) != fields.checksum {
         return Err(DecodeError::PayloadChecksum);
     }
-    Ok(FrameRef { kind: fields.kind, payload })
+    Ok(FrameRef { kind: fields.kind, payload, whole })
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! The chain of headers that this replica has accepted, and how far it is prepared and committed.
+
+use quorate_types::{After, Digest, ReplicaId, Seq, View};
+use quorate_wire::message::{PrePrepare, Prepare};
+use quorate_wire::{Header, Position};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// One accepted header.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) header: Arc<Header>,
+    pub(crate) digest: Digest,
+    /// The signed proposal, to relay; absent when the header was fetched.
+    pub(crate) proposal: Option<Arc<PrePrepare>>,
+    /// What must be durable before a PREPARE for this slot.
+    pub(crate) after: After,
+    pub(crate) prepared: bool,
+}
+
+/// The highest slot for which q PREPAREs are known, with the votes. Never collected, even below the stable
+/// checkpoint: a view change needs it (DESIGN section 4, view change 6).
+#[derive(Clone, Debug)]
+pub(crate) struct PreparedCertificate {
+    pub(crate) view: View,
+    pub(crate) position: Position,
+    pub(crate) votes: Vec<(ReplicaId, Arc<Prepare>)>,
+}
+
+/// Accepted headers above `floor`, consecutive and linked.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    floor: Position,
+    slots: VecDeque<Slot>,
+    committed: Position,
+}
+
+impl Chain {
+    pub(crate) fn new(genesis: Position) -> Self {
+        Self { floor: genesis, slots: VecDeque::new(), committed: genesis }
+    }
+
+    pub(crate) fn accepted(&self) -> Position {
+        self.slots.back().map_or(self.floor, |slot| Position { seq: slot.header.seq, digest: slot.digest })
+    }
+
+    pub(crate) fn committed(&self) -> Position {
+        self.committed
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        usize::try_from(seq.0.checked_sub(self.floor.seq.0)?.checked_sub(1)?).ok()
+    }
+
+    pub(crate) fn slot(&self, seq: Seq) -> Option<&Slot> {
+        self.slots.get(self.index(seq)?)
+    }
+
+    pub(crate) fn slot_mut(&mut self, seq: Seq) -> Option<&mut Slot> {
+        let index = self.index(seq)?;
+        self.slots.get_mut(index)
+    }
+
+    /// The chain digest at `seq`, when it is still kept.
+    pub(crate) fn digest(&self, seq: Seq) -> Option<Digest> {
+        if seq == self.floor.seq {
+            return Some(self.floor.digest);
+        }
+        self.slot(seq).map(|slot| slot.digest)
+    }
+
+    pub(crate) fn contains(&self, position: Position) -> bool {
+        self.digest(position.seq) == Some(position.digest)
+    }
+
+    /// Appends the next slot.
+    pub(crate) fn push(&mut self, slot: Slot) {
+        let tip = self.accepted();
+        assert_eq!(slot.header.seq, tip.seq.next(), "headers are accepted in order");
+        assert_eq!(slot.header.parent, tip.digest, "an accepted header links to its parent");
+        self.slots.push_back(slot);
+    }
+
+    /// Drops uncommitted slots above `seq`.
+    pub(crate) fn truncate(&mut self, seq: Seq) {
+        assert!(seq >= self.committed.seq, "a committed slot is never dropped from the top");
+        while self.accepted().seq > seq {
+            self.slots.pop_back();
+        }
+    }
+
+    /// Commits the next slot and returns it.
+    pub(crate) fn commit_next(&mut self) -> (Arc<Header>, Position) {
+        let seq = self.committed.seq.next();
+        let slot = self.slot(seq).expect("invariant: only accepted slots are committed");
+        let position = Position { seq, digest: slot.digest };
+        let header = Arc::clone(&slot.header);
+        self.committed = position;
+        (header, position)
+    }
+
+    /// Forgets slots up to `seq`, which must be committed.
+    pub(crate) fn trim(&mut self, seq: Seq) {
+        assert!(seq <= self.committed.seq, "an uncommitted slot is never dropped from the bottom");
+        while self.floor.seq < seq
+            && let Some(slot) = self.slots.pop_front()
+        {
+            self.floor = Position { seq: slot.header.seq, digest: slot.digest };
+        }
+    }
+
+    pub(crate) fn floor(&self) -> Position {
+        self.floor
+    }
+
+    /// The number of headers kept.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+}

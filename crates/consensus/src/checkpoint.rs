@@ -1,0 +1,167 @@
+//! Checkpoint votes and certificates: q signatures over the state after a slot.
+
+use crate::consensus::Consensus;
+use crate::output::{Destination, Fact, Outgoing, Output};
+use crate::verified::Verified;
+use quorate_types::{After, Digest, ReplicaId, Seq, Signature};
+use quorate_wire::Position;
+use quorate_wire::message::{Checkpoint, CheckpointCertificate};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The votes of one replica that are kept; it votes in ascending order, so older ones are obsolete.
+const VOTES_KEPT: usize = 4;
+
+/// Checkpoint votes of all replicas, and the highest certificate.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    stable: Position,
+    certificate: Option<Arc<CheckpointCertificate>>,
+    votes: BTreeMap<(Seq, ReplicaId), Checkpoint>,
+    /// The roots that this replica has computed itself and that no certificate covers yet.
+    own_roots: BTreeMap<Seq, (Position, Digest)>,
+    /// This replica's highest vote, to send again while it is not certified.
+    pub(crate) own: Option<Checkpoint>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(genesis: Position) -> Self {
+        Self {
+            stable: genesis,
+            certificate: None,
+            votes: BTreeMap::new(),
+            own_roots: BTreeMap::new(),
+            own: None,
+        }
+    }
+
+    pub(crate) fn stable(&self) -> Position {
+        self.stable
+    }
+
+    pub(crate) fn certificate(&self) -> Option<&Arc<CheckpointCertificate>> {
+        self.certificate.as_ref()
+    }
+
+    /// Whether an own vote still awaits its certificate.
+    pub(crate) fn is_open(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.position.seq > self.stable.seq)
+    }
+
+    fn insert(&mut self, signer: ReplicaId, vote: Checkpoint) {
+        self.votes.insert((vote.position.seq, signer), vote);
+        let of_signer: Vec<Seq> =
+            self.votes.keys().filter(|(_, replica)| *replica == signer).map(|(seq, _)| *seq).collect();
+        if let Some(oldest) = of_signer.first()
+            && of_signer.len() > VOTES_KEPT
+        {
+            self.votes.remove(&(*oldest, signer));
+        }
+    }
+
+    /// A certificate for `seq` when `quorum` replicas voted for the same state.
+    fn certify(&self, vote: &Checkpoint, quorum: usize) -> Option<CheckpointCertificate> {
+        let seq = vote.position.seq;
+        let signatures: Vec<(ReplicaId, Signature)> = self
+            .votes
+            .range((seq, ReplicaId(0))..=(seq, ReplicaId(u8::MAX)))
+            .filter(|(_, other)| {
+                (other.position, other.root, other.next_config)
+                    == (vote.position, vote.root, vote.next_config)
+            })
+            .map(|((_, signer), other)| (*signer, other.signature))
+            .collect();
+        (signatures.len() >= quorum).then_some(CheckpointCertificate {
+            position: vote.position,
+            root: vote.root,
+            next_config: vote.next_config,
+            signatures,
+        })
+    }
+}
+
+impl Consensus {
+    /// Takes the root of the state after an executed slot at which a checkpoint is due.
+    pub fn on_root(&mut self, position: Position, root: Digest, out: &mut Vec<Output>) {
+        self.checkpoints.own_roots.insert(position.seq, (position, root));
+        self.compare_roots(out);
+        if position.seq <= self.checkpoints.stable.seq {
+            return;
+        }
+        let next_config = self.config.digest();
+        let vote = Checkpoint { position, root, next_config, signature: Signature([0; 64]) };
+        let vote = self.keyring.sign_checkpoint(vote).into_message();
+        self.checkpoints.own = Some(vote.clone());
+        let (message, after) = (Outgoing::Checkpoint(vote), After::nothing());
+        out.push(Output::Send { to: Destination::All, message, after });
+    }
+
+    /// Whether a checkpoint vote is worth verifying.
+    #[must_use]
+    pub fn wants_checkpoint(&self, signer: ReplicaId, message: &Checkpoint) -> bool {
+        let seq = message.position.seq;
+        seq > self.checkpoints.stable.seq
+            && seq.0.is_multiple_of(self.tuning.checkpoint_interval)
+            && self.checkpoints.votes.get(&(seq, signer)) != Some(message)
+    }
+
+    /// Takes a checkpoint vote.
+    pub fn on_checkpoint(&mut self, message: Verified<Checkpoint>, out: &mut Vec<Output>) {
+        if !self.wants_checkpoint(message.signer(), message.message()) {
+            return;
+        }
+        let signer = message.signer();
+        let vote = message.into_message();
+        self.checkpoints.insert(signer, vote.clone());
+        if let Some(certificate) = self.checkpoints.certify(&vote, self.quorums.quorum) {
+            self.set_stable(certificate, out);
+        }
+    }
+
+    /// Whether a certificate is worth verifying.
+    #[must_use]
+    pub fn wants_certificate(&self, message: &CheckpointCertificate) -> bool {
+        message.position.seq > self.checkpoints.stable.seq
+    }
+
+    /// Takes a certificate.
+    pub fn on_certificate(&mut self, message: Verified<CheckpointCertificate>, out: &mut Vec<Output>) {
+        if self.wants_certificate(message.message()) {
+            self.set_stable(message.into_message(), out);
+        }
+    }
+
+    fn set_stable(&mut self, certificate: CheckpointCertificate, out: &mut Vec<Output>) {
+        let certificate = Arc::new(certificate);
+        self.checkpoints.stable = certificate.position;
+        self.append(Fact::Stable(Arc::clone(&certificate)), out);
+        self.checkpoints.certificate = Some(certificate);
+        let stable = self.checkpoints.stable.seq;
+        self.checkpoints.votes.retain(|(seq, _), _| *seq > stable);
+        self.compare_roots(out);
+    }
+
+    /// A state or a chain that differs from a certified one halts the replica with both named.
+    fn compare_roots(&mut self, out: &mut Vec<Output>) {
+        let Some(certificate) = self.checkpoints.certificate.clone() else { return };
+        let certified = certificate.position;
+        if certified.seq <= self.chain.committed().seq
+            && let Some(digest) = self.chain.digest(certified.seq)
+            && digest != certified.digest
+        {
+            out.push(Output::Halt(format!(
+                "header {} is {digest} here and {} in a checkpoint certificate",
+                certified.seq, certified.digest
+            )));
+        }
+        if let Some((_, root)) = self.checkpoints.own_roots.get(&certified.seq)
+            && *root != certificate.root
+        {
+            out.push(Output::Halt(format!(
+                "the state after {} has root {root} here and {} in a checkpoint certificate",
+                certified.seq, certificate.root
+            )));
+        }
+        self.checkpoints.own_roots = self.checkpoints.own_roots.split_off(&certified.seq);
+    }
+}

@@ -1,0 +1,166 @@
+//! What consensus wants done.
+
+use quorate_types::{After, Lsn, ReplicaId, View};
+use quorate_wire::message::{
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
+    Status,
+};
+use quorate_wire::{Frame, Header, LaneTip, Position};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Who gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// All replicas, this one included: it takes its own vote as it takes any other, once it is durable.
+    All,
+    /// All replicas but this one.
+    Others,
+    /// One other replica.
+    One(ReplicaId),
+}
+
+/// A message of consensus on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A proposal.
+    PrePrepare(Arc<PrePrepare>),
+    /// A vote for a range of slots.
+    Prepare(Arc<Prepare>),
+    /// A vote for a slot and its ancestors.
+    Commit(Commit),
+    /// A vote for a state.
+    Checkpoint(Checkpoint),
+    /// Proof of a state.
+    CheckpointCertificate(Arc<CheckpointCertificate>),
+    /// What this replica has.
+    Status(Status),
+    /// A question for headers.
+    FetchHeaders(FetchHeaders),
+    /// The answer.
+    FetchedHeaders(FetchedHeaders),
+}
+
+impl Outgoing {
+    /// The message as a frame.
+    #[must_use]
+    pub fn encode(&self) -> Frame {
+        match self {
+            Self::PrePrepare(message) => message.encode(),
+            Self::Prepare(message) => message.encode(),
+            Self::Commit(message) => message.encode(),
+            Self::Checkpoint(message) => message.encode(),
+            Self::CheckpointCertificate(message) => message.encode(),
+            Self::Status(message) => message.encode(),
+            Self::FetchHeaders(message) => message.encode(),
+            Self::FetchedHeaders(message) => message.encode(),
+        }
+    }
+}
+
+/// A fact for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A header was accepted in a view.
+    Accepted {
+        /// The view.
+        view: View,
+        /// The header.
+        header: Arc<Header>,
+    },
+    /// q PREPAREs name a slot.
+    Prepared {
+        /// The view.
+        view: View,
+        /// The slot.
+        position: Position,
+        /// The votes, signers ascending.
+        votes: Vec<(ReplicaId, Arc<Prepare>)>,
+    },
+    /// q replicas have the same state after a slot.
+    Stable(Arc<CheckpointCertificate>),
+}
+
+/// What consensus wants done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Append a fact to the consensus journal at this position.
+    Append {
+        /// The position; consecutive.
+        lsn: Lsn,
+        /// The fact.
+        fact: Fact,
+    },
+    /// Send a message once `after` is durable.
+    Send {
+        /// To whom.
+        to: Destination,
+        /// What.
+        message: Outgoing,
+        /// What must be durable first.
+        after: After,
+    },
+    /// A header is committed; they come in order, each once.
+    Committed {
+        /// The header.
+        header: Arc<Header>,
+        /// Its chain digest.
+        position: Position,
+    },
+    /// A committed header names batches that are not held: fetch them.
+    Want(LaneTip),
+    /// The replica broke no rule but somebody else did.
+    Rejected(Reject),
+    /// Going on would not be safe.
+    Halt(String),
+}
+
+/// Why a message was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Reject {
+    /// A proposal whose parent is not the header before it.
+    #[error("a header with a wrong parent")]
+    Parent,
+    /// A proposal of another epoch.
+    #[error("a header of another epoch")]
+    Epoch,
+    /// A proposal whose time does not exceed its parent's.
+    #[error("a header whose timestamp does not exceed its parent's")]
+    Timestamp,
+    /// A cut that is empty, unordered, names no lane, goes back or advances too far.
+    #[error("a cut that is malformed or advances a lane by nothing or by too much")]
+    Cut,
+    /// Two proposals for one (view, seq), both signed by the primary.
+    #[error("two proposals of the primary for one slot")]
+    Equivocation,
+    /// Two votes of one replica for one (view, seq).
+    #[error("two votes of one replica for one slot")]
+    DoubleVote,
+    /// Headers that do not link to what was asked for.
+    #[error("headers that do not link to the digest asked for")]
+    FetchMismatch,
+    /// Headers that nobody asked for.
+    #[error("headers that nobody asked for")]
+    Unasked,
+    /// A certificate without q valid signatures of distinct replicas.
+    #[error("a certificate that does not prove its statement")]
+    Certificate,
+}
+
+impl Reject {
+    /// The label under which it is counted.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Parent => "header_parent",
+            Self::Epoch => "header_epoch",
+            Self::Timestamp => "header_timestamp",
+            Self::Cut => "header_cut",
+            Self::Equivocation => "equivocation",
+            Self::DoubleVote => "double_vote",
+            Self::FetchMismatch => "header_fetch_mismatch",
+            Self::Unasked => "header_unasked",
+            Self::Certificate => "certificate",
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Who sends what again: Status, and the answers to it (DESIGN section 4, table "Who re-sends what").
+
+use crate::consensus::{Consensus, last_slot};
+use crate::output::{Destination, Outgoing, Output};
+use quorate_types::{After, Nanoseconds, ReplicaId};
+use quorate_wire::message::Status;
+use std::sync::Arc;
+
+/// The number of proposals that one Status brings from the primary; others relay fewer, as they are only
+/// needed when the primary's own link is down.
+const PROPOSALS_RESENT: usize = 32;
+const PROPOSALS_RELAYED: usize = 4;
+
+impl Consensus {
+    fn status(&self) -> Status {
+        let positions = self.positions();
+        Status {
+            view: self.view,
+            stable: positions.stable,
+            accepted: positions.accepted,
+            prepared: positions.prepared,
+            committed: positions.committed,
+            executed: positions.executed,
+        }
+    }
+
+    fn send_to(&self, to: Destination, message: Outgoing, out: &mut Vec<Output>) {
+        out.push(Output::Send { to, message, after: After::nothing() });
+    }
+
+    /// Whether anything is open that a lost message could keep open for ever.
+    fn is_open(&self) -> bool {
+        let positions = self.positions();
+        positions.accepted.seq > positions.committed.seq
+            || self.checkpoints.is_open()
+            || self.has_pending()
+            || self.is_behind()
+    }
+
+    /// Status goes out every T_retx while anything is open, else every T_idle.
+    pub(crate) fn status_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let period = if self.is_open() { self.tuning.retransmit } else { self.tuning.idle };
+        if now >= self.status_due {
+            self.status_due = now.plus(period.0);
+            self.send_to(Destination::Others, Outgoing::Status(self.status()), out);
+        } else {
+            self.status_due = self.status_due.min(now.plus(period.0));
+        }
+    }
+
+    /// A connection to a peer stands: it learns at once what this replica has.
+    pub fn on_connected(&mut self, peer: ReplicaId, out: &mut Vec<Output>) {
+        self.votes.peer_mut(peer).connected = true;
+        self.send_to(Destination::One(peer), Outgoing::Status(self.status()), out);
+    }
+
+    /// The connection to a peer is gone.
+    pub fn on_disconnected(&mut self, peer: ReplicaId) {
+        self.votes.peer_mut(peer).connected = false;
+    }
+
+    /// Takes a peer's Status and sends what it lacks.
+    pub fn on_status(&mut self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+        let peer = self.votes.peer_mut(from);
+        if status.committed.seq > peer.claim.seq {
+            peer.claim = status.committed;
+        }
+        peer.status = Some(status.clone());
+        self.check_claims(out);
+        if status.stable.seq < self.checkpoints.stable().seq
+            && let Some(certificate) = self.checkpoints.certificate() {
+                let message = Outgoing::CheckpointCertificate(Arc::clone(certificate));
+                self.send_to(Destination::One(from), message, out);
+            }
+        if status.stable.seq <= self.checkpoints.stable().seq
+            && self.checkpoints.is_open()
+            && let Some(own) = self.checkpoints.own.clone()
+        {
+            self.send_to(Destination::One(from), Outgoing::Checkpoint(own), out);
+        }
+        if status.view == self.view {
+            self.resend_votes(from, status, out);
+        }
+    }
+
+    /// Votes sent again wait for what they waited for the first time: they may not have left yet.
+    fn resend_votes(&self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+        let to = Destination::One(from);
+        let positions = self.positions();
+        let primary = self.config.primary(self.view) == self.me;
+        let limit = if primary { PROPOSALS_RESENT } else { PROPOSALS_RELAYED };
+        let mut seq = status.accepted.seq.next();
+        for _ in 0..limit {
+            let Some(slot) = self.chain.slot(seq) else { break };
+            if let Some(proposal) = &slot.proposal {
+                self.send_to(to, Outgoing::PrePrepare(Arc::clone(proposal)), out);
+            }
+            seq = seq.next();
+        }
+        if status.prepared.seq < positions.accepted.seq {
+            for (prepare, after) in &self.own_prepares {
+                if last_slot(prepare) > status.prepared.seq {
+                    let (message, after) = (Outgoing::Prepare(Arc::clone(prepare)), after.clone());
+                    out.push(Output::Send { to, message, after });
+                }
+            }
+        }
+        if let Some((commit, after)) = &self.own_commit
+            && status.committed.seq < commit.position.seq
+        {
+            let (message, after) = (Outgoing::Commit(commit.clone()), after.clone());
+            out.push(Output::Send { to, message, after });
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The votes of every replica, this one included, in the present view.
+
+use quorate_types::{Digest, ReplicaId, Seq, View};
+use quorate_wire::Position;
+use quorate_wire::message::{Prepare, Status};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What one replica has said.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    pub(crate) connected: bool,
+    /// Its PREPAREs by slot, above the committed slot and within the window.
+    prepares: BTreeMap<Seq, (Digest, Arc<Prepare>)>,
+    /// Its highest COMMIT of the view.
+    commit: Option<Position>,
+    /// The highest slot of the own chain that its COMMITs are known to cover.
+    covered: Seq,
+    /// The highest slot that it claims to have committed.
+    pub(crate) claim: Position,
+    /// Its last Status.
+    pub(crate) status: Option<Status>,
+}
+
+/// The votes of all replicas.
+#[derive(Debug)]
+pub(crate) struct Votes {
+    view: View,
+    peers: Vec<Peer>,
+}
+
+impl Votes {
+    pub(crate) fn new(view: View, replicas: usize) -> Self {
+        Self { view, peers: (0..replicas).map(|_| Peer::default()).collect() }
+    }
+
+    pub(crate) fn peer(&self, replica: ReplicaId) -> &Peer {
+        &self.peers[replica.index()]
+    }
+
+    pub(crate) fn peer_mut(&mut self, replica: ReplicaId) -> &mut Peer {
+        &mut self.peers[replica.index()]
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
+        (0u8..).map(ReplicaId).zip(&self.peers)
+    }
+
+    /// Whether this PREPARE would add a vote above `above` and up to `upto`.
+    pub(crate) fn is_news(&self, signer: ReplicaId, prepare: &Prepare, above: Seq, upto: Seq) -> bool {
+        let votes = &self.peer(signer).prepares;
+        prepare.view == self.view
+            && slots(prepare).any(|(seq, _)| seq > above && seq <= upto && !votes.contains_key(&seq))
+    }
+
+    /// Takes a PREPARE of the view: a vote for exactly the slots it names. False when it contradicts an
+    /// earlier vote of the same replica, which then stands.
+    pub(crate) fn on_prepare(
+        &mut self,
+        signer: ReplicaId,
+        prepare: &Arc<Prepare>,
+        above: Seq,
+        upto: Seq,
+    ) -> bool {
+        assert_eq!(prepare.view, self.view, "votes are never counted across views");
+        let votes = &mut self.peers[signer.index()].prepares;
+        let mut consistent = true;
+        for (seq, digest) in slots(prepare) {
+            if seq <= above || seq > upto {
+                continue;
+            }
+            let (first, _) = votes.entry(seq).or_insert_with(|| (digest, Arc::clone(prepare)));
+            consistent &= *first == digest;
+        }
+        consistent
+    }
+
+    /// The PREPAREs for exactly this slot and digest, signers ascending.
+    pub(crate) fn prepares(&self, position: Position) -> Vec<(ReplicaId, Arc<Prepare>)> {
+        self.peers()
+            .filter_map(|(replica, peer)| {
+                let (digest, prepare) = peer.prepares.get(&position.seq)?;
+                (*digest == position.digest).then(|| (replica, Arc::clone(prepare)))
+            })
+            .collect()
+    }
+
+    /// The number of PREPAREs for exactly this slot and digest.
+    pub(crate) fn count_prepares(&self, position: Position) -> usize {
+        self.peers
+            .iter()
+            .filter(|peer| {
+                peer.prepares.get(&position.seq).is_some_and(|(digest, _)| *digest == position.digest)
+            })
+            .count()
+    }
+
+    /// Takes a COMMIT of the view; an older one of the same replica says nothing new.
+    pub(crate) fn on_commit(&mut self, from: ReplicaId, position: Position) {
+        let peer = &mut self.peers[from.index()];
+        if peer.commit.is_none_or(|commit| commit.seq < position.seq) {
+            peer.commit = Some(position);
+        }
+    }
+
+    /// The highest slot that COMMITs of `quorum` replicas cover. `contains` says whether a position is on the
+    /// own chain: a COMMIT counts for its slot and every ancestor, and for nothing on another chain.
+    pub(crate) fn committed(&mut self, quorum: usize, contains: impl Fn(Position) -> bool) -> Seq {
+        for peer in &mut self.peers {
+            if let Some(commit) = peer.commit
+                && commit.seq > peer.covered
+                && contains(commit)
+            {
+                peer.covered = commit.seq;
+            }
+        }
+        nth_highest(self.peers.iter().map(|peer| peer.covered), quorum)
+    }
+
+    /// Forgets PREPAREs up to a committed slot.
+    pub(crate) fn forget(&mut self, upto: Seq) {
+        for peer in &mut self.peers {
+            peer.prepares = peer.prepares.split_off(&upto.next());
+        }
+    }
+
+    /// The number of votes kept, for audits.
+    pub(crate) fn len(&self) -> usize {
+        self.peers.iter().map(|peer| peer.prepares.len()).sum()
+    }
+}
+
+/// The slots that a PREPARE names, with their digests; never one outside [lo, hi].
+fn slots(prepare: &Prepare) -> impl Iterator<Item = (Seq, Digest)> {
+    let lo = prepare.lo;
+    prepare.digests.iter().enumerate().map(move |(offset, digest)| (lo.plus(offset as u64), *digest))
+}
+
+/// The `n`-th highest of `values`, counting from 1; the lowest possible when there are fewer.
+pub(crate) fn nth_highest(values: impl Iterator<Item = Seq>, n: usize) -> Seq {
+    let mut sorted: Vec<Seq> = values.collect();
+    sorted.sort_unstable_by(|left, right| right.cmp(left));
+    sorted.get(n - 1).copied().unwrap_or_default()
+}

@@ -1,0 +1,58 @@
+//! The records of the journals.
+
+use quorate_types::{CoreId, JournalId, Lsn, View};
+use quorate_wire::message::{CheckpointCertificate, Prepare};
+use quorate_wire::{Frame, Header, Position};
+use std::sync::Arc;
+
+/// The journal of the ordering role.
+pub const CONSENSUS_JOURNAL: JournalId = JournalId(0);
+
+/// The journal of the batches that arrive on `core`.
+#[must_use]
+pub fn batch_journal(core: CoreId) -> JournalId {
+    JournalId(core.0 + 1)
+}
+
+/// One fact that must survive, in the form in which it was received: nothing is encoded again.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A batch, the frame as it travelled.
+    Batch(Frame),
+    /// A header accepted in a view.
+    Accept {
+        /// The view.
+        view: View,
+        /// The header.
+        header: Arc<Header>,
+    },
+    /// A certificate: q PREPAREs for a slot.
+    Prepared {
+        /// The view.
+        view: View,
+        /// The slot.
+        position: Position,
+        /// The votes, with the signers' ids ascending.
+        votes: Vec<(quorate_types::ReplicaId, Arc<Prepare>)>,
+    },
+    /// A certificate for the state after a slot.
+    Checkpoint(Arc<CheckpointCertificate>),
+}
+
+/// The next position of one journal. Positions are consecutive from 1.
+#[derive(Debug, Default)]
+pub struct LogPosition(Lsn);
+
+impl LogPosition {
+    /// Takes the next position.
+    pub fn take(&mut self) -> Lsn {
+        self.0 = self.0.next();
+        self.0
+    }
+
+    /// The last position that was taken; 0 at first.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        self.0
+    }
+}
