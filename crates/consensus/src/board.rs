@@ -4,37 +4,11 @@
 //! from it without asking back.
 
 use crate::Reject;
-use quorate_types::{After, ClusterConfig, Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, limits};
+use quorate_types::{
+    After, BoardEntry, ClusterConfig, Digest, LaneId, LaneNumber, LaneUpdate, ReplicaId, limits,
+};
 use quorate_wire::{Header, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
-
-/// One held batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BoardEntry {
-    /// The chain digest up to it.
-    pub chain: Digest,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// The journal in which it lies.
-    pub journal: JournalId,
-    /// Its position there.
-    pub lsn: Lsn,
-}
-
-/// Progress of one lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneUpdate {
-    /// The lane.
-    pub lane: LaneId,
-    /// The number of the first of `entries`; what was held from there on is replaced.
-    pub first: LaneNumber,
-    /// Batches newly held, consecutive.
-    pub entries: Vec<BoardEntry>,
-    /// The highest held batch that f+1 replicas acknowledged.
-    pub weak: LaneNumber,
-    /// The highest held batch that q replicas acknowledged.
-    pub quorum: LaneNumber,
-}
 
 /// Where a lane stands at some header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

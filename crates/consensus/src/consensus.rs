@@ -1,6 +1,6 @@
 //! The normal case: propose, accept, PREPARE, COMMIT (DESIGN section 4, rules 1 to 5).
 
-use crate::board::{Board, LaneUpdate, Marks, Verdict, advance};
+use crate::board::{Board, Marks, Verdict, advance};
 use crate::chain::{Chain, PreparedCertificate, Slot};
 use crate::checkpoint::Checkpoints;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
@@ -8,8 +8,8 @@ use crate::sync::Sync;
 use crate::verified::{Keyring, Verified};
 use crate::votes::Votes;
 use quorate_types::{
-    After, ClusterConfig, JournalId, Lsn, Nanoseconds, Quorums, ReplicaId, Seq, Signature, SigningKey,
-    Tuning, View,
+    After, ClusterConfig, JournalId, LaneUpdate, Lsn, Nanoseconds, Quorums, ReplicaId, Seq, Signature,
+    SigningKey, Tuning, View,
 };
 use quorate_wire::message::{Commit, PrePrepare, Prepare};
 use quorate_wire::{Header, LaneTip, Position, header};

@@ -20,7 +20,8 @@ mod sync;
 mod verified;
 mod votes;
 
-pub use board::{Board, BoardEntry, LaneUpdate};
+pub use board::Board;
 pub use consensus::{Consensus, Positions};
 pub use output::{Destination, Fact, Outgoing, Output, Reject};
+pub use quorate_types::{BoardEntry, LaneUpdate};
 pub use verified::{Keyring, Verified};

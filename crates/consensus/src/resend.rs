@@ -68,10 +68,11 @@ impl Consensus {
         peer.status = Some(status.clone());
         self.check_claims(out);
         if status.stable.seq < self.checkpoints.stable().seq
-            && let Some(certificate) = self.checkpoints.certificate() {
-                let message = Outgoing::CheckpointCertificate(Arc::clone(certificate));
-                self.send_to(Destination::One(from), message, out);
-            }
+            && let Some(certificate) = self.checkpoints.certificate()
+        {
+            let message = Outgoing::CheckpointCertificate(Arc::clone(certificate));
+            self.send_to(Destination::One(from), message, out);
+        }
         if status.stable.seq <= self.checkpoints.stable().seq
             && self.checkpoints.is_open()
             && let Some(own) = self.checkpoints.own.clone()

@@ -11,4 +11,4 @@ mod gate;
 mod record;
 
 pub use gate::{Gate, Watermarks};
-pub use record::{CONSENSUS_JOURNAL, LogPosition, Record, batch_journal};
+pub use record::{CONSENSUS_JOURNAL, Record, batch_journal};

@@ -1,6 +1,6 @@
 //! The records of the journals.
 
-use quorate_types::{CoreId, JournalId, Lsn, View};
+use quorate_types::{CoreId, JournalId, View};
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use quorate_wire::{Frame, Header, Position};
 use std::sync::Arc;
@@ -37,22 +37,4 @@ pub enum Record {
     },
     /// A certificate for the state after a slot.
     Checkpoint(Arc<CheckpointCertificate>),
-}
-
-/// The next position of one journal. Positions are consecutive from 1.
-#[derive(Debug, Default)]
-pub struct LogPosition(Lsn);
-
-impl LogPosition {
-    /// Takes the next position.
-    pub fn take(&mut self) -> Lsn {
-        self.0 = self.0.next();
-        self.0
-    }
-
-    /// The last position that was taken; 0 at first.
-    #[must_use]
-    pub fn last(&self) -> Lsn {
-        self.0
-    }
 }

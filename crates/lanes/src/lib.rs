@@ -1,1 +1,18 @@
-//! Batching, dissemination, acknowledgement and fetch of client bundles.
+//! Lanes: how bundles of operations reach every replica before consensus orders them by a few dozen bytes.
+//!
+//! [`Lanes`] is one link role's share: the lanes of its links, one per origin and link. It batches admitted
+//! bundles, disseminates each batch in one encoding, holds what others disseminate, acknowledges it
+//! cumulatively once durable, re-sends what a peer's frontier lacks, and fetches backwards along the chain
+//! (DESIGN sections 3, 4 "Acknowledging" and 6). It has no clock and no I/O; bytes held are bounded per lane.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod acknowledgements;
+mod batch;
+mod fetch;
+mod lane;
+mod lanes;
+mod own;
+
+pub use batch::{Batch, Bundle};
+pub use lanes::{Destination, Lanes, Output, Reject};

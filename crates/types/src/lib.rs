@@ -11,6 +11,7 @@ mod cluster;
 mod digest;
 mod identifiers;
 mod keys;
+mod lane;
 pub mod limits;
 mod operation;
 mod quorum;
@@ -23,6 +24,7 @@ pub use identifiers::{
     SessionId, View,
 };
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
+pub use lane::{BoardEntry, LaneUpdate};
 pub use operation::{
     ArchivedCondition, ArchivedKeyValue, ArchivedOperation, ArchivedOperationError, ArchivedOperationResult,
     ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,

@@ -78,6 +78,11 @@ impl<'a> BatchView<'a> {
     }
 }
 
+/// Reads the head alone, to decide cheaply whether the rest is worth reading.
+pub fn parse_head(bytes: &[u8]) -> Result<BatchHead, DecodeError> {
+    bytes.first_chunk().map(decode_head).ok_or(DecodeError::Malformed(Kind::Batch))
+}
+
 fn decode_head(head: &[u8; HEAD_BYTES]) -> BatchHead {
     BatchHead {
         lane: LaneId { origin: ReplicaId(head[0]), link: LinkId(head[1]) },

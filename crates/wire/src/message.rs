@@ -6,7 +6,9 @@
 )]
 
 use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
-use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Seq, SessionId, Signature, View, limits};
+use quorate_types::{
+    BundleNumber, Digest, LaneId, LaneNumber, LinkId, ReplicaId, Seq, SessionId, Signature, View, limits,
+};
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
@@ -197,7 +199,7 @@ messages! {
         /// The configuration from the next slot on.
         next_config: Digest,
         /// The signatures with their signers, ascending.
-        signatures: Vec<(quorate_types::ReplicaId, Signature)>,
+        signatures: Vec<(ReplicaId, Signature)>,
     } check |message| within("signatures in a certificate", message.signatures.len(), limits::REPLICAS_MAX);
 
     /// What a replica has.
@@ -234,21 +236,26 @@ messages! {
     };
 }
 
-/// Batches in descending order, each the predecessor of the one before: the payload of each batch, its
-/// length (u32) in front.
+/// Batches of `lane` in descending order, each the predecessor of the one before: the lane in four bytes, then
+/// the payload of each batch, its length (u32) in front.
 #[must_use]
-pub fn encode_fetched_batches<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> Frame {
+pub fn encode_fetched_batches<'a>(lane: LaneId, payloads: impl Iterator<Item = &'a [u8]>) -> Frame {
     Frame::encode(Kind::FetchedBatches, |out| {
+        out.extend_from_slice(&lane.to_bytes());
+        out.extend_from_slice(&[0, 0]);
         for payload in payloads {
             crate::batch::write_bundle(out, payload);
         }
     })
 }
 
-/// The payloads of fetched batches, in the order sent.
-pub fn decode_fetched_batches(payload: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
+/// The lane and the payloads of fetched batches, in the order sent.
+pub fn decode_fetched_batches(payload: &[u8]) -> Result<(LaneId, Vec<&[u8]>), DecodeError> {
     let malformed = DecodeError::Malformed(Kind::FetchedBatches);
-    let mut rest = payload;
+    let Some(([origin, link, 0, 0], mut rest)) = payload.split_first_chunk::<4>() else {
+        return Err(malformed);
+    };
+    let lane = LaneId { origin: ReplicaId(*origin), link: LinkId(*link) };
     let mut found = Vec::new();
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<4>().ok_or(malformed)?;
@@ -256,5 +263,5 @@ pub fn decode_fetched_batches(payload: &[u8]) -> Result<Vec<&[u8]>, DecodeError>
         found.push(after.get(..length).ok_or(malformed)?);
         rest = &after[length..];
     }
-    Ok(found)
+    Ok((lane, found))
 }

@@ -1,0 +1,85 @@
+//! Who acknowledged how much of one lane.
+
+use quorate_types::{Digest, LaneNumber, ReplicaId};
+
+/// What one replica said last, and how much of the own chain that covers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Acknowledgement {
+    /// Its tip as it said.
+    upto: LaneNumber,
+    chain: Digest,
+    /// The highest batch of the own chain that it is known to hold.
+    covered: LaneNumber,
+}
+
+/// The acknowledgements of all replicas for one lane, this one's own included. Soft state: a full
+/// acknowledgement replaces what was known.
+#[derive(Debug)]
+pub(crate) struct Acknowledgements(Vec<Acknowledgement>);
+
+impl Acknowledgements {
+    pub(crate) fn new(replicas: usize) -> Self {
+        Self(vec![Acknowledgement::default(); replicas])
+    }
+
+    /// Takes an acknowledgement. `chain_at` gives the own chain digest at a position.
+    pub(crate) fn on_acknowledgement(
+        &mut self,
+        from: ReplicaId,
+        upto: LaneNumber,
+        chain: Digest,
+        replace: bool,
+        chain_at: impl Fn(LaneNumber) -> Option<Digest>,
+    ) {
+        let entry = &mut self.0[from.index()];
+        if replace {
+            *entry = Acknowledgement::default();
+        }
+        if upto >= entry.upto {
+            entry.upto = upto;
+            entry.chain = chain;
+        }
+        if chain_at(upto) == Some(chain) {
+            entry.covered = entry.covered.max(upto);
+        }
+    }
+
+    /// The own chain has changed from `first` on: what was covered there counts anew.
+    pub(crate) fn on_chain_changed(
+        &mut self,
+        first: LaneNumber,
+        replaced: bool,
+        chain_at: impl Fn(LaneNumber) -> Option<Digest>,
+    ) {
+        for entry in &mut self.0 {
+            if replaced {
+                entry.covered = entry.covered.min(first.previous());
+            }
+            if entry.upto > entry.covered && chain_at(entry.upto) == Some(entry.chain) {
+                entry.covered = entry.upto;
+            }
+        }
+    }
+
+    /// The highest batch of the own chain that `count` replicas hold.
+    pub(crate) fn acknowledged_by(&self, count: usize) -> LaneNumber {
+        nth_highest(self.0.iter().map(|entry| entry.covered), count)
+    }
+
+    /// The replicas other than `me` that say to hold more than `tip`, with what they say.
+    pub(crate) fn ahead_of(&self, tip: LaneNumber, me: ReplicaId) -> Vec<(ReplicaId, LaneNumber, Digest)> {
+        (0u8..)
+            .map(ReplicaId)
+            .zip(&self.0)
+            .filter(|(replica, entry)| *replica != me && entry.upto > tip)
+            .map(|(replica, entry)| (replica, entry.upto, entry.chain))
+            .collect()
+    }
+}
+
+/// The `n`-th highest of `values`, counting from 1; the lowest possible when there are fewer.
+pub(crate) fn nth_highest(values: impl Iterator<Item = LaneNumber>, n: usize) -> LaneNumber {
+    let mut sorted: Vec<LaneNumber> = values.collect();
+    sorted.sort_unstable_by(|left, right| right.cmp(left));
+    sorted.get(n - 1).copied().unwrap_or_default()
+}

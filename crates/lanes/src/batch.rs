@@ -1,0 +1,123 @@
+//! A batch that is here whole, with the verdict on each signature.
+
+use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber};
+use quorate_wire::{BatchHead, BatchView, BundleHead, DecodeError, Frame, LaneTip, bundle};
+use rkyv::vec::ArchivedVec;
+use std::ops::Range;
+
+/// One bundle of a batch.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Who signed what for which session.
+    pub head: BundleHead,
+    /// Whether the signature matches: the same verdict on every replica, as it depends on the bytes alone.
+    pub signed: bool,
+    /// Where the operations stand in the payload of the batch.
+    body: Range<usize>,
+}
+
+/// A batch with its place in the lane, its frame as it travelled, and its bundles.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    head: BatchHead,
+    chain: Digest,
+    frame: Frame,
+    bundles: Vec<Bundle>,
+}
+
+impl Batch {
+    /// Reads a batch, computes its digests and checks every client's signature.
+    pub fn check(config: &ClusterConfig, frame: Frame) -> Result<Self, DecodeError> {
+        Self::read(frame, |head| {
+            config.client(&head.client).is_some_and(|key| head.is_signed_by(config, key))
+        })
+    }
+
+    /// Reads a batch of bundles whose signatures were checked when they were admitted.
+    pub(crate) fn sealed(frame: Frame) -> Self {
+        Self::read(frame, |_| true).expect("invariant: this replica encoded the batch from checked bundles")
+    }
+
+    fn read(frame: Frame, verdict: impl Fn(&BundleHead) -> bool) -> Result<Self, DecodeError> {
+        let payload = frame.payload();
+        let view = BatchView::parse(payload)?;
+        let start = payload.as_ptr().addr();
+        let bundles = view
+            .bundles
+            .iter()
+            .map(|bundle| {
+                let from = bundle.body.as_ptr().addr() - start;
+                Bundle {
+                    head: bundle.head,
+                    signed: verdict(&bundle.head),
+                    body: from..from + bundle.body.len(),
+                }
+            })
+            .collect();
+        let (head, chain) = (view.head, view.chain());
+        Ok(Self { head, chain, bundles, frame })
+    }
+
+    /// The lane.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.head.lane
+    }
+
+    /// The position in the lane.
+    #[must_use]
+    pub fn number(&self) -> LaneNumber {
+        self.head.number
+    }
+
+    /// The chain digest of the batch before.
+    #[must_use]
+    pub fn previous(&self) -> Digest {
+        self.head.previous
+    }
+
+    /// The chain digest up to this batch.
+    #[must_use]
+    pub fn chain(&self) -> Digest {
+        self.chain
+    }
+
+    /// The frame as it travelled.
+    #[must_use]
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The size of the frame in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.frame.bytes().len()
+    }
+
+    /// The bundles in order.
+    #[must_use]
+    pub fn bundles(&self) -> &[Bundle] {
+        &self.bundles
+    }
+
+    /// The operations of one of the bundles, as the client sent them.
+    #[must_use]
+    pub fn body(&self, bundle: &Bundle) -> &[u8] {
+        &self.frame.payload()[bundle.body.clone()]
+    }
+
+    /// The operations of one of the bundles.
+    ///
+    /// # Panics
+    /// Never for a bundle of this batch: it was checked when the batch was read.
+    #[must_use]
+    pub fn operations(&self, bundle: &Bundle) -> &ArchivedVec<ArchivedOperation> {
+        bundle::access_operations(self.body(bundle)).expect("invariant: checked when the batch was read")
+    }
+
+    /// The tip of the lane with this batch.
+    #[must_use]
+    pub fn tip(&self) -> LaneTip {
+        LaneTip { lane: self.lane(), upto: self.number(), chain: self.chain }
+    }
+}

@@ -1,0 +1,243 @@
+//! Fetching a lane backwards along its chain, each batch checked against the digest asked for.
+
+use crate::acknowledgements::nth_highest;
+use crate::batch::Batch;
+use crate::lanes::{Destination, Lanes, Output, Reject};
+use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, limits};
+use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
+use quorate_wire::{Frame, FrameRef, Kind, LaneTip};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// After so many retransmission times without an answer another server is asked.
+const ANSWER_TIMES: u64 = 4;
+
+/// What is being fetched of one lane.
+#[derive(Debug, Default)]
+pub(crate) struct Fetches {
+    /// Tips that committed headers name, ascending; fetched oldest first.
+    wanted: VecDeque<LaneTip>,
+    current: Option<Fetch>,
+    /// Counts servers that did not help, so that the next one is another.
+    attempt: usize,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    /// Whether a committed header names the target: then all of it is taken, acknowledged or not.
+    is_final: bool,
+    server: ReplicaId,
+    /// What is wanted next, descending.
+    next: LaneNumber,
+    next_chain: Digest,
+    /// What has come, descending from the target.
+    batches: Vec<Arc<Batch>>,
+    bytes: usize,
+    expires: Nanoseconds,
+}
+
+impl Fetches {
+    pub(crate) fn is_open(&self) -> bool {
+        self.current.is_some() || !self.wanted.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.current.as_ref().map_or(0, |fetch| fetch.bytes)
+    }
+
+    fn abandon(&mut self) {
+        self.current = None;
+        self.attempt += 1;
+    }
+}
+
+impl Lanes {
+    /// A committed header names `tip`, which is not held: it is fetched from whoever has it.
+    pub fn want(&mut self, now: Nanoseconds, tip: LaneTip, out: &mut Vec<Output>) {
+        let Some(share) = self.share_mut(tip.lane) else { return };
+        if share.lane.chain_at(tip.upto) == Some(tip.chain) || tip.upto <= share.lane.executed() {
+            return;
+        }
+        if share.fetches.wanted.back().is_none_or(|last| last.upto < tip.upto) {
+            share.fetches.wanted.push_back(tip);
+        }
+        self.start_final_fetch(now, tip.lane, out);
+    }
+
+    fn start_final_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
+        let Some(share) = self.share_mut(lane) else { return };
+        while let Some(tip) = share.fetches.wanted.front()
+            && (share.lane.chain_at(tip.upto) == Some(tip.chain) || tip.upto <= share.lane.executed())
+        {
+            share.fetches.wanted.pop_front();
+        }
+        let Some(tip) = share.fetches.wanted.front().copied() else { return };
+        if share.fetches.current.as_ref().is_some_and(|fetch| fetch.is_final) || servers.is_empty() {
+            return;
+        }
+        let server = servers[share.fetches.attempt % servers.len()];
+        self.start_fetch(now, tip, true, server, out);
+    }
+
+    fn start_fetch(
+        &mut self,
+        now: Nanoseconds,
+        target: LaneTip,
+        is_final: bool,
+        server: ReplicaId,
+        out: &mut Vec<Output>,
+    ) {
+        let expires = now.plus(ANSWER_TIMES * self.tuning().retransmit.0);
+        let Some(share) = self.share_mut(target.lane) else { return };
+        share.fetches.current = Some(Fetch {
+            is_final,
+            server,
+            next: target.upto,
+            next_chain: target.chain,
+            batches: Vec::new(),
+            bytes: 0,
+            expires,
+        });
+        self.ask(target.lane, out);
+    }
+
+    fn ask(&mut self, lane: LaneId, out: &mut Vec<Output>) {
+        let Some(share) = self.share_mut(lane) else { return };
+        let Some(fetch) = &share.fetches.current else { return };
+        let (upto, chain, above) = (fetch.next, fetch.next_chain, share.lane.executed());
+        let frame = FetchBatches { lane, upto, chain, above }.encode();
+        out.push(Output::Send { to: Destination::One(fetch.server), link: lane.link, frame, after: None });
+    }
+
+    /// Gives up fetches whose server is silent, and starts those that are due. Called every T_retx.
+    pub(crate) fn fetches_on_time(
+        &mut self,
+        now: Nanoseconds,
+        lane: LaneId,
+        stuck: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let (me, weak) = (self.me(), self.weak());
+        let Some(share) = self.share_mut(lane) else { return };
+        if share.fetches.current.as_ref().is_some_and(|fetch| now >= fetch.expires) {
+            share.fetches.abandon();
+        }
+        if !share.fetches.wanted.is_empty() {
+            return self.start_final_fetch(now, lane, out);
+        }
+        if share.fetches.current.is_some() || !stuck {
+            return;
+        }
+        // Rule (b): a chain that f+1 others acknowledged, once fetched.
+        let ahead = share.lane.acknowledgements.ahead_of(share.lane.tip().upto, me);
+        if ahead.len() < weak {
+            return;
+        }
+        let (server, upto, chain) = ahead[share.fetches.attempt % ahead.len()];
+        self.start_fetch(now, LaneTip { lane, upto, chain }, false, server, out);
+    }
+
+    /// Answers a question for batches with what is held.
+    pub fn on_fetch(
+        &mut self,
+        from: ReplicaId,
+        link: LinkId,
+        question: &FetchBatches,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Reject> {
+        let share = self.share_on(question.lane, link)?;
+        let mut payloads = Vec::new();
+        if share.lane.chain_at(question.upto) == Some(question.chain) {
+            let (mut number, mut bytes) = (question.upto, 0);
+            while number > question.above
+                && let Some(batch) = share.lane.batch(number)
+                && (bytes == 0 || bytes + batch.bytes() <= limits::FETCH_BYTES_MAX)
+            {
+                bytes += batch.bytes();
+                payloads.push(batch.frame().payload());
+                number = number.previous();
+            }
+        }
+        let frame = encode_fetched_batches(question.lane, payloads.into_iter());
+        out.push(Output::Send { to: Destination::One(from), link, frame, after: None });
+        Ok(())
+    }
+
+    /// Takes an answer.
+    pub fn on_fetched(
+        &mut self,
+        now: Nanoseconds,
+        from: ReplicaId,
+        link: LinkId,
+        frame: FrameRef<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Reject> {
+        let (lane, payloads) = decode_fetched_batches(frame.payload)?;
+        let expires = now.plus(ANSWER_TIMES * self.tuning().retransmit.0);
+        let bytes_max = self.tuning().lane_bytes_kept_max + 4 * self.tuning().lane_bytes_open_max;
+        let config = Arc::clone(self.config());
+        let share = self.share_on(lane, link)?;
+        let Some(fetch) = share.fetches.current.as_mut().filter(|fetch| fetch.server == from) else {
+            // A late answer of a server that was given up; nothing is taken from it.
+            return Ok(());
+        };
+        fetch.expires = expires;
+        if payloads.is_empty() {
+            share.fetches.abandon();
+            return Ok(());
+        }
+        for payload in payloads {
+            let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
+            let checked = Batch::check(&config, frame);
+            let fits = |batch: &Batch| {
+                (batch.lane(), batch.number(), batch.chain()) == (lane, fetch.next, fetch.next_chain)
+            };
+            let Some(batch) = checked.ok().filter(fits) else {
+                share.fetches.abandon();
+                return Err(Reject::FetchMismatch);
+            };
+            fetch.next = batch.number().previous();
+            fetch.next_chain = batch.previous();
+            fetch.bytes += batch.bytes();
+            fetch.batches.push(Arc::new(batch));
+            if share.lane.chain_at(fetch.next) == Some(fetch.next_chain) {
+                self.finish_fetch(now, lane, out);
+                return Ok(());
+            }
+            if fetch.next <= share.lane.executed() || fetch.bytes > bytes_max {
+                share.fetches.abandon();
+                return Err(Reject::FetchMismatch);
+            }
+        }
+        self.ask(lane, out);
+        Ok(())
+    }
+
+    /// The fetched batches reach the own chain.
+    fn finish_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let (me, weak) = (self.me(), self.weak());
+        let Some(share) = self.share_mut(lane) else { return };
+        let Some(fetch) = share.fetches.current.take() else { return };
+        let mut batches = fetch.batches;
+        batches.reverse();
+        if !fetch.is_final {
+            let held = nth_highest(
+                share.lane.acknowledgements.ahead_of(fetch.next, me).into_iter().filter_map(
+                    |(_, upto, chain)| batches.iter().find(|batch| batch.chain() == chain).map(|_| upto),
+                ),
+                weak,
+            );
+            batches.retain(|batch| batch.number() <= held);
+        }
+        if batches.is_empty() || fetch.next < share.lane.executed() {
+            share.fetches.attempt += 1;
+            return;
+        }
+        share.lane.truncate(fetch.next);
+        for batch in batches {
+            self.hold(batch, out);
+        }
+        self.start_final_fetch(now, lane, out);
+    }
+}

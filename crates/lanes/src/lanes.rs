@@ -1,0 +1,448 @@
+//! The lanes of one link role together.
+
+use crate::batch::Batch;
+use crate::fetch::Fetches;
+use crate::lane::Lane;
+use crate::own::{OwnLane, Owner};
+use quorate_types::{
+    After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
+    ReplicaSet, Tuning,
+};
+use quorate_wire::message::{LaneAcks, Message};
+use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, batch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The bytes of batches that one frontier brings; the next frontier brings the next ones.
+const RESEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Who gets a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// All replicas, this one included.
+    All,
+    /// All replicas but this one.
+    Others,
+    /// One other replica.
+    One(ReplicaId),
+}
+
+/// What the lanes want done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Append a batch to the journal of this core.
+    Append {
+        /// Its position; consecutive.
+        lsn: Lsn,
+        /// The frame as it travelled.
+        frame: Frame,
+    },
+    /// Send a frame on a link once `after` is durable.
+    Send {
+        /// To whom.
+        to: Destination,
+        /// On which link.
+        link: LinkId,
+        /// What.
+        frame: Frame,
+        /// The position in the journal of this core that must be durable first.
+        after: Option<Lsn>,
+    },
+    /// Acknowledge once `after` is durable: to all others, and to this replica itself.
+    Acknowledge {
+        /// On which link.
+        link: LinkId,
+        /// What is held.
+        acks: LaneAcks,
+        /// The position in the journal of this core that must be durable first.
+        after: Lsn,
+    },
+    /// A batch is held.
+    Held(Arc<Batch>),
+    /// A lane has moved.
+    Progress(LaneUpdate),
+}
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Reject {
+    /// Bytes that are no message.
+    #[error("malformed: {0}")]
+    Malformed(#[from] DecodeError),
+    /// A lane that is not the sender's, not of this link, or does not exist.
+    #[error("a lane that is not the sender's or not of this link")]
+    ForeignLane,
+    /// A batch that does not continue what is held.
+    #[error("a batch that does not continue its lane")]
+    Gap,
+    /// Two different batches at one position.
+    #[error("a second batch at one position of a lane")]
+    Fork,
+    /// A lane with too much that is not executed.
+    #[error("a lane over its budget")]
+    Budget,
+    /// Fetched batches that are not what was asked for.
+    #[error("fetched batches that do not match the digest asked for")]
+    FetchMismatch,
+}
+
+/// One lane with what is being fetched of it.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) lane: Lane,
+    pub(crate) fetches: Fetches,
+    /// The tip and the quorum's tip when the retransmission timer last looked.
+    seen: (LaneNumber, LaneNumber),
+}
+
+#[derive(Debug)]
+struct Link {
+    own: OwnLane,
+    connected: ReplicaSet,
+    /// Peers that are to get a full acknowledgement at the end of the tick.
+    greet: ReplicaSet,
+    /// Peers whose frames were lost: they get a full acknowledgement when the timer next looks, and not with
+    /// every further batch.
+    gaps: ReplicaSet,
+}
+
+/// The lanes of one link role.
+#[derive(Debug)]
+pub struct Lanes {
+    config: Arc<ClusterConfig>,
+    me: ReplicaId,
+    journal: JournalId,
+    last_lsn: Lsn,
+    links: BTreeMap<LinkId, Link>,
+    shares: BTreeMap<LaneId, Share>,
+    timer: Nanoseconds,
+}
+
+impl Lanes {
+    /// The lanes of `links`; batches go to `journal`.
+    #[must_use]
+    pub fn new(config: Arc<ClusterConfig>, me: ReplicaId, links: &[LinkId], journal: JournalId) -> Self {
+        let replicas = config.members().len();
+        let shares = config
+            .lanes()
+            .filter(|lane| links.contains(&lane.link))
+            .map(|lane| {
+                let lane_state = Lane::new(lane, replicas, journal);
+                let seen = (LaneNumber(0), LaneNumber(0));
+                (lane, Share { lane: lane_state, fetches: Fetches::default(), seen })
+            })
+            .collect();
+        let link =
+            || Link { own: OwnLane::default(), connected: ReplicaSet::EMPTY, greet: ReplicaSet::EMPTY };
+        let links = links.iter().map(|id| (*id, link())).collect();
+
+        Self { config, me, journal, last_lsn: Lsn(0), links, shares, timer: Nanoseconds(0) }
+    }
+
+    pub(crate) fn me(&self) -> ReplicaId {
+        self.me
+    }
+
+    pub(crate) fn weak(&self) -> usize {
+        self.config.quorums().weak
+    }
+
+    pub(crate) fn tuning(&self) -> &Tuning {
+        self.config.tuning()
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ClusterConfig> {
+        &self.config
+    }
+
+    pub(crate) fn share_mut(&mut self, lane: LaneId) -> Option<&mut Share> {
+        self.shares.get_mut(&lane)
+    }
+
+    /// The share of a lane that a message on `link` may speak of.
+    pub(crate) fn share_on(&mut self, lane: LaneId, link: LinkId) -> Result<&mut Share, Reject> {
+        if lane.link != link {
+            return Err(Reject::ForeignLane);
+        }
+        self.shares.get_mut(&lane).ok_or(Reject::ForeignLane)
+    }
+
+    pub(crate) fn connected_peers(&self, link: LinkId) -> impl Iterator<Item = ReplicaId> + use<> {
+        self.links.get(&link).map_or(ReplicaSet::EMPTY, |link| link.connected).iter()
+    }
+
+    fn own_lane(&self, link: LinkId) -> LaneId {
+        LaneId { origin: self.me, link }
+    }
+
+    /// Takes a checked bundle of `owner` into the own lane of `link`. False when the owner has `owner_max`
+    /// bundles open or the lane is over its budget: the client is to try again later.
+    #[must_use]
+    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &[u8], owner_max: usize) -> bool {
+        let lane = self.own_lane(link);
+        let open = self.shares.get(&lane).map_or(usize::MAX, |share| share.lane.open_bytes());
+        let budget = self.tuning().lane_bytes_open_max;
+        let Some(link) = self.links.get_mut(&link) else { return false };
+        open + link.own.pending_bytes() + bundle.len() <= budget && link.own.admit(owner, bundle, owner_max)
+    }
+
+    /// Appends a checked batch to its lane and to the journal.
+    pub(crate) fn hold(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
+        self.last_lsn = self.last_lsn.next();
+        let lsn = self.last_lsn;
+        out.push(Output::Append { lsn, frame: batch.frame().clone() });
+        let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
+        share.lane.append(Arc::clone(&batch), lsn);
+        out.push(Output::Held(batch));
+    }
+
+    /// Takes a batch from the origin of its lane.
+    pub fn on_batch(
+        &mut self,
+        from: ReplicaId,
+        link: LinkId,
+        frame: FrameRef<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Reject> {
+        let head = batch::parse_head(frame.payload)?;
+        if head.lane.origin != from {
+            return Err(Reject::ForeignLane);
+        }
+        let held_max = 4 * self.tuning().lane_bytes_open_max;
+        let config = Arc::clone(&self.config);
+        let share = self.share_on(head.lane, link)?;
+        let tip = share.lane.tip();
+        if head.number <= tip.upto {
+            let known = share.lane.batch(head.number);
+            let same = known.is_none_or(|batch| batch.frame().payload() == frame.payload);
+            return if same { Ok(()) } else { Err(Reject::Fork) };
+        }
+        if head.number > tip.upto.next() {
+            // Frames were lost: the origin learns from a full acknowledgement what to send again.
+            if let Some(state) = self.links.get_mut(&link) {
+                state.gaps.insert(from);
+            }
+            return Err(Reject::Gap);
+        }
+        if head.previous != tip.chain {
+            return Err(Reject::Fork);
+        }
+        if share.lane.open_bytes() + frame.payload.len() > held_max {
+            return Err(Reject::Budget);
+        }
+        let batch = Batch::check(&config, Frame::copy_of(frame))?;
+        self.hold(Arc::new(batch), out);
+        Ok(())
+    }
+
+    fn greet(&mut self, peer: ReplicaId, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.greet.insert(peer);
+        }
+    }
+
+    /// Takes acknowledgements; a full one is also the peer's frontier, and brings it what it lacks of the own
+    /// lane.
+    pub fn on_acks(
+        &mut self,
+        from: ReplicaId,
+        link: LinkId,
+        acks: &LaneAcks,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Reject> {
+        for tip in &acks.tips {
+            let share = self.share_on(tip.lane, link)?;
+            share.lane.on_acknowledgement(from, tip, acks.full);
+            if acks.full && tip.lane.origin == self.me && from != self.me {
+                self.resend_above(from, tip, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn resend_above(&self, to: ReplicaId, tip: &LaneTip, out: &mut Vec<Output>) {
+        let Some(share) = self.shares.get(&tip.lane) else { return };
+        let (mut number, mut bytes) = (tip.upto.next(), 0);
+        while let Some(batch) = share.lane.batch(number)
+            && bytes < RESEND_BYTES_MAX
+        {
+            bytes += batch.bytes();
+            let (to, link, frame) = (Destination::One(to), tip.lane.link, batch.frame().clone());
+            out.push(Output::Send { to, link, frame, after: None });
+            number = number.next();
+        }
+    }
+
+    /// Batches up to these tips are executed.
+    pub fn on_executed(&mut self, tips: &[LaneTip]) {
+        let kept_max = self.tuning().lane_bytes_kept_max;
+        for tip in tips {
+            let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
+            share.lane.on_executed(tip.upto, kept_max);
+            if tip.lane.origin == self.me
+                && let Some(link) = self.links.get_mut(&tip.lane.link)
+            {
+                link.own.on_executed(tip.upto);
+            }
+        }
+    }
+
+    /// The connection to a peer stands: it gets a full acknowledgement.
+    pub fn on_connected(&mut self, peer: ReplicaId, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.connected.insert(peer);
+        }
+        self.greet(peer, link);
+    }
+
+    /// The connection to a peer is gone.
+    pub fn on_disconnected(&mut self, peer: ReplicaId, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.connected.remove(peer);
+        }
+    }
+
+    /// Frames to a peer were dropped and its queue is empty again.
+    pub fn on_drained(&mut self, peer: ReplicaId, link: LinkId) {
+        self.greet(peer, link);
+    }
+
+    /// The burst of inputs is over: seal, acknowledge, report, and send again what may be lost.
+    pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in &links {
+            self.seal(*link, out);
+        }
+        if now >= self.timer {
+            self.on_timer(now, out);
+        }
+        for link in &links {
+            self.acknowledge(*link, out);
+        }
+        let (weak, quorum) = (self.config.quorums().weak, self.config.quorums().quorum);
+        for share in self.shares.values_mut() {
+            out.extend(share.lane.report(weak, quorum).map(Output::Progress));
+        }
+        let period = if self.is_open() { self.tuning().retransmit } else { self.tuning().idle };
+        self.timer = self.timer.min(now.plus(period.0));
+    }
+
+    /// The next time at which [`Lanes::on_tick_end`] has something to do without any input.
+    #[must_use]
+    pub fn deadline(&self) -> Nanoseconds {
+        self.timer
+    }
+
+    /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.
+    /// No timer: load makes batches larger, and an idle lane seals at once.
+    fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
+        let lane = self.own_lane(link);
+        let quorum = self.config.quorums().quorum;
+        let tuning = *self.tuning();
+        loop {
+            let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
+                return;
+            };
+            let pending = state.own.pending_bytes();
+            let tip = share.lane.tip();
+            let in_flight = tip.upto.since(share.lane.acknowledgements.acknowledged_by(quorum));
+            let may = in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full;
+            if pending == 0 || !may || share.lane.open_bytes() > tuning.lane_bytes_open_max {
+                return;
+            }
+            let Some(frame) = state.own.seal(tip, tuning.batch_bytes_full) else { return };
+            let (to, after) = (Destination::Others, None);
+            out.push(Output::Send { to, link, frame: frame.clone(), after });
+            self.hold(Arc::new(Batch::sealed(frame)), out);
+        }
+    }
+
+    fn acknowledge(&mut self, link: LinkId, out: &mut Vec<Output>) {
+        let mut tips = Vec::new();
+        let mut after = Lsn(0);
+        for share in self.shares.values_mut().filter(|share| share.lane.id.link == link) {
+            if let Some((tip, lsn)) = share.lane.announce() {
+                tips.push(tip);
+                after = after.max(lsn);
+            }
+        }
+        if !tips.is_empty() {
+            out.push(Output::Acknowledge { link, acks: LaneAcks { full: false, tips }, after });
+        }
+        let Some(state) = self.links.get_mut(&link) else { return };
+        let greet = std::mem::take(&mut state.greet);
+        if !greet.is_empty() {
+            let (acks, after) = self.frontier(link);
+            let frame = acks.encode();
+            for peer in greet.iter() {
+                let (to, frame) = (Destination::One(peer), frame.clone());
+                out.push(Output::Send { to, link, frame, after: Some(after) });
+            }
+        }
+    }
+
+    /// All that is held on a link, with the journal position up to which it must be durable.
+    fn frontier(&self, link: LinkId) -> (LaneAcks, Lsn) {
+        let of_link = self.shares.values().filter(|share| share.lane.id.link == link);
+        let (tips, lsns): (Vec<LaneTip>, Vec<Lsn>) = of_link.map(|share| share.lane.frontier()).unzip();
+        (LaneAcks { full: true, tips }, lsns.into_iter().max().unwrap_or_default())
+    }
+
+    fn is_open(&self) -> bool {
+        let quorum = self.config.quorums().quorum;
+        self.shares.values().any(|share| {
+            share.fetches.is_open()
+                || share.lane.tip().upto > share.lane.acknowledgements.acknowledged_by(quorum)
+                || !share.lane.acknowledgements.ahead_of(share.lane.tip().upto, self.me).is_empty()
+        }) || self.links.values().any(|link| link.own.pending_bytes() > 0 || !link.gaps.is_empty())
+    }
+
+    /// Every T_retx while anything is open, else every T_idle: a lane that has not moved since the last time
+    /// is stuck, and everybody learns what is held of it.
+    fn on_timer(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let was_open = self.is_open();
+        let quorum = self.config.quorums().quorum;
+        let lanes: Vec<LaneId> = self.shares.keys().copied().collect();
+        for lane in lanes {
+            let Some(share) = self.shares.get_mut(&lane) else { continue };
+            let state = (share.lane.tip().upto, share.lane.acknowledgements.acknowledged_by(quorum));
+            let stuck = share.seen == state;
+            let open = state.0 > state.1;
+            share.seen = state;
+            self.fetches_on_time(now, lane, stuck, out);
+            if (stuck && open) || !was_open {
+                let peers = self.connected_peers(lane.link);
+                peers.for_each(|peer| self.greet(peer, lane.link));
+            }
+        }
+        for link in self.links.values_mut() {
+            let gaps = std::mem::take(&mut link.gaps);
+            gaps.iter().for_each(|peer| {
+                link.greet.insert(peer);
+            });
+        }
+        let period = if was_open { self.tuning().retransmit } else { self.tuning().idle };
+        self.timer = now.plus(period.0);
+    }
+
+    /// The journal of these lanes.
+    #[must_use]
+    pub fn journal(&self) -> JournalId {
+        self.journal
+    }
+
+    /// What an `after` of these lanes means.
+    #[must_use]
+    pub fn after(&self, lsn: Option<Lsn>) -> After {
+        lsn.map_or(After::nothing(), |lsn| After::position(self.journal, lsn))
+    }
+
+    /// The bytes held, for audits of bounded memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let shares: usize =
+            self.shares.values().map(|share| share.lane.held_bytes() + share.fetches.bytes()).sum();
+        shares + self.links.values().map(|link| link.own.pending_bytes()).sum::<usize>()
+    }
+}
