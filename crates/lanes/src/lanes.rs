@@ -20,8 +20,6 @@ const RESEND_BYTES_MAX: usize = 1024 * 1024;
 /// Who gets a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// All replicas, this one included.
-    All,
     /// All replicas but this one.
     Others,
     /// One other replica.
@@ -133,8 +131,12 @@ impl Lanes {
                 (lane, Share { lane: lane_state, fetches: Fetches::default(), seen })
             })
             .collect();
-        let link =
-            || Link { own: OwnLane::default(), connected: ReplicaSet::EMPTY, greet: ReplicaSet::EMPTY };
+        let link = || Link {
+            own: OwnLane::default(),
+            connected: ReplicaSet::EMPTY,
+            greet: ReplicaSet::EMPTY,
+            gaps: ReplicaSet::EMPTY,
+        };
         let links = links.iter().map(|id| (*id, link())).collect();
 
         Self { config, me, journal, last_lsn: Lsn(0), links, shares, timer: Nanoseconds(0) }

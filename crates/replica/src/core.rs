@@ -1,0 +1,570 @@
+//! One core of a replica: its roles, the mail between them, and the gate in front of everything that must
+//! wait for the journals.
+
+use crate::execution::ExecutionRole;
+use crate::interface::{ClientConnection, Effect, Input, Reject};
+use crate::link::{FromClient, LinkRole};
+use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
+use crate::ordering::OrderingRole;
+use crate::report::RoleReport;
+use quorate_consensus::{Fact, Outgoing};
+use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, batch_journal};
+use quorate_types::{
+    After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
+    SigningKey,
+};
+use quorate_wire::message::{FetchBatches, LaneAcks, Message};
+use quorate_wire::{Frame, FrameRef, Kind, Position};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The link that carries consensus; it lives on the first core, as the ordering role does.
+const CONSENSUS_LINK: LinkId = LinkId(0);
+
+/// What a replica is made of.
+#[derive(Clone, Debug)]
+pub struct ReplicaSetup {
+    /// The cluster.
+    pub config: Arc<ClusterConfig>,
+    /// Which replica this is.
+    pub me: ReplicaId,
+    /// Its secret key.
+    pub key: SigningKey,
+    /// The number of cores, at least 1.
+    pub cores: usize,
+}
+
+/// Which core does what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    cores: u8,
+    links: u8,
+}
+
+impl Layout {
+    /// The layout of a replica with `cores` cores.
+    ///
+    /// # Panics
+    /// With no core or more than 255; configuration is checked before.
+    #[must_use]
+    pub fn new(config: &ClusterConfig, cores: usize) -> Self {
+        let cores = u8::try_from(cores).expect("invariant: configuration limits the cores");
+        assert!(cores > 0, "a replica has at least one core");
+        Self { cores, links: config.links() }
+    }
+
+    /// The core that owns a link.
+    #[must_use]
+    pub fn core_of_link(self, link: LinkId) -> CoreId {
+        CoreId(link.0 % self.cores)
+    }
+
+    /// The links of a core; only cores that have some take clients.
+    #[must_use]
+    pub fn links_of_core(self, core: CoreId) -> Vec<LinkId> {
+        (0..self.links).map(LinkId).filter(|link| self.core_of_link(*link) == core).collect()
+    }
+
+    /// The core of the ordering role.
+    #[must_use]
+    pub fn ordering(self) -> CoreId {
+        CoreId(0)
+    }
+
+    /// The core of the execution role.
+    #[must_use]
+    pub fn execution(self) -> CoreId {
+        CoreId(self.cores - 1)
+    }
+
+    /// All cores.
+    pub fn all(self) -> impl Iterator<Item = CoreId> {
+        (0..self.cores).map(CoreId)
+    }
+}
+
+/// What waits behind the gate.
+#[derive(Debug)]
+enum Gated {
+    Peer {
+        peer: ReplicaId,
+        link: LinkId,
+        frame: Frame,
+    },
+    /// An own vote, counted once it is durable.
+    OwnVote(Outgoing),
+    /// An own acknowledgement, counted once it is durable.
+    OwnAcks {
+        link: LinkId,
+        acks: LaneAcks,
+    },
+}
+
+/// What an audit sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Effects behind the gate.
+    pub held_effects: usize,
+    /// Bytes of batches held, fetched or pending on this core.
+    pub pending_bytes: usize,
+    /// Headers, votes and lane positions kept by the ordering role; batches and headers that wait for execution.
+    pub kept_items: usize,
+    /// The highest committed slot; on the ordering core.
+    pub committed: Option<Position>,
+    /// The highest slot with a checkpoint certificate; on the ordering core.
+    pub stable: Option<Position>,
+    /// The highest executed slot; on the execution core.
+    pub executed: Option<Position>,
+    /// The last slot at which a root was computed, with the root; on the execution core.
+    pub executed_root: Option<(Position, Digest)>,
+}
+
+/// One core of a replica.
+#[derive(Debug)]
+pub struct Core {
+    me: ReplicaId,
+    core: CoreId,
+    layout: Layout,
+    replicas: usize,
+    link: LinkRole,
+    ordering: Option<OrderingRole>,
+    execution: Option<ExecutionRole>,
+    gate: Gate<Gated>,
+    local: VecDeque<Mail>,
+    consensus_outputs: Vec<quorate_consensus::Output>,
+    lanes_outputs: Vec<quorate_lanes::Output>,
+}
+
+impl Core {
+    /// A core of a replica that has seen nothing yet.
+    #[must_use]
+    pub fn new(setup: &ReplicaSetup, core: CoreId) -> Self {
+        let layout = Layout::new(&setup.config, setup.cores);
+        let config = &setup.config;
+        let link =
+            LinkRole::new(Arc::clone(config), setup.me, layout.links_of_core(core), batch_journal(core));
+        let ordering = (core == layout.ordering())
+            .then(|| OrderingRole::new(Arc::clone(config), setup.me, setup.key.clone()));
+        let execution =
+            (core == layout.execution()).then(|| ExecutionRole::new(Arc::clone(config), setup.me));
+        Self {
+            me: setup.me,
+            core,
+            layout,
+            replicas: config.members().len(),
+            link,
+            ordering,
+            execution,
+            gate: Gate::new(setup.cores + 1),
+            local: VecDeque::new(),
+            consensus_outputs: Vec::new(),
+            lanes_outputs: Vec::new(),
+        }
+    }
+
+    /// Takes one input; what follows from it is appended to `effects` in order.
+    pub fn step(&mut self, now: Nanoseconds, input: Input<'_>, effects: &mut Vec<Effect>) {
+        match input {
+            Input::PeerConnected { peer, link } => self.on_peer_connected(now, peer, link, effects),
+            Input::PeerDisconnected { peer, link } => {
+                self.link.lanes.on_disconnected(peer, link);
+                if link == CONSENSUS_LINK
+                    && let Some(ordering) = &mut self.ordering
+                {
+                    ordering.consensus.on_disconnected(peer);
+                }
+            }
+            Input::PeerDrained { peer, link } => self.on_peer_connected(now, peer, link, effects),
+            Input::PeerFrame { peer, link, frame } => self.on_peer_frame(now, peer, link, frame, effects),
+            Input::ClientConnected { connection, key } => self.link.on_client_connected(connection, &key),
+            Input::ClientDisconnected { connection } => {
+                self.link.on_client_disconnected(connection);
+                let mail = Mail::Execution(ExecutionMail::Detach(connection));
+                self.post(self.layout.execution(), mail, effects);
+            }
+            Input::ClientFrame { connection, frame } => self.on_client_frame(connection, frame, effects),
+            Input::Mail(mail) => self.on_mail(now, mail, effects),
+            Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
+            Input::TickEnd => self.on_tick_end(now, effects),
+        }
+        self.drain(now, effects);
+    }
+
+    /// The next time at which [`Input::TickEnd`] is due without any other input.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Nanoseconds> {
+        if self.execution.as_ref().is_some_and(ExecutionRole::is_ready) {
+            return Some(Nanoseconds(0));
+        }
+        let consensus = self.ordering.as_ref().and_then(|ordering| ordering.consensus.deadline());
+        [Some(self.link.lanes.deadline()), consensus].into_iter().flatten().min()
+    }
+
+    /// What this core holds, for invariants and reports.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        let positions = self.ordering.as_ref().map(|ordering| ordering.consensus.positions());
+        let kept = self.ordering.as_ref().map_or(0, |ordering| ordering.consensus.kept());
+        let pooled = self.execution.as_ref().map_or(0, ExecutionRole::pooled);
+        Audit {
+            held_effects: self.gate.held(),
+            pending_bytes: self.link.lanes.held_bytes(),
+            kept_items: kept + pooled,
+            committed: positions.map(|positions| positions.committed),
+            stable: positions.map(|positions| positions.stable),
+            executed: self.execution.as_ref().map(ExecutionRole::executed),
+            executed_root: self.execution.as_ref().and_then(ExecutionRole::last_root),
+        }
+    }
+
+    fn post(&mut self, core: CoreId, mail: Mail, effects: &mut Vec<Effect>) {
+        if core == self.core {
+            self.local.push_back(mail);
+        } else {
+            effects.push(Effect::Mail { core, mail });
+        }
+    }
+
+    /// Handles local mail until there is none.
+    fn drain(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        while let Some(mail) = self.local.pop_front() {
+            self.on_mail(now, mail, effects);
+        }
+    }
+
+    fn on_peer_connected(
+        &mut self,
+        now: Nanoseconds,
+        peer: ReplicaId,
+        link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.link.lanes.on_connected(peer, link);
+        if link == CONSENSUS_LINK
+            && let Some(ordering) = &mut self.ordering
+        {
+            ordering.consensus.on_connected(peer, &mut self.consensus_outputs);
+            self.carry_out_consensus(now, effects);
+        }
+    }
+
+    fn on_peer_frame(
+        &mut self,
+        now: Nanoseconds,
+        peer: ReplicaId,
+        link: LinkId,
+        frame: FrameRef<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let result = match frame.kind {
+            Kind::Batch | Kind::LaneAcks | Kind::FetchBatches | Kind::FetchedBatches => {
+                let result = self.on_lane_frame(now, peer, link, frame);
+                self.carry_out_lanes(now, effects);
+                result
+            }
+            _ => match &mut self.ordering {
+                Some(ordering) if link == CONSENSUS_LINK => {
+                    let result = ordering.on_frame(now, peer, frame, &mut self.consensus_outputs);
+                    self.carry_out_consensus(now, effects);
+                    result
+                }
+                _ => Err(quorate_wire::DecodeError::Misplaced(frame.kind).into()),
+            },
+        };
+        let Err(reject) = result else { return };
+        effects.push(Effect::Rejected(reject));
+        if condemns(reject) {
+            effects.push(Effect::ClosePeer { peer, link, reject });
+        }
+    }
+
+    fn on_lane_frame(
+        &mut self,
+        now: Nanoseconds,
+        peer: ReplicaId,
+        link: LinkId,
+        frame: FrameRef<'_>,
+    ) -> Result<(), Reject> {
+        let (lanes, out) = (&mut self.link.lanes, &mut self.lanes_outputs);
+        match frame.kind {
+            Kind::Batch => lanes.on_batch(peer, link, frame, out)?,
+            Kind::LaneAcks => lanes.on_acks(peer, link, &LaneAcks::from_frame(frame)?, out)?,
+            Kind::FetchBatches => lanes.on_fetch(peer, link, &FetchBatches::from_frame(frame)?, out)?,
+            _ => lanes.on_fetched(now, peer, link, frame, out)?,
+        }
+        Ok(())
+    }
+
+    fn on_client_frame(
+        &mut self,
+        connection: ClientConnection,
+        frame: FrameRef<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.link.on_client_frame(connection, frame, effects) {
+            Ok(None) => {}
+            Ok(Some(FromClient::Ordering(mail))) => {
+                self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
+            }
+            Ok(Some(FromClient::Execution(mail))) => {
+                self.post(self.layout.execution(), Mail::Execution(mail), effects);
+            }
+            Err(reject) => {
+                effects.push(Effect::Rejected(reject));
+                effects.push(Effect::CloseClient { connection, reject });
+            }
+        }
+    }
+
+    fn on_mail(&mut self, now: Nanoseconds, mail: Mail, effects: &mut Vec<Effect>) {
+        match mail {
+            Mail::Link(mail) => self.on_link_mail(now, mail, effects),
+            Mail::Ordering(mail) => self.on_ordering_mail(now, mail, effects),
+            Mail::Execution(mail) => self.on_execution_mail(mail, effects),
+            Mail::Durable { journal, upto } => self.on_durable(now, journal, upto, effects),
+        }
+    }
+
+    fn on_link_mail(&mut self, now: Nanoseconds, mail: LinkMail, effects: &mut Vec<Effect>) {
+        match mail {
+            LinkMail::Executed(tips) => self.link.lanes.on_executed(&tips),
+            LinkMail::Want(tip) => {
+                self.link.lanes.want(now, tip, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
+            LinkMail::Reply { connection, frame } => effects.push(Effect::SendClient { connection, frame }),
+            LinkMail::Report { connection, report } => effects.push(Effect::Report { connection, report }),
+        }
+    }
+
+    fn on_ordering_mail(&mut self, now: Nanoseconds, mail: OrderingMail, effects: &mut Vec<Effect>) {
+        let ordering = self.ordering.as_mut().expect("invariant: mail is routed by the layout");
+        match mail {
+            OrderingMail::Lane(update) => ordering.consensus.on_lane_update(&update),
+            OrderingMail::Executed(position) => ordering.consensus.on_executed(position),
+            OrderingMail::Root { position, root } => {
+                ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
+                self.carry_out_consensus(now, effects);
+            }
+            OrderingMail::Report { connection, root } => {
+                let report = Box::new(RoleReport { ordering: ordering.report(), ..RoleReport::default() });
+                let mail = Mail::Execution(ExecutionMail::Report { connection, root, report });
+                self.post(self.layout.execution(), mail, effects);
+            }
+        }
+    }
+
+    fn on_execution_mail(&mut self, mail: ExecutionMail, effects: &mut Vec<Effect>) {
+        let execution = self.execution.as_mut().expect("invariant: mail is routed by the layout");
+        match mail {
+            ExecutionMail::Held(batch) => execution.on_held(batch),
+            ExecutionMail::Committed { header, position, view } => {
+                execution.on_committed(header, position, view);
+            }
+            ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
+            ExecutionMail::Detach(connection) => execution.on_detach(connection),
+            ExecutionMail::Report { connection, root, mut report } => {
+                report.execution = execution.report(root);
+                self.post(connection.core, Mail::Link(LinkMail::Report { connection, report }), effects);
+            }
+        }
+    }
+
+    /// A journal of this core has grown: the other cores may wait for it too.
+    fn on_own_durable(&mut self, now: Nanoseconds, journal: JournalId, upto: Lsn, effects: &mut Vec<Effect>) {
+        self.on_durable(now, journal, upto, effects);
+        for core in self.layout.all().filter(|core| *core != self.core) {
+            effects.push(Effect::Mail { core, mail: Mail::Durable { journal, upto } });
+        }
+    }
+
+    fn on_durable(&mut self, now: Nanoseconds, journal: JournalId, upto: Lsn, effects: &mut Vec<Effect>) {
+        let mut released = Vec::new();
+        self.gate.on_durable(journal, upto, |gated| released.push(gated));
+        for gated in released {
+            self.let_through(now, gated, effects);
+        }
+    }
+
+    fn send_after(&mut self, now: Nanoseconds, after: After, gated: Gated, effects: &mut Vec<Effect>) {
+        if let Some(gated) = self.gate.admit(after, gated) {
+            self.let_through(now, gated, effects);
+        }
+    }
+
+    fn let_through(&mut self, now: Nanoseconds, gated: Gated, effects: &mut Vec<Effect>) {
+        match gated {
+            Gated::Peer { peer, link, frame } => effects.push(Effect::SendPeer { peer, link, frame }),
+            Gated::OwnVote(message) => {
+                let ordering = self.ordering.as_mut().expect("invariant: only the ordering core votes");
+                ordering.on_own(&message, &mut self.consensus_outputs);
+                self.carry_out_consensus(now, effects);
+            }
+            Gated::OwnAcks { link, acks } => {
+                let me = self.me;
+                let taken = self.link.lanes.on_acks(me, link, &acks, &mut self.lanes_outputs);
+                taken.expect("invariant: own acknowledgements name own lanes");
+                self.carry_out_lanes(now, effects);
+            }
+        }
+    }
+
+    fn send_to_others(
+        &mut self,
+        now: Nanoseconds,
+        link: LinkId,
+        frame: &Frame,
+        after: &After,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut others = ReplicaSet::all(self.replicas);
+        others.remove(self.me);
+        for peer in others.iter() {
+            let gated = Gated::Peer { peer, link, frame: frame.clone() };
+            self.send_after(now, after.clone(), gated, effects);
+        }
+    }
+
+    fn carry_out_lanes(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let mut outputs = std::mem::take(&mut self.lanes_outputs);
+        for output in outputs.drain(..) {
+            self.carry_out_lane_output(now, output, effects);
+        }
+        // What was carried out may have led to more; it went to the fresh vector and was carried out there.
+        if self.lanes_outputs.is_empty() {
+            self.lanes_outputs = outputs;
+        }
+    }
+
+    fn carry_out_lane_output(
+        &mut self,
+        now: Nanoseconds,
+        output: quorate_lanes::Output,
+        effects: &mut Vec<Effect>,
+    ) {
+        use quorate_lanes::{Destination, Output};
+        match output {
+            Output::Append { lsn, frame } => {
+                let journal = self.link.lanes.journal();
+                effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame) });
+            }
+            Output::Send { to, link, frame, after } => {
+                let after = self.link.lanes.after(after);
+                match to {
+                    Destination::Others => self.send_to_others(now, link, &frame, &after, effects),
+                    Destination::One(peer) => {
+                        self.send_after(now, after, Gated::Peer { peer, link, frame }, effects);
+                    }
+                }
+            }
+            Output::Acknowledge { link, acks, after } => {
+                let after = self.link.lanes.after(Some(after));
+                self.send_to_others(now, link, &acks.encode(), &after, effects);
+                self.send_after(now, after, Gated::OwnAcks { link, acks }, effects);
+            }
+            Output::Held(batch) => {
+                self.post(self.layout.execution(), Mail::Execution(ExecutionMail::Held(batch)), effects);
+            }
+            Output::Progress(update) => {
+                self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
+            }
+        }
+    }
+
+    fn carry_out_consensus(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let mut outputs = std::mem::take(&mut self.consensus_outputs);
+        for output in outputs.drain(..) {
+            self.carry_out_consensus_output(now, output, effects);
+        }
+        if self.consensus_outputs.is_empty() {
+            self.consensus_outputs = outputs;
+        }
+    }
+
+    fn carry_out_consensus_output(
+        &mut self,
+        now: Nanoseconds,
+        output: quorate_consensus::Output,
+        effects: &mut Vec<Effect>,
+    ) {
+        use quorate_consensus::{Destination, Output};
+        match output {
+            Output::Append { lsn, fact } => {
+                effects.push(Effect::Append { journal: CONSENSUS_JOURNAL, lsn, record: record(fact) });
+            }
+            Output::Send { to, message, after } => {
+                let frame = message.encode();
+                let link = CONSENSUS_LINK;
+                match to {
+                    Destination::One(peer) => {
+                        self.send_after(now, after, Gated::Peer { peer, link, frame }, effects);
+                    }
+                    Destination::Others => self.send_to_others(now, link, &frame, &after, effects),
+                    Destination::All => {
+                        self.send_to_others(now, link, &frame, &after, effects);
+                        self.send_after(now, after, Gated::OwnVote(message), effects);
+                    }
+                }
+            }
+            Output::Committed { header, position } => {
+                let view =
+                    self.ordering.as_ref().map(|ordering| ordering.consensus.view()).unwrap_or_default();
+                let mail = ExecutionMail::Committed { header, position, view };
+                self.post(self.layout.execution(), Mail::Execution(mail), effects);
+            }
+            Output::Want(tip) => {
+                let core = self.layout.core_of_link(tip.lane.link);
+                self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
+            }
+            Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
+            Output::Halt(reason) => effects.push(Effect::Halt { reason }),
+        }
+    }
+
+    /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution.
+    fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
+        self.carry_out_lanes(now, effects);
+        self.drain(now, effects);
+        if let Some(ordering) = &mut self.ordering {
+            ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
+            self.carry_out_consensus(now, effects);
+            self.drain(now, effects);
+        }
+        self.execute(effects);
+    }
+
+    fn execute(&mut self, effects: &mut Vec<Effect>) {
+        let Some(execution) = &mut self.execution else { return };
+        let turn = execution.run(effects);
+        if !turn.progress {
+            return;
+        }
+        let executed = execution.executed();
+        for (connection, frame) in turn.replies {
+            self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+        }
+        for (position, root) in turn.roots {
+            let mail = Mail::Ordering(OrderingMail::Root { position, root });
+            self.post(self.layout.ordering(), mail, effects);
+        }
+        self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
+        let tips: Arc<[_]> = turn.tips.into();
+        for core in self.layout.all() {
+            self.post(core, Mail::Link(LinkMail::Executed(Arc::clone(&tips))), effects);
+        }
+    }
+}
+
+/// Whether a reject of a peer's frame ends the connection: what no honest replica sends.
+fn condemns(reject: Reject) -> bool {
+    matches!(reject, Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature)
+}
+
+fn record(fact: Fact) -> Record {
+    match fact {
+        Fact::Accepted { view, header } => Record::Accept { view, header },
+        Fact::Prepared { view, position, votes } => Record::Prepared { view, position, votes },
+        Fact::Stable(certificate) => Record::Checkpoint(certificate),
+    }
+}

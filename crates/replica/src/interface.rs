@@ -1,0 +1,222 @@
+//! What a core of a replica takes in and gives out: the whole boundary between the pure parts and the world.
+//!
+//! The daemon feeds inputs from its reactor and carries effects out; the simulator does the same with its
+//! network and disks. Both must deliver [`Input::TickEnd`] after every burst of inputs: what coalesces (batches,
+//! acknowledgements, votes) leaves then.
+
+use crate::mail::Mail;
+use quorate_journal::Record;
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, ReplicaId};
+use quorate_wire::{DecodeError, Frame, FrameRef};
+use thiserror::Error;
+
+/// One client's connection to this replica; numbers are the driver's and never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientConnection {
+    /// The core that owns the connection.
+    pub core: CoreId,
+    /// The connection on that core.
+    pub number: u64,
+}
+
+/// What happens to a core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The connection to a peer on a link of this core stands, its handshake done.
+    PeerConnected {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+    },
+    /// The connection to a peer is gone.
+    PeerDisconnected {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+    },
+    /// Frames to a peer were dropped because its queue was full, and the queue is empty again.
+    PeerDrained {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+    },
+    /// A frame from a peer, authenticated by its connection.
+    PeerFrame {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+        /// The frame.
+        frame: FrameRef<'a>,
+    },
+    /// A client's connection stands, its handshake done.
+    ClientConnected {
+        /// The connection; its core is this one.
+        connection: ClientConnection,
+        /// The client's key.
+        key: [u8; 32],
+    },
+    /// A client's connection is gone.
+    ClientDisconnected {
+        /// The connection.
+        connection: ClientConnection,
+    },
+    /// A frame from a client, authenticated by its connection.
+    ClientFrame {
+        /// The connection.
+        connection: ClientConnection,
+        /// The frame.
+        frame: FrameRef<'a>,
+    },
+    /// A message from another core of this replica.
+    Mail(Mail),
+    /// A journal of this core is durable up to a position.
+    Durable {
+        /// The journal.
+        journal: JournalId,
+        /// The end of its contiguous durable prefix.
+        upto: Lsn,
+    },
+    /// The burst of inputs is over, or a deadline has passed.
+    TickEnd,
+}
+
+/// What a core wants done, in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append a record; report [`Input::Durable`] when it is durable. Positions are consecutive per journal.
+    Append {
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
+        /// The record.
+        record: Record,
+    },
+    /// Send a frame to a peer. All it depends on is durable. Dropped if there is no connection or its queue
+    /// is full.
+    SendPeer {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link; its connection is on this core.
+        link: LinkId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Send a frame to a client.
+    SendClient {
+        /// The connection; it is on this core.
+        connection: ClientConnection,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Close a connection to a peer: it broke the rules.
+    ClosePeer {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+        /// Which rule.
+        reject: Reject,
+    },
+    /// Close a client's connection: it broke the rules.
+    CloseClient {
+        /// The connection.
+        connection: ClientConnection,
+        /// Which rule.
+        reject: Reject,
+    },
+    /// Hand a message to another core of this replica.
+    Mail {
+        /// The core.
+        core: CoreId,
+        /// The message.
+        mail: Mail,
+    },
+    /// A report that a client of this core asked for is ready.
+    Report {
+        /// The connection that asked.
+        connection: ClientConnection,
+        /// What the roles know.
+        report: Box<crate::report::RoleReport>,
+    },
+    /// Something was refused; counted by its name.
+    Rejected(Reject),
+    /// Operations were executed; for the counters.
+    Executed {
+        /// Bundles that took effect.
+        bundles: u64,
+        /// Operations in them.
+        operations: u64,
+    },
+    /// The replica must stop at once and keep its evidence: going on would not be safe.
+    Halt {
+        /// What was found, in words.
+        reason: String,
+    },
+}
+
+/// Why something from outside was refused. The name is the label of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Reject {
+    /// Bytes that are no message, or one that has no place here.
+    #[error("malformed: {0}")]
+    Malformed(#[from] DecodeError),
+    /// A bundle under another key than the connection's.
+    #[error("a bundle of another client than the one connected")]
+    ForeignBundle,
+    /// A bundle whose signature does not match.
+    #[error("a bundle with a wrong signature")]
+    BundleSignature,
+    /// A client has more open than it may; it is told to try again later.
+    #[error("a client with too much in flight")]
+    Busy,
+    /// A batch on a lane that is not its sender's, or not of this link.
+    #[error("a batch on a lane that is not the sender's")]
+    ForeignBatch,
+    /// A batch that does not extend what is held of its lane.
+    #[error("a batch that does not continue its lane")]
+    BatchGap,
+    /// Two different batches at one position of a lane.
+    #[error("a second batch at one position of a lane")]
+    BatchFork,
+    /// An origin has more unexecuted than receivers hold.
+    #[error("a lane over its budget")]
+    LaneBudget,
+    /// Fetched data that is not what was asked for.
+    #[error("fetched data that does not match the digest asked for")]
+    FetchMismatch,
+    /// Data that nobody asked for.
+    #[error("fetched data that nobody asked for")]
+    Unasked,
+    /// A consensus message whose signature does not match.
+    #[error("a consensus message with a wrong signature")]
+    ConsensusSignature,
+    /// A consensus message that breaks a rule of acceptance.
+    #[error("a consensus message against the rules: {0}")]
+    Consensus(#[from] quorate_consensus::Reject),
+}
+
+impl Reject {
+    /// The label under which it is counted.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::ForeignBundle => "foreign_bundle",
+            Self::BundleSignature => "bundle_signature",
+            Self::Busy => "busy",
+            Self::ForeignBatch => "foreign_batch",
+            Self::BatchGap => "batch_gap",
+            Self::BatchFork => "batch_fork",
+            Self::LaneBudget => "lane_budget",
+            Self::FetchMismatch => "fetch_mismatch",
+            Self::Unasked => "unasked",
+            Self::ConsensusSignature => "consensus_signature",
+            Self::Consensus(reject) => reject.label(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The link role: the mesh links and clients of one core.
+
+use crate::interface::{ClientConnection, Effect, Reject};
+use crate::mail::{ExecutionMail, OrderingMail};
+use quorate_lanes::Lanes;
+use quorate_types::{ClusterConfig, JournalId, LinkId, PublicKey, ReplicaId, SessionId, limits};
+use quorate_wire::message::{Attach, Busy, Message, ReportRequest};
+use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What one client may have on its way to execution. A client holds [`limits::OPEN_BUNDLES_MAX`] bundles open;
+/// those it sends again after a reconnect may still be under way.
+const OPEN_PER_CLIENT_MAX: usize = 2 * limits::OPEN_BUNDLES_MAX;
+
+#[derive(Debug)]
+struct Client {
+    key: PublicKey,
+    link: LinkId,
+}
+
+/// The link role of one core.
+#[derive(Debug)]
+pub(crate) struct LinkRole {
+    config: Arc<ClusterConfig>,
+    links: Vec<LinkId>,
+    pub(crate) lanes: Lanes,
+    clients: BTreeMap<ClientConnection, Client>,
+}
+
+/// What follows from a client's frame for other roles.
+#[derive(Debug)]
+pub(crate) enum FromClient {
+    Ordering(OrderingMail),
+    Execution(ExecutionMail),
+}
+
+impl LinkRole {
+    pub(crate) fn new(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        links: Vec<LinkId>,
+        journal: JournalId,
+    ) -> Self {
+        let lanes = Lanes::new(Arc::clone(&config), me, &links, journal);
+        Self { config, links, lanes, clients: BTreeMap::new() }
+    }
+
+    pub(crate) fn on_client_connected(&mut self, connection: ClientConnection, key: &[u8; 32]) {
+        let key = self.config.client(key).expect("invariant: the handshake let in an allowed client");
+        // Clients are spread over the links of the core; a core without links accepts none.
+        let index = usize::try_from(connection.number).unwrap_or(0) % self.links.len().max(1);
+        let Some(link) = self.links.get(index) else { return };
+        self.clients.insert(connection, Client { key: key.clone(), link: *link });
+    }
+
+    pub(crate) fn on_client_disconnected(&mut self, connection: ClientConnection) {
+        self.clients.remove(&connection);
+    }
+
+    /// Takes a client's frame. On an error the connection is to be closed.
+    pub(crate) fn on_client_frame(
+        &mut self,
+        connection: ClientConnection,
+        frame: FrameRef<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Option<FromClient>, Reject> {
+        match frame.kind {
+            Kind::Bundle => self.on_bundle(connection, frame, effects).map(|()| None),
+            Kind::Attach => {
+                let counter = Attach::from_frame(frame)?.counter;
+                let Some(client) = self.clients.get(&connection) else { return Ok(None) };
+                let session = SessionId::derive(&client.key, counter);
+                Ok(Some(FromClient::Execution(ExecutionMail::Attach { connection, session })))
+            }
+            Kind::ReportRequest => {
+                let root = ReportRequest::from_frame(frame)?.root;
+                Ok(Some(FromClient::Ordering(OrderingMail::Report { connection, root })))
+            }
+            other => Err(DecodeError::Misplaced(other).into()),
+        }
+    }
+
+    /// Cheap checks first, the signature last, and only then room is taken.
+    fn on_bundle(
+        &mut self,
+        connection: ClientConnection,
+        frame: FrameRef<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Reject> {
+        let Some(client) = self.clients.get(&connection) else { return Ok(()) };
+        let bundle = BundleView::parse(frame.payload)?;
+        if &bundle.head.client != client.key.as_bytes() {
+            return Err(Reject::ForeignBundle);
+        }
+        if !bundle.head.is_signed_by(&self.config, &client.key) {
+            return Err(Reject::BundleSignature);
+        }
+        if !self.lanes.admit(client.link, connection.number, frame.payload, OPEN_PER_CLIENT_MAX) {
+            let busy = Busy { session: bundle.head.session, number: bundle.head.number };
+            effects.push(Effect::SendClient { connection, frame: busy.encode() });
+            effects.push(Effect::Rejected(Reject::Busy));
+        }
+        Ok(())
+    }
+}
+
+impl From<quorate_lanes::Reject> for Reject {
+    fn from(reject: quorate_lanes::Reject) -> Self {
+        match reject {
+            quorate_lanes::Reject::Malformed(error) => Self::Malformed(error),
+            quorate_lanes::Reject::ForeignLane => Self::ForeignBatch,
+            quorate_lanes::Reject::Gap => Self::BatchGap,
+            quorate_lanes::Reject::Fork => Self::BatchFork,
+            quorate_lanes::Reject::Budget => Self::LaneBudget,
+            quorate_lanes::Reject::FetchMismatch => Self::FetchMismatch,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The typed messages between the roles of one replica.
+
+use crate::interface::ClientConnection;
+use crate::report::RoleReport;
+use quorate_lanes::Batch;
+use quorate_types::{Digest, JournalId, LaneUpdate, Lsn, SessionId, View};
+use quorate_wire::{Frame, Header, LaneTip, Position};
+use std::sync::Arc;
+
+/// A message to one of the roles on a core.
+#[derive(Debug, Clone)]
+pub enum Mail {
+    /// To the core's link role.
+    Link(LinkMail),
+    /// To the ordering role.
+    Ordering(OrderingMail),
+    /// To the execution role.
+    Execution(ExecutionMail),
+    /// To the core itself: a journal of another core is durable up to a position.
+    Durable {
+        /// The journal.
+        journal: JournalId,
+        /// The end of its contiguous durable prefix.
+        upto: Lsn,
+    },
+}
+
+/// What a link role is told.
+#[derive(Debug, Clone)]
+pub enum LinkMail {
+    /// Lanes are executed up to these tips.
+    Executed(Arc<[LaneTip]>),
+    /// A committed header names a tip that is not held.
+    Want(LaneTip),
+    /// A reply for one of its clients.
+    Reply {
+        /// The client's connection.
+        connection: ClientConnection,
+        /// The encoded reply.
+        frame: Frame,
+    },
+    /// A finished report.
+    Report {
+        /// The connection that asked.
+        connection: ClientConnection,
+        /// What the roles know.
+        report: Box<RoleReport>,
+    },
+}
+
+/// What the ordering role is told.
+#[derive(Debug, Clone)]
+pub enum OrderingMail {
+    /// A lane has moved.
+    Lane(LaneUpdate),
+    /// Headers are executed up to here.
+    Executed(Position),
+    /// The root of the state after a slot at which a checkpoint is due.
+    Root {
+        /// The slot.
+        position: Position,
+        /// The root.
+        root: Digest,
+    },
+    /// A report is asked for.
+    Report {
+        /// The connection that asks.
+        connection: ClientConnection,
+        /// Whether the root of the state is wanted.
+        root: bool,
+    },
+}
+
+/// What the execution role is told.
+#[derive(Debug, Clone)]
+pub enum ExecutionMail {
+    /// A batch is held.
+    Held(Arc<Batch>),
+    /// The next header is committed.
+    Committed {
+        /// The header.
+        header: Arc<Header>,
+        /// Its position.
+        position: Position,
+        /// The view in which this replica learned of it; a hint for clients.
+        view: View,
+    },
+    /// A connection wants the replies of a session; its client's key owns the session.
+    Attach {
+        /// The connection.
+        connection: ClientConnection,
+        /// The session.
+        session: SessionId,
+    },
+    /// A connection is gone.
+    Detach(ClientConnection),
+    /// A report on its way, the ordering role's part filled in.
+    Report {
+        /// The connection that asks.
+        connection: ClientConnection,
+        /// Whether the root of the state is wanted.
+        root: bool,
+        /// What is known so far.
+        report: Box<RoleReport>,
+    },
+}

@@ -1,0 +1,53 @@
+//! What the roles of a replica know about themselves, for `quorate status`.
+
+use quorate_types::{Digest, Nanoseconds, ReplicaId, Seq, View};
+use quorate_wire::Position;
+
+/// The answer to a report request, filled in role by role.
+#[derive(Clone, Debug, Default)]
+pub struct RoleReport {
+    /// The ordering role's part.
+    pub ordering: OrderingReport,
+    /// The execution role's part.
+    pub execution: ExecutionReport,
+}
+
+/// What the ordering role knows.
+#[derive(Clone, Debug, Default)]
+pub struct OrderingReport {
+    /// The view.
+    pub view: View,
+    /// The primary of the view.
+    pub primary: ReplicaId,
+    /// The highest accepted slot.
+    pub accepted: Position,
+    /// The highest prepared slot.
+    pub prepared: Position,
+    /// The highest committed slot.
+    pub committed: Position,
+    /// The highest slot with a checkpoint certificate.
+    pub stable: Position,
+    /// For each peer, the highest slot that it is known to have committed.
+    pub peers_committed: Vec<(ReplicaId, Seq)>,
+    /// What the role is waiting for, in words; empty when nothing is open.
+    pub waiting: String,
+}
+
+/// What the execution role knows.
+#[derive(Clone, Debug, Default)]
+pub struct ExecutionReport {
+    /// The highest executed slot.
+    pub executed: Position,
+    /// Its timestamp.
+    pub timestamp: Nanoseconds,
+    /// The root of the state after it, if it was asked for.
+    pub root: Option<Digest>,
+    /// The number of sessions in the state.
+    pub sessions: u64,
+    /// The number of user keys in the state.
+    pub user_keys: u64,
+    /// The bytes of keys and values in the state.
+    pub stored_bytes: u64,
+    /// Whether batches of a committed header are still missing.
+    pub waits_for_batches: bool,
+}

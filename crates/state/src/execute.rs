@@ -1,0 +1,244 @@
+//! The operations: each works on its archived form, in one descent of the tree, and writes its result.
+//!
+//! Operations of one bundle run in order and see each other's effects. Each succeeds or fails by itself.
+
+use std::io::Write;
+
+use quorate_types::{ArchivedCondition, ArchivedKeyValue, ArchivedOperation, OperationError, limits};
+use rkyv::vec::ArchivedVec;
+
+use crate::leaf::{Change, Edit, VersionedRef};
+use crate::results::{Overflow, Results};
+use crate::system::USER;
+use crate::totals::Totals;
+use crate::tree::Tree;
+
+/// The digits and sign of the longest 64-bit integer.
+const INTEGER_BYTES_MAX: usize = 20;
+
+/// A user's key behind its namespace byte, in a buffer that is used again.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyBuffer(Vec<u8>);
+
+impl Default for KeyBuffer {
+    fn default() -> Self {
+        Self(vec![USER])
+    }
+}
+
+impl KeyBuffer {
+    pub(crate) fn user(&mut self, key: &[u8]) -> &[u8] {
+        self.0.truncate(1);
+        self.0.extend_from_slice(key);
+        &self.0
+    }
+}
+
+/// What the operations of one bundle work on.
+#[derive(Debug)]
+pub(crate) struct Execution<'a> {
+    pub(crate) tree: &'a mut Tree,
+    pub(crate) totals: &'a mut Totals,
+    pub(crate) results: &'a mut Results,
+    pub(crate) key: &'a mut KeyBuffer,
+    /// The seq of the header: the version of all that is written.
+    pub(crate) version: u64,
+}
+
+impl Execution<'_> {
+    /// Executes one operation and appends its result.
+    pub(crate) fn operation(&mut self, operation: &ArchivedOperation) {
+        if let Err(error) = self.dispatch(operation) {
+            self.results.error(error);
+        }
+    }
+
+    fn dispatch(&mut self, operation: &ArchivedOperation) -> Result<(), OperationError> {
+        match operation {
+            ArchivedOperation::Register { .. } => Err(OperationError::MisplacedRegistration),
+            ArchivedOperation::Get { key } => self.get(key),
+            ArchivedOperation::Set { key, value, condition } => self.set(key, value, condition),
+            ArchivedOperation::Delete { key } => self.delete(key),
+            ArchivedOperation::Exists { key } => self.exists(key),
+            ArchivedOperation::IncrementBy { key, by } => self.increment(key, by.to_native()),
+            ArchivedOperation::Append { key, value } => self.append(key, value),
+            ArchivedOperation::MultiGet { keys } => self.multi_get(keys),
+            ArchivedOperation::MultiSet { entries } => self.multi_set(entries),
+            ArchivedOperation::Scan { start, end, limit } => self.scan(start, end, limit.to_native()),
+        }
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<(), OperationError> {
+        check_key(key)?;
+        self.check_room()?;
+        let entry = self.tree.get(self.key.user(key));
+        self.results.value(entry).map_err(too_long)
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8], condition: &ArchivedCondition) -> Result<(), OperationError> {
+        check_key(key)?;
+        check_value(value.len())?;
+        let mut present = None;
+        let change = self.edit(key, |entry| {
+            present = entry.map(|entry| entry.version);
+            if holds(condition, present) { Edit::Put(value) } else { Edit::Keep }
+        });
+        if change.written {
+            self.results.written(self.version);
+        } else {
+            self.results.not_written(present);
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), OperationError> {
+        check_key(key)?;
+        let change = self.edit(key, |_| Edit::Remove);
+        self.results.existed(change.before.is_some());
+        Ok(())
+    }
+
+    fn exists(&mut self, key: &[u8]) -> Result<(), OperationError> {
+        check_key(key)?;
+        let entry = self.tree.get(self.key.user(key));
+        self.results.existed(entry.is_some());
+        Ok(())
+    }
+
+    fn increment(&mut self, key: &[u8], by: i64) -> Result<(), OperationError> {
+        check_key(key)?;
+        let mut text = [0; INTEGER_BYTES_MAX];
+        let text = &mut text;
+        let mut outcome = Ok(0);
+        let change = self.edit(key, |entry| {
+            outcome = sum(entry, by);
+            match outcome {
+                Ok(value) => Edit::Put(decimal(value, text)),
+                Err(_) => Edit::Keep,
+            }
+        });
+        let value = outcome?;
+        assert!(change.written, "invariant: a sum is written");
+        self.results.integer(value, self.version);
+        Ok(())
+    }
+
+    fn append(&mut self, key: &[u8], suffix: &[u8]) -> Result<(), OperationError> {
+        check_key(key)?;
+        let mut outcome = Ok(());
+        let change = self.edit(key, |entry| {
+            outcome = check_value(entry.map_or(0, |entry| entry.value.len()) + suffix.len());
+            if outcome.is_ok() { Edit::Append(suffix) } else { Edit::Keep }
+        });
+        outcome?;
+        self.results.length(change.after.unwrap_or_default() as u64, self.version);
+        Ok(())
+    }
+
+    fn multi_get(&mut self, keys: &[ArchivedVec<u8>]) -> Result<(), OperationError> {
+        check_count(keys.len())?;
+        for key in keys {
+            check_key(key)?;
+        }
+        self.check_room()?;
+        let (tree, buffer) = (&*self.tree, &mut *self.key);
+        self.results.values(keys.iter().map(|key| tree.get(buffer.user(key)))).map_err(too_long)
+    }
+
+    fn multi_set(&mut self, entries: &[ArchivedKeyValue]) -> Result<(), OperationError> {
+        check_count(entries.len())?;
+        for entry in entries {
+            check_key(&entry.key)?;
+            check_value(entry.value.len())?;
+        }
+        for entry in entries {
+            self.edit(&entry.key, |_| Edit::Put(&entry.value));
+        }
+        self.results.written(self.version);
+        Ok(())
+    }
+
+    fn scan(&mut self, start: &[u8], end: &[u8], limit: u32) -> Result<(), OperationError> {
+        check_key(start)?;
+        check_key(end)?;
+        let limit = limit as usize;
+        if limit > limits::SCAN_ENTRIES_MAX {
+            return Err(OperationError::ScanTooLong { entries: limit as u64 });
+        }
+        self.check_room()?;
+        let range = self.tree.range(self.key.user(start), &[]);
+        let users =
+            range.map(|(key, entry)| (&key[1..], entry)).take_while(|(key, _)| end.is_empty() || *key < end);
+        self.results.entries(limit, users).map_err(too_long)
+    }
+
+    fn edit<'e>(&mut self, key: &[u8], decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>) -> Change {
+        let change = self.tree.edit(self.key.user(key), self.version, decide);
+        self.totals.count(1 + key.len(), change);
+        self.totals.count_user_key(change);
+        change
+    }
+
+    fn check_room(&self) -> Result<(), OperationError> {
+        if self.results.overflowed() { Err(OperationError::ResultsTooLong) } else { Ok(()) }
+    }
+}
+
+fn too_long(_: Overflow) -> OperationError {
+    OperationError::ResultsTooLong
+}
+
+fn check_key(key: &[u8]) -> Result<(), OperationError> {
+    if key.len() > limits::KEY_BYTES_MAX {
+        return Err(OperationError::KeyTooLong { bytes: key.len() as u64 });
+    }
+    Ok(())
+}
+
+fn check_value(bytes: usize) -> Result<(), OperationError> {
+    if bytes > limits::VALUE_BYTES_MAX {
+        return Err(OperationError::ValueTooLong { bytes: bytes as u64 });
+    }
+    Ok(())
+}
+
+fn check_count(keys: usize) -> Result<(), OperationError> {
+    if keys > limits::MULTI_KEYS_MAX {
+        return Err(OperationError::TooManyKeys { keys: keys as u64 });
+    }
+    Ok(())
+}
+
+fn holds(condition: &ArchivedCondition, present: Option<u64>) -> bool {
+    match condition {
+        ArchivedCondition::Always => true,
+        ArchivedCondition::Absent => present.is_none(),
+        ArchivedCondition::Present => present.is_some(),
+        ArchivedCondition::Version(version) => present == Some(version.to_native()),
+    }
+}
+
+fn sum(entry: Option<VersionedRef<'_>>, by: i64) -> Result<i64, OperationError> {
+    let old = match entry {
+        Some(entry) => integer(entry.value).ok_or(OperationError::NotAnInteger)?,
+        None => 0,
+    };
+    old.checked_add(by).ok_or(OperationError::Overflow)
+}
+
+/// The integer that `text` is, if it is written as [`decimal`] would write it: no sign but one minus, no
+/// leading zero, no blank, no "-0".
+fn integer(text: &[u8]) -> Option<i64> {
+    if text.len() > INTEGER_BYTES_MAX {
+        return None;
+    }
+    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (decimal(value, &mut [0; INTEGER_BYTES_MAX]) == text).then_some(value)
+}
+
+fn decimal(value: i64, text: &mut [u8; INTEGER_BYTES_MAX]) -> &[u8] {
+    let mut rest = &mut text[..];
+    write!(rest, "{value}").expect("invariant: 20 bytes hold every 64-bit integer");
+    let unused = rest.len();
+    &text[..INTEGER_BYTES_MAX - unused]
+}

@@ -1,0 +1,42 @@
+//! An unchanging copy of the state, for checkpoints and catch-up.
+
+use quorate_types::Digest;
+
+use crate::entries::Entries;
+use crate::tree::Tree;
+
+/// The state as it was when it was frozen. Shares its nodes with the living state, which copies what it
+/// changes; may be read on another thread.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    pub(crate) tree: Tree,
+}
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Frozen>();
+};
+
+impl Frozen {
+    /// The root digest. Hashes what was not hashed yet; the living state gains from it, too.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        self.tree.digest(&mut Vec::new())
+    }
+
+    /// All entries in key order, system records first; keys begin with their namespace byte.
+    #[must_use]
+    pub fn entries(&self) -> Entries<'_> {
+        self.tree.range(&[], &[])
+    }
+
+    /// The page of the node at the end of `path`, the children's indices from the root down, or nothing if
+    /// there is none. The BLAKE3 hash of a page is its node's digest, as it stands in the parent's page.
+    #[must_use]
+    pub fn page(&self, path: &[usize]) -> Option<Vec<u8>> {
+        let node = self.tree.node(path)?;
+        let mut page = Vec::new();
+        node.encode(&mut page);
+        Some(page)
+    }
+}

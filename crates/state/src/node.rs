@@ -1,0 +1,292 @@
+//! A node of the tree: a leaf, or an inner node with its children. Nodes are shared between the tree and
+//! its frozen copies; who changes one that is shared copies it first.
+
+use std::sync::{Arc, OnceLock};
+
+use quorate_types::{Digest, Domain};
+
+use crate::leaf::count_bytes;
+use crate::leaf::{Change, Edit, LEAF_WEIGHT_MAX, LEAF_WEIGHT_MIN, Leaf, TREE_KEY_BYTES_MAX, VersionedRef};
+use crate::records::Records;
+
+/// An inner node above this weight is split.
+pub(crate) const INNER_WEIGHT_MAX: usize = 32 * 1024;
+/// An inner node below this weight is joined with a neighbour.
+pub(crate) const INNER_WEIGHT_MIN: usize = INNER_WEIGHT_MAX / 4;
+/// What a child weighs besides its separator; bounds an inner node to 128 children.
+const CHILD_WEIGHT: usize = 256;
+/// The longest way from the root to a leaf. Nodes at the least weight have at least six children, so the
+/// tree would hold more than 10^12 entries.
+pub(crate) const HEIGHT_MAX: usize = 16;
+
+const CHILD_WEIGHT_MAX: usize = CHILD_WEIGHT + TREE_KEY_BYTES_MAX;
+// Both parts of a split inner node stay above the least weight, the separator that moves up deducted.
+const _: () = assert!((INNER_WEIGHT_MAX / 2).saturating_sub(2 * CHILD_WEIGHT_MAX) >= INNER_WEIGHT_MIN);
+const _: () = assert!(INNER_WEIGHT_MIN / CHILD_WEIGHT_MAX >= 6);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Node {
+    Leaf(Leaf),
+    Inner(Inner),
+}
+
+/// Children and the keys between them: child `i` holds the keys from separator `i − 1` (included) to
+/// separator `i` (excluded).
+#[derive(Clone, Debug)]
+pub(crate) struct Inner {
+    digest: OnceLock<Digest>,
+    weight: usize,
+    separators: Records,
+    children: Vec<Arc<Node>>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::Leaf(Leaf::default())
+    }
+}
+
+impl Node {
+    pub(crate) fn edit<'e>(
+        &mut self,
+        key: &[u8],
+        version: u64,
+        decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
+    ) -> Change {
+        match self {
+            Self::Leaf(leaf) => leaf.edit(key, version, decide),
+            Self::Inner(inner) => inner.edit(key, version, decide),
+        }
+    }
+
+    pub(crate) fn is_overweight(&self) -> bool {
+        match self {
+            Self::Leaf(leaf) => leaf.weight() > LEAF_WEIGHT_MAX,
+            Self::Inner(inner) => inner.weight > INNER_WEIGHT_MAX,
+        }
+    }
+
+    fn is_underweight(&self) -> bool {
+        match self {
+            Self::Leaf(leaf) => leaf.weight() < LEAF_WEIGHT_MIN,
+            Self::Inner(inner) => inner.weight < INNER_WEIGHT_MIN,
+        }
+    }
+
+    /// Moves the upper half into a new node; returns it with the key that separates both.
+    pub(crate) fn split(&mut self) -> (Vec<u8>, Self) {
+        match self {
+            Self::Leaf(leaf) => {
+                let (separator, upper) = leaf.split();
+                (separator, Self::Leaf(upper))
+            }
+            Self::Inner(inner) => {
+                let (separator, upper) = inner.split();
+                (separator, Self::Inner(upper))
+            }
+        }
+    }
+
+    fn join(&mut self, separator: &[u8], next: Self) {
+        match (self, next) {
+            (Self::Leaf(leaf), Self::Leaf(next)) => leaf.join(next),
+            (Self::Inner(inner), Self::Inner(next)) => inner.join(separator, next),
+            _ => unreachable!("invariant: all leaves are at the same depth"),
+        }
+    }
+
+    /// The digest, from the cache or from the page; children first. `page` is scratch space.
+    pub(crate) fn digest(&self, page: &mut Vec<u8>) -> Digest {
+        let cache = self.digest_cache();
+        if let Some(digest) = cache.get() {
+            return *digest;
+        }
+        self.encode(page);
+        let digest = Digest(*blake3::hash(page).as_bytes());
+        *cache.get_or_init(|| digest)
+    }
+
+    /// Replaces `page` by the node's page. Its first byte is the domain tag, so one call hashes it whole.
+    ///
+    /// Inner nodes: tag ‖ count u16 ‖ per child: separator length u16 ‖ separator ‖ digest; the first
+    /// separator is empty.
+    pub(crate) fn encode(&self, page: &mut Vec<u8>) {
+        match self {
+            Self::Leaf(leaf) => {
+                page.clear();
+                leaf.encode(page);
+            }
+            Self::Inner(inner) => {
+                for child in &inner.children {
+                    child.digest(page);
+                }
+                page.clear();
+                inner.encode(page);
+            }
+        }
+    }
+
+    fn digest_cache(&self) -> &OnceLock<Digest> {
+        match self {
+            Self::Leaf(leaf) => &leaf.digest,
+            Self::Inner(inner) => &inner.digest,
+        }
+    }
+}
+
+impl Inner {
+    /// A new root over the two parts of the old one.
+    pub(crate) fn over(lower: Arc<Node>, separator: &[u8], upper: Arc<Node>) -> Self {
+        let mut inner = Self {
+            digest: OnceLock::new(),
+            weight: 2 * CHILD_WEIGHT + separator.len(),
+            separators: Records::default(),
+            children: vec![lower, upper],
+        };
+        inner.separators.append_one(separator);
+        inner
+    }
+
+    pub(crate) fn children(&self) -> &[Arc<Node>] {
+        &self.children
+    }
+
+    /// The child that holds `key` if any does.
+    pub(crate) fn child_for(&self, key: &[u8]) -> usize {
+        match self.separators.find(key) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        }
+    }
+
+    fn edit<'e>(
+        &mut self,
+        key: &[u8],
+        version: u64,
+        decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
+    ) -> Change {
+        let at = self.child_for(key);
+        let child = Arc::make_mut(&mut self.children[at]);
+        let change = child.edit(key, version, decide);
+        if change.written {
+            let (overweight, underweight) = (child.is_overweight(), child.is_underweight());
+            self.digest.take();
+            if overweight {
+                self.split_child(at);
+            } else if underweight {
+                self.join_child(at);
+            }
+        }
+        change
+    }
+
+    fn split_child(&mut self, at: usize) {
+        let (separator, upper) = Arc::make_mut(&mut self.children[at]).split();
+        self.separators.insert(at, &separator, 0);
+        self.children.insert(at + 1, Arc::new(upper));
+        self.weight += CHILD_WEIGHT + separator.len();
+    }
+
+    /// Joins an underweight child with the next one (the last with the one before), and splits the two anew
+    /// when they are too heavy for one node.
+    fn join_child(&mut self, at: usize) {
+        if self.children.len() == 1 {
+            return;
+        }
+        let lower = at.min(self.children.len() - 2);
+        let separator = self.separators.key(lower).to_vec();
+        let next = Arc::unwrap_or_clone(self.children.remove(lower + 1));
+        self.separators.remove(lower);
+        self.weight -= CHILD_WEIGHT + separator.len();
+        let node = Arc::make_mut(&mut self.children[lower]);
+        node.join(&separator, next);
+        if node.is_overweight() {
+            self.split_child(lower);
+        }
+    }
+
+    fn split(&mut self) -> (Vec<u8>, Self) {
+        let mut at = 1;
+        let mut lower_weight = CHILD_WEIGHT;
+        while lower_weight * 2 < self.weight {
+            lower_weight += CHILD_WEIGHT + self.separators.key(at - 1).len();
+            at += 1;
+        }
+        let separator = self.separators.key(at - 1).to_vec();
+        let upper = Self {
+            digest: OnceLock::new(),
+            weight: self.weight - lower_weight - separator.len(),
+            separators: self.separators.split_off(at),
+            children: self.children.split_off(at),
+        };
+        self.separators.remove(at - 1);
+        self.weight = lower_weight;
+        self.digest.take();
+        (separator, upper)
+    }
+
+    fn join(&mut self, separator: &[u8], next: Self) {
+        self.separators.append_one(separator);
+        self.separators.append(&next.separators);
+        self.children.extend(next.children);
+        self.weight += separator.len() + next.weight;
+        self.digest.take();
+    }
+
+    fn encode(&self, page: &mut Vec<u8>) {
+        page.push(Domain::TreeInner as u8);
+        page.extend_from_slice(&count_bytes(self.children.len()));
+        for (at, child) in self.children.iter().enumerate() {
+            let separator = if at == 0 { &[][..] } else { self.separators.key(at - 1) };
+            let digest =
+                child.digest_cache().get().expect("invariant: children are hashed before their parent");
+            page.extend_from_slice(&count_bytes(separator.len()));
+            page.extend_from_slice(separator);
+            page.extend_from_slice(&digest.0);
+        }
+    }
+}
+
+/// Panics when the part of the tree below `node` contradicts itself; returns its height.
+pub(crate) fn check_invariants(node: &Node, low: &[u8], high: Option<&[u8]>, is_root: bool) -> usize {
+    assert!(!node.is_overweight(), "a node is too heavy");
+    assert!(is_root || !node.is_underweight(), "a node is too light");
+    if let Some(digest) = node.digest_cache().get() {
+        let mut page = Vec::new();
+        node.encode(&mut page);
+        assert_eq!(*digest, Digest(*blake3::hash(&page).as_bytes()), "a cached digest is stale");
+    }
+    match node {
+        Node::Leaf(leaf) => {
+            leaf.check_invariants();
+            for at in 0..leaf.len() {
+                assert!(
+                    leaf.key(at) >= low && high.is_none_or(|high| leaf.key(at) < high),
+                    "a key is misplaced"
+                );
+            }
+            1
+        }
+        Node::Inner(inner) => 1 + inner.check_invariants(low, high),
+    }
+}
+
+impl Inner {
+    fn check_invariants(&self, low: &[u8], high: Option<&[u8]>) -> usize {
+        self.separators.check_invariants();
+        let count = self.children.len();
+        assert!(count >= 2, "an inner node with one child");
+        assert_eq!(self.separators.len(), count - 1);
+        let separators: usize = (0..count - 1).map(|at| self.separators.key(at).len()).sum();
+        assert_eq!(self.weight, count * CHILD_WEIGHT + separators);
+        let heights: Vec<usize> = (0..count)
+            .map(|at| {
+                let low = if at == 0 { low } else { self.separators.key(at - 1) };
+                let high = if at + 1 == count { high } else { Some(self.separators.key(at)) };
+                check_invariants(&self.children[at], low, high, false)
+            })
+            .collect();
+        assert!(heights.iter().all(|height| *height == heights[0]), "leaves at different depths");
+        heights[0]
+    }
+}

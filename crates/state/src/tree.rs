@@ -1,0 +1,137 @@
+//! The ordered, authenticated tree: a B+tree whose nodes are shared with frozen copies (DESIGN section 6).
+//!
+//! Its shape, and so its root digest, is a function of the history of edits alone: weights decide about
+//! splits and joins, never memory, nor when digests were computed or copies frozen.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quorate_types::{Digest, Domain};
+
+use crate::entries::Entries;
+use crate::leaf::{Change, Edit, Leaf, Shared, VersionedRef};
+use crate::node::{self, HEIGHT_MAX, Inner, Node};
+
+/// The version of the page layout; part of the root.
+const FORMAT: u8 = 1;
+
+#[derive(Clone)]
+pub(crate) struct Tree {
+    root: Arc<Node>,
+    height: usize,
+}
+
+impl fmt::Debug for Tree {
+    /// Never the contents: they may be gigabytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("height", &self.height).finish_non_exhaustive()
+    }
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self { root: Arc::default(), height: 1 }
+    }
+}
+
+impl Tree {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<VersionedRef<'_>> {
+        self.leaf_for(key).get(key)
+    }
+
+    /// The value with `key` as it was shared, if it was and is long.
+    pub(crate) fn shared(&self, key: &[u8]) -> Option<&Shared> {
+        self.leaf_for(key).shared(key)
+    }
+
+    fn leaf_for(&self, key: &[u8]) -> &Leaf {
+        let mut node = &*self.root;
+        loop {
+            match node {
+                Node::Leaf(leaf) => return leaf,
+                Node::Inner(inner) => node = &inner.children()[inner.child_for(key)],
+            }
+        }
+    }
+
+    /// Shows the entry with `key` to `decide` and does what it says, in one descent. What is written gets
+    /// `version`.
+    pub(crate) fn edit<'e>(
+        &mut self,
+        key: &[u8],
+        version: u64,
+        decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
+    ) -> Change {
+        let root = Arc::make_mut(&mut self.root);
+        let change = root.edit(key, version, decide);
+        if root.is_overweight() {
+            self.grow();
+        } else {
+            self.shrink();
+        }
+        change
+    }
+
+    /// Writes a value, whatever was there.
+    pub(crate) fn put(&mut self, key: &[u8], version: u64, value: &[u8]) -> Change {
+        self.edit(key, version, |_| Edit::Put(value))
+    }
+
+    /// As [`Tree::put`], but a long value is not copied.
+    pub(crate) fn put_shared(&mut self, key: &[u8], version: u64, value: &Shared) -> Change {
+        self.edit(key, version, |_| Edit::Share(value))
+    }
+
+    /// Removes an entry if it exists.
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Change {
+        self.edit(key, 0, |_| Edit::Remove)
+    }
+
+    /// The entries with start ≤ key, and key < end unless `end` is empty, in key order.
+    pub(crate) fn range<'a>(&'a self, start: &[u8], end: &'a [u8]) -> Entries<'a> {
+        Entries::new(&self.root, start, end)
+    }
+
+    pub(crate) fn node(&self, path: &[usize]) -> Option<&Node> {
+        let mut node = &*self.root;
+        for at in path {
+            let Node::Inner(inner) = node else { return None };
+            node = inner.children().get(*at)?;
+        }
+        Some(node)
+    }
+
+    /// The digest of the whole: of the layout's version, the height and the root node's digest.
+    pub(crate) fn digest(&self, page: &mut Vec<u8>) -> Digest {
+        let root = self.root.digest(page);
+        let height = u8::try_from(self.height).expect("invariant: HEIGHT_MAX fits 8 bits");
+        let mut writer = Digest::writer(Domain::StateRoot);
+        writer.bytes(&[FORMAT, height]).digest(&root);
+        writer.finish()
+    }
+
+    fn grow(&mut self) {
+        let (separator, upper) = Arc::make_mut(&mut self.root).split();
+        let lower = std::mem::take(&mut self.root);
+        self.root = Arc::new(Node::Inner(Inner::over(lower, &separator, Arc::new(upper))));
+        self.height += 1;
+        assert!(self.height <= HEIGHT_MAX, "invariant: the tree has at most {HEIGHT_MAX} levels");
+    }
+
+    fn shrink(&mut self) {
+        while let Node::Inner(inner) = &*self.root
+            && let [only] = inner.children()
+        {
+            self.root = Arc::clone(only);
+            self.height -= 1;
+        }
+    }
+
+    /// Panics when the tree contradicts itself.
+    pub(crate) fn check_invariants(&self) {
+        assert_eq!(node::check_invariants(&self.root, &[], None, true), self.height);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! A client's view of the state: signs nothing, but archives bundles and reads replies as a client would.
+
+use quorate_state::{BundleInput, Context, Outcome, Reply, State};
+use quorate_types::{
+    BundleNumber, Digest, Domain, Nanoseconds, Operation, OperationResult, Seq, SessionId, SigningKey,
+};
+use rkyv::rancor::Error;
+
+/// One client key and the session at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) key: [u8; 32],
+    pub(crate) session: SessionId,
+    pub(crate) counter: u64,
+    pub(crate) next: u64,
+}
+
+impl Client {
+    /// The client with this seed and the session that it would open with `counter`.
+    pub(crate) fn new(seed: u8, counter: u64) -> Self {
+        let key = SigningKey::from_seed(&[seed; 32]).public();
+        let session = SessionId::derive(&key, counter);
+        Self { key: *key.as_bytes(), session, counter, next: 0 }
+    }
+
+    pub(crate) fn send(&self, state: &mut State, seq: u64, number: u64, operations: &[Operation]) -> Outcome {
+        let bytes = rkyv::to_bytes::<Error>(&operations.to_vec()).expect("operations can be archived");
+        let operations =
+            rkyv::access::<rkyv::Archived<Vec<Operation>>, Error>(&bytes).expect("a fresh archive is valid");
+        let context = Context { seq: Seq(seq), timestamp: Nanoseconds(seq * 1000) };
+        let number = BundleNumber(number);
+        let outcome = state
+            .execute(context, BundleInput { client: &self.key, session: self.session, number, operations });
+        if let Outcome::Executed(reply) | Outcome::Repeated(reply) | Outcome::Refused(reply) = &outcome {
+            assert_eq!((reply.session, reply.number), (self.session, number));
+            assert_eq!(reply.digest, Digest::of(Domain::Results, &reply.results));
+        }
+        outcome
+    }
+
+    pub(crate) fn register(&mut self, state: &mut State, seq: u64) {
+        let outcome = self.send(state, seq, 0, &[Operation::Register { counter: self.counter }]);
+        assert_eq!(results(&executed(outcome)), [OperationResult::Registered]);
+        self.next = 1;
+    }
+
+    /// Executes the session's next bundle and returns its results.
+    pub(crate) fn run(
+        &mut self,
+        state: &mut State,
+        seq: u64,
+        operations: &[Operation],
+    ) -> Vec<OperationResult> {
+        let reply = executed(self.send(state, seq, self.next, operations));
+        assert_eq!(reply.seq, Seq(seq));
+        self.next += 1;
+        results(&reply)
+    }
+}
+
+pub(crate) fn executed(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Executed(reply) => reply,
+        other => panic!("not executed: {other:?}"),
+    }
+}
+
+pub(crate) fn results(reply: &Reply) -> Vec<OperationResult> {
+    rkyv::from_bytes::<Vec<OperationResult>, Error>(&reply.results).expect("results are a valid archive")
+}
+
+/// A state with one allowed client that has opened a session at seq 1.
+pub(crate) fn opened() -> (State, Client) {
+    let mut client = Client::new(1, 1);
+    let mut state = State::new([client.key]);
+    client.register(&mut state, 1);
+    (state, client)
+}

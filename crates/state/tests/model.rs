@@ -1,0 +1,202 @@
+//! The whole state against a simple model, over random histories of all operations; and what the root
+//! may and may not depend on.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Client, opened};
+use proptest::prelude::*;
+use quorate_state::State;
+use quorate_types::{
+    Condition, KeyValue, Operation, OperationError, OperationResult, Versioned, VersionedEntry, limits,
+};
+
+#[derive(Default)]
+struct Model(BTreeMap<Vec<u8>, (Vec<u8>, u64)>);
+
+impl Model {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
+        self.0.get(key).map(|(value, version)| Versioned { value: value.clone(), version: *version })
+    }
+
+    fn write(&mut self, key: &[u8], value: Vec<u8>, version: u64) {
+        self.0.insert(key.to_vec(), (value, version));
+    }
+
+    fn apply(&mut self, operation: &Operation, version: u64) -> OperationResult {
+        match operation {
+            Operation::Register { .. } => OperationResult::Error(OperationError::MisplacedRegistration),
+            Operation::Get { key } => OperationResult::Value(self.read(key)),
+            Operation::Set { key, value, condition } => {
+                let present = self.0.get(key).map(|(_, version)| *version);
+                let holds = match condition {
+                    Condition::Always => true,
+                    Condition::Absent => present.is_none(),
+                    Condition::Present => present.is_some(),
+                    Condition::Version(wanted) => present == Some(*wanted),
+                };
+                if !holds {
+                    return OperationResult::NotWritten { version: present };
+                }
+                self.write(key, value.clone(), version);
+                OperationResult::Written { version }
+            }
+            Operation::Delete { key } => OperationResult::Existed(self.0.remove(key).is_some()),
+            Operation::Exists { key } => OperationResult::Existed(self.0.contains_key(key)),
+            Operation::IncrementBy { key, by } => self.increment(key, *by, version),
+            Operation::Append { key, value } => self.append(key, value, version),
+            Operation::MultiGet { keys } => {
+                OperationResult::Values(keys.iter().map(|key| self.read(key)).collect())
+            }
+            Operation::MultiSet { entries } => {
+                for entry in entries {
+                    self.write(&entry.key, entry.value.clone(), version);
+                }
+                OperationResult::Written { version }
+            }
+            Operation::Scan { start, end, limit } => self.scan(start, end, *limit as usize),
+        }
+    }
+
+    fn increment(&mut self, key: &[u8], by: i64, version: u64) -> OperationResult {
+        let old = match self.0.get(key) {
+            None => Some(0),
+            Some((value, _)) => String::from_utf8(value.clone())
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok().filter(|value| value.to_string() == text)),
+        };
+        let Some(old) = old else { return OperationResult::Error(OperationError::NotAnInteger) };
+        let Some(value) = old.checked_add(by) else {
+            return OperationResult::Error(OperationError::Overflow);
+        };
+        self.write(key, value.to_string().into_bytes(), version);
+        OperationResult::Integer { value, version }
+    }
+
+    fn append(&mut self, key: &[u8], suffix: &[u8], version: u64) -> OperationResult {
+        let mut value = self.0.get(key).map_or_else(Vec::new, |(value, _)| value.clone());
+        value.extend_from_slice(suffix);
+        let length = value.len() as u64;
+        if value.len() > limits::VALUE_BYTES_MAX {
+            return OperationResult::Error(OperationError::ValueTooLong { bytes: length });
+        }
+        self.write(key, value, version);
+        OperationResult::Length { length, version }
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> OperationResult {
+        let mut range =
+            self.0.range(start.to_vec()..).take_while(|(key, _)| end.is_empty() || key.as_slice() < end);
+        let entry = |(key, (value, version)): (&Vec<u8>, &(Vec<u8>, u64))| VersionedEntry {
+            key: key.clone(),
+            value: value.clone(),
+            version: *version,
+        };
+        let entries = range.by_ref().take(limit).map(entry).collect();
+        OperationResult::Entries { entries, more: range.next().is_some() }
+    }
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => (0u32..600).prop_map(|number| format!("k{number:03}").into_bytes()),
+        1 => (0u8..3, 0usize..700).prop_map(|(byte, length)| vec![byte; length]),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        2 => any::<i64>().prop_map(|value| value.to_string().into_bytes()),
+        4 => (any::<u8>(), 0usize..150).prop_map(|(byte, length)| vec![byte; length]),
+        1 => (any::<u8>(), 1000usize..1100).prop_map(|(byte, length)| vec![byte; length]),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        5 => Just(Condition::Always),
+        1 => Just(Condition::Absent),
+        1 => Just(Condition::Present),
+        1 => (0u64..60).prop_map(Condition::Version),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let entry = || (key(), value()).prop_map(|(key, value)| KeyValue { key, value });
+    prop_oneof![
+        4 => key().prop_map(|key| Operation::Get { key }),
+        8 => (key(), value(), condition())
+            .prop_map(|(key, value, condition)| Operation::Set { key, value, condition }),
+        3 => key().prop_map(|key| Operation::Delete { key }),
+        1 => key().prop_map(|key| Operation::Exists { key }),
+        3 => (key(), any::<i64>()).prop_map(|(key, by)| Operation::IncrementBy { key, by }),
+        3 => (key(), value()).prop_map(|(key, value)| Operation::Append { key, value }),
+        1 => prop::collection::vec(key(), 0..6).prop_map(|keys| Operation::MultiGet { keys }),
+        2 => prop::collection::vec(entry(), 0..12).prop_map(|entries| Operation::MultiSet { entries }),
+        1 => (key(), key(), 0u32..30).prop_map(|(start, end, limit)| Operation::Scan { start, end, limit }),
+        1 => Just(Operation::Register { counter: 3 }),
+    ]
+}
+
+fn history() -> impl Strategy<Value = Vec<Vec<Operation>>> {
+    prop::collection::vec(prop::collection::vec(operation(), 0..40), 1..60)
+}
+
+fn registered() -> (State, Client) {
+    let mut client = Client::new(1, 1);
+    let mut state = State::new([client.key]);
+    client.register(&mut state, 1);
+    (state, client)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_state_agrees_with_the_model(bundles in history()) {
+        let (mut state, mut client) = opened();
+        let mut model = Model::default();
+        for (seq, operations) in (2..).zip(&bundles) {
+            let expected: Vec<_> = operations.iter().map(|operation| model.apply(operation, seq)).collect();
+            prop_assert_eq!(client.run(&mut state, seq, operations), expected);
+        }
+        state.check_invariants();
+        prop_assert_eq!(state.user_keys(), model.0.len() as u64);
+        let frozen = state.freeze();
+        let users = frozen.entries().filter(|(key, _)| key[0] == 1);
+        let users: Vec<_> = users.map(|(key, entry)| (key[1..].to_vec(), entry.value.to_vec(), entry.version)).collect();
+        let expected: Vec<_> =
+            model.0.into_iter().map(|(key, (value, version))| (key, value, version)).collect();
+        prop_assert_eq!(users, expected);
+    }
+
+    #[test]
+    fn equal_histories_have_equal_roots_whatever_is_watched_frozen_or_restarted(
+        bundles in history(),
+        interruptions in prop::collection::vec(0u8..6, 60),
+    ) {
+        let ((mut plain, mut first), (mut watched, mut second)) = (registered(), registered());
+        let mut frozen = Vec::new();
+        for ((seq, operations), interruption) in (2..).zip(&bundles).zip(interruptions) {
+            first.run(&mut plain, seq, operations);
+            second.run(&mut watched, seq, operations);
+            match interruption {
+                0 => frozen.push((watched.freeze(), None)),
+                1 => {
+                    let root = watched.root();
+                    frozen.push((watched.freeze(), Some(root)));
+                }
+                2 => watched = State::from_frozen(&watched.freeze(), limits::SESSIONS_MAX),
+                3 => frozen.clear(),
+                _ => {}
+            }
+        }
+        prop_assert_eq!(plain.root(), watched.root());
+        prop_assert_eq!(plain.user_keys(), watched.user_keys());
+        prop_assert_eq!(plain.stored_bytes(), watched.stored_bytes());
+        for (copy, root) in frozen {
+            prop_assert!(root.is_none_or(|root| root == copy.root()));
+        }
+    }
+}
