@@ -1,1 +1,17 @@
-//! Client sessions: a core without I/O and its tokio-uring driver.
+//! Clients of a Quorate cluster.
+//!
+//! [`Session`] is the protocol: which frames go to which replica, and when enough replicas have given the
+//! same answer. It does no I/O and asks no clock, so the simulator runs it unchanged. [`Client`] drives one
+//! session over tokio-uring, with one connection to every replica.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod answers;
+mod driver;
+mod error;
+mod link;
+mod session;
+
+pub use driver::{Client, ClientOptions, Completion, Pending};
+pub use error::{ClientError, LinkError};
+pub use session::{Action, Session, SubmitError, Timing};

@@ -4,9 +4,7 @@
 //! from it without asking back.
 
 use crate::Reject;
-use quorate_types::{
-    After, BoardEntry, ClusterConfig, Digest, LaneId, LaneNumber, LaneUpdate, ReplicaId, limits,
-};
+use quorate_types::{After, BoardEntry, ClusterConfig, Digest, LaneId, LaneNumber, LaneUpdate, ReplicaId};
 use quorate_wire::{Header, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -75,13 +73,19 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub struct Board {
     windows: BTreeMap<LaneId, Window>,
+    cut_batches_max: u64,
+    cut_bytes_max: u64,
 }
 
 impl Board {
     /// Nothing is held yet.
     #[must_use]
     pub fn new(config: &ClusterConfig) -> Self {
-        Self { windows: config.lanes().map(|lane| (lane, Window::default())).collect() }
+        Self {
+            windows: config.lanes().map(|lane| (lane, Window::default())).collect(),
+            cut_batches_max: config.tuning().cut_batches_max,
+            cut_bytes_max: config.tuning().cut_bytes_max,
+        }
     }
 
     /// Takes the progress of a lane.
@@ -137,7 +141,7 @@ impl Board {
     fn judge_tip(&self, tip: &LaneTip, parent: Mark, primary: ReplicaId) -> Verdict {
         let Some(window) = self.windows.get(&tip.lane) else { return Verdict::Refuse(Reject::Cut) };
         let advance = tip.upto.since(parent.upto);
-        if advance == 0 || advance > limits::CUT_BATCHES_MAX {
+        if advance == 0 || advance > self.cut_batches_max {
             return Verdict::Refuse(Reject::Cut);
         }
         if window.chain(tip.upto) != Some(tip.chain) {
@@ -154,7 +158,7 @@ impl Board {
             bytes += entry.bytes;
             after.and(entry.journal, entry.lsn);
         }
-        if bytes > limits::CUT_BYTES_MAX {
+        if bytes > self.cut_bytes_max {
             return Verdict::Refuse(Reject::Cut);
         }
         if tip.lane.origin != primary && window.weak < tip.upto {
@@ -176,10 +180,10 @@ impl Board {
             }
             let mut bytes = 0;
             let mut tip = None;
-            let count = usize::try_from(limits::CUT_BATCHES_MAX).expect("invariant: a small number");
+            let count = usize::try_from(self.cut_batches_max).expect("invariant: a small number");
             for (offset, entry) in (1..).zip(window.between(from.upto, limit).take(count)) {
                 bytes += entry.bytes;
-                if bytes > limits::CUT_BYTES_MAX {
+                if bytes > self.cut_bytes_max {
                     break;
                 }
                 tip = Some(LaneTip { lane: *lane, upto: from.upto.plus(offset), chain: entry.chain });

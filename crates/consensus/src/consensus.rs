@@ -16,10 +16,6 @@ use quorate_wire::{Header, LaneTip, Position, header};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// While this many bytes wait to be proposed, another header is proposed beside an uncommitted one; below
-/// it, proposals wait for the commit before, so that load makes headers larger and not more.
-const PIPELINE_BYTES: u64 = 256 * 1024;
-
 /// How far this replica is; all on its own chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
@@ -390,7 +386,7 @@ impl Consensus {
                 return;
             }
             let (cut, bytes) = self.board.propose(&self.accepted_marks, self.me);
-            if cut.is_empty() || (open > 0 && bytes < PIPELINE_BYTES) {
+            if cut.is_empty() || (open > 0 && bytes < self.tuning.pipeline_bytes) {
                 return;
             }
             let floor = Nanoseconds(self.parent_timestamp().0 + 1);

@@ -130,7 +130,7 @@ impl Consensus {
         if self.chain.contains(message.last) {
             let mut seq = message.last.seq;
             while seq > message.above
-                && headers.len() < quorate_types::limits::FETCH_HEADERS_MAX
+                && headers.len() < self.tuning.fetch_headers_max
                 && let Some(slot) = self.chain.slot(seq)
             {
                 headers.push(Header::clone(&slot.header));

@@ -3,7 +3,7 @@
 use crate::acknowledgements::nth_highest;
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
-use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, limits};
+use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
 use quorate_wire::{Frame, FrameRef, Kind, LaneTip};
 use std::collections::VecDeque;
@@ -146,13 +146,14 @@ impl Lanes {
         question: &FetchBatches,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
+        let bytes_max = self.tuning().fetch_bytes_max;
         let share = self.share_on(question.lane, link)?;
         let mut payloads = Vec::new();
         if share.lane.chain_at(question.upto) == Some(question.chain) {
             let (mut number, mut bytes) = (question.upto, 0);
             while number > question.above
                 && let Some(batch) = share.lane.batch(number)
-                && (bytes == 0 || bytes + batch.bytes() <= limits::FETCH_BYTES_MAX)
+                && (bytes == 0 || bytes + batch.bytes() <= bytes_max)
             {
                 bytes += batch.bytes();
                 payloads.push(batch.frame().payload());

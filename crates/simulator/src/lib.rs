@@ -1,1 +1,31 @@
-//! Whole clusters, network, disks and clocks from one seed.
+//! Whole clusters from one seed: replicas, clients, network, disks, clocks and faults (DESIGN section 9).
+//!
+//! One seed is one history. Every choice is drawn from ChaCha8 streams of the seed; time is virtual; events
+//! are ordered by time and, where they are simultaneous, by chance. There is no thread, no clock and no
+//! unordered map, so a seed always gives the same history, to the last byte.
+//!
+//! A history has a fault phase and an end phase. Oracles watch all of it; in the end phase the cluster must
+//! make progress again, become idle and agree with a model that replays the committed order. Not here yet:
+//! view changes, crashes, Byzantine replicas.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod cluster;
+pub mod disk;
+pub mod event;
+pub mod faults;
+pub mod host;
+pub mod ledger;
+pub mod model;
+pub mod network;
+pub mod oracle;
+pub mod plan;
+pub mod queue;
+pub mod random;
+pub mod runner;
+pub mod trace;
+pub mod workload;
+
+pub use oracle::Finding;
+pub use plan::Plan;
+pub use runner::{Report, run, run_many};

@@ -151,6 +151,17 @@ pub struct Tuning {
     pub checkpoint_interval: u64,
     /// The number of headers that may be proposed and uncommitted (P).
     pub proposals_max: u64,
+    /// While so many bytes wait to be proposed, another header is proposed beside an uncommitted one; below it,
+    /// proposals wait for the commit before, so that load makes headers larger and not more.
+    pub pipeline_bytes: u64,
+    /// By how many batches one cut may advance one lane (K).
+    pub cut_batches_max: u64,
+    /// By how many bytes one cut may advance one lane (B).
+    pub cut_bytes_max: u64,
+    /// The number of headers in one answer to a fetch.
+    pub fetch_headers_max: usize,
+    /// The bytes of batches in one answer to a fetch; one batch is always sent.
+    pub fetch_bytes_max: usize,
     /// The size from which a batch is full, in bytes.
     pub batch_bytes_full: usize,
     /// The number of own batches per lane that may await a quorum of acknowledgements before the next one
@@ -176,6 +187,11 @@ impl Default for Tuning {
             window: limits::WINDOW,
             checkpoint_interval: limits::CHECKPOINT_INTERVAL,
             proposals_max: limits::PROPOSALS_MAX,
+            pipeline_bytes: 256 * 1024,
+            cut_batches_max: limits::CUT_BATCHES_MAX,
+            cut_bytes_max: limits::CUT_BYTES_MAX,
+            fetch_headers_max: limits::FETCH_HEADERS_MAX,
+            fetch_bytes_max: limits::FETCH_BYTES_MAX,
             batch_bytes_full: limits::BATCH_BYTES_FULL,
             batches_in_flight: 2,
             lane_bytes_open_max: limits::LANE_BYTES_OPEN_MAX,
@@ -277,6 +293,7 @@ impl ClusterConfig {
         }
         writer.u64(self.tuning.window).u64(self.tuning.checkpoint_interval);
         writer.u64(self.tuning.proposals_max);
+        writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
         writer.finish()
     }
 

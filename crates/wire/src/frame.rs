@@ -142,6 +142,12 @@ impl Frame {
         &self.bytes
     }
 
+    /// Header and payload, shared: what is sent is not copied.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Vec<u8>> {
+        Arc::clone(&self.bytes)
+    }
+
     /// The payload alone.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
