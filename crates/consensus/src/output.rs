@@ -139,9 +139,6 @@ pub enum Reject {
     /// Headers that do not link to what was asked for.
     #[error("headers that do not link to the digest asked for")]
     FetchMismatch,
-    /// Headers that nobody asked for.
-    #[error("headers that nobody asked for")]
-    Unasked,
     /// A certificate without q valid signatures of distinct replicas.
     #[error("a certificate that does not prove its statement")]
     Certificate,
@@ -159,7 +156,6 @@ impl Reject {
             Self::Equivocation => "equivocation",
             Self::DoubleVote => "double_vote",
             Self::FetchMismatch => "header_fetch_mismatch",
-            Self::Unasked => "header_unasked",
             Self::Certificate => "certificate",
         }
     }

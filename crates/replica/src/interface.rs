@@ -189,18 +189,41 @@ pub enum Reject {
     /// Fetched data that is not what was asked for.
     #[error("fetched data that does not match the digest asked for")]
     FetchMismatch,
-    /// Data that nobody asked for.
-    #[error("fetched data that nobody asked for")]
-    Unasked,
     /// A consensus message whose signature does not match.
     #[error("a consensus message with a wrong signature")]
     ConsensusSignature,
+    /// A handshake that failed; counted by the driver.
+    #[error("a handshake that failed")]
+    Handshake,
     /// A consensus message that breaks a rule of acceptance.
     #[error("a consensus message against the rules: {0}")]
     Consensus(#[from] quorate_consensus::Reject),
 }
 
 impl Reject {
+    /// All labels.
+    pub const LABELS: &'static [&'static str] = &[
+        "malformed",
+        "foreign_bundle",
+        "bundle_signature",
+        "busy",
+        "foreign_batch",
+        "batch_gap",
+        "batch_fork",
+        "lane_budget",
+        "fetch_mismatch",
+        "consensus_signature",
+        "handshake",
+        "header_parent",
+        "header_epoch",
+        "header_timestamp",
+        "header_cut",
+        "equivocation",
+        "double_vote",
+        "header_fetch_mismatch",
+        "certificate",
+    ];
+
     /// The label under which it is counted.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -214,8 +237,8 @@ impl Reject {
             Self::BatchFork => "batch_fork",
             Self::LaneBudget => "lane_budget",
             Self::FetchMismatch => "fetch_mismatch",
-            Self::Unasked => "unasked",
             Self::ConsensusSignature => "consensus_signature",
+            Self::Handshake => "handshake",
             Self::Consensus(reject) => reject.label(),
         }
     }

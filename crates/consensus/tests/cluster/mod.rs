@@ -1,0 +1,582 @@
+//! A cluster of consensus machines without a network: a pool of messages in flight, a durability gate per
+//! replica, and a referee who notes every broken promise. Whoever drives it decides what is delivered.
+
+use quorate_consensus::{BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output};
+use quorate_types::{
+    After, ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, ReplicaId, Seq,
+    Tuning, View,
+};
+use quorate_wire::message::{
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
+    Status,
+};
+use quorate_wire::{Frame, Header, Kind, Position, header, testing};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// The consensus journal of every replica; batches lie in the journals above it.
+pub const JOURNAL: JournalId = JournalId(0);
+
+/// One message on its way to one replica.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub from: ReplicaId,
+    pub to: ReplicaId,
+    pub message: Outgoing,
+}
+
+/// One replica with its disk.
+pub struct Node {
+    pub consensus: Consensus,
+    /// A slow disk is durable only when told so; a fast one at once.
+    pub slow: bool,
+    pub crashed: bool,
+    /// Whether committed headers are executed at once.
+    pub executes: bool,
+    pub skew_ms: i64,
+    pub committed: Vec<Position>,
+    appended: BTreeMap<JournalId, Lsn>,
+    durable: BTreeMap<JournalId, Lsn>,
+    held: VecDeque<(After, Destination, Outgoing)>,
+    to_itself: VecDeque<Outgoing>,
+    lanes: BTreeMap<LaneId, Vec<BoardEntry>>,
+    accepted: BTreeMap<Digest, (Lsn, Arc<Header>)>,
+    prepared: BTreeMap<Position, Lsn>,
+    votes: BTreeMap<(View, Seq), Digest>,
+}
+
+pub struct Cluster {
+    pub config: Arc<ClusterConfig>,
+    pub nodes: Vec<Node>,
+    pub pool: Vec<Flight>,
+    pub now: Nanoseconds,
+    /// What happened: who and what.
+    pub log: Vec<(ReplicaId, String)>,
+    /// Promises of the protocol that a replica broke.
+    pub violations: Vec<String>,
+    /// Headers by name; `s3` is the first header that anybody accepted at slot 3.
+    pub headers: BTreeMap<String, Header>,
+    names: BTreeMap<Digest, String>,
+    decided: BTreeMap<Seq, Digest>,
+    acknowledged: BTreeMap<LaneId, Vec<u64>>,
+}
+
+/// The first instant of every test.
+pub const START: Nanoseconds = Nanoseconds::from_millis(1_000_000);
+
+/// The chain digest of a batch; `fork` tells the chains of an equivocating origin apart.
+pub fn batch_chain(lane: LaneId, number: u64, fork: &str) -> Digest {
+    Digest::of(Domain::LaneChain, format!("{lane} {number} {fork}").as_bytes())
+}
+
+impl Cluster {
+    /// `replicas` machines, all connected, the first Status of each already lost.
+    pub fn new(replicas: u8, tuning: impl FnOnce(&mut Tuning)) -> Self {
+        let mut figures = Tuning::default();
+        tuning(&mut figures);
+        let config = Arc::new(testing::config_with_links(replicas, 2).with_tuning(figures));
+        let nodes = config.replica_ids().map(|id| Node::new(&config, id)).collect();
+        let mut cluster = Self {
+            nodes,
+            pool: Vec::new(),
+            now: START,
+            log: Vec::new(),
+            violations: Vec::new(),
+            headers: BTreeMap::new(),
+            names: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            acknowledged: config.lanes().map(|lane| (lane, vec![0; usize::from(replicas)])).collect(),
+            config,
+        };
+        for id in cluster.ids() {
+            for peer in cluster.ids().into_iter().filter(|peer| *peer != id) {
+                cluster.with(id, |consensus, out| consensus.on_connected(peer, out));
+            }
+            cluster.tick(id);
+        }
+        cluster.pool.clear();
+        cluster.log.clear();
+        cluster
+    }
+
+    pub fn ids(&self) -> Vec<ReplicaId> {
+        self.config.replica_ids().collect()
+    }
+
+    pub fn node(&self, id: ReplicaId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    pub fn node_mut(&mut self, id: ReplicaId) -> &mut Node {
+        &mut self.nodes[id.index()]
+    }
+
+    /// Gives a header a name for later commands and for the log.
+    pub fn name(&mut self, name: &str, header: Header) {
+        self.names.entry(header.digest()).or_insert_with(|| name.to_owned());
+        self.headers.insert(name.to_owned(), header);
+    }
+
+    /// The position that a name stands for: a known header, `genesis`, or `x@9` for one nobody has.
+    pub fn position(&self, name: &str) -> Position {
+        if name == "genesis" {
+            return header::genesis(self.config.digest());
+        }
+        if let Some((_, seq)) = name.split_once('@') {
+            let seq = Seq(if seq == "max" { u64::MAX } else { seq.parse().expect("a slot") });
+            return Position { seq, digest: Digest::of(Domain::Header, name.as_bytes()) };
+        }
+        let header = self.headers.get(name).unwrap_or_else(|| panic!("no header is called {name}"));
+        Position { seq: header.seq, digest: header.digest() }
+    }
+
+    fn clock(&self, id: ReplicaId) -> Nanoseconds {
+        let skew = self.node(id).skew_ms * 1_000_000;
+        Nanoseconds(self.now.0.saturating_add_signed(skew))
+    }
+
+    /// Ends a burst of inputs of one replica.
+    pub fn tick(&mut self, id: ReplicaId) {
+        let now = self.clock(id);
+        self.with(id, |consensus, out| consensus.on_tick_end(now, out));
+        while let Some(message) = self.node_mut(id).to_itself.pop_front() {
+            self.receive(id, id, &message);
+            self.with(id, |consensus, out| consensus.on_tick_end(now, out));
+        }
+    }
+
+    /// Gives one input to a replica and carries out what it wants done.
+    pub fn with(&mut self, id: ReplicaId, input: impl FnOnce(&mut Consensus, &mut Vec<Output>)) {
+        if self.node(id).crashed {
+            return;
+        }
+        let mut out = Vec::new();
+        input(&mut self.node_mut(id).consensus, &mut out);
+        for output in out {
+            self.carry_out(id, output);
+        }
+    }
+
+    fn say(&mut self, id: ReplicaId, text: String) {
+        self.log.push((id, text));
+    }
+
+    fn carry_out(&mut self, id: ReplicaId, output: Output) {
+        match output {
+            Output::Append { lsn, fact } => self.append(id, lsn, fact),
+            Output::Send { to, message, after } => self.admit(id, to, message, after),
+            Output::Committed { header, position } => self.commit(id, &header, position),
+            Output::Want(tip) => self.say(id, format!("wants batch {} of lane {}", tip.upto, tip.lane)),
+            Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
+            Output::Halt(why) => {
+                let why: Vec<&str> = why.split(' ').map(|word| self.short(word)).collect();
+                let why = why.join(" ");
+                self.say(id, format!("halts: {why}"));
+                self.node_mut(id).crashed = true;
+            }
+        }
+    }
+
+    /// A digest in a text by its name, or cut short; any other word as it is.
+    fn short<'a>(&'a self, word: &'a str) -> &'a str {
+        if word.len() != 64 {
+            return word;
+        }
+        let known = self.names.iter().find(|(digest, _)| digest.to_hex() == word);
+        known.map_or(&word[..8], |(_, name)| name)
+    }
+
+    fn append(&mut self, id: ReplicaId, lsn: Lsn, fact: Fact) {
+        let node = self.node_mut(id);
+        let previous = node.appended.insert(JOURNAL, lsn);
+        assert_eq!(previous.unwrap_or_default().next(), lsn, "log positions are consecutive");
+        if !node.slow {
+            node.durable.insert(JOURNAL, lsn);
+        }
+        match fact {
+            Fact::Accepted { header, .. } => {
+                let digest = header.digest();
+                let first = format!("s{}", header.seq);
+                if !self.headers.contains_key(&first) {
+                    self.name(&first, Header::clone(&header));
+                }
+                let name = self.names.get(&digest).cloned().unwrap_or_else(|| digest.short());
+                self.say(id, format!("accepts {name}"));
+                self.node_mut(id).accepted.insert(digest, (lsn, header));
+            }
+            Fact::Prepared { position, votes, .. } => {
+                let voters: BTreeSet<ReplicaId> = votes.iter().map(|(voter, _)| *voter).collect();
+                if voters.len() < self.config.quorums().quorum {
+                    self.violations.push(format!("r{id} prepares {} with {} votes", position.seq, votes.len()));
+                }
+                self.node_mut(id).prepared.insert(position, lsn);
+                let voters: Vec<String> = voters.iter().map(|voter| format!("r{voter}")).collect();
+                let slot = self.describe_position(position);
+                self.say(id, format!("prepares {slot} by the votes of {}", voters.join(" ")));
+            }
+            Fact::Stable(certificate) => {
+                let slot = self.describe_position(certificate.position);
+                self.say(id, format!("has a certificate for the state after {slot}"));
+            }
+        }
+    }
+
+    fn admit(&mut self, id: ReplicaId, to: Destination, message: Outgoing, after: After) {
+        let text = self.describe(&message);
+        let to_whom = match to {
+            Destination::All => "all".to_owned(),
+            Destination::Others => "others".to_owned(),
+            Destination::One(peer) => format!("r{peer}"),
+        };
+        let open: Vec<String> = after
+            .positions()
+            .iter()
+            .filter(|(journal, lsn)| self.node(id).durable.get(journal).copied().unwrap_or_default() < *lsn)
+            .map(|(journal, lsn)| format!("journal {journal} has {lsn}"))
+            .collect();
+        if open.is_empty() {
+            self.say(id, format!("-> {to_whom} {text}"));
+            self.release(id, to, message);
+        } else {
+            self.say(id, format!("holds {text} to {to_whom} until {}", open.join(" and ")));
+            self.node_mut(id).held.push_back((after, to, message));
+        }
+    }
+
+    fn release(&mut self, id: ReplicaId, to: Destination, message: Outgoing) {
+        self.referee(id, &message);
+        let receivers = match to {
+            Destination::All | Destination::Others => self.ids(),
+            Destination::One(peer) => vec![peer],
+        };
+        for receiver in receivers {
+            if receiver != id {
+                self.pool.push(Flight { from: id, to: receiver, message: message.clone() });
+            } else if to == Destination::All {
+                self.node_mut(id).to_itself.push_back(message.clone());
+            }
+        }
+    }
+
+    /// What may leave is judged from the disk alone, not from the positions that consensus itself named.
+    fn referee(&mut self, id: ReplicaId, message: &Outgoing) {
+        let node = &mut self.nodes[id.index()];
+        let mut broken = Vec::new();
+        match message {
+            Outgoing::Prepare(prepare) => {
+                for (offset, digest) in (0..).zip(&prepare.digests) {
+                    let seq = prepare.lo.plus(offset);
+                    let first = *node.votes.entry((prepare.view, seq)).or_insert(*digest);
+                    if first != *digest {
+                        broken.push(format!("r{id} votes twice at {seq}"));
+                    }
+                    if !node.is_durable(digest) {
+                        broken.push(format!("r{id} votes for {seq} before it is durable with its ancestors"));
+                    }
+                }
+            }
+            Outgoing::Commit(commit) => {
+                let lsn = node.prepared.get(&commit.position);
+                if lsn.is_none_or(|lsn| node.durable.get(&JOURNAL).is_none_or(|durable| durable < lsn)) {
+                    broken.push(format!("r{id} sends COMMIT {} before its certificate is durable", commit.position.seq));
+                }
+            }
+            _ => {}
+        }
+        for violation in broken {
+            self.say(id, format!("BREAKS A RULE: {violation}"));
+            self.violations.push(violation);
+        }
+    }
+
+    fn commit(&mut self, id: ReplicaId, header: &Header, position: Position) {
+        let slot = self.describe_position(position);
+        self.say(id, format!("commits {slot}"));
+        let before = self.node(id).committed.last().copied();
+        let before = before.unwrap_or(header::genesis(self.config.digest()));
+        if before.seq.next() != position.seq || before.digest != header.parent {
+            self.violations.push(format!("r{id} commits {slot} off its own chain"));
+        }
+        if *self.decided.entry(position.seq).or_insert(position.digest) != position.digest {
+            self.say(id, format!("BREAKS A RULE: another header is committed at {}", position.seq));
+            self.violations.push(format!("r{id} commits another header at {}", position.seq));
+        }
+        self.node_mut(id).committed.push(position);
+        if self.node(id).executes {
+            self.execute(id, position);
+        }
+    }
+
+    /// Execution reaches a slot; every interval it computes a root.
+    pub fn execute(&mut self, id: ReplicaId, position: Position) {
+        self.node_mut(id).consensus.on_executed(position);
+        if position.seq.0.is_multiple_of(self.config.tuning().checkpoint_interval) {
+            let root = Digest::of(Domain::StateRoot, &position.digest.0);
+            self.with(id, |consensus, out| consensus.on_root(position, root, out));
+        }
+    }
+
+    /// What was appended to a journal (to all without one) becomes durable.
+    pub fn make_durable(&mut self, id: ReplicaId, journal: Option<JournalId>) {
+        let node = self.node_mut(id);
+        for (written, lsn) in &node.appended {
+            if journal.is_none_or(|journal| journal == *written) {
+                node.durable.insert(*written, *lsn);
+            }
+        }
+        for _ in 0..self.node(id).held.len() {
+            let node = self.node_mut(id);
+            let Some((after, to, message)) = node.held.pop_front() else { break };
+            if node.reached(&after) {
+                let text = self.describe(&message);
+                self.say(id, format!("lets go {text}"));
+                self.release(id, to, message);
+            } else {
+                node.held.push_back((after, to, message));
+            }
+        }
+        self.tick(id);
+    }
+
+    /// The lane of `origin` grows at `holders` up to batch `upto`, and `ackers` acknowledge it.
+    pub fn grow_lane(&mut self, lane: LaneId, upto: u64, growth: &Growth) {
+        let acknowledged = self.acknowledged.get_mut(&lane).expect("a lane of the cluster");
+        for acker in &growth.ackers {
+            acknowledged[acker.index()] = upto;
+        }
+        let mut sorted = acknowledged.clone();
+        sorted.sort_unstable_by(|left, right| right.cmp(left));
+        let quorums = self.config.quorums();
+        let (weak, quorum) = (sorted[quorums.weak - 1], sorted[quorums.quorum - 1]);
+        for id in self.ids() {
+            let node = self.node_mut(id);
+            let entries = if growth.holders.contains(&id) { node.grow(lane, upto, growth) } else { Vec::new() };
+            let held = node.lanes.get(&lane).map_or(0, Vec::len) as u64;
+            let first = LaneNumber((held + 1).saturating_sub(entries.len() as u64));
+            let (weak, quorum) = (LaneNumber(weak.min(held)), LaneNumber(quorum.min(held)));
+            let update = LaneUpdate { lane, first, entries, weak, quorum };
+            self.with(id, |consensus, _| consensus.on_lane_update(&update));
+        }
+    }
+
+    /// Delivers a message as the network does: encoded, decoded, checked, taken.
+    pub fn receive(&mut self, from: ReplicaId, to: ReplicaId, message: &Outgoing) {
+        if self.node(to).crashed {
+            return;
+        }
+        let text = self.describe(message);
+        let frame = message.encode();
+        let now = self.clock(to);
+        let mut taken = Taken::Yes;
+        self.with(to, |consensus, out| taken = feed(consensus, now, from, &frame, out));
+        match taken {
+            Taken::Yes => {}
+            Taken::Ignored => self.say(to, format!("ignores {text} from r{from}")),
+            Taken::Forged => self.say(to, format!("refuses {text} from r{from}: not signed by whom it should be")),
+        }
+    }
+
+    pub fn describe_position(&self, position: Position) -> String {
+        let genesis = header::genesis(self.config.digest());
+        if position == genesis {
+            return "s0".to_owned();
+        }
+        let name = self.names.get(&position.digest).cloned();
+        name.unwrap_or_else(|| format!("a strange s{}", position.seq))
+    }
+
+    pub fn describe(&self, message: &Outgoing) -> String {
+        let slot = |seq: Seq, digest: Digest| self.describe_position(Position { seq, digest });
+        match message {
+            Outgoing::PrePrepare(message) => {
+                format!("PRE-PREPARE {}", slot(message.header.seq, message.header.digest()))
+            }
+            Outgoing::Prepare(message) => {
+                let slots: Vec<String> = (0..)
+                    .zip(&message.digests)
+                    .map(|(offset, digest)| slot(message.lo.plus(offset), *digest))
+                    .collect();
+                match &slots[..] {
+                    [first, .., last] => format!("PREPARE {first}..{last}"),
+                    _ => format!("PREPARE {}", slots.concat()),
+                }
+            }
+            Outgoing::Commit(message) => format!("COMMIT {}", slot(message.position.seq, message.position.digest)),
+            Outgoing::Checkpoint(message) => {
+                format!("CHECKPOINT {}", slot(message.position.seq, message.position.digest))
+            }
+            Outgoing::CheckpointCertificate(message) => {
+                format!("CERTIFICATE {}", slot(message.position.seq, message.position.digest))
+            }
+            Outgoing::Status(status) => format!(
+                "STATUS accepted {} prepared {} committed {} stable {}",
+                self.describe_position(status.accepted),
+                self.describe_position(status.prepared),
+                self.describe_position(status.committed),
+                self.describe_position(status.stable)
+            ),
+            Outgoing::FetchHeaders(message) => format!(
+                "FETCH headers down from {} above s{}",
+                slot(message.last.seq, message.last.digest),
+                message.above
+            ),
+            Outgoing::FetchedHeaders(message) => {
+                let slots: Vec<String> =
+                    message.headers.iter().map(|header| slot(header.seq, header.digest())).collect();
+                match &slots[..] {
+                    [] => "HEADERS none".to_owned(),
+                    [only] => format!("HEADERS {only}"),
+                    [first, .., last] => format!("HEADERS {first} down to {last}"),
+                }
+            }
+        }
+    }
+}
+
+/// How a lane grows.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    pub holders: Vec<ReplicaId>,
+    pub ackers: Vec<ReplicaId>,
+    pub bytes: u64,
+    pub journal: JournalId,
+    /// From which batch on the origin tells another story, and which.
+    pub fork: Option<(u64, String)>,
+}
+
+impl Node {
+    fn new(config: &Arc<ClusterConfig>, id: ReplicaId) -> Self {
+        Self {
+            consensus: Consensus::new(Arc::clone(config), id, testing::replica_key(id.0), JOURNAL),
+            slow: false,
+            crashed: false,
+            executes: true,
+            skew_ms: 0,
+            committed: Vec::new(),
+            appended: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            held: VecDeque::new(),
+            to_itself: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+            votes: BTreeMap::new(),
+        }
+    }
+
+    fn reached(&self, after: &After) -> bool {
+        after.positions().iter().all(|(journal, lsn)| self.durable.get(journal).is_some_and(|mark| mark >= lsn))
+    }
+
+    fn grow(&mut self, lane: LaneId, upto: u64, growth: &Growth) -> Vec<BoardEntry> {
+        let chain = |number: u64| match &growth.fork {
+            Some((from, fork)) if number >= *from => batch_chain(lane, number, fork),
+            _ => batch_chain(lane, number, ""),
+        };
+        let held = self.lanes.entry(lane).or_default();
+        let same = (1..=upto).zip(&*held).take_while(|(number, entry)| entry.chain == chain(*number)).count();
+        if same as u64 == upto {
+            return Vec::new();
+        }
+        held.truncate(same);
+        for number in same as u64 + 1..=upto {
+            let lsn = self.appended.get(&growth.journal).copied().unwrap_or_default().next();
+            self.appended.insert(growth.journal, lsn);
+            if !self.slow {
+                self.durable.insert(growth.journal, lsn);
+            }
+            held.push(BoardEntry { chain: chain(number), bytes: growth.bytes, journal: growth.journal, lsn });
+        }
+        held[same..].to_vec()
+    }
+
+    /// Whether a header that this replica accepted, its ancestors above, and their batches are on its disk.
+    fn is_durable(&self, digest: &Digest) -> bool {
+        let mut next = self.accepted.get(digest);
+        while let Some((lsn, header)) = next {
+            let batches = header.cut.iter().flat_map(|tip| {
+                let held = self.lanes.get(&tip.lane).map_or(&[][..], |held| held);
+                held.iter().take(usize::try_from(tip.upto.0).expect("a short lane"))
+            });
+            let mut positions = batches.map(|entry| (entry.journal, entry.lsn)).chain([(JOURNAL, *lsn)]);
+            if positions.any(|(journal, lsn)| self.durable.get(&journal).is_none_or(|mark| *mark < lsn)) {
+                return false;
+            }
+            next = self.accepted.get(&header.parent);
+        }
+        true
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    Yes,
+    /// It says nothing new, or nothing that could count here.
+    Ignored,
+    Forged,
+}
+
+/// Takes a frame as a replica does: decode, ask whether it is worth the check, check, take.
+///
+/// # Panics
+/// When the frame does not decode: these are frames of this test.
+pub fn feed(
+    consensus: &mut Consensus,
+    now: Nanoseconds,
+    from: ReplicaId,
+    frame: &Frame,
+    out: &mut Vec<Output>,
+) -> Taken {
+    let bytes = frame.payload();
+    let keyring = consensus.keyring().clone();
+    match frame.kind() {
+        Kind::PrePrepare => {
+            let message = PrePrepare::decode(bytes).expect("a test message");
+            if !consensus.wants_pre_prepare(&message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.pre_prepare(message) else { return Taken::Forged };
+            consensus.on_pre_prepare(message, out);
+        }
+        Kind::Prepare => {
+            let message = Prepare::decode(bytes).expect("a test message");
+            if !consensus.wants_prepare(from, &message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.prepare(from, message) else { return Taken::Forged };
+            consensus.on_prepare(message, out);
+        }
+        Kind::Commit => {
+            consensus.on_commit(from, &Commit::decode(bytes).expect("a test message"), out);
+        }
+        Kind::Checkpoint => {
+            let message = Checkpoint::decode(bytes).expect("a test message");
+            if !consensus.wants_checkpoint(from, &message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.checkpoint(from, message) else { return Taken::Forged };
+            consensus.on_checkpoint(message, out);
+        }
+        Kind::CheckpointCertificate => {
+            let message = CheckpointCertificate::decode(bytes).expect("a test message");
+            if !consensus.wants_certificate(&message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.certificate(message) else { return Taken::Forged };
+            consensus.on_certificate(message, out);
+        }
+        Kind::Status => {
+            consensus.on_status(from, &Status::decode(bytes).expect("a test message"), out);
+        }
+        Kind::FetchHeaders => {
+            consensus.on_fetch_headers(from, &FetchHeaders::decode(bytes).expect("a test message"), out);
+        }
+        Kind::FetchedHeaders => {
+            let message = FetchedHeaders::decode(bytes).expect("a test message");
+            consensus.on_fetched_headers(now, from, message, out);
+        }
+        other => panic!("consensus takes no {other:?}"),
+    }
+    Taken::Yes
+}

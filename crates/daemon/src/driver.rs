@@ -1,0 +1,568 @@
+//! One core: its reactor, its connections and its share of the replica.
+
+use crate::config::NodeConfig;
+use crate::connection::{Connection, Phase};
+use crate::peers::Peers;
+use crate::shared::Shared;
+use quorate_reactor::{
+    ConnectionId, Event, ListenerId, Mailbox, Reactor, ReactorError, ReactorOptions, Signal, Waker,
+};
+use quorate_replica::mail::Mail;
+use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
+use quorate_telemetry::Counter;
+use quorate_types::{CoreId, LinkId, Lsn, Nanoseconds, ReplicaId};
+use quorate_wire::handshake::{
+    Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
+};
+use quorate_wire::{Assembler, FrameRef};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tracing::{debug, info, warn};
+
+/// How long a handshake may take.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// The connections of one core whose handshake is not complete.
+const HANDSHAKES_MAX: usize = 256;
+/// The clients of one core.
+const CLIENTS_MAX: usize = 4096;
+/// How long the last replies may take to leave at shutdown.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Turns the monotonic clock into wall time: it does not step while the process runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    instant: Instant,
+    wall: Nanoseconds,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = Nanoseconds(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX));
+        Self { instant: Instant::now(), wall }
+    }
+
+    pub(crate) fn now(&self) -> Nanoseconds {
+        self.wall.plus(u64::try_from(self.instant.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn instant_of(&self, time: Nanoseconds) -> Instant {
+        self.instant + Duration::from_nanos(time.since(self.wall))
+    }
+}
+
+/// What a listening socket is for.
+#[derive(Clone, Copy, Debug)]
+struct Door {
+    accepts: Accepts,
+}
+
+/// One core at work.
+pub(crate) struct Driver {
+    pub(crate) config: Arc<NodeConfig>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: CoreId,
+    pub(crate) core: Core,
+    pub(crate) reactor: Reactor,
+    pub(crate) mailbox: Mailbox<Mail>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    pub(crate) peers: Peers,
+    /// The connections of established clients by their numbers.
+    pub(crate) clients: BTreeMap<u64, ConnectionId>,
+    doors: BTreeMap<ListenerId, Door>,
+    client_count: u64,
+    handshakes: usize,
+    /// A number of this process: a peer that sees another one later knows that this replica was restarted.
+    incarnation: u64,
+    pub(crate) clock: Clock,
+    pub(crate) effects: Vec<Effect>,
+    /// How far the memory journals have grown and how far that was reported, by journal.
+    pub(crate) appended: BTreeMap<quorate_types::JournalId, (Lsn, Lsn)>,
+    others: Vec<Waker>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("core", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Sets a core up: ring, listening sockets, roles. Runs on the thread that will drive it.
+    pub(crate) fn new(
+        config: Arc<NodeConfig>,
+        shared: Arc<Shared>,
+        id: CoreId,
+        mailbox: Mailbox<Mail>,
+        incarnation: u64,
+    ) -> Result<Self, ReactorError> {
+        let cpu = config.cores[id.index()];
+        let mut reactor =
+            Reactor::new(&ReactorOptions { cpu, spin: config.spin, ..ReactorOptions::default() })?;
+        let layout = Layout::new(&config.cluster, config.cores.len());
+        let links = layout.links_of_core(id);
+        let member = &config.cluster.members()[config.replica.index()];
+        let mut doors = BTreeMap::new();
+        for link in &links {
+            let (listener, _) = reactor.listen(member.mesh_address(*link), false)?;
+            doors.insert(listener, Door { accepts: Accepts::Replicas { link: *link } });
+        }
+        if !links.is_empty() {
+            let shares_port = config.cores.len() > 1;
+            let (listener, _) = reactor.listen(member.client, shares_port)?;
+            doors.insert(listener, Door { accepts: Accepts::Clients });
+        }
+        let setup = ReplicaSetup {
+            config: Arc::clone(&config.cluster),
+            me: config.replica,
+            key: config.key.clone(),
+            cores: config.cores.len(),
+        };
+        Ok(Self {
+            core: Core::new(&setup, id),
+            peers: Peers::new(&config.cluster, config.replica, &links, Instant::now()),
+            config,
+            shared,
+            id,
+            reactor,
+            mailbox,
+            connections: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            doors,
+            client_count: 0,
+            handshakes: 0,
+            incarnation,
+            clock: Clock::start(),
+            effects: Vec::new(),
+            appended: BTreeMap::new(),
+            others: Vec::new(),
+        })
+    }
+
+    /// The handle that wakes this core from another thread.
+    pub(crate) fn waker(&self) -> Waker {
+        self.reactor.waker()
+    }
+
+    /// The cores to wake when this one learns that the replica is to stop.
+    pub(crate) fn set_others(&mut self, others: Vec<Waker>) {
+        self.others = others;
+    }
+
+    pub(crate) fn watch_signals(&mut self, signals: &[Signal]) -> Result<(), ReactorError> {
+        self.reactor.watch_signals(signals)
+    }
+
+    /// Drives the core until the replica is told to stop.
+    pub(crate) fn run(&mut self) -> Result<(), ReactorError> {
+        let result = self.run_until_stop();
+        // A core that fails takes the others with it: a replica works as a whole or not at all.
+        self.shared.request_stop();
+        self.others.iter().for_each(Waker::wake);
+        result?;
+        self.shut_down()
+    }
+
+    fn run_until_stop(&mut self) -> Result<(), ReactorError> {
+        while !self.shared.should_stop() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One tick: reap completions, step the state machines, carry out effects; the next wait submits them.
+    fn turn(&mut self) -> Result<(), ReactorError> {
+        let due = self.core.deadline().map(|time| self.clock.instant_of(time));
+        let handshake = if self.handshakes > 0 { self.next_expiry() } else { None };
+        let deadline = [due, self.peers.next_dial(), handshake].into_iter().flatten().min();
+        self.reactor.wait_with(deadline, &mut self.mailbox)?;
+        while let Some(event) = self.reactor.next_event() {
+            self.on_event(event);
+        }
+        while let Some(mail) = self.mailbox.take() {
+            self.step(Input::Mail(mail));
+        }
+        self.dial_due();
+        self.expire_handshakes();
+        self.end_tick();
+        self.publish();
+        Ok(())
+    }
+
+    /// Ends the tick; what the memory journal made durable is the start of another one.
+    fn end_tick(&mut self) {
+        loop {
+            self.step(Input::TickEnd);
+            self.carry_out();
+            let mut grown = Vec::new();
+            for (journal, (appended, reported)) in &mut self.appended {
+                if appended > reported {
+                    *reported = *appended;
+                    grown.push((*journal, *appended));
+                }
+            }
+            if grown.is_empty() {
+                return;
+            }
+            for (journal, upto) in grown {
+                self.step(Input::Durable { journal, upto });
+            }
+        }
+    }
+
+    pub(crate) fn step(&mut self, input: Input<'_>) {
+        self.core.step(self.clock.now(), input, &mut self.effects);
+    }
+
+    fn publish(&self) {
+        let counters = self.reactor.counters();
+        let core = self.shared.core(self.id.index());
+        core.set(Counter::Enters, counters.enters);
+        core.set(Counter::Entries, counters.entries_submitted);
+        core.set(Counter::OtherSyscalls, counters.other_syscalls);
+        core.set(Counter::Sleeps, counters.sleeps);
+        core.set(Counter::Sends, counters.sends);
+        core.set(Counter::Receives, counters.receives);
+        core.set(Counter::BytesSent, counters.bytes_sent);
+        core.set(Counter::BytesReceived, counters.bytes_received);
+    }
+
+    fn count(&self, counter: Counter) {
+        self.shared.core(self.id.index()).increment(counter);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { listener, connection, peer } => self.on_accepted(listener, connection, peer),
+            Event::Connected { connection } => self.on_connected(connection),
+            Event::Received { connection, buffer } => self.on_received(connection, &buffer),
+            Event::Drained { connection } => self.on_drained(connection),
+            Event::Closed { connection, reason } => {
+                debug!(core = self.id.0, %reason, "connection closed");
+                self.on_closed(connection, false);
+            }
+            Event::Woken => {}
+            Event::Signal(signal) => {
+                info!(?signal, "stopping");
+                self.shared.request_stop();
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, listener: ListenerId, connection: ConnectionId, address: SocketAddr) {
+        self.count(Counter::ConnectionsOpened);
+        let Some(door) = self.doors.get(&listener).copied() else { return self.reactor.close(connection) };
+        if self.handshakes >= HANDSHAKES_MAX || self.clients.len() >= CLIENTS_MAX {
+            self.reactor.send(connection, refusal_frame(Refusal::Full).bytes());
+            self.reactor.finish(connection);
+            return;
+        }
+        let listener = Box::new(Listener::new(
+            Arc::clone(&self.config.cluster),
+            self.config.key.clone(),
+            self.config.replica,
+            self.incarnation,
+            door.accepts,
+            fresh_nonce(),
+        ));
+        let expires = Instant::now() + HANDSHAKE_TIME_MAX;
+        self.handshakes += 1;
+        self.connections.insert(connection, Connection::new(Phase::Listening { listener }, address, expires));
+    }
+
+    fn dial_due(&mut self) {
+        let now = Instant::now();
+        for (peer, link) in self.peers.take_due(now) {
+            let address = self.config.cluster.members()[peer.index()].mesh_address(link);
+            match self.reactor.connect(address) {
+                Ok(id) => {
+                    let phase = Phase::Connecting { peer, link };
+                    self.handshakes += 1;
+                    self.connections.insert(id, Connection::new(phase, address, now + HANDSHAKE_TIME_MAX));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot dial replica {peer}");
+                    if let Some(state) = self.peers.get_mut(peer, link) {
+                        state.dial_at = Some(now + HANDSHAKE_TIME_MAX);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_connected(&mut self, id: ConnectionId) {
+        self.count(Counter::ConnectionsOpened);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Phase::Connecting { peer, link } = connection.phase else { return };
+        let identity =
+            Identity::Replica { replica: self.config.replica, link, incarnation: self.incarnation };
+        let (dialer, hello) = Dialer::start(
+            Arc::clone(&self.config.cluster),
+            self.config.key.clone(),
+            identity,
+            peer,
+            fresh_nonce(),
+        );
+        connection.phase = Phase::Dialing { peer, link, dialer: Box::new(dialer) };
+        self.reactor.send(id, hello.bytes());
+    }
+
+    /// Finds the frames in what arrived. After a malformed one the connection is closed.
+    fn on_received(&mut self, id: ConnectionId, mut bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        // The assembler lends frames out while the rest of the driver handles them.
+        let mut assembler = std::mem::replace(&mut connection.assembler, Assembler::new(0));
+        loop {
+            match assembler.next(&mut bytes) {
+                Ok(Some(frame)) => {
+                    self.count(Counter::FramesReceived);
+                    let established = self.on_frame(id, frame);
+                    if established {
+                        assembler.set_limit(quorate_types::limits::FRAME_BYTES_MAX);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.count(Counter::FramesRefused);
+                    self.shared.count_reject(self.id.index(), Reject::Malformed(error));
+                    self.refuse(id, &error);
+                    break;
+                }
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.assembler = assembler;
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId, error: &dyn std::fmt::Display) {
+        if let Some(connection) = self.connections.get(&id)
+            && !matches!(connection.phase, Phase::Closing)
+        {
+            warn!(address = %connection.address, "closing a connection: {error}");
+        }
+        self.reactor.close(id);
+        self.on_closed(id, false);
+    }
+
+    /// Handles one frame; says whether it completed a handshake.
+    fn on_frame(&mut self, id: ConnectionId, frame: FrameRef<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        match &mut connection.phase {
+            Phase::Peer { peer, link } => {
+                let (peer, link) = (*peer, *link);
+                self.step(Input::PeerFrame { peer, link, frame });
+                false
+            }
+            Phase::Client { number } => {
+                let connection = ClientConnection { core: self.id, number: *number };
+                self.step(Input::ClientFrame { connection, frame });
+                false
+            }
+            Phase::Listening { listener } => {
+                let step = listener.on_frame(frame);
+                self.on_listener_step(id, step)
+            }
+            Phase::Dialing { dialer, peer, link } => {
+                let (peer, link) = (*peer, *link);
+                let step = dialer.on_frame(frame);
+                self.on_dialer_step(id, peer, link, step)
+            }
+            Phase::Connecting { .. } | Phase::Closing => false,
+        }
+    }
+
+    fn on_listener_step(&mut self, id: ConnectionId, step: Result<ListenerStep, HandshakeError>) -> bool {
+        match step {
+            Ok(ListenerStep::Send(frame)) => {
+                self.reactor.send(id, frame.bytes());
+                false
+            }
+            Ok(ListenerStep::Done(welcome, Identity::Client { key })) => {
+                self.reactor.send(id, welcome.bytes());
+                self.on_client_established(id, key);
+                true
+            }
+            Ok(ListenerStep::Done(welcome, Identity::Replica { replica, link, incarnation })) => {
+                if !self.peers.admit(replica, link, incarnation) {
+                    warn!("replica {replica} was restarted without its votes and is refused");
+                    self.fail_handshake(id, Some(Refusal::Restarted));
+                    return false;
+                }
+                self.reactor.send(id, welcome.bytes());
+                self.on_peer_established(id, replica, link);
+                true
+            }
+            Err(HandshakeError::Refuse(refusal)) => {
+                debug!(%refusal, "refusing a handshake");
+                self.fail_handshake(id, Some(refusal));
+                false
+            }
+            Err(error) => {
+                debug!(%error, "a handshake failed");
+                self.fail_handshake(id, None);
+                false
+            }
+        }
+    }
+
+    fn on_dialer_step(
+        &mut self,
+        id: ConnectionId,
+        peer: ReplicaId,
+        link: LinkId,
+        step: Result<DialerStep, HandshakeError>,
+    ) -> bool {
+        match step {
+            Ok(DialerStep::Send(frame)) => {
+                self.reactor.send(id, frame.bytes());
+                false
+            }
+            Ok(DialerStep::Done { incarnation }) => {
+                if !self.peers.admit(peer, link, incarnation) {
+                    warn!("replica {peer} was restarted without its votes and is refused");
+                    self.fail_handshake(id, None);
+                    return false;
+                }
+                self.on_peer_established(id, peer, link);
+                true
+            }
+            Err(error) => {
+                warn!("the handshake with replica {peer} failed: {error}");
+                self.fail_handshake(id, None);
+                false
+            }
+        }
+    }
+
+    fn fail_handshake(&mut self, id: ConnectionId, refusal: Option<Refusal>) {
+        self.count(Counter::HandshakesRefused);
+        self.shared.count_reject(self.id.index(), Reject::Handshake);
+        self.on_closed(id, true);
+        match refusal {
+            Some(refusal) => {
+                self.reactor.send(id, refusal_frame(refusal).bytes());
+                self.reactor.finish(id);
+            }
+            None => self.reactor.close(id),
+        }
+    }
+
+    fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
+        self.count(Counter::HandshakesCompleted);
+        self.handshakes -= 1;
+        self.client_count += 1;
+        let number = self.client_count;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.establish(Phase::Client { number });
+        }
+        self.clients.insert(number, id);
+        self.shared.set_clients(self.id.index(), self.clients.len());
+        let connection = ClientConnection { core: self.id, number };
+        self.step(Input::ClientConnected { connection, key });
+    }
+
+    fn on_peer_established(&mut self, id: ConnectionId, peer: ReplicaId, link: LinkId) {
+        self.count(Counter::HandshakesCompleted);
+        self.handshakes -= 1;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.establish(Phase::Peer { peer, link });
+        }
+        // The newest connection wins: the peer may know already that the older one is dead.
+        if let Some(older) = self.peers.establish(peer, link, id) {
+            self.reactor.close(older);
+            if let Some(connection) = self.connections.get_mut(&older) {
+                connection.phase = Phase::Closing;
+            }
+            self.step(Input::PeerDisconnected { peer, link });
+        }
+        info!("link {link} to replica {peer} stands");
+        self.shared.set_link(link, peer, true, false, 0);
+        self.step(Input::PeerConnected { peer, link });
+    }
+
+    /// The queue of a peer that overflowed is empty again: it gets what it lacks from state.
+    fn on_drained(&mut self, id: ConnectionId) {
+        let Some(Connection { phase: Phase::Peer { peer, link }, .. }) = self.connections.get(&id) else {
+            return;
+        };
+        let (peer, link) = (*peer, *link);
+        let Some(state) = self.peers.get_mut(peer, link).filter(|state| state.lagging) else { return };
+        state.lagging = false;
+        info!("replica {peer} takes messages again on link {link}");
+        self.shared.set_link(link, peer, true, false, 0);
+        self.step(Input::PeerDrained { peer, link });
+    }
+
+    /// Forgets a connection, whoever closed it; harmless when it is forgotten already.
+    pub(crate) fn on_closed(&mut self, id: ConnectionId, slowly: bool) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.count(Counter::ConnectionsClosed);
+        if connection.is_shaking_hands() {
+            self.handshakes -= 1;
+        }
+        match connection.phase {
+            Phase::Peer { peer, link }
+            | Phase::Connecting { peer, link }
+            | Phase::Dialing { peer, link, .. } => {
+                if self.peers.on_closed(peer, link, id, slowly, Instant::now()) {
+                    info!("link {link} to replica {peer} is down");
+                    self.shared.set_link(link, peer, false, false, 0);
+                    self.step(Input::PeerDisconnected { peer, link });
+                }
+            }
+            Phase::Client { number } => {
+                self.clients.remove(&number);
+                self.shared.set_clients(self.id.index(), self.clients.len());
+                let connection = ClientConnection { core: self.id, number };
+                self.step(Input::ClientDisconnected { connection });
+            }
+            Phase::Listening { .. } | Phase::Closing => {}
+        }
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.connections.values().filter(|found| found.is_shaking_hands()).map(|found| found.expires).min()
+    }
+
+    fn expire_handshakes(&mut self) {
+        if self.handshakes == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let expired: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.is_shaking_hands() && connection.expires <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            self.count(Counter::HandshakesRefused);
+            self.shared.count_reject(self.id.index(), Reject::Handshake);
+            self.reactor.close(id);
+            self.on_closed(id, false);
+        }
+    }
+
+    /// Takes no new connection, lets the last replies leave, and closes the rest.
+    fn shut_down(&mut self) -> Result<(), ReactorError> {
+        for listener in self.doors.keys() {
+            self.reactor.stop_listening(*listener);
+        }
+        let end = Instant::now() + SHUTDOWN_TIME_MAX;
+        let queued = |driver: &Self| driver.connections.keys().any(|id| driver.reactor.queued_bytes(*id) > 0);
+        while queued(self) && Instant::now() < end {
+            self.reactor.wait(Some(end))?;
+            while self.reactor.next_event().is_some() {}
+        }
+        Ok(())
+    }
+}
+
+fn fresh_nonce() -> [u8; 32] {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).expect("invariant: the kernel's random source does not fail");
+    nonce
+}

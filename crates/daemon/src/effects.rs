@@ -1,0 +1,127 @@
+//! Carrying out what the pure parts decided.
+
+use crate::connection::is_small;
+use crate::driver::Driver;
+use crate::report;
+use quorate_reactor::{Chunk, ConnectionId};
+use quorate_replica::{ClientConnection, Effect, Record, Reject};
+use quorate_telemetry::Counter;
+use quorate_types::{JournalId, LinkId, Lsn, ReplicaId};
+use quorate_wire::Frame;
+use quorate_wire::message::{Message, Report};
+use tracing::{error, warn};
+
+/// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
+const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What may wait for one client. One that does not read its replies is disconnected; they are kept in the state.
+const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+const _: () = assert!(PEER_QUEUE_BYTES_MAX > 2 * quorate_types::limits::FRAME_BYTES_MAX);
+const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * quorate_types::limits::RESULTS_BYTES_MAX);
+
+impl Driver {
+    /// Carries out the effects of the steps so far, in order, and those that follow from them.
+    pub(crate) fn carry_out(&mut self) {
+        while !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                self.carry_out_one(effect);
+            }
+            if self.effects.is_empty() {
+                self.effects = effects;
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Append { journal, lsn, record } => self.append(journal, lsn, &record),
+            Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
+            Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
+            Effect::ClosePeer { peer, link, reject } => {
+                warn!("closing link {link} to replica {peer}: {reject}");
+                let connection = self.peers.get_mut(peer, link).and_then(|state| state.connection);
+                connection.into_iter().for_each(|id| self.close(id));
+            }
+            Effect::CloseClient { connection, reject } => {
+                warn!("closing a client's connection: {reject}");
+                self.clients.get(&connection.number).copied().into_iter().for_each(|id| self.close(id));
+            }
+            Effect::Mail { core, mail } => self.mailbox.post(core.index(), mail),
+            Effect::Report { connection, report } => {
+                let json = report::json(&self.config, &self.shared, &report);
+                self.send_client(connection, &Report { json }.encode());
+            }
+            Effect::Rejected(reject) => self.on_rejected(reject),
+            Effect::Executed { bundles, operations } => {
+                let core = self.shared.core(self.id.index());
+                core.add(Counter::BundlesExecuted, bundles);
+                core.add(Counter::OperationsExecuted, operations);
+            }
+            Effect::Halt { reason } => {
+                error!("halting, because going on would not be safe: {reason}");
+                self.shared.halt(reason);
+            }
+        }
+    }
+
+    fn on_rejected(&mut self, reject: Reject) {
+        let core = self.shared.core(self.id.index());
+        match reject {
+            Reject::Busy => core.increment(Counter::BundlesBusy),
+            Reject::BundleSignature => core.increment(Counter::BundlesForged),
+            _ => {}
+        }
+        self.shared.count_reject(self.id.index(), reject);
+    }
+
+    /// The memory journal: what is appended counts as durable at the end of the tick.
+    fn append(&mut self, journal: JournalId, lsn: Lsn, record: &Record) {
+        let (appended, _) = self.appended.entry(journal).or_default();
+        assert_eq!(lsn, appended.next(), "records of a journal are consecutive");
+        *appended = lsn;
+        if matches!(record, Record::Batch(_)) {
+            self.shared.core(self.id.index()).increment(Counter::BatchesHeld);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        self.reactor.close(id);
+        self.on_closed(id, false);
+    }
+
+    fn send(&mut self, id: ConnectionId, frame: &Frame) {
+        if is_small(frame) {
+            self.reactor.send(id, frame.bytes());
+        } else {
+            self.reactor.send_shared(id, Chunk::from_arc(frame.shared()));
+        }
+    }
+
+    fn send_peer(&mut self, peer: ReplicaId, link: LinkId, frame: &Frame) {
+        let Some(state) = self.peers.get_mut(peer, link) else { return };
+        let Some(id) = state.connection else { return };
+        if state.lagging {
+            return;
+        }
+        let queued = self.reactor.queued_bytes(id);
+        if queued + frame.bytes().len() > PEER_QUEUE_BYTES_MAX {
+            state.lagging = true;
+            warn!("replica {peer} does not take what is sent on link {link}; it will catch up from state");
+            self.shared.core(self.id.index()).increment(Counter::PeerOverflows);
+            self.shared.set_link(link, peer, true, true, queued);
+            return;
+        }
+        self.send(id, frame);
+    }
+
+    fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
+        let Some(id) = self.clients.get(&connection.number).copied() else { return };
+        if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
+            warn!("a client does not read its replies; closing its connection");
+            return self.close(id);
+        }
+        self.shared.core(self.id.index()).increment(Counter::FramesToClients);
+        self.send(id, frame);
+    }
+}

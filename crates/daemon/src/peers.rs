@@ -1,0 +1,115 @@
+//! The links of one core to the other replicas: who dials whom, when to try again, and who was restarted.
+
+use quorate_reactor::ConnectionId;
+use quorate_types::{ClusterConfig, LinkId, ReplicaId};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// One link to one peer.
+#[derive(Debug)]
+pub(crate) struct PeerLink {
+    pub(crate) connection: Option<ConnectionId>,
+    /// Frames were dropped because the queue was full.
+    pub(crate) lagging: bool,
+    /// The peer's first incarnation. With a memory journal a later one has lost its votes and is refused.
+    incarnation: Option<u64>,
+    /// When to dial; none while a connection or an attempt is there, or when the peer dials.
+    pub(crate) dial_at: Option<Instant>,
+    backoff: Duration,
+}
+
+/// The links of one core.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    links: BTreeMap<(ReplicaId, LinkId), PeerLink>,
+    me: ReplicaId,
+}
+
+impl Peers {
+    /// The links of replica `me` on `links`; those it dials are due at `now`.
+    pub(crate) fn new(config: &ClusterConfig, me: ReplicaId, links: &[LinkId], now: Instant) -> Self {
+        let peers = config.replica_ids().filter(|peer| *peer != me);
+        let all = peers.flat_map(|peer| links.iter().map(move |link| (peer, *link)));
+        let new = |peer: ReplicaId| PeerLink {
+            connection: None,
+            lagging: false,
+            incarnation: None,
+            dial_at: dials(me, peer).then_some(now),
+            backoff: BACKOFF_FIRST,
+        };
+        Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
+    }
+
+    pub(crate) fn get_mut(&mut self, peer: ReplicaId, link: LinkId) -> Option<&mut PeerLink> {
+        self.links.get_mut(&(peer, link))
+    }
+
+    /// The links that are to be dialed now; each is marked as being tried.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<(ReplicaId, LinkId)> {
+        let mut due = Vec::new();
+        for (key, link) in &mut self.links {
+            if link.dial_at.is_some_and(|at| at <= now) {
+                link.dial_at = None;
+                due.push(*key);
+            }
+        }
+        due
+    }
+
+    pub(crate) fn next_dial(&self) -> Option<Instant> {
+        self.links.values().filter_map(|link| link.dial_at).min()
+    }
+
+    /// A handshake with the peer is complete. False when the peer was restarted since the first one.
+    pub(crate) fn admit(&mut self, peer: ReplicaId, link: LinkId, incarnation: u64) -> bool {
+        let Some(state) = self.links.get_mut(&(peer, link)) else { return false };
+        *state.incarnation.get_or_insert(incarnation) == incarnation
+    }
+
+    /// The connection stands; returns the one that it replaces.
+    pub(crate) fn establish(
+        &mut self,
+        peer: ReplicaId,
+        link: LinkId,
+        connection: ConnectionId,
+    ) -> Option<ConnectionId> {
+        let state = self.links.get_mut(&(peer, link))?;
+        state.backoff = BACKOFF_FIRST;
+        state.lagging = false;
+        state.dial_at = None;
+        state.connection.replace(connection)
+    }
+
+    /// An attempt or a connection has ended: the side that dials tries again, later each time in a row.
+    /// `slowly` when trying again soon is of no use. Says whether an established link was lost.
+    pub(crate) fn on_closed(
+        &mut self,
+        peer: ReplicaId,
+        link: LinkId,
+        connection: ConnectionId,
+        slowly: bool,
+        now: Instant,
+    ) -> bool {
+        let me = self.me;
+        let Some(state) = self.links.get_mut(&(peer, link)) else { return false };
+        let lost = state.connection == Some(connection);
+        if lost {
+            state.connection = None;
+            state.lagging = false;
+        }
+        if state.connection.is_none() && dials(me, peer) {
+            let backoff = if slowly { 10 * BACKOFF_MAX } else { state.backoff };
+            state.dial_at = Some(now + backoff);
+            state.backoff = (2 * state.backoff).min(BACKOFF_MAX);
+        }
+        lost
+    }
+}
+
+/// Between two replicas the one with the higher id dials.
+fn dials(me: ReplicaId, peer: ReplicaId) -> bool {
+    me > peer
+}

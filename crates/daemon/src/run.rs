@@ -1,0 +1,133 @@
+//! Starting the cores of a replica, and stopping them.
+
+use crate::config::NodeConfig;
+use crate::driver::Driver;
+use crate::shared::Shared;
+use quorate_reactor::{Mailbox, ReactorError, Signal, Waker, mailbox, signals};
+use quorate_replica::mail::Mail;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use thiserror::Error;
+use tracing::{error, info};
+
+/// Why a replica did not start, or did not go on.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A core could not be set up, or its ring failed.
+    #[error(transparent)]
+    Reactor(#[from] ReactorError),
+    /// A thread could not be started.
+    #[error("cannot start a thread for a core: {0}; raise the limit of processes")]
+    Thread(std::io::Error),
+}
+
+/// How a replica ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop.
+    Stopped,
+    /// Going on would not have been safe.
+    Halted(String),
+}
+
+/// What a core's thread tells the starting one, and what it waits for.
+type Ready = Result<Waker, ReactorError>;
+
+/// Runs a replica until SIGINT or SIGTERM. `on_ready` is called once every core listens.
+pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
+    signals::block(&[Signal::Interrupt, Signal::Terminate])?;
+    let config = Arc::new(config);
+    let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
+    let incarnation = fresh_incarnation();
+    let mut threads = Vec::new();
+    for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
+        threads.push(CoreThread::start(&config, &shared, core, mailbox, incarnation)?);
+    }
+    let wakers: Result<Vec<Waker>, ReactorError> = threads
+        .iter()
+        .map(|thread| thread.ready.recv().expect("invariant: a core reports before its thread ends"))
+        .collect();
+    let wakers = match wakers {
+        Ok(wakers) => wakers,
+        Err(error) => {
+            shared.request_stop();
+            drop(threads);
+            return Err(error.into());
+        }
+    };
+    info!(
+        replica = config.replica.0,
+        cores = config.cores.len(),
+        clients = %config.client_address(),
+        durability = config.durability,
+        security = config.security,
+        "replica is ready"
+    );
+    on_ready();
+    for thread in &threads {
+        let _ = thread.go.send(wakers.clone());
+    }
+    let mut failure = None;
+    for thread in threads {
+        if let Err(error) = thread.join() {
+            error!("{error}");
+            failure = Some(error);
+        }
+    }
+    match (failure, shared.halted()) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(reason)) => Ok(Outcome::Halted(reason.to_owned())),
+        (None, None) => Ok(Outcome::Stopped),
+    }
+}
+
+struct CoreThread {
+    ready: mpsc::Receiver<Ready>,
+    go: mpsc::Sender<Vec<Waker>>,
+    handle: JoinHandle<Result<(), ReactorError>>,
+}
+
+impl CoreThread {
+    /// Sets a core up on its own thread; it runs once it is given the wakers of all.
+    fn start(
+        config: &Arc<NodeConfig>,
+        shared: &Arc<Shared>,
+        core: quorate_types::CoreId,
+        mailbox: Mailbox<Mail>,
+        incarnation: u64,
+    ) -> Result<Self, StartError> {
+        let (report, ready) = mpsc::channel();
+        let (go, started) = mpsc::channel::<Vec<Waker>>();
+        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let body = move || {
+            let mut driver = match Driver::new(config, shared, core, mailbox, incarnation) {
+                Ok(driver) => driver,
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                    return Ok(());
+                }
+            };
+            if core.index() == 0 {
+                driver.watch_signals(&[Signal::Interrupt, Signal::Terminate])?;
+            }
+            let _ = report.send(Ok(driver.waker()));
+            let Ok(wakers) = started.recv() else { return Ok(()) };
+            driver.set_others(wakers);
+            driver.run()
+        };
+        let name = format!("core-{core}");
+        let handle = std::thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
+        Ok(Self { ready, go, handle })
+    }
+
+    fn join(self) -> Result<(), ReactorError> {
+        self.handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// A number that no other run of this replica has.
+fn fresh_incarnation() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("invariant: the kernel's random source does not fail");
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,121 @@
+//! What the cores of one replica share: counters and flags, each written by one core and read by any.
+
+use quorate_replica::Reject;
+use quorate_telemetry::{CoreCounters, Counter, Counters};
+use quorate_types::{ClusterConfig, LinkId, ReplicaId};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What one link to a peer is like, as bits of one cell.
+const CONNECTED: u64 = 1;
+const LAGGING: u64 = 2;
+
+/// Shared by the cores of one replica.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    counters: Counters,
+    /// Rejects by core and label.
+    rejects: Vec<Vec<AtomicU64>>,
+    /// By link and peer: flags in the low bits, queued bytes above.
+    links: Vec<Vec<AtomicU64>>,
+    /// Connected clients by core.
+    clients: Vec<AtomicU64>,
+    stop: AtomicBool,
+    halted: OnceLock<String>,
+    pub(crate) started: Instant,
+}
+
+fn cells(count: usize) -> Vec<AtomicU64> {
+    std::iter::repeat_with(AtomicU64::default).take(count).collect()
+}
+
+impl Shared {
+    pub(crate) fn new(config: &ClusterConfig, cores: usize) -> Self {
+        let replicas = config.members().len();
+        Self {
+            counters: Counters::new(cores),
+            rejects: (0..cores).map(|_| cells(Reject::LABELS.len())).collect(),
+            links: config.link_ids().map(|_| cells(replicas)).collect(),
+            clients: cells(cores),
+            stop: AtomicBool::new(false),
+            halted: OnceLock::new(),
+            started: Instant::now(),
+        }
+    }
+
+    pub(crate) fn core(&self, core: usize) -> &CoreCounters {
+        self.counters.core(core).expect("invariant: one set of counters per core")
+    }
+
+    pub(crate) fn sum(&self, counter: Counter) -> u64 {
+        self.counters.sum(counter)
+    }
+
+    /// Counts a reject. For the owning core alone.
+    pub(crate) fn count_reject(&self, core: usize, reject: Reject) {
+        let label = reject.label();
+        if let Some(index) = Reject::LABELS.iter().position(|known| *known == label) {
+            let cell = &self.rejects[core][index];
+            cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// All rejects by label, those that never happened left out.
+    pub(crate) fn rejects(&self) -> BTreeMap<String, u64> {
+        let sum = |index: usize| self.rejects.iter().map(|core| core[index].load(Ordering::Relaxed)).sum();
+        Reject::LABELS
+            .iter()
+            .enumerate()
+            .map(|(index, label)| ((*label).to_owned(), sum(index)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    pub(crate) fn set_link(
+        &self,
+        link: LinkId,
+        peer: ReplicaId,
+        connected: bool,
+        lagging: bool,
+        queued: usize,
+    ) {
+        let flags = if connected { CONNECTED } else { 0 } | if lagging { LAGGING } else { 0 };
+        self.links[link.index()][peer.index()].store((queued as u64) << 2 | flags, Ordering::Relaxed);
+    }
+
+    /// Whether all links to a peer stand, whether any lags, and the bytes queued for it.
+    pub(crate) fn peer(&self, peer: ReplicaId) -> (bool, bool, u64) {
+        let cells = || self.links.iter().map(|link| link[peer.index()].load(Ordering::Relaxed));
+        let connected = cells().all(|cell| cell & CONNECTED != 0);
+        let lagging = cells().any(|cell| cell & LAGGING != 0);
+        (connected, lagging, cells().map(|cell| cell >> 2).sum())
+    }
+
+    pub(crate) fn set_clients(&self, core: usize, clients: usize) {
+        self.clients[core].store(clients as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn clients(&self) -> u64 {
+        self.clients.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Going on would not be safe; the first reason stands.
+    pub(crate) fn halt(&self, reason: String) {
+        let _ = self.halted.set(reason);
+        self.request_stop();
+    }
+
+    pub(crate) fn halted(&self) -> Option<&str> {
+        self.halted.get().map(String::as_str)
+    }
+}

@@ -1,0 +1,464 @@
+//! A cluster with its clients and its world: events go in, effects are carried out, oracles watch.
+//!
+//! This is the simulator's counterpart of the daemon: it feeds cores as a driver does (a burst of inputs,
+//! then the end of the tick) and carries out what they want. Effects are in [`carry`], faults in [`trouble`],
+//! the end of a history in [`closing`].
+
+mod carry;
+mod clients;
+mod closing;
+mod trouble;
+
+use crate::client::Client;
+use crate::event::Event;
+use crate::host::{Arrival, Host};
+use crate::ledger::Ledger;
+use crate::network::{ConnectionId, Network, Notice, Noticed, Side};
+use crate::oracle::agreement::Agreement;
+use crate::oracle::durability::Durability;
+use crate::oracle::history::Completion;
+use crate::oracle::replies::Replies;
+use crate::oracle::resources::{Resources, Trouble};
+use crate::oracle::votes::Votes;
+use crate::oracle::{Finding, Violation};
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::random::{Random, Stream};
+use crate::trace::{Detail, Trace};
+use closing::Phase;
+use quorate_replica::{ClientConnection, Core, Effect, Input, ReplicaSetup};
+use quorate_types::{ClusterConfig, CoreId, LinkId, Nanoseconds, ReplicaId};
+use quorate_wire::{header, testing};
+use std::sync::Arc;
+
+/// Ticks in a row that may leave a deadline that has passed already.
+const SPINS_MAX: u32 = 1000;
+/// How often the oracles look at the whole cluster.
+const PROBE: Nanoseconds = Nanoseconds::from_millis(20);
+
+/// What a connection joins.
+#[derive(Clone, Copy, Debug)]
+enum Route {
+    /// Two replicas; the first dials.
+    Peers { ends: [ReplicaId; 2], link: LinkId },
+    /// A client, who dials, and a replica, with the number that the connection has there now.
+    Client { client: usize, replica: ReplicaId, there: Option<ClientConnection> },
+}
+
+/// What watches.
+#[derive(Debug)]
+pub struct Oracles {
+    /// What replicas wrote down.
+    pub ledger: Ledger,
+    /// One header per slot, one root per checkpoint.
+    pub agreement: Agreement,
+    /// One vote per slot.
+    pub votes: Votes,
+    /// Durable before send.
+    pub durability: Durability,
+    /// One answer per bundle.
+    pub replies: Replies,
+    /// Bounds and refusals.
+    pub resources: Resources,
+    /// What clients know to be complete.
+    pub completions: Vec<Completion>,
+}
+
+/// A history in progress.
+#[derive(Debug)]
+pub struct Cluster {
+    plan: Plan,
+    config: Arc<ClusterConfig>,
+    now: Nanoseconds,
+    queue: Queue<Event>,
+    network: Network,
+    routes: Vec<Route>,
+    /// The connection of a pair and link, by the lower replica, the higher one and the link.
+    peers: Vec<Vec<Vec<ConnectionId>>>,
+    hosts: Vec<Host>,
+    clients: Vec<Client>,
+    cores_random: Random,
+    disk_random: Random,
+    workload_random: Random,
+    oracles: Oracles,
+    phase: Phase,
+    trace: Trace,
+    frames: u64,
+}
+
+impl Cluster {
+    /// The cluster of a plan, before its first event.
+    #[must_use]
+    pub fn new(plan: Plan, trace: Trace) -> Self {
+        let config = testing::config_with_links(plan.replicas, plan.links).with_tuning(plan.tuning);
+        let config = Arc::new(config);
+        let hosts = (0..plan.replicas).map(|id| new_host(&plan, &config, ReplicaId(id))).collect();
+        let replicas = usize::from(plan.replicas);
+        let oracles = Oracles {
+            ledger: Ledger::default(),
+            agreement: Agreement::new(replicas, header::genesis(config.digest())),
+            votes: Votes::new(config.quorums()),
+            durability: Durability::new(replicas),
+            replies: Replies::default(),
+            resources: Resources::new(Trouble::of(&plan)),
+            completions: Vec::new(),
+        };
+        let mut cluster = Self {
+            now: Nanoseconds(0),
+            queue: Queue::new(plan.seed),
+            network: Network::new(plan.seed, plan.network),
+            routes: Vec::new(),
+            peers: Vec::new(),
+            hosts,
+            clients: Vec::new(),
+            cores_random: Random::new(plan.seed, Stream::Cores),
+            disk_random: Random::new(plan.seed, Stream::Disk),
+            workload_random: Random::new(plan.seed, Stream::Workload),
+            oracles,
+            phase: Phase::Faults,
+            trace,
+            frames: 0,
+            config,
+            plan,
+        };
+        cluster.join_replicas();
+        cluster.join_clients();
+        cluster.schedule();
+        cluster
+    }
+
+    fn join_replicas(&mut self) {
+        let all: Vec<ReplicaId> = self.config.replica_ids().collect();
+        for low in &all {
+            let mut row = vec![Vec::new(); all.len()];
+            for high in all.iter().filter(|high| *high > low) {
+                for link in self.config.link_ids() {
+                    row[high.index()].push(self.network.add_peer(&mut self.queue));
+                    self.routes.push(Route::Peers { ends: [*low, *high], link });
+                }
+            }
+            self.peers.push(row);
+        }
+    }
+
+    fn join_clients(&mut self) {
+        let count = u8::try_from(self.plan.workload.clients).expect("invariant: a few clients");
+        for number in 0..count {
+            let key = testing::client_key_number(number);
+            let home = ReplicaId(number % self.plan.replicas);
+            let index = usize::from(number);
+            let mut client = Client::new(Arc::clone(&self.config), key, home, index, self.plan.workload);
+            for replica in self.config.replica_ids() {
+                client.connections.push(self.network.add_client(&mut self.queue));
+                self.routes.push(Route::Client { client: index, replica, there: None });
+            }
+            self.clients.push(client);
+            self.schedule_submissions(index);
+        }
+    }
+
+    fn schedule(&mut self) {
+        for (fault, what) in self.plan.faults.iter().enumerate() {
+            self.queue.push(what.begin, Event::FaultBegins { fault });
+            self.queue.push(what.end, Event::FaultEnds { fault });
+        }
+        // After the last fault has ended, whatever the tie-breaker says.
+        self.queue.push(self.plan.heal_at.next(), Event::Heal);
+        for replica in self.config.replica_ids() {
+            for core in 0..self.plan.cores {
+                self.wake(replica, core_id(core));
+            }
+        }
+    }
+
+    /// Lets the next event happen; says whether the history goes on.
+    pub fn step(&mut self) -> Result<bool, Finding> {
+        let (at, event) = self.queue.pop().expect("invariant: probes and the deadline keep the queue filled");
+        assert!(at >= self.now, "time does not go back");
+        self.now = at;
+        match event {
+            Event::Network(event) => self.on_network(event)?,
+            Event::Tick { replica, core } => self.on_tick(replica, core)?,
+            Event::Mail { replica, from, to } => self.on_mail(replica, from, to),
+            Event::Written { replica, journal, lsn } => self.on_written(replica, journal, lsn),
+            Event::Submit { client } => self.on_submit(client)?,
+            Event::Patience { client } => self.on_patience(client)?,
+            Event::FaultBegins { fault } => self.on_fault_begins(fault),
+            Event::FaultEnds { fault } => self.on_fault_ends(fault),
+            Event::Heal => self.on_heal(),
+            Event::Probe => return self.on_probe(),
+        }
+        Ok(true)
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub fn now(&self) -> Nanoseconds {
+        self.now
+    }
+
+    /// The record of the history.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// What the oracles know.
+    #[must_use]
+    pub fn oracles(&self) -> &Oracles {
+        &self.oracles
+    }
+
+    /// The number of frames that arrived.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    fn finding(&self, replica: Option<ReplicaId>, violation: Violation) -> Finding {
+        Finding { seed: self.plan.seed, at: self.now, replica, violation }
+    }
+
+    fn host(&mut self, replica: ReplicaId) -> &mut Host {
+        &mut self.hosts[replica.index()]
+    }
+
+    /// Puts an input into a core's inbox and lets it tick soon.
+    fn deliver(&mut self, replica: ReplicaId, core: CoreId, arrival: Arrival) {
+        self.host(replica).cores[core.index()].inbox.push_back(arrival);
+        self.wake(replica, core);
+    }
+
+    fn wake(&mut self, replica: ReplicaId, core: CoreId) {
+        let delay = self.cores_random.between(1, self.plan.core.wake_max.0);
+        let at = self.now.plus(delay * self.host(replica).slowness);
+        self.tick_at(replica, core, at);
+    }
+
+    /// Lets a core tick at `at`, unless it ticks earlier anyway.
+    fn tick_at(&mut self, replica: ReplicaId, core: CoreId, at: Nanoseconds) {
+        let host = &mut self.hosts[replica.index()].cores[core.index()];
+        if host.tick_at.is_none_or(|due| at < due) {
+            host.tick_at = Some(at);
+            self.queue.push(at, Event::Tick { replica, core });
+        }
+    }
+
+    /// A burst of inputs and the end of the tick, as a driver does it.
+    fn on_tick(&mut self, replica: ReplicaId, core: CoreId) -> Result<(), Finding> {
+        let now = self.now;
+        let burst = self.cores_random.between(1, self.plan.core.burst_max);
+        let host = &mut self.hosts[replica.index()];
+        if host.cores[core.index()].tick_at != Some(now) {
+            return Ok(());
+        }
+        host.cores[core.index()].tick_at = None;
+        if host.pauses > 0 {
+            return Ok(());
+        }
+        let local = host.local(now);
+        let mut taken = 0;
+        while taken < burst
+            && let Some(arrival) = self.host(replica).cores[core.index()].inbox.pop_front()
+        {
+            taken += 1;
+            self.take(replica, core, local, arrival)?;
+        }
+        let mut effects = Vec::new();
+        self.host(replica).cores[core.index()].core.step(local, Input::TickEnd, &mut effects);
+        self.trace.note(now, Detail::Verbose, &[1, id(replica), taken, effects.len() as u64], || {
+            format!("r{replica} core {core}: tick, {taken} inputs")
+        });
+        self.carry(replica, core, effects)?;
+        self.audit(replica, core)?;
+        self.schedule_next_tick(replica, core, taken > 0)
+    }
+
+    fn take(
+        &mut self,
+        replica: ReplicaId,
+        core: CoreId,
+        local: Nanoseconds,
+        arrival: Arrival,
+    ) -> Result<(), Finding> {
+        if let Arrival::Durable(journal, upto) = &arrival {
+            self.oracles.durability.on_durable(replica, *journal, *upto);
+        }
+        let mut effects = Vec::new();
+        let host = &mut self.hosts[replica.index()].cores[core.index()];
+        arrival.hand_to(|input| host.core.step(local, input, &mut effects));
+        self.carry(replica, core, effects)
+    }
+
+    fn schedule_next_tick(
+        &mut self,
+        replica: ReplicaId,
+        core: CoreId,
+        had_input: bool,
+    ) -> Result<(), Finding> {
+        let now = self.now;
+        let host = &mut self.hosts[replica.index()];
+        let deadline = host.cores[core.index()].core.deadline().map(|local| host.global(local, now));
+        let target = &mut host.cores[core.index()];
+        let inbox = !target.inbox.is_empty();
+        let spins = deadline == Some(now) && !had_input && !inbox;
+        target.spins = if spins { target.spins + 1 } else { 0 };
+        if target.spins > SPINS_MAX {
+            let text = format!("core {core} leaves a deadline that has passed, {SPINS_MAX} ticks in a row");
+            return Err(self.finding(Some(replica), Violation::new("progress", text)));
+        }
+        if inbox {
+            self.wake(replica, core);
+        }
+        if let Some(at) = deadline {
+            self.tick_at(replica, core, at.max(now.plus(1000)));
+        }
+        Ok(())
+    }
+
+    /// Asks a core how far it is and what it holds.
+    fn audit(&mut self, replica: ReplicaId, core: CoreId) -> Result<(), Finding> {
+        let audit = self.hosts[replica.index()].cores[core.index()].core.audit();
+        let oracles = &mut self.oracles;
+        let bounded = oracles.resources.on_audit(audit.pending_bytes, audit.held_effects);
+        bounded.map_err(|violation| self.finding(Some(replica), violation))?;
+        if core.index() == 0 {
+            let oracles = &mut self.oracles;
+            let news = oracles.agreement.on_committed(&oracles.ledger, replica, audit.committed);
+            self.note_progress(replica, "committed", audit.committed, news)?;
+        }
+        if core.index() + 1 == self.plan.cores {
+            let oracles = &mut self.oracles;
+            let news = oracles.agreement.on_executed(&oracles.ledger, replica, audit.executed);
+            self.note_progress(replica, "executed", audit.executed, news)?;
+        }
+        Ok(())
+    }
+
+    fn note_progress(
+        &mut self,
+        replica: ReplicaId,
+        what: &str,
+        position: quorate_wire::Position,
+        news: Result<bool, Violation>,
+    ) -> Result<(), Finding> {
+        if news.map_err(|violation| self.finding(Some(replica), violation))? {
+            self.trace.bytes(&position.digest.0);
+            self.trace.note(self.now, Detail::Readable, &[2, id(replica), position.seq.0], || {
+                format!("r{replica} {what} {:?} {:?}", position.seq, position.digest)
+            });
+        }
+        Ok(())
+    }
+
+    fn on_mail(&mut self, replica: ReplicaId, from: CoreId, to: CoreId) {
+        let mailbox = &mut self.host(replica).cores[to.index()].mail[from.index()];
+        let mail = mailbox.pop_front().expect("invariant: one event for each message");
+        self.deliver(replica, to, Arrival::Mail(mail));
+    }
+
+    fn on_network(&mut self, event: crate::network::NetworkEvent) -> Result<(), Finding> {
+        let mut noticed = Vec::new();
+        self.network.handle(self.now, event, &mut self.queue, &mut noticed);
+        for Noticed { connection, side, notice } in noticed {
+            if let Notice::Garbled(error) = &notice {
+                let text = format!("frames arrived as bytes that are none: {error}");
+                return Err(self.finding(None, Violation::new("transport", text)));
+            }
+            self.frames += u64::from(matches!(notice, Notice::Frame(_)));
+            match self.routes[connection.0] {
+                Route::Peers { ends, link } => self.on_peer_notice(ends, link, side, notice),
+                Route::Client { client, replica, there } => match side {
+                    Side::Dialer => self.on_client_notice(client, replica, notice)?,
+                    Side::Listener => self.on_listener_notice(connection, client, replica, there, notice),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn on_peer_notice(&mut self, ends: [ReplicaId; 2], link: LinkId, side: Side, notice: Notice) {
+        let (replica, peer) = (ends[side as usize], ends[side.other() as usize]);
+        let core = core_id(link.index() % self.plan.cores);
+        let arrival = match notice {
+            Notice::Opened => Arrival::PeerConnected(peer, link),
+            Notice::Closed => Arrival::PeerDisconnected(peer, link),
+            Notice::Drained => Arrival::PeerDrained(peer, link),
+            Notice::Frame(frame) => Arrival::PeerFrame(peer, link, frame),
+            Notice::Garbled(_) => return,
+        };
+        self.note_arrival(replica, &format_args!("r{peer} {link:?}"), &arrival);
+        self.deliver(replica, core, arrival);
+    }
+
+    fn on_listener_notice(
+        &mut self,
+        connection: ConnectionId,
+        client: usize,
+        replica: ReplicaId,
+        there: Option<ClientConnection>,
+        notice: Notice,
+    ) {
+        let (there, arrival) = match (notice, there) {
+            (Notice::Opened, _) => {
+                let core = core_id(self.cores_random.index(self.plan.cores));
+                let host = self.host(replica);
+                host.client_connections += 1;
+                let fresh = ClientConnection { core, number: host.client_connections };
+                self.routes[connection.0] = Route::Client { client, replica, there: Some(fresh) };
+                (fresh, Arrival::ClientConnected(fresh, self.clients[client].key))
+            }
+            (Notice::Closed, Some(there)) => {
+                self.routes[connection.0] = Route::Client { client, replica, there: None };
+                (there, Arrival::ClientDisconnected(there))
+            }
+            (Notice::Frame(frame), Some(there)) => (there, Arrival::ClientFrame(there, frame)),
+            _ => return,
+        };
+        self.note_arrival(replica, &format_args!("client {client}"), &arrival);
+        self.deliver(replica, there.core, arrival);
+    }
+
+    fn note_arrival(&mut self, replica: ReplicaId, from: &std::fmt::Arguments<'_>, arrival: &Arrival) {
+        let (detail, text) = match arrival {
+            Arrival::PeerFrame(_, _, frame) | Arrival::ClientFrame(_, frame) => {
+                self.trace.bytes(&frame.bytes()[..16]);
+                (Detail::Verbose, "frame")
+            }
+            Arrival::PeerConnected(..) | Arrival::ClientConnected(..) => (Detail::Readable, "connected"),
+            Arrival::PeerDisconnected(..) | Arrival::ClientDisconnected(..) => (Detail::Readable, "disconnected"),
+            _ => (Detail::Readable, "drained"),
+        };
+        self.trace.note(self.now, detail, &[3, id(replica)], || match arrival {
+            Arrival::PeerFrame(_, _, frame) | Arrival::ClientFrame(_, frame) => {
+                format!("r{replica} <- {from}: {}", carry::describe(frame))
+            }
+            _ => format!("r{replica} <- {from}: {text}"),
+        });
+    }
+}
+
+fn new_host(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> Host {
+    let key = testing::replica_key(me.0);
+    let setup = ReplicaSetup { config: Arc::clone(config), me, key, cores: plan.cores };
+    let cores = (0..plan.cores).map(|core| Core::new(&setup, core_id(core))).collect();
+    Host::new(cores, plan.clocks[me.index()])
+}
+
+fn core_id(index: usize) -> CoreId {
+    CoreId(u8::try_from(index).expect("invariant: a few cores"))
+}
+
+fn id(replica: ReplicaId) -> u64 {
+    u64::from(replica.0)
+}
+
+/// Where an effect comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    replica: ReplicaId,
+    core: CoreId,
+}
+
+/// The effects of one step, with their origin.
+type Effects = Vec<Effect>;

@@ -1,0 +1,280 @@
+//! What cores want done: the oracles look at each effect, then the world carries it out.
+
+use super::{Cluster, Effects, Origin, Route, core_id, id};
+use crate::event::Event;
+use crate::host::Arrival;
+use crate::network::{ConnectionId, Side};
+use crate::oracle::durability::Fact;
+use crate::oracle::{Finding, Violation};
+use crate::trace::Detail;
+use quorate_journal::Record;
+use quorate_replica::{ClientConnection, Effect, Mail};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, ReplicaId};
+use quorate_wire::message::{Checkpoint, Commit, LaneAcks, Message, PrePrepare, Prepare, Status};
+use quorate_wire::{DecodeError, Frame, Kind, ReplyView};
+use std::sync::Arc;
+
+impl Cluster {
+    /// Carries out the effects of one step, in order.
+    pub(super) fn carry(
+        &mut self,
+        replica: ReplicaId,
+        core: CoreId,
+        effects: Effects,
+    ) -> Result<(), Finding> {
+        let origin = Origin { replica, core };
+        for effect in effects {
+            self.carry_one(origin, effect).map_err(|violation| self.finding(Some(replica), violation))?;
+        }
+        Ok(())
+    }
+
+    fn carry_one(&mut self, origin: Origin, effect: Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, &record),
+            Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
+            Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
+            Effect::ClosePeer { peer, link, reject } => {
+                self.oracles.resources.on_reject(&reject)?;
+                let connection = self.peer_connection(origin.replica, peer, link);
+                self.network.disconnect(self.now, connection, &mut self.queue);
+                Ok(())
+            }
+            Effect::CloseClient { connection, reject } => {
+                self.oracles.resources.on_reject(&reject)?;
+                if let Some(found) = self.client_connection(origin.replica, connection) {
+                    self.network.disconnect(self.now, found, &mut self.queue);
+                }
+                Ok(())
+            }
+            Effect::Mail { core, mail } => {
+                self.post(origin, core, mail);
+                Ok(())
+            }
+            Effect::Report { report, .. } => {
+                self.on_report(origin.replica, &report);
+                Ok(())
+            }
+            Effect::Rejected(reject) => {
+                self.trace.note(self.now, Detail::Readable, &[4, id(origin.replica)], || {
+                    format!("r{} refuses {reject}", origin.replica)
+                });
+                self.oracles.resources.on_reject(&reject)
+            }
+            Effect::Executed { .. } => Ok(()),
+            Effect::Halt { reason } => Err(Violation::new("no halt", reason)),
+        }
+    }
+
+    fn append(
+        &mut self,
+        origin: Origin,
+        journal: JournalId,
+        lsn: Lsn,
+        record: &Record,
+    ) -> Result<(), Violation> {
+        let Origin { replica, core } = origin;
+        if let Record::Prepared { view, position, votes } = record {
+            self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
+        }
+        if let Record::Batch(frame) = record {
+            self.oracles.resources.on_batch(frame.bytes().len());
+        }
+        let fact = Fact::of(record, &mut self.oracles.ledger)?;
+        self.oracles.durability.on_append(replica, journal, lsn, fact);
+        let host = &mut self.hosts[replica.index()];
+        let owner = host.journal_core.get_mut(journal.index()).map(|owner| *owner.get_or_insert(core));
+        if owner != Some(core) {
+            let text = format!("core {core} appends to {journal:?}, which is not its own");
+            return Err(Violation::new("journal", text));
+        }
+        host.disk.append(journal, lsn).map_err(|due| {
+            Violation::new("journal", format!("{lsn:?} of {journal:?} appended where {due:?} was due"))
+        })?;
+        self.trace.note(self.now, Detail::Verbose, &[5, id(replica), u64::from(journal.0), lsn.0], || {
+            format!("r{replica} {journal:?} {lsn:?}: {fact:?}")
+        });
+        let delay = self.write_delay();
+        if delay == 0 && self.hosts[replica.index()].stalls == 0 {
+            self.on_written(replica, journal, lsn);
+        } else {
+            self.queue.push(self.now.plus(delay), Event::Written { replica, journal, lsn });
+        }
+        Ok(())
+    }
+
+    fn write_delay(&mut self) -> u64 {
+        let plan = self.plan.disk;
+        let delay = self.disk_random.between(plan.write_min.0, plan.write_max.0);
+        if self.disk_random.permille(plan.stall_permille) { 20 * delay } else { delay }
+    }
+
+    /// A write is on disk; its core hears of it when the durable prefix grows.
+    pub(super) fn on_written(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn) {
+        let host = self.host(replica);
+        if host.stalls > 0 {
+            host.stalled_writes.push((journal, lsn));
+            return;
+        }
+        let core = host.journal_core[journal.index()].expect("invariant: set when it was appended");
+        if let Some(upto) = host.disk.written(journal, lsn) {
+            self.deliver(replica, core, Arrival::Durable(journal, upto));
+        }
+    }
+
+    fn post(&mut self, origin: Origin, to: CoreId, mail: Mail) {
+        let Origin { replica, core: from } = origin;
+        let delay = self.cores_random.between(1, self.plan.core.mail_max.0);
+        let host = self.host(replica);
+        let at = delay * host.slowness;
+        host.cores[to.index()].mail[from.index()].push_back(mail);
+        self.queue.push(self.now.plus(at), Event::Mail { replica, from, to });
+    }
+
+    fn peer_connection(&self, replica: ReplicaId, peer: ReplicaId, link: LinkId) -> ConnectionId {
+        let (low, high) = (replica.min(peer), replica.max(peer));
+        self.peers[low.index()][high.index()][link.index()]
+    }
+
+    fn send_peer(
+        &mut self,
+        origin: Origin,
+        peer: ReplicaId,
+        link: LinkId,
+        frame: Frame,
+    ) -> Result<(), Violation> {
+        let Origin { replica, core } = origin;
+        if peer == replica || core != core_id(link.index() % self.plan.cores) {
+            let text = format!("core {core} sends to r{peer} over {link:?}, which is not its own");
+            return Err(Violation::new("boundary", text));
+        }
+        let judged = self.judge(replica, &frame);
+        judged.map_err(|error| Violation::new("boundary", format!("sends a frame that is none: {error}")))??;
+        self.trace.note(self.now, Detail::Verbose, &[6, id(replica), id(peer)], || {
+            format!("r{replica} -> r{peer} {link:?}: {}", describe(&frame))
+        });
+        let connection = self.peer_connection(replica, peer, link);
+        let side = if replica < peer { Side::Dialer } else { Side::Listener };
+        self.network.send(self.now, connection, side, frame, &mut self.queue);
+        Ok(())
+    }
+
+    /// What the oracles say of a frame that leaves `replica`.
+    fn judge(&mut self, replica: ReplicaId, frame: &Frame) -> Result<Result<(), Violation>, DecodeError> {
+        let oracles = &mut self.oracles;
+        let payload = frame.payload();
+        Ok(match frame.kind() {
+            Kind::PrePrepare => {
+                let message = PrePrepare::decode(payload)?;
+                oracles.ledger.note_header(&Arc::new(message.header.clone()));
+                oracles.votes.on_pre_prepare(&message)
+            }
+            Kind::Prepare => {
+                let message = Prepare::decode(payload)?;
+                oracles.votes.on_prepare(replica, &message).and_then(|()| {
+                    oracles.durability.before_prepare(&oracles.ledger, replica, &message)
+                })
+            }
+            Kind::Commit => {
+                let message = Commit::decode(payload)?;
+                oracles
+                    .votes
+                    .on_commit(replica, &message)
+                    .and_then(|()| oracles.durability.before_commit(replica, &message))
+            }
+            Kind::Checkpoint => {
+                let message = Checkpoint::decode(payload)?;
+                let seq = message.position.seq;
+                oracles
+                    .votes
+                    .on_checkpoint(replica, seq, message.root)
+                    .and_then(|()| oracles.agreement.on_root(replica, seq, message.root))
+            }
+            Kind::LaneAcks => {
+                let message = LaneAcks::decode(payload)?;
+                message.tips.iter().try_for_each(|tip| {
+                    oracles.durability.before_acknowledgement(&oracles.ledger, replica, tip)
+                })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    pub(super) fn client_connection(
+        &self,
+        replica: ReplicaId,
+        connection: ClientConnection,
+    ) -> Option<ConnectionId> {
+        let found = self.routes.iter().position(|route| {
+            matches!(route, Route::Client { replica: there, there: Some(number), .. }
+                if *there == replica && *number == connection)
+        });
+        found.map(ConnectionId)
+    }
+
+    fn send_client(
+        &mut self,
+        origin: Origin,
+        connection: ClientConnection,
+        frame: Frame,
+    ) -> Result<(), Violation> {
+        let Origin { replica, core } = origin;
+        if connection.core != core {
+            let text = format!("core {core} sends to {connection:?}, which is not its own");
+            return Err(Violation::new("boundary", text));
+        }
+        if frame.kind() == Kind::Reply {
+            let reply = ReplyView::parse(frame.payload())
+                .map_err(|error| Violation::new("boundary", format!("sends a reply that is none: {error}")))?;
+            self.oracles.replies.on_reply(replica, &reply)?;
+        }
+        self.trace.note(self.now, Detail::Verbose, &[7, id(replica), connection.number], || {
+            format!("r{replica} -> client connection {}: {}", connection.number, describe(&frame))
+        });
+        if let Some(found) = self.client_connection(replica, connection) {
+            self.network.send(self.now, found, Side::Listener, frame, &mut self.queue);
+        }
+        Ok(())
+    }
+}
+
+/// A frame in words, for readers.
+pub(super) fn describe(frame: &Frame) -> String {
+    let payload = frame.payload();
+    let bytes = payload.len();
+    let message = match frame.kind() {
+        Kind::PrePrepare => PrePrepare::decode(payload).map(|message| {
+            let header = &message.header;
+            format!("{:?} {:?} cut {:?}", header.seq, header.digest(), header.cut)
+        }),
+        Kind::Prepare => {
+            Prepare::decode(payload).map(|message| format!("{:?} {:?}", message.lo, message.digests))
+        }
+        Kind::Commit => Commit::decode(payload).map(|message| format!("{:?}", message.position)),
+        Kind::Checkpoint => {
+            Checkpoint::decode(payload).map(|message| format!("{:?} root {:?}", message.position, message.root))
+        }
+        Kind::Status => Status::decode(payload).map(|message| {
+            format!(
+                "stable {:?} accepted {:?} prepared {:?} committed {:?} executed {:?}",
+                message.stable.seq,
+                message.accepted.seq,
+                message.prepared.seq,
+                message.committed.seq,
+                message.executed.seq
+            )
+        }),
+        Kind::LaneAcks => LaneAcks::decode(payload).map(|message| format!("{:?}", message.tips)),
+        Kind::Batch => quorate_wire::BatchView::parse(payload).map(|view| {
+            let head = &view.head;
+            format!("{:?} {:?} {:?}, {} bundles", head.lane, head.number, view.chain(), view.bundles.len())
+        }),
+        Kind::Bundle => quorate_wire::BundleView::parse(payload)
+            .map(|view| format!("{:?} {:?}", view.head.session, view.head.number)),
+        Kind::Reply => ReplyView::parse(payload)
+            .map(|reply| format!("{:?} {:?} at {:?}", reply.session, reply.number, reply.seq)),
+        _ => Ok(String::new()),
+    };
+    let text = message.unwrap_or_else(|error| error.to_string());
+    format!("{:?} ({bytes} bytes) {text}", frame.kind())
+}

@@ -1,0 +1,174 @@
+//! The clients' side: sessions are driven by the same queue as everything else.
+
+use super::Cluster;
+use crate::event::Event;
+use crate::network::{Notice, Side};
+use crate::oracle::{Finding, Violation};
+use crate::trace::Detail;
+use crate::workload::Workload;
+use quorate_client::Action;
+use quorate_types::{BundleNumber, Nanoseconds, Operation, ReplicaId, Seq};
+
+impl Cluster {
+    /// Lets a client submit as many bundles as it may keep open, each after a while.
+    pub(super) fn schedule_submissions(&mut self, client: usize) {
+        for _ in 0..self.plan.workload.depth {
+            self.schedule_submission(client);
+        }
+    }
+
+    fn schedule_submission(&mut self, client: usize) {
+        let calm = Nanoseconds::from_millis(5);
+        let longest = if self.phase.is_faulty() { self.plan.workload.think_max } else { calm };
+        let at = self.now.plus(self.workload_random.below(longest.0.max(1)));
+        self.queue.push(at, Event::Submit { client });
+    }
+
+    pub(super) fn on_submit(&mut self, client: usize) -> Result<(), Finding> {
+        let target = &mut self.clients[client];
+        let depth = usize::try_from(self.plan.workload.depth).expect("invariant: small");
+        if target.remaining == 0 || target.open.len() >= depth {
+            return Ok(());
+        }
+        target.remaining -= 1;
+        let operations = target.workload.bundle(&mut self.workload_random);
+        self.submit(client, operations)
+    }
+
+    /// Lets a client read everything there is.
+    pub(super) fn submit_closing_read(&mut self, client: usize) -> Result<(), Finding> {
+        self.submit(client, Workload::read_everything())
+    }
+
+    fn submit(&mut self, client: usize, operations: Vec<Operation>) -> Result<(), Finding> {
+        let now = self.now;
+        let mut actions = Vec::new();
+        let target = &mut self.clients[client];
+        let submitted = target.session.submit(now, &operations, &mut actions);
+        let number = match submitted {
+            Ok(number) => number,
+            Err(error) => {
+                let text = format!("client {client} cannot submit: {error}");
+                return Err(self.finding(None, Violation::new("client", text)));
+            }
+        };
+        self.trace.note(now, Detail::Readable, &[8, client as u64, number.0], || {
+            format!("client {client} submits {number:?}, {} operations", operations.len())
+        });
+        self.clients[client].on_submitted(now, number, operations);
+        self.act(client, actions)
+    }
+
+    pub(super) fn on_client_notice(
+        &mut self,
+        client: usize,
+        replica: ReplicaId,
+        notice: Notice,
+    ) -> Result<(), Finding> {
+        let now = self.now;
+        let mut actions = Vec::new();
+        let session = &mut self.clients[client].session;
+        let taken = match notice {
+            Notice::Opened => {
+                session.on_connected(now, replica, &mut actions);
+                Ok(())
+            }
+            Notice::Closed => {
+                session.on_disconnected(now, replica, &mut actions);
+                Ok(())
+            }
+            Notice::Frame(frame) => session.on_frame(now, replica, frame.as_frame_ref(), &mut actions),
+            Notice::Drained | Notice::Garbled(_) => Ok(()),
+        };
+        if let Err(error) = taken {
+            let text = format!("client {client} cannot read what replica {replica} sent: {error}");
+            return Err(self.finding(Some(replica), Violation::new("client", text)));
+        }
+        self.act(client, actions)
+    }
+
+    pub(super) fn on_patience(&mut self, client: usize) -> Result<(), Finding> {
+        let now = self.now;
+        let target = &mut self.clients[client];
+        if target.wake_at != Some(now) {
+            return Ok(());
+        }
+        target.wake_at = None;
+        let mut actions = Vec::new();
+        target.session.on_time(now, &mut actions);
+        self.act(client, actions)
+    }
+
+    fn act(&mut self, client: usize, actions: Vec<Action>) -> Result<(), Finding> {
+        for action in actions {
+            match action {
+                Action::Send { replica, frame } => {
+                    let connection = self.clients[client].connections[replica.index()];
+                    self.network.send(self.now, connection, Side::Dialer, frame, &mut self.queue);
+                }
+                Action::Completed { number, seq, results } => {
+                    self.on_completed(client, number, seq, &results)?;
+                }
+                Action::ResultsGone { number, seq } => {
+                    let text = format!("client {client}: the results of {number:?} at {seq:?} are gone");
+                    return Err(self.finding(None, Violation::new("client", text)));
+                }
+                Action::RegistrationRefused { highest } => {
+                    let text = format!("client {client}: registration refused, highest counter {highest}");
+                    return Err(self.finding(None, Violation::new("client", text)));
+                }
+            }
+        }
+        self.schedule_patience(client);
+        Ok(())
+    }
+
+    fn schedule_patience(&mut self, client: usize) {
+        let target = &mut self.clients[client];
+        let Some(deadline) = target.session.deadline() else { return };
+        let at = deadline.max(self.now.next());
+        if target.wake_at.is_none_or(|due| at < due) {
+            target.wake_at = Some(at);
+            self.queue.push(at, Event::Patience { client });
+        }
+    }
+
+    fn on_completed(
+        &mut self,
+        client: usize,
+        number: BundleNumber,
+        seq: Seq,
+        results: &[u8],
+    ) -> Result<(), Finding> {
+        let now = self.now;
+        let Some(completion) = self.clients[client].on_completed(now, number, seq, results) else {
+            let text = format!("client {client}: {number:?} is complete, but it was not open");
+            return Err(self.finding(None, Violation::new("client", text)));
+        };
+        self.trace.bytes(results);
+        self.trace.note(now, Detail::Readable, &[9, client as u64, number.0, seq.0], || {
+            format!("client {client} has {number:?} at {seq:?}")
+        });
+        self.oracles.completions.push(completion);
+        self.check_acknowledged(client, number, seq)?;
+        self.schedule_submission(client);
+        Ok(())
+    }
+
+    /// What a client was told must lie in q disks, or a crash could take it back.
+    fn check_acknowledged(&self, client: usize, number: BundleNumber, seq: Seq) -> Result<(), Finding> {
+        let Some(position) = self.oracles.agreement.decided(seq) else {
+            let text = format!("client {client}: {number:?} is complete at {seq:?}, which nobody committed");
+            return Err(self.finding(None, Violation::new("nothing acknowledged is lost", text)));
+        };
+        let holders = self.oracles.durability.replicas_with_certificate(&self.oracles.ledger, position);
+        let quorum = self.config.quorums().quorum;
+        if holders < quorum {
+            let text = format!(
+                "client {client}: {number:?} is complete at {seq:?}, but {holders} of {quorum} disks hold its certificate"
+            );
+            return Err(self.finding(None, Violation::new("nothing acknowledged is lost", text)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The end of a history: heal, make progress, fall silent, and compare everything with the model.
+
+use super::{Cluster, PROBE};
+use crate::event::Event;
+use crate::host::Arrival;
+use crate::oracle::{Finding, Violation, history};
+use crate::trace::Detail;
+use quorate_replica::ClientConnection;
+use quorate_replica::report::RoleReport;
+use quorate_types::{CoreId, Digest, Nanoseconds, ReplicaId, Seq};
+use quorate_wire::message::{Message, ReportRequest};
+use quorate_wire::testing;
+
+/// The number of the connection over which the simulator asks for reports; no client's has it.
+const REPORT_CONNECTION: u64 = u64::MAX;
+/// How long a silent cluster may take to answer a report request.
+const REPORT_PATIENCE: Nanoseconds = Nanoseconds::from_millis(10_000);
+
+/// What a replica says of its state at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FinalReport {
+    executed: Seq,
+    root: Option<Digest>,
+    user_keys: u64,
+    sessions: u64,
+}
+
+/// How far a history is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Faults happen.
+    Faults,
+    /// All is well again; clients go on.
+    Healed,
+    /// Every client has its answers and reads everything.
+    Reading,
+    /// Nothing is open; nothing may happen until then.
+    Silent { until: Nanoseconds, executed: Seq },
+    /// Replicas are asked for their roots; the answers so far.
+    Reporting { until: Nanoseconds, reports: Vec<Option<FinalReport>> },
+}
+
+impl Phase {
+    pub(super) fn is_faulty(&self) -> bool {
+        matches!(self, Self::Faults)
+    }
+}
+
+impl Cluster {
+    pub(super) fn on_heal(&mut self) {
+        self.trace.note(self.now, Detail::Readable, &[12], || "all faults are over".to_owned());
+        self.phase = Phase::Healed;
+        self.network.heal();
+        for client in 0..self.clients.len() {
+            self.clients[client].remaining += self.plan.workload.bundles_after;
+            self.schedule_submissions(client);
+        }
+        self.queue.push(self.now.plus(PROBE.0), Event::Probe);
+    }
+
+    /// Looks at the whole cluster; says whether the history goes on.
+    pub(super) fn on_probe(&mut self) -> Result<bool, Finding> {
+        let answered = self.clients.iter().all(crate::client::Client::is_done);
+        match &self.phase {
+            Phase::Faults => {}
+            Phase::Healed => {
+                if answered {
+                    self.phase = Phase::Reading;
+                    for client in 0..self.clients.len() {
+                        self.submit_closing_read(client)?;
+                    }
+                }
+            }
+            Phase::Reading => {
+                if answered && self.oracles.agreement.is_level() {
+                    let executed = self.oracles.agreement.executed_highest().seq;
+                    let until = self.now.plus(2 * self.plan.tuning.idle.0 + 100_000_000);
+                    self.trace.note(self.now, Detail::Readable, &[13, executed.0], || {
+                        format!("everything is answered, all replicas have executed {executed:?}")
+                    });
+                    self.phase = Phase::Silent { until, executed };
+                }
+            }
+            Phase::Silent { until, executed } => {
+                let (until, executed) = (*until, *executed);
+                self.check_silence(executed)?;
+                if self.now >= until {
+                    self.ask_for_reports();
+                }
+            }
+            Phase::Reporting { until, reports } => {
+                if let Some(reports) = reports.iter().copied().collect::<Option<Vec<FinalReport>>>() {
+                    self.check_everything(&reports)?;
+                    return Ok(false);
+                }
+                if self.now > *until {
+                    let text = "a replica does not answer a report request".to_owned();
+                    return Err(self.finding(None, Violation::new("progress", text)));
+                }
+            }
+        }
+        if self.now > self.plan.deadline && matches!(self.phase, Phase::Healed | Phase::Reading) {
+            let text = self.describe_standstill();
+            return Err(self.finding(None, Violation::new("progress", text)));
+        }
+        self.queue.push(self.now.plus(PROBE.0), Event::Probe);
+        Ok(true)
+    }
+
+    /// An idle cluster orders nothing.
+    fn check_silence(&self, executed: Seq) -> Result<(), Finding> {
+        let highest = self.oracles.agreement.executed_highest().seq;
+        if highest != executed || !self.oracles.agreement.is_level() {
+            let text = format!("{highest:?} was ordered though nothing is open since {executed:?}");
+            return Err(self.finding(None, Violation::new("silence", text)));
+        }
+        Ok(())
+    }
+
+    fn ask_for_reports(&mut self) {
+        let until = self.now.plus(REPORT_PATIENCE.0);
+        self.phase = Phase::Reporting { until, reports: vec![None; self.hosts.len()] };
+        let connection = ClientConnection { core: CoreId(0), number: REPORT_CONNECTION };
+        let key = *testing::client_key_number(7).public().as_bytes();
+        for replica in self.config.replica_ids() {
+            self.deliver(replica, CoreId(0), Arrival::ClientConnected(connection, key));
+            let frame = ReportRequest { root: true }.encode();
+            self.deliver(replica, CoreId(0), Arrival::ClientFrame(connection, frame));
+        }
+    }
+
+    pub(super) fn on_report(&mut self, replica: ReplicaId, report: &RoleReport) {
+        let execution = &report.execution;
+        let found = FinalReport {
+            executed: execution.executed.seq,
+            root: execution.root,
+            user_keys: execution.user_keys,
+            sessions: execution.sessions,
+        };
+        self.trace.note(self.now, Detail::Readable, &[14, super::id(replica)], || {
+            format!("r{replica} reports {found:?}")
+        });
+        if let Phase::Reporting { reports, .. } = &mut self.phase {
+            reports[replica.index()] = Some(found);
+        }
+    }
+
+    fn check_everything(&mut self, reports: &[FinalReport]) -> Result<(), Finding> {
+        let tip = self.oracles.agreement.executed_highest();
+        let Some(order) = self.oracles.ledger.order(tip) else {
+            let text = format!("the order up to {tip:?} names what nobody wrote down");
+            return Err(self.finding(None, Violation::new("agreement", text)));
+        };
+        let (executed, model) = history::replay(&order);
+        let compare = |violation| self.finding(None, violation);
+        history::check(&executed, &self.oracles.completions).map_err(compare)?;
+        self.oracles.replies.check(&executed).map_err(compare)?;
+        for (index, report) in reports.iter().enumerate() {
+            let same = report == &reports[0] && report.root.is_some();
+            let counted = report.user_keys == model.keys() as u64
+                && report.sessions == model.sessions() as u64
+                && report.executed == tip.seq;
+            if !same || !counted {
+                let text = format!(
+                    "replica {index} reports {report:?}, replica 0 {:?}, the model has {} keys and {} sessions at {:?}",
+                    reports[0],
+                    model.keys(),
+                    model.sessions(),
+                    tip.seq
+                );
+                return Err(self.finding(None, Violation::new("equal roots", text)));
+            }
+        }
+        Ok(())
+    }
+
+    fn describe_standstill(&self) -> String {
+        let replicas: Vec<String> = self
+            .config
+            .replica_ids()
+            .map(|replica| {
+                let (committed, executed) =
+                    (self.oracles.agreement.committed(replica), self.oracles.agreement.executed(replica));
+                format!("r{replica} committed {:?} executed {:?}", committed.seq, executed.seq)
+            })
+            .collect();
+        let clients: Vec<String> = self
+            .clients
+            .iter()
+            .enumerate()
+            .filter(|(_, client)| !client.is_done())
+            .map(|(index, client)| {
+                let open: Vec<_> = client.open.keys().collect();
+                format!(
+                    "client {index} (home {}, registered {}) waits for {open:?}, {} to come",
+                    client.session.home(),
+                    client.session.is_registered(),
+                    client.remaining
+                )
+            })
+            .collect();
+        format!("no end long after all faults: {}; {}", replicas.join(", "), clients.join("; "))
+    }
+}

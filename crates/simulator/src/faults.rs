@@ -1,0 +1,175 @@
+//! Which faults happen when. Every fault ends with the fault phase at the latest: then the cluster must make
+//! progress again.
+//!
+//! There is no view change yet, so the primary may be cut off or paused for a while but nobody replaces it,
+//! and no replica crashes.
+
+use crate::plan::Plan;
+use crate::random::{Random, Stream};
+use quorate_types::{LinkId, Nanoseconds, ReplicaId};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A connection between two replicas breaks once.
+    BreakPeer {
+        /// One end.
+        from: ReplicaId,
+        /// The other end.
+        to: ReplicaId,
+        /// The link.
+        link: LinkId,
+    },
+    /// A connection of a client breaks once.
+    BreakClient {
+        /// The client.
+        client: usize,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// Nothing passes from one replica to another.
+    CutOneWay {
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+    },
+    /// Nothing passes between two replicas.
+    CutBothWays {
+        /// One end.
+        from: ReplicaId,
+        /// The other end.
+        to: ReplicaId,
+    },
+    /// Nothing passes between the replicas below a number and the others.
+    Split {
+        /// The first replica of the upper part.
+        at: ReplicaId,
+    },
+    /// Nothing passes between a replica and any other.
+    Isolate {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// Nothing passes between a client and a replica.
+    CutClient {
+        /// The client.
+        client: usize,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A replica does nothing, as after SIGSTOP; its inputs queue up.
+    Pause {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A replica's cores take so many times as long.
+    Slow {
+        /// The replica.
+        replica: ReplicaId,
+        /// How many times.
+        factor: u64,
+    },
+    /// Nothing that a replica writes becomes durable.
+    StallDisk {
+        /// The replica.
+        replica: ReplicaId,
+    },
+}
+
+/// A fault with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What.
+    pub kind: FaultKind,
+    /// When it begins.
+    pub begin: Nanoseconds,
+    /// When it is over.
+    pub end: Nanoseconds,
+}
+
+/// The faults of a history.
+pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
+    let mut random = Random::new(plan.seed, Stream::Faults);
+    if random.percent(12) {
+        return Vec::new();
+    }
+    let count = random.magnitude(1, 16);
+    let mut faults: Vec<Fault> = (0..count).map(|_| draw_one(&mut random, plan)).collect();
+    faults.sort_by_key(|fault| fault.begin);
+    faults
+}
+
+fn draw_one(random: &mut Random, plan: &Plan) -> Fault {
+    let kind = draw_kind(random, plan);
+    let begin = random.below(plan.heal_at.0);
+    let longest = plan.heal_at.0 - begin;
+    // Long ones overflow windows and queues; short ones hit the middle of something.
+    let length = if random.percent(20) { longest } else { random.magnitude(100_000, longest.max(100_000)) };
+    Fault { kind, begin: Nanoseconds(begin), end: Nanoseconds(begin + length.min(longest)) }
+}
+
+fn draw_kind(random: &mut Random, plan: &Plan) -> FaultKind {
+    let replicas = u64::from(plan.replicas);
+    let replica = |number: u64| ReplicaId(u8::try_from(number).expect("invariant: below n"));
+    let any = replica(random.below(replicas));
+    let client = random.index(usize::try_from(plan.workload.clients).expect("invariant: a few clients"));
+    if replicas == 1 {
+        return match random.below(5) {
+            0 | 1 => FaultKind::BreakClient { client, replica: any },
+            2 => FaultKind::Pause { replica: any },
+            3 => FaultKind::CutClient { client, replica: any },
+            _ => FaultKind::StallDisk { replica: any },
+        };
+    }
+    let other = replica((u64::from(any.0) + random.between(1, replicas - 1)) % replicas);
+    match random.below(16) {
+        0..=2 => {
+            let link = u8::try_from(random.below(u64::from(plan.links))).expect("invariant: a few links");
+            FaultKind::BreakPeer { from: any, to: other, link: LinkId(link) }
+        }
+        3 | 4 => FaultKind::BreakClient { client, replica: any },
+        5 | 6 => FaultKind::CutOneWay { from: any, to: other },
+        7 => FaultKind::CutBothWays { from: any, to: other },
+        8 => FaultKind::Split { at: replica(random.between(1, replicas - 1)) },
+        9 | 10 => FaultKind::Isolate { replica: any },
+        11 => FaultKind::CutClient { client, replica: any },
+        12 | 13 => FaultKind::Pause { replica: any },
+        14 => FaultKind::Slow { replica: any, factor: random.magnitude(5, 500) },
+        _ => FaultKind::StallDisk { replica: any },
+    }
+}
+
+/// The directed pairs of replicas between which a fault lets nothing pass.
+#[must_use]
+pub(crate) fn blocked_pairs(kind: FaultKind, replicas: u8) -> Vec<(ReplicaId, ReplicaId)> {
+    let all = || (0..replicas).map(ReplicaId);
+    let pairs = all().flat_map(|from| all().map(move |to| (from, to))).filter(|(from, to)| from != to);
+    let blocked = |from: ReplicaId, to: ReplicaId| match kind {
+        FaultKind::CutOneWay { from: a, to: b } => (from, to) == (a, b),
+        FaultKind::CutBothWays { from: a, to: b } => (from, to) == (a, b) || (to, from) == (a, b),
+        FaultKind::Split { at } => (from < at) != (to < at),
+        FaultKind::Isolate { replica } => from == replica || to == replica,
+        // The kernel of a stopped process still takes a little; the network model queues the rest.
+        FaultKind::Pause { replica } => to == replica,
+        FaultKind::BreakPeer { .. }
+        | FaultKind::BreakClient { .. }
+        | FaultKind::CutClient { .. }
+        | FaultKind::Slow { .. }
+        | FaultKind::StallDisk { .. } => false,
+    };
+    pairs.filter(|(from, to)| blocked(*from, *to)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_blocks_both_ways_between_the_parts_only() {
+        let pairs = blocked_pairs(FaultKind::Split { at: ReplicaId(1) }, 3);
+        let numbers: Vec<(u8, u8)> = pairs.iter().map(|(from, to)| (from.0, to.0)).collect();
+        assert_eq!(numbers, [(0, 1), (0, 2), (1, 0), (2, 0)]);
+        assert_eq!(blocked_pairs(FaultKind::CutOneWay { from: ReplicaId(1), to: ReplicaId(0) }, 3).len(), 1);
+    }
+}

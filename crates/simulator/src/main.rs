@@ -1,0 +1,123 @@
+//! Replays one seed for a reader, or runs many for a verdict.
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use quorate_simulator::runner::{name_seed_in_panics, replay_command};
+use quorate_simulator::trace::{Detail, Trace, time};
+use quorate_simulator::{Plan, Report, run, run_many};
+use std::collections::BTreeMap;
+use std::io::{BufWriter, stdout};
+use std::process::ExitCode;
+
+/// Simulates whole Quorate clusters, each history drawn from one seed.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Replays this seed and prints what happens.
+    #[arg(long, conflicts_with_all = ["seeds", "start"])]
+    seed: Option<u64>,
+    /// Prints every frame, write and tick of the replayed seed.
+    #[arg(long, requires = "seed")]
+    verbose: bool,
+    /// Runs so many seeds.
+    #[arg(long, default_value_t = 300)]
+    seeds: u64,
+    /// The first seed to run.
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// Runs so many seeds at once; each stays on one thread.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Stops after so many findings.
+    #[arg(long, default_value_t = 10)]
+    findings: usize,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if arguments.threads == 0 {
+        bail!("--threads 0: at least one thread must run the seeds");
+    }
+    name_seed_in_panics();
+    Ok(match arguments.seed {
+        Some(seed) => replay(seed, arguments.verbose),
+        None => run_all(&arguments),
+    })
+}
+
+fn replay(seed: u64, verbose: bool) -> ExitCode {
+    let plan = Plan::of(seed);
+    println!("seed {seed}: {plan}");
+    for fault in &plan.faults {
+        println!("  {} to {}: {:?}", time(fault.begin), time(fault.end), fault.kind);
+    }
+    let detail = if verbose { Detail::Verbose } else { Detail::Readable };
+    let report = run(plan, Trace::written(detail, Box::new(BufWriter::new(stdout()))));
+    println!(
+        "{} bundles complete, {} headers, {} roots compared, {} frames, {} of virtual time, trace {:016x}",
+        report.completed,
+        report.headers,
+        report.roots,
+        report.frames,
+        time(report.ended_at).trim_start(),
+        report.hash
+    );
+    println!("refused: {:?}; most bytes held by one core: {}", report.rejects, report.pending_peak);
+    match &report.finding {
+        None => ExitCode::SUCCESS,
+        Some(finding) => {
+            println!("FINDING {finding}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    findings: u64,
+    completed: usize,
+    headers: u64,
+    roots: usize,
+    frames: u64,
+    rejects: BTreeMap<&'static str, u64>,
+    pending_peak: usize,
+}
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.findings += u64::from(report.finding.is_some());
+        self.completed += report.completed;
+        self.headers += report.headers;
+        self.roots += report.roots;
+        self.frames += report.frames;
+        self.pending_peak = self.pending_peak.max(report.pending_peak);
+        for (label, count) in &report.rejects {
+            *self.rejects.entry(label).or_default() += count;
+        }
+    }
+}
+
+fn run_all(arguments: &Arguments) -> ExitCode {
+    let mut totals = Totals::default();
+    run_many(arguments.start, arguments.seeds, arguments.threads, arguments.findings, |report| {
+        totals.add(report);
+        if let Some(finding) = &report.finding {
+            println!("FINDING {finding}\n  replay: {}", replay_command(report.seed));
+        }
+    });
+    println!(
+        "{} seeds from {}: {} findings; {} bundles, {} headers, {} roots compared, {} frames; refused {:?}; most bytes held {}",
+        totals.seeds,
+        arguments.start,
+        totals.findings,
+        totals.completed,
+        totals.headers,
+        totals.roots,
+        totals.frames,
+        totals.rejects,
+        totals.pending_peak
+    );
+    if totals.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

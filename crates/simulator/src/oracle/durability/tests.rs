@@ -1,0 +1,102 @@
+use super::*;
+use quorate_types::{BundleNumber, Epoch, LinkId, Nanoseconds, Operation, SessionId, Signature};
+use quorate_wire::testing::{client_key, config};
+use quorate_wire::{BatchHead, Frame, Header, Kind, batch, bundle};
+use std::sync::Arc;
+
+const ME: ReplicaId = ReplicaId(2);
+const LANE: LaneId = LaneId { origin: ReplicaId(1), link: LinkId(0) };
+const JOURNAL: JournalId = JournalId(1);
+const CONSENSUS: JournalId = JournalId(0);
+
+fn batch_record(number: u64, previous: Digest) -> Record {
+    Record::Batch(Frame::encode(Kind::Batch, |out| {
+        batch::write_head(out, &BatchHead { lane: LANE, number: LaneNumber(number), previous }, 1);
+        let mut bytes = Vec::new();
+        let session = SessionId::derive(&client_key().public(), 1);
+        let operations = vec![Operation::Exists { key: b"k".to_vec() }];
+        bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(number), &operations);
+        batch::write_bundle(out, &bytes);
+    }))
+}
+
+/// Two batches and a header that names both, appended by `ME` and not durable yet.
+struct Scene {
+    ledger: Ledger,
+    durability: Durability,
+    tip: LaneTip,
+    header: Position,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4));
+        let mut chain = Digest::ZERO;
+        for number in 1..=2 {
+            let fact = Fact::of(&batch_record(number, chain), &mut ledger).unwrap();
+            let Fact::Batch(next) = fact else { panic!("a batch gives a batch") };
+            chain = next;
+            durability.on_append(ME, JOURNAL, Lsn(number), fact);
+        }
+        let tip = LaneTip { lane: LANE, upto: LaneNumber(2), chain };
+        let header = Arc::new(Header {
+            epoch: Epoch(0),
+            seq: Seq(1),
+            parent: Digest::ZERO,
+            timestamp: Nanoseconds(1),
+            cut: vec![tip],
+        });
+        let header_position = Position { seq: Seq(1), digest: header.digest() };
+        let accept = Fact::of(&Record::Accept { view: View(0), header }, &mut ledger).unwrap();
+        durability.on_append(ME, CONSENSUS, Lsn(1), accept);
+        durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position));
+        Self { ledger, durability, tip, header: header_position }
+    }
+
+    fn prepare(&mut self) -> Result<(), Violation> {
+        let (lo, digests) = (self.header.seq, vec![self.header.digest]);
+        let message = Prepare { view: View(0), lo, digests, signature: Signature([0; 64]) };
+        self.durability.before_prepare(&self.ledger, ME, &message)
+    }
+}
+
+#[test]
+fn a_prepare_waits_for_accept_and_every_batch() {
+    let mut scene = Scene::new();
+    scene.durability.on_durable(ME, JOURNAL, Lsn(2));
+    assert!(scene.prepare().unwrap_err().message.contains("Accept"));
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(1));
+    scene.prepare().unwrap();
+
+    let mut scene = Scene::new();
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(1));
+    scene.durability.on_durable(ME, JOURNAL, Lsn(1));
+    assert!(scene.prepare().unwrap_err().message.contains("batch k2"));
+    // What is durable elsewhere does not help.
+    scene.durability.on_durable(ReplicaId(0), JOURNAL, Lsn(2));
+    assert!(scene.prepare().is_err());
+    scene.durability.on_durable(ME, JOURNAL, Lsn(2));
+    scene.prepare().unwrap();
+}
+
+#[test]
+fn a_commit_waits_for_its_certificate() {
+    let mut scene = Scene::new();
+    let commit = Commit { view: View(0), position: scene.header };
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(1));
+    assert!(scene.durability.before_commit(ME, &commit).is_err());
+    assert_eq!(scene.durability.replicas_with_certificate(&scene.ledger, scene.header), 0);
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(2));
+    scene.durability.before_commit(ME, &commit).unwrap();
+    assert_eq!(scene.durability.replicas_with_certificate(&scene.ledger, scene.header), 1);
+}
+
+#[test]
+fn an_acknowledgement_waits_for_the_whole_chain() {
+    let mut scene = Scene::new();
+    let check = |scene: &mut Scene| scene.durability.before_acknowledgement(&scene.ledger, ME, &scene.tip);
+    scene.durability.on_durable(ME, JOURNAL, Lsn(1));
+    assert!(check(&mut scene).unwrap_err().message.contains("k2"));
+    scene.durability.on_durable(ME, JOURNAL, Lsn(2));
+    check(&mut scene).unwrap();
+}

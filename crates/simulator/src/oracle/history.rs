@@ -1,0 +1,195 @@
+//! What clients saw: every answer is that of one order, which is the committed one and respects real time.
+//!
+//! The committed order is known, so linearizability needs no search: the answers must be those of a model
+//! that replays the order, and a bundle that was complete before another was submitted must come before it.
+
+use super::Violation;
+use crate::ledger::WrittenBundle;
+use crate::model::{Fate, Model};
+use quorate_types::{BundleNumber, Nanoseconds, Operation, OperationResult, Seq, SessionId};
+use std::collections::BTreeMap;
+
+const ORACLE: &str = "linearizable";
+
+/// A bundle that took effect, at its place in the order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// The slot.
+    pub seq: Seq,
+    /// The session.
+    pub session: SessionId,
+    /// The bundle.
+    pub number: BundleNumber,
+    /// What the model says.
+    pub results: Vec<OperationResult>,
+}
+
+/// A bundle that a client knows to be complete.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The session.
+    pub session: SessionId,
+    /// The bundle.
+    pub number: BundleNumber,
+    /// What it asked.
+    pub operations: Vec<Operation>,
+    /// When the client handed it in.
+    pub submitted_at: Nanoseconds,
+    /// When the client had its answer.
+    pub completed_at: Nanoseconds,
+    /// Where it was executed, as the client was told.
+    pub seq: Seq,
+    /// What the client was told.
+    pub results: Vec<OperationResult>,
+}
+
+/// Replays the committed order.
+#[must_use]
+pub fn replay(order: &[(Seq, &WrittenBundle)]) -> (Vec<Executed>, Model) {
+    let mut model = Model::default();
+    let mut executed = Vec::new();
+    for (seq, bundle) in order {
+        let (session, number) = (bundle.session, bundle.number);
+        let fate = model.bundle(*seq, bundle.client, session, number, &bundle.operations);
+        if let Fate::Executed(results) = fate {
+            executed.push(Executed { seq: *seq, session, number, results });
+        }
+    }
+    (executed, model)
+}
+
+/// Compares what clients saw with what was executed.
+pub fn check(executed: &[Executed], completions: &[Completion]) -> Result<(), Violation> {
+    let places: BTreeMap<(SessionId, BundleNumber), usize> =
+        executed.iter().enumerate().map(|(place, found)| ((found.session, found.number), place)).collect();
+    let mut seen: Vec<Option<&Completion>> = vec![None; executed.len()];
+    for completion in completions {
+        let name = (completion.session, completion.number);
+        let Some(place) = places.get(&name) else {
+            let text = format!("{name:?} was acknowledged at {:?} and is not in the order", completion.seq);
+            return Err(Violation::new("nothing acknowledged is lost", text));
+        };
+        let found = &executed[*place];
+        if found.seq != completion.seq {
+            let text = format!("{name:?} was acknowledged at {:?}, executed at {:?}", completion.seq, found.seq);
+            return Err(Violation::new(ORACLE, text));
+        }
+        if found.results != completion.results {
+            let text = difference(completion, found);
+            return Err(Violation::new(ORACLE, format!("{name:?} at {:?}: {text}", found.seq)));
+        }
+        seen[*place] = Some(completion);
+    }
+    check_real_time(&seen)
+}
+
+fn difference(completion: &Completion, executed: &Executed) -> String {
+    let told = completion.results.iter().zip(&executed.results);
+    let first = completion.operations.iter().zip(told).find(|(_, (told, model))| told != model);
+    match first {
+        Some((operation, (told, model))) => format!("{operation:?} answered {told:?}, the model says {model:?}"),
+        None => format!("{} results for {} operations", completion.results.len(), completion.operations.len()),
+    }
+}
+
+/// `seen` is in the order of execution. From its end, the earliest completion so far must not lie before the
+/// submission of what comes earlier in the order.
+fn check_real_time(seen: &[Option<&Completion>]) -> Result<(), Violation> {
+    let mut earliest: Option<&Completion> = None;
+    for completion in seen.iter().rev().filter_map(|found| *found) {
+        if let Some(later) = earliest
+            && later.completed_at < completion.submitted_at
+        {
+            let text = format!(
+                "{:?} was complete at {:?} before {:?} was submitted at {:?}, but was executed after it ({:?}, {:?})",
+                (later.session, later.number),
+                later.completed_at,
+                (completion.session, completion.number),
+                completion.submitted_at,
+                later.seq,
+                completion.seq,
+            );
+            return Err(Violation::new(ORACLE, text));
+        }
+        if earliest.is_none_or(|later| completion.completed_at < later.completed_at) {
+            earliest = Some(completion);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(byte: u8) -> SessionId {
+        SessionId([byte; 32])
+    }
+
+    fn executed(seq: u64, byte: u8, value: i64) -> Executed {
+        let results = vec![OperationResult::Integer { value, version: seq }];
+        Executed { seq: Seq(seq), session: session(byte), number: BundleNumber(1), results }
+    }
+
+    fn completion(of: &Executed, submitted: u64, completed: u64) -> Completion {
+        Completion {
+            session: of.session,
+            number: of.number,
+            operations: vec![Operation::IncrementBy { key: b"n".to_vec(), by: 1 }],
+            submitted_at: Nanoseconds(submitted),
+            completed_at: Nanoseconds(completed),
+            seq: of.seq,
+            results: of.results.clone(),
+        }
+    }
+
+    #[test]
+    fn an_acknowledged_bundle_that_is_not_in_the_order_is_lost() {
+        let order = [executed(1, 1, 1), executed(2, 2, 2)];
+        let completions = [completion(&order[0], 0, 10), completion(&order[1], 0, 10)];
+        check(&order, &completions).unwrap();
+        assert_eq!(check(&order[..1], &completions).unwrap_err().oracle, "nothing acknowledged is lost");
+    }
+
+    #[test]
+    fn a_stale_or_doubled_answer_is_seen() {
+        let order = [executed(1, 1, 1), executed(2, 2, 2)];
+        let mut wrong = completion(&order[1], 0, 10);
+        wrong.results = vec![OperationResult::Integer { value: 3, version: 2 }];
+        assert!(check(&order, &[wrong]).unwrap_err().message.contains("the model says"));
+        let mut elsewhere = completion(&order[1], 0, 10);
+        elsewhere.seq = Seq(1);
+        assert!(check(&order, &[elsewhere]).is_err());
+    }
+
+    #[test]
+    fn an_order_against_real_time_is_seen() {
+        let order = [executed(1, 1, 1), executed(2, 2, 2), executed(2, 3, 3)];
+        // Overlapping bundles may have either order.
+        check(&order, &[completion(&order[0], 5, 20), completion(&order[1], 0, 10)]).unwrap();
+        // The second of the order was complete before the first was submitted.
+        assert!(check(&order, &[completion(&order[0], 11, 20), completion(&order[1], 0, 10)]).is_err());
+        // Within one slot the order counts as well.
+        assert!(check(&order, &[completion(&order[1], 11, 20), completion(&order[2], 0, 10)]).is_err());
+    }
+
+    #[test]
+    fn the_replay_executes_a_bundle_once() {
+        let key = quorate_wire::testing::client_key().public();
+        let id = SessionId::derive(&key, 1);
+        let bundle = |number: u64, operation: Operation| WrittenBundle {
+            client: *key.as_bytes(),
+            session: id,
+            number: BundleNumber(number),
+            operations: vec![operation],
+        };
+        let register = bundle(0, Operation::Register { counter: 1 });
+        let add = bundle(1, Operation::IncrementBy { key: b"n".to_vec(), by: 1 });
+        let read = bundle(2, Operation::Get { key: b"n".to_vec() });
+        let order = [(Seq(1), &register), (Seq(2), &add), (Seq(3), &add), (Seq(3), &read)];
+        let (executed, _) = replay(&order);
+        assert_eq!(executed.len(), 3);
+        let OperationResult::Value(Some(found)) = &executed[2].results[0] else { panic!("the key exists") };
+        assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 2));
+    }
+}

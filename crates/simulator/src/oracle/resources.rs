@@ -1,0 +1,140 @@
+//! Bounds and refusals: nothing grows without limit, nobody halts, and an honest cluster refuses only what the
+//! faults of its history explain.
+
+use super::Violation;
+use crate::plan::{Carriage, Plan};
+use quorate_replica::Reject;
+use std::collections::BTreeMap;
+
+/// Effects that wait for the disk; a stalled disk holds one tick's votes and acknowledgements each.
+const HELD_EFFECTS_MAX: usize = 20_000;
+/// What queues of fixed size may hold beside the bytes of the workload.
+const FIXED_BYTES: usize = 4 * 1024 * 1024;
+
+/// How much trouble explains refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// None: every frame arrives once and in order.
+    Calm,
+    /// Frames may be missing: connections break, queues overflow.
+    Gaps,
+    /// Frames may be missing, doubled or out of order.
+    Disorder,
+}
+
+impl Trouble {
+    /// The trouble that a plan makes.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        match plan.network.carriage {
+            Carriage::Single { .. } => Self::Disorder,
+            Carriage::Stream if plan.is_calm() => Self::Calm,
+            Carriage::Stream => Self::Gaps,
+        }
+    }
+
+    /// Whether it explains that honest replicas refuse something like this of each other.
+    fn explains(self, reject: &Reject) -> bool {
+        match reject {
+            // Clients send more than lanes take; they are told so and try again.
+            Reject::Busy => true,
+            Reject::BatchGap => self != Self::Calm,
+            Reject::Unasked | Reject::Consensus(quorate_consensus::Reject::Unasked) => self != Self::Calm,
+            Reject::Malformed(_)
+            | Reject::ForeignBundle
+            | Reject::BundleSignature
+            | Reject::ForeignBatch
+            | Reject::BatchFork
+            | Reject::LaneBudget
+            | Reject::FetchMismatch
+            | Reject::ConsensusSignature
+            | Reject::Consensus(_) => false,
+        }
+    }
+}
+
+/// What replicas hold and refuse.
+#[derive(Debug)]
+pub struct Resources {
+    trouble: Trouble,
+    /// The bytes of all distinct batches; what replicas buffer is made of these.
+    workload_bytes: usize,
+    rejects: BTreeMap<&'static str, u64>,
+    pending_peak: usize,
+    held_peak: usize,
+}
+
+impl Resources {
+    /// Nothing is held yet.
+    #[must_use]
+    pub fn new(trouble: Trouble) -> Self {
+        Self { trouble, workload_bytes: 0, rejects: BTreeMap::new(), pending_peak: 0, held_peak: 0 }
+    }
+
+    /// A batch was written down.
+    pub fn on_batch(&mut self, bytes: usize) {
+        self.workload_bytes += bytes;
+    }
+
+    /// A core says what it holds.
+    pub fn on_audit(&mut self, pending_bytes: usize, held_effects: usize) -> Result<(), Violation> {
+        self.pending_peak = self.pending_peak.max(pending_bytes);
+        self.held_peak = self.held_peak.max(held_effects);
+        // Every replica writes a batch once; buffers may hold a frame and its copy in an answer to a fetch.
+        let bound = 2 * self.workload_bytes + FIXED_BYTES;
+        if pending_bytes > bound {
+            let text = format!("{pending_bytes} bytes pending, {bound} are allowed");
+            return Err(Violation::new("bounded memory", text));
+        }
+        if held_effects > HELD_EFFECTS_MAX {
+            let text = format!("{held_effects} effects wait for the disk, {HELD_EFFECTS_MAX} are allowed");
+            return Err(Violation::new("bounded memory", text));
+        }
+        Ok(())
+    }
+
+    /// A core refused something.
+    pub fn on_reject(&mut self, reject: &Reject) -> Result<(), Violation> {
+        *self.rejects.entry(reject.label()).or_default() += 1;
+        if !self.trouble.explains(reject) {
+            let text = format!("{reject}, which {:?} does not explain", self.trouble);
+            return Err(Violation::new("no unexplained refusal", text));
+        }
+        Ok(())
+    }
+
+    /// What was refused, by label.
+    #[must_use]
+    pub fn rejects(&self) -> &BTreeMap<&'static str, u64> {
+        &self.rejects
+    }
+
+    /// The most bytes that one core held.
+    #[must_use]
+    pub fn pending_peak(&self) -> usize {
+        self.pending_peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_outgrows_the_workload_is_seen() {
+        let mut resources = Resources::new(Trouble::Calm);
+        resources.on_batch(1000);
+        resources.on_audit(FIXED_BYTES + 2000, HELD_EFFECTS_MAX).unwrap();
+        assert!(resources.on_audit(FIXED_BYTES + 2001, 0).is_err());
+        assert!(resources.on_audit(0, HELD_EFFECTS_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn refusals_need_an_explanation() {
+        let refuse = |trouble, reject| Resources::new(trouble).on_reject(&reject);
+        refuse(Trouble::Gaps, Reject::BatchGap).unwrap();
+        assert!(refuse(Trouble::Calm, Reject::BatchGap).is_err());
+        assert!(refuse(Trouble::Disorder, Reject::BatchFork).is_err());
+        assert!(refuse(Trouble::Disorder, quorate_consensus::Reject::Equivocation.into()).is_err());
+    }
+}

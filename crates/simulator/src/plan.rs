@@ -1,0 +1,297 @@
+//! The shape of one history: sizes, tuning, network, disks, clocks and workload, all drawn from its seed.
+//!
+//! Figures are shrunk so that a short history reaches the edges: windows fill, checkpoints pass every few
+//! headers, batches are full after a few bundles, budgets overflow.
+
+use crate::faults::{self, Fault};
+use crate::random::{Random, Stream};
+use quorate_types::{Nanoseconds, Tuning, limits};
+use std::fmt;
+
+/// Client keys that the test configuration of `wire` allows.
+const CLIENTS_MAX: u64 = 8;
+
+/// How the links between replicas behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// Bytes arrive in order or the connection breaks, as over TCP.
+    Stream,
+    /// Each frame for itself may be lost, doubled or overtaken. Harsher than any transport that is used.
+    Single {
+        /// Frames lost, of a thousand.
+        lost_permille: u64,
+        /// Frames doubled, of a thousand.
+        doubled_permille: u64,
+    },
+}
+
+/// Delays and capacities of the network.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkPlan {
+    /// How links between replicas behave.
+    pub carriage: Carriage,
+    /// The shortest way of a frame.
+    pub delay_min: Nanoseconds,
+    /// The longest way of a frame, but for stragglers.
+    pub delay_max: Nanoseconds,
+    /// Deliveries that take twenty times as long, of a thousand.
+    pub straggler_permille: u64,
+    /// The bytes that a connection carries in a millisecond.
+    pub bytes_per_millisecond: u64,
+    /// The bytes that wait for one peer before frames are dropped.
+    pub queue_bytes_max: usize,
+    /// Deliveries that arrive in several pieces, of a hundred.
+    pub cut_percent: u64,
+    /// The shortest time before a lost connection is tried again.
+    pub redial_min: Nanoseconds,
+    /// The longest.
+    pub redial_max: Nanoseconds,
+}
+
+/// How long writes take.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    /// The fastest write; zero means that writes are durable at once.
+    pub write_min: Nanoseconds,
+    /// The slowest write, but for stalls.
+    pub write_max: Nanoseconds,
+    /// Writes that take twenty times as long, of a thousand.
+    pub stall_permille: u64,
+}
+
+/// How fast cores are.
+#[derive(Clone, Copy, Debug)]
+pub struct CorePlan {
+    /// The longest time from an input to the tick that takes it.
+    pub wake_max: Nanoseconds,
+    /// The longest time of a message from core to core.
+    pub mail_max: Nanoseconds,
+    /// The inputs that one tick takes at most.
+    pub burst_max: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkloadPlan {
+    /// The number of clients.
+    pub clients: u64,
+    /// The bundles that each client submits during the fault phase.
+    pub bundles: u64,
+    /// The bundles that each client submits after it.
+    pub bundles_after: u64,
+    /// The bundles that a client keeps open.
+    pub depth: u64,
+    /// The longest time between an answer and the next bundle.
+    pub think_max: Nanoseconds,
+    /// The most operations of one bundle.
+    pub operations_max: u64,
+    /// The number of keys of each sort.
+    pub keys: u64,
+    /// The longest value of the frequent sort.
+    pub value_bytes_max: u64,
+    /// Bundles with a value near the size of a full batch, of a thousand.
+    pub large_permille: u64,
+}
+
+/// One history.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed from which everything is drawn.
+    pub seed: u64,
+    /// The number of replicas.
+    pub replicas: u8,
+    /// The number of links between two replicas.
+    pub links: u8,
+    /// The number of cores of each replica.
+    pub cores: usize,
+    /// The figures of the cluster.
+    pub tuning: Tuning,
+    /// The network.
+    pub network: NetworkPlan,
+    /// The disks.
+    pub disk: DiskPlan,
+    /// The cores.
+    pub core: CorePlan,
+    /// How far each replica's clock is ahead of the true one.
+    pub clocks: Vec<Nanoseconds>,
+    /// The clients.
+    pub workload: WorkloadPlan,
+    /// The faults, in the order of their beginning.
+    pub faults: Vec<Fault>,
+    /// When every fault is over.
+    pub heal_at: Nanoseconds,
+    /// When progress must have been made.
+    pub deadline: Nanoseconds,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed, Stream::Plan);
+        let random = &mut random;
+        let replicas = u8::try_from(*random.pick(&[1, 4, 4, 4, 4, 5, 6, 7])).expect("invariant: small");
+        let links = if random.percent(35) { 2 } else { 1 };
+        let cores = 1 + random.index(3);
+        let tuning = draw_tuning(random);
+        let network = draw_network(random);
+        let heal_at = Nanoseconds::from_millis(random.between(200, 1500));
+        let workload = draw_workload(random, replicas, heal_at);
+        let clocks = draw_clocks(random, replicas, tuning.clock_skew_max);
+        let disk = draw_disk(random);
+        let core = CorePlan {
+            wake_max: Nanoseconds(random.magnitude(1_000, 100_000)),
+            mail_max: Nanoseconds(random.magnitude(500, 500_000)),
+            burst_max: random.magnitude(1, 64),
+        };
+        let mut plan = Self {
+            seed,
+            replicas,
+            links,
+            cores,
+            tuning,
+            network,
+            disk,
+            core,
+            clocks,
+            workload,
+            faults: Vec::new(),
+            heal_at,
+            deadline: heal_at.plus(Nanoseconds::from_millis(30_000).0),
+        };
+        plan.faults = faults::draw(&plan);
+        plan
+    }
+
+    /// Whether nothing goes wrong in this history: no fault, no loss, no queue that overflows.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.faults.is_empty() && self.network.carriage == Carriage::Stream && !self.has_small_queues()
+    }
+
+    /// Whether queues to peers may overflow.
+    #[must_use]
+    pub fn has_small_queues(&self) -> bool {
+        self.network.queue_bytes_max < 1024 * 1024
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replicas, links, cores, workload, tuning, network, .. } = self;
+        write!(f, "n={replicas} links={links} cores={cores} clients={}x{}", workload.clients, workload.bundles)?;
+        write!(f, " P={} W={} C={}", tuning.proposals_max, tuning.window, tuning.checkpoint_interval)?;
+        write!(f, " batch={} {:?}", tuning.batch_bytes_full, network.carriage)?;
+        write!(f, " queue={} disk<={}us", network.queue_bytes_max, self.disk.write_max.0 / 1000)?;
+        write!(f, " faults={} heal={}ms", self.faults.len(), self.heal_at.0 / 1_000_000)
+    }
+}
+
+fn draw_tuning(random: &mut Random) -> Tuning {
+    let checkpoint_interval = random.magnitude(2, 16);
+    let batch_bytes_full =
+        usize::try_from(random.magnitude(256, 16 * 1024)).expect("invariant: below 16 KiB");
+    Tuning {
+        window: checkpoint_interval * random.between(2, 6),
+        checkpoint_interval,
+        proposals_max: random.magnitude(1, 16),
+        batch_bytes_full,
+        batches_in_flight: random.between(1, 3),
+        // Room for a full batch that ends with a large bundle, and for one more.
+        lane_bytes_open_max: (batch_bytes_full + 16 * 1024) * (1 + random.index(8)),
+        lane_bytes_kept_max: 16 * 1024 * 1024,
+        headers_kept_max: limits::HEADERS_KEPT_MAX,
+        retransmit: Nanoseconds::from_millis(random.between(10, 80)),
+        idle: Nanoseconds::from_millis(random.between(100, 800)),
+        clock_skew_max: Nanoseconds::from_millis(random.magnitude(1, 500)),
+    }
+}
+
+fn draw_network(random: &mut Random) -> NetworkPlan {
+    let carriage = if random.percent(30) {
+        Carriage::Single {
+            lost_permille: random.between(0, 150),
+            doubled_permille: random.between(0, 150),
+        }
+    } else {
+        Carriage::Stream
+    };
+    let delay_min = random.magnitude(10_000, 1_000_000);
+    let queue_bytes_max = if random.percent(30) { random.magnitude(512, 32 * 1024) } else { 64 * 1024 * 1024 };
+    NetworkPlan {
+        carriage,
+        delay_min: Nanoseconds(delay_min),
+        delay_max: Nanoseconds(delay_min * random.between(1, 10)),
+        straggler_permille: random.between(0, 30),
+        bytes_per_millisecond: random.magnitude(2_000, 1_000_000),
+        queue_bytes_max: usize::try_from(queue_bytes_max).expect("invariant: 64 MiB at most"),
+        cut_percent: *random.pick(&[0, 10, 80]),
+        redial_min: Nanoseconds::from_millis(random.between(1, 5)),
+        redial_max: Nanoseconds::from_millis(random.between(5, 60)),
+    }
+}
+
+fn draw_disk(random: &mut Random) -> DiskPlan {
+    if random.percent(20) {
+        let zero = Nanoseconds(0);
+        return DiskPlan { write_min: zero, write_max: zero, stall_permille: 0 };
+    }
+    let write_min = random.magnitude(1_000, 500_000);
+    DiskPlan {
+        write_min: Nanoseconds(write_min),
+        write_max: Nanoseconds(write_min * random.between(1, 12)),
+        stall_permille: random.between(0, 20),
+    }
+}
+
+fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> WorkloadPlan {
+    let clients = random.between(1, CLIENTS_MAX - 3);
+    // Signatures are the cost of a history: every replica checks every bundle and every vote.
+    let bundles_all = random.between(20, 200 / u64::from(replicas).max(4) * 4 / 3);
+    let bundles = bundles_all.div_ceil(clients);
+    let depth = random.magnitude(1, 8);
+    WorkloadPlan {
+        clients,
+        bundles,
+        bundles_after: 1 + random.below(2),
+        depth,
+        think_max: Nanoseconds(2 * heal_at.0 * depth / (bundles + 1)),
+        operations_max: random.magnitude(1, 8),
+        keys: random.between(2, 6),
+        value_bytes_max: random.magnitude(8, 512),
+        large_permille: *random.pick(&[0, 0, 30, 100]),
+    }
+}
+
+/// Within the bound of skew as a rule; in some histories above it, where headers wait and are not refused.
+fn draw_clocks(random: &mut Random, replicas: u8, skew_max: Nanoseconds) -> Vec<Nanoseconds> {
+    let spread = if random.percent(15) { skew_max.0 + skew_max.0.min(200_000_000) / 2 } else { skew_max.0 };
+    let epoch = Nanoseconds::from_millis(1_000_000);
+    (0..replicas).map(|_| epoch.plus(random.below(spread))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_shape_occurs_and_is_consistent() {
+        let plans: Vec<Plan> = (0..400).map(Plan::of).collect();
+        let sizes: BTreeSet<u8> = plans.iter().map(|plan| plan.replicas).collect();
+        assert_eq!(sizes, BTreeSet::from([1, 4, 5, 6, 7]));
+        assert!(plans.iter().any(Plan::is_calm));
+        assert!(plans.iter().any(|plan| plan.has_small_queues() && plan.links == 2 && plan.cores == 3));
+        for plan in &plans {
+            assert!(2 * plan.tuning.checkpoint_interval <= plan.tuning.window);
+            assert!(plan.tuning.proposals_max <= limits::PROPOSALS_MAX);
+            assert!(plan.faults.iter().all(|fault| fault.end <= plan.heal_at));
+            assert_eq!(plan.clocks.len(), usize::from(plan.replicas));
+        }
+    }
+
+    #[test]
+    fn a_seed_always_gives_the_same_plan() {
+        assert_eq!(format!("{:?}", Plan::of(42)), format!("{:?}", Plan::of(42)));
+    }
+}

@@ -1,0 +1,32 @@
+//! Histories from many seeds, all oracles on.
+
+use quorate_simulator::trace::Trace;
+use quorate_simulator::{Finding, Plan, run, run_many};
+
+#[test]
+fn three_hundred_histories_keep_every_promise() {
+    let mut findings: Vec<Finding> = Vec::new();
+    let (mut completed, mut roots, mut histories) = (0, 0, 0);
+    run_many(0, 300, 2, 5, |report| {
+        findings.extend(report.finding.clone());
+        completed += report.completed;
+        roots += report.roots;
+        histories += 1;
+    });
+    let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert!(text.is_empty(), "{}", text.join("\n"));
+    // Nothing is proven by histories in which nothing happens.
+    assert_eq!(histories, 300);
+    assert!(completed > 300 * 20, "{completed} bundles in all histories");
+    assert!(roots > 300, "{roots} roots compared in all histories");
+}
+
+#[test]
+fn a_seed_always_gives_the_same_history() {
+    for seed in [1, 2, 3] {
+        let first = run(Plan::of(seed), Trace::silent());
+        let second = run(Plan::of(seed), Trace::silent());
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.frames, second.frames, "seed {seed}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What a replica says about itself, as JSON in a Report frame.
+//!
+//! Numbers that only grow are totals since the process started, so that a reader takes differences.
+//! A reader ignores fields that it does not know, and a field that is missing is an error: client and
+//! replica are one binary.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The report of one replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// The replica that reports.
+    pub replica: u8,
+    /// Its view.
+    pub view: u64,
+    /// The primary of that view.
+    pub primary: u8,
+    /// The highest accepted seq.
+    pub accepted: u64,
+    /// The highest prepared seq.
+    pub prepared: u64,
+    /// The highest committed seq.
+    pub committed: u64,
+    /// The highest executed seq.
+    pub executed: u64,
+    /// The highest seq with a checkpoint certificate.
+    pub stable: u64,
+    /// The chain digest of the header at `executed`, in hexadecimal.
+    pub executed_digest: String,
+    /// The root of the state after `root_seq`, in hexadecimal, when the request asked for it.
+    pub root: Option<String>,
+    /// The seq after which the state has that root.
+    pub root_seq: Option<u64>,
+    /// The timestamp of the last executed header, in nanoseconds since the Unix epoch.
+    pub timestamp_ns: u64,
+    /// The other replicas as this one sees them.
+    pub peers: Vec<PeerReport>,
+    /// The number of connected clients.
+    pub clients: u64,
+    /// The number of sessions in the state.
+    pub sessions: u64,
+    /// The number of keys that users have stored.
+    pub user_keys: u64,
+    /// The bytes of keys and values that users have stored.
+    pub stored_bytes: u64,
+    /// How often the view has changed.
+    pub view_changes: u64,
+    /// What an acknowledgement promises: `memory`, `async` or `sync`.
+    pub durability: String,
+    /// What protects the links: `plaintext` or `tls`.
+    pub security: String,
+    /// What the work has cost so far.
+    pub costs: Costs,
+    /// How many messages were rejected, by reason.
+    pub rejects: BTreeMap<String, u64>,
+    /// One sentence that says why the replica is or is not making progress.
+    pub state: String,
+}
+
+/// Another replica as the reporting one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The other replica.
+    pub replica: u8,
+    /// Whether all links to it stand.
+    pub connected: bool,
+    /// Whether its queue overflowed and it catches up from state.
+    pub lagging: bool,
+    /// The bytes that wait to be sent to it.
+    pub queued_bytes: u64,
+    /// The highest seq that it says it has committed.
+    pub committed: u64,
+}
+
+/// What a replica has used since its process started. All but the resident sizes are totals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Costs {
+    /// CPU time, user and system, in microseconds.
+    pub cpu_us: u64,
+    /// CPU time in the process itself, in microseconds.
+    pub cpu_user_us: u64,
+    /// CPU time in the kernel on its behalf, in microseconds.
+    pub cpu_system_us: u64,
+    /// Times that a thread gave up its CPU to wait.
+    pub context_switches_voluntary: u64,
+    /// Times that a thread was taken off its CPU.
+    pub context_switches_involuntary: u64,
+    /// Calls of `io_uring_enter`.
+    pub enters: u64,
+    /// Entries that those calls handed to the kernel.
+    pub entries: u64,
+    /// System calls: enters and every other call that the reactors make themselves.
+    pub syscalls: u64,
+    /// Allocations of memory.
+    pub allocations: u64,
+    /// Bytes sent to peers and clients.
+    pub bytes_sent: u64,
+    /// Bytes received from peers and clients.
+    pub bytes_received: u64,
+    /// Send operations.
+    pub sends: u64,
+    /// Receive operations.
+    pub receives: u64,
+    /// Memory that is resident now, in bytes.
+    pub rss_bytes: u64,
+    /// The most memory that was ever resident, in bytes.
+    pub rss_bytes_max: u64,
+    /// Operations executed.
+    pub operations_executed: u64,
+    /// Bundles executed.
+    pub bundles_executed: u64,
+    /// How long the process has run, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> ReplicaReport {
+        ReplicaReport {
+            replica: 2,
+            root: Some("ab".repeat(32)),
+            root_seq: Some(7),
+            peers: vec![PeerReport { replica: 1, connected: true, ..PeerReport::default() }],
+            rejects: BTreeMap::from([("stale view".to_owned(), 3)]),
+            state: "Idle: nothing to order.".to_owned(),
+            ..ReplicaReport::default()
+        }
+    }
+
+    #[test]
+    fn a_report_survives_its_json() {
+        let text = serde_json::to_string(&report()).unwrap();
+        assert_eq!(serde_json::from_str::<ReplicaReport>(&text).unwrap(), report());
+    }
+
+    #[test]
+    fn a_field_more_is_ignored_and_a_field_less_is_an_error() {
+        let mut value = serde_json::to_value(report()).unwrap();
+        value["new_field"] = 1.into();
+        assert!(serde_json::from_value::<ReplicaReport>(value.clone()).is_ok());
+        value.as_object_mut().unwrap().remove("costs");
+        assert!(serde_json::from_value::<ReplicaReport>(value).unwrap_err().to_string().contains("costs"));
+    }
+}
