@@ -22,8 +22,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 type LoadThread = JoinHandle<anyhow::Result<Histogram<u64>>>;
 
-/// Runs the benchmark, prints the results on standard output and returns them. Errors are those that leave
-/// nothing to report; everything else is in the verdict. Blocks the calling thread for the whole run.
+/// The results of a run, which the caller prints; progress goes to standard error. Errors are those that
+/// leave nothing to report; everything else that went wrong is in the verdict. Blocks the calling thread for the
+/// whole run.
 pub fn run(arguments: &BenchArguments, launch: Launch<'_>) -> anyhow::Result<Verdict> {
     arguments.check()?;
     if let Some(path) = &arguments.json {

@@ -11,6 +11,8 @@ mod driver;
 mod error;
 mod link;
 mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use driver::{Client, ClientOptions, Completion, Pending};
 pub use error::{ClientError, LinkError};

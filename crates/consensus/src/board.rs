@@ -50,6 +50,30 @@ impl Window {
         self.entry(number).map(|entry| entry.chain)
     }
 
+    /// Takes newly held entries; false when they stand on another chain than the window.
+    fn follow(&mut self, update: &LaneUpdate) -> bool {
+        if update.entries.is_empty() {
+            return true;
+        }
+        if update.first > self.base.upto {
+            let fits = self.chain(update.first.previous()) == Some(update.before);
+            let keep = update.first.since(self.base.upto) - 1;
+            self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+            if fits {
+                self.entries.extend(&update.entries);
+            }
+            return fits;
+        }
+        // What lies at or below the base is decided: the update must pass through it.
+        let below = usize::try_from(self.base.upto.since(update.first)).unwrap_or(usize::MAX);
+        let fits = update.entries.get(below).is_some_and(|entry| entry.chain == self.base.chain);
+        self.entries.clear();
+        if fits {
+            self.entries.extend(&update.entries[below + 1..]);
+        }
+        fits
+    }
+
     /// The entries above `from` up to `upto`; both must be held.
     fn between(&self, from: LaneNumber, upto: LaneNumber) -> impl Iterator<Item = &BoardEntry> {
         let skip = usize::try_from(from.since(self.base.upto)).unwrap_or(usize::MAX);
@@ -91,15 +115,11 @@ impl Board {
     /// Takes the progress of a lane.
     pub fn on_update(&mut self, update: &LaneUpdate) {
         let Some(window) = self.windows.get_mut(&update.lane) else { return };
-        if !update.entries.is_empty() {
-            // What lies at or below the base is decided and cannot be replaced.
-            let skip = usize::try_from((window.base.upto.0 + 1).saturating_sub(update.first.0))
-                .expect("invariant: 64-bit platform");
-            let keep = usize::try_from((update.first.0).saturating_sub(window.base.upto.0 + 1))
-                .expect("invariant: 64-bit platform");
-            assert!(keep <= window.entries.len(), "lane {} was updated with a gap", update.lane);
-            window.entries.truncate(keep);
-            window.entries.extend(update.entries.iter().skip(skip));
+        if !window.follow(update) {
+            // Another chain than the one decided: nothing on it counts until the link role has fetched that.
+            window.weak = window.base.upto;
+            window.quorum = window.base.upto;
+            return;
         }
         window.weak = update.weak;
         window.quorum = update.quorum;
@@ -112,15 +132,17 @@ impl Board {
             .is_some_and(|window| tip.upto < window.base.upto || window.chain(tip.upto) == Some(tip.chain))
     }
 
-    /// Forgets what lies below a committed tip, once it is held.
-    pub(crate) fn settle(&mut self, tip: &LaneTip) {
-        let Some(window) = self.windows.get_mut(&tip.lane) else { return };
+    /// Forgets what lies below a committed tip, once it is held; after what is returned it is durable too.
+    pub(crate) fn settle(&mut self, tip: &LaneTip) -> After {
+        let mut after = After::nothing();
+        let Some(window) = self.windows.get_mut(&tip.lane) else { return after };
         if window.chain(tip.upto) == Some(tip.chain) {
             let drop =
                 usize::try_from(tip.upto.since(window.base.upto)).expect("invariant: within the window");
-            window.entries.drain(..drop);
+            window.entries.drain(..drop).for_each(|entry| after.and(entry.journal, entry.lsn));
             window.base = Mark { upto: tip.upto, chain: tip.chain };
         }
+        after
     }
 
     /// Decides whether the cut of a header that follows `parent` may be accepted (DESIGN section 4, rule 1).

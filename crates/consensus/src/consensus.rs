@@ -50,7 +50,9 @@ pub struct Consensus {
     committed_marks: Marks,
     /// Proposals that cannot be accepted yet, above the accepted slot.
     pending: BTreeMap<Seq, Verified<PrePrepare>>,
-    /// Own tips that committed headers name and that are not held.
+    /// When all batches that committed headers name are durable, as far as they are held.
+    settled: After,
+    /// Tips that committed headers name and that are not held.
     pub(crate) missing: BTreeMap<quorate_types::LaneId, LaneTip>,
     /// The highest slot that an own PREPARE named.
     pub(crate) voted: Seq,
@@ -87,6 +89,7 @@ impl Consensus {
             accepted_marks: Marks::new(),
             committed_marks: Marks::new(),
             pending: BTreeMap::new(),
+            settled: After::nothing(),
             missing: BTreeMap::new(),
             voted: Seq(0),
             own_prepares: VecDeque::new(),
@@ -187,7 +190,8 @@ impl Consensus {
         if let Some(tip) = self.missing.get(&update.lane)
             && self.board.holds(tip)
         {
-            self.board.settle(tip);
+            let durable = self.board.settle(tip);
+            self.settled.and_all(&durable);
             self.missing.remove(&update.lane);
         }
     }
@@ -298,15 +302,17 @@ impl Consensus {
             out.push(Output::Committed { header, position });
         }
         self.votes.forget(seq);
-        self.own_prepares.retain(|(prepare, _)| last_slot(prepare) > seq);
+        // Others may still need this replica's PREPAREs for what is decided here.
+        let recent = Seq(seq.0.saturating_sub(self.tuning.proposals_max));
+        self.own_prepares.retain(|(prepare, _)| last_slot(prepare) > recent);
         self.pending = self.pending.split_off(&seq.next());
-        // No PREPARE is owed for what is decided.
-        self.voted = self.voted.max(seq);
+        self.voted = self.voted.max(recent);
     }
 
     fn settle(&mut self, tip: &LaneTip, out: &mut Vec<Output>) {
         if self.board.holds(tip) {
-            self.board.settle(tip);
+            let durable = self.board.settle(tip);
+            self.settled.and_all(&durable);
             self.missing.remove(&tip.lane);
         } else {
             self.missing.insert(tip.lane, *tip);
@@ -324,7 +330,7 @@ impl Consensus {
             last = header.seq;
             advance(&mut self.accepted_marks, &header);
             let digest = header.digest();
-            let after = After::nothing();
+            let after = self.append(Fact::Accepted { view: self.view, header: Arc::clone(&header) }, out);
             self.chain.push(Slot { header, digest, proposal: None, after, prepared: false });
         }
         self.commit_up_to(last, out);
@@ -375,7 +381,7 @@ impl Consensus {
 
     /// Rule 5: the primary names new tips while the pipeline has room.
     fn propose(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        if !self.is_primary() || !self.missing.is_empty() || self.sync.target().is_some() {
+        if !self.is_primary() || !self.missing.is_empty() {
             return;
         }
         loop {
@@ -476,6 +482,10 @@ impl Consensus {
         let fact = Fact::Accepted { view: self.view, header: Arc::clone(&header) };
         let mut after = self.append(fact, out);
         after.and_all(&batches);
+        // A vote for this slot speaks for its ancestors' batches too.
+        if let Some(parent) = self.chain.slot(seq.previous()) {
+            after.and_all(&parent.after);
+        }
         advance(&mut self.accepted_marks, &header);
         let digest = header.digest();
         self.chain.push(Slot { header, digest, proposal: Some(proposal), after, prepared: false });
@@ -485,6 +495,10 @@ impl Consensus {
     /// Rule 2: one signed PREPARE for the slots accepted since the last one, once they are durable with
     /// every batch that they name.
     fn vote(&mut self, out: &mut Vec<Output>) {
+        if !self.missing.is_empty() {
+            return;
+        }
+        self.voted = self.voted.max(self.chain.floor().seq);
         while self.voted < self.chain.accepted().seq {
             let lo = self.voted.next();
             let longest = self.voted.plus(quorate_types::limits::PROPOSALS_MAX);
@@ -494,9 +508,9 @@ impl Consensus {
 
     fn vote_for(&mut self, lo: Seq, hi: Seq, out: &mut Vec<Output>) {
         let mut digests = Vec::new();
-        let mut after = After::nothing();
+        let mut after = self.settled.clone();
         for seq in (lo.0..=hi.0).map(Seq) {
-            let slot = self.chain.slot(seq).expect("invariant: slots above the committed one are kept");
+            let slot = self.chain.slot(seq).expect("invariant: slots above the floor are kept");
             digests.push(slot.digest);
             after.and_all(&slot.after);
         }

@@ -2,27 +2,30 @@
 //!
 //! A commit proof is f+1 claims, in Status messages, to have committed a slot or a descendant of it: one of
 //! them is an honest replica's. Claims on the own chain commit at once; for the rest the headers are fetched
-//! backwards by digest, so that what a server sends is checked against what was asked for.
+//! backwards by digest, so that what a server sends is checked against what was asked for. A claim is a fact and
+//! stays true, so those that were known when a fetch began still count when it ends.
 
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output, Reject};
 use crate::votes::nth_highest;
-use quorate_types::{After, Nanoseconds, ReplicaId};
+use quorate_types::{After, Nanoseconds, ReplicaId, limits};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;
 
-/// After so many retransmission times without an answer another server is asked.
+/// After so many retransmission times without an answer another server is asked; twice as many after each
+/// failure in a row, up to [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
+const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
 /// The fetch of headers that is under way, if any.
 #[derive(Debug, Default)]
 pub(crate) struct Sync {
     fetch: Option<Fetch>,
-    /// Since when this replica has known that it is behind.
+    /// Since when this replica has known that it is behind, or has given a fetch up.
     behind_since: Option<Nanoseconds>,
-    /// Counts servers that did not help, so that the next one is another.
-    attempt: usize,
+    /// Counts fetches in a row that did not help, so that the next server is another and has more time.
+    failures: u32,
 }
 
 #[derive(Debug)]
@@ -33,6 +36,10 @@ struct Fetch {
     next: Position,
     /// What has come, descending from the target.
     headers: Vec<Arc<Header>>,
+    /// What was claimed when the fetch began.
+    claims: Vec<Position>,
+    /// The checkpoint that was certified when the fetch began.
+    stable: Position,
     expires: Nanoseconds,
 }
 
@@ -47,6 +54,12 @@ impl Sync {
 
     pub(crate) fn len(&self) -> usize {
         self.fetch.as_ref().map_or(0, |fetch| fetch.headers.len())
+    }
+
+    fn abandon(&mut self, now: Nanoseconds) {
+        self.fetch = None;
+        self.failures += 1;
+        self.behind_since = Some(now);
     }
 }
 
@@ -64,49 +77,68 @@ impl Consensus {
             proven = proven.max(stable.seq);
         }
         self.commit_up_to(proven, out);
+        self.check_committed(out);
     }
 
     /// Starts, repeats or gives up the fetch of headers.
     pub(crate) fn sync_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let committed = self.chain.committed().seq;
+        if self.sync.fetch.as_ref().is_some_and(|fetch| fetch.target.seq <= committed) {
+            self.sync.fetch = None;
+        }
         if self.sync.fetch.as_ref().is_some_and(|fetch| now >= fetch.expires) {
-            self.abandon_sync();
+            self.sync.abandon(now);
         }
         if self.sync.fetch.is_some() {
             return;
         }
-        let claimants = self.claimants_ahead();
-        if claimants.is_empty() {
+        let targets = self.targets_ahead();
+        if targets.is_empty() {
             self.sync.behind_since = None;
+            self.sync.failures = 0;
             return;
         }
         let since = *self.sync.behind_since.get_or_insert(now);
         if now.since(since) < self.tuning.retransmit.0 {
             return;
         }
-        let (server, target) = claimants[self.sync.attempt % claimants.len()];
-        let expires = now.plus(ANSWER_TIMES * self.tuning.retransmit.0);
-        self.sync.fetch = Some(Fetch { target, server, next: target, headers: Vec::new(), expires });
+        let (server, target) = targets[self.sync.failures as usize % targets.len()];
+        self.sync.fetch = Some(Fetch {
+            target,
+            server,
+            next: target,
+            headers: Vec::new(),
+            claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
+            stable: self.checkpoints.stable(),
+            expires: now.plus(self.answer_time()),
+        });
         self.ask(out);
     }
 
-    /// Who may serve headers that prove something new, with what each of them would prove; empty unless a
-    /// certificate or f+1 claims say that this replica is behind.
-    fn claimants_ahead(&self) -> Vec<(ReplicaId, Position)> {
+    /// How long a server may take, in nanoseconds.
+    fn answer_time(&self) -> u64 {
+        let doubled = 1u64 << self.sync.failures.min(16);
+        (ANSWER_TIMES * self.tuning.retransmit.0).saturating_mul(doubled).min(ANSWER_TIME_MAX.0)
+    }
+
+    /// What would prove something new, with who may serve it; empty unless a certificate or f+1 claims say that
+    /// this replica is behind. A claim more than a window above what f+1 claim is not believed worth the walk.
+    fn targets_ahead(&self) -> Vec<(ReplicaId, Position)> {
         let committed = self.chain.committed().seq;
-        let ahead: Vec<(ReplicaId, Position)> = self
-            .votes
-            .peers()
-            .filter(|(replica, peer)| *replica != self.me && peer.connected && peer.claim.seq > committed)
-            .map(|(replica, peer)| (replica, peer.claim))
-            .collect();
+        let others = || self.votes.peers().filter(|(replica, peer)| *replica != self.me && peer.connected);
         let stable = self.checkpoints.stable();
         if stable.seq > committed && !self.chain.contains(stable) {
-            return ahead.into_iter().map(|(replica, _)| (replica, stable)).collect();
+            return others().map(|(replica, _)| (replica, stable)).collect();
         }
-        if ahead.len() < self.quorums.weak {
+        let believed = nth_highest(others().map(|(_, peer)| peer.claim.seq), self.quorums.weak);
+        if believed <= committed {
             return Vec::new();
         }
-        ahead
+        let reach = believed.plus(self.tuning.window);
+        others()
+            .filter(|(_, peer)| peer.claim.seq > committed && peer.claim.seq <= reach)
+            .map(|(replica, peer)| (replica, peer.claim))
+            .collect()
     }
 
     fn ask(&mut self, out: &mut Vec<Output>) {
@@ -119,20 +151,18 @@ impl Consensus {
         });
     }
 
-    fn abandon_sync(&mut self) {
-        self.sync.fetch = None;
-        self.sync.attempt += 1;
-    }
-
-    /// Answers a question for headers with what is kept.
+    /// Answers a question for headers with what is kept, in one frame of bounded size.
     pub fn on_fetch_headers(&mut self, from: ReplicaId, message: &FetchHeaders, out: &mut Vec<Output>) {
         let mut headers = Vec::new();
+        let mut bytes = 0;
         if self.chain.contains(message.last) {
             let mut seq = message.last.seq;
             while seq > message.above
                 && headers.len() < self.tuning.fetch_headers_max
+                && bytes < limits::FETCH_BYTES_MAX
                 && let Some(slot) = self.chain.slot(seq)
             {
+                bytes += HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * slot.header.cut.len();
                 headers.push(Header::clone(&slot.header));
                 seq = seq.previous();
             }
@@ -141,7 +171,8 @@ impl Consensus {
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
     }
 
-    /// Takes an answer. Each header is checked against the digest that its child names.
+    /// Takes an answer, whoever sends it: each header is checked against the digest that its child names. What
+    /// does not begin with what is wanted next is late and is passed over.
     pub fn on_fetched_headers(
         &mut self,
         now: Nanoseconds,
@@ -149,69 +180,93 @@ impl Consensus {
         message: FetchedHeaders,
         out: &mut Vec<Output>,
     ) {
-        let Some(fetch) = self.sync.fetch.as_mut().filter(|fetch| fetch.server == from) else {
-            // A late answer of a server that was given up; nothing is taken from it.
+        let expires = now.plus(self.answer_time());
+        let kept_max = self.tuning.window.saturating_add(self.tuning.headers_kept_max);
+        let Some(fetch) = self.sync.fetch.as_mut() else { return };
+        let Some(first) = message.headers.first() else {
+            if fetch.server == from {
+                self.sync.abandon(now);
+            }
             return;
         };
-        if message.headers.is_empty() {
-            self.abandon_sync();
+        if !matches(first, fetch.next) {
             return;
         }
         for header in message.headers {
-            if header.seq != fetch.next.seq || header.digest() != fetch.next.digest {
+            if !matches(&header, fetch.next) {
                 out.push(Output::Rejected(Reject::FetchMismatch));
-                self.abandon_sync();
-                return;
+                return self.sync.abandon(now);
             }
             let parent = Position { seq: header.seq.previous(), digest: header.parent };
             fetch.headers.push(Arc::new(header));
             if parent.seq <= self.chain.committed().seq || self.chain.contains(parent) {
-                return self.finish_sync(parent, out);
+                return self.finish_sync(now, out);
+            }
+            if fetch.headers.len() as u64 > kept_max {
+                return self.sync.abandon(now);
             }
             fetch.next = parent;
         }
-        fetch.expires = now.plus(ANSWER_TIMES * self.tuning.retransmit.0);
+        fetch.expires = expires;
         self.ask(out);
     }
 
-    /// The fetched headers reach the own chain at `attach`, or contradict it.
-    fn finish_sync(&mut self, attach: Position, out: &mut Vec<Output>) {
+    /// The fetched headers reach the own chain, or contradict it.
+    fn finish_sync(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let fetch = self.sync.fetch.take().expect("invariant: called while a fetch is under way");
-        self.sync.behind_since = None;
         let mut headers = fetch.headers;
         headers.reverse();
-        let fetched = |position: Position| {
-            let first = headers[0].seq;
-            let index = usize::try_from(position.seq.0.checked_sub(first.0)?).ok()?;
-            headers.get(index).filter(|header| header.digest() == position.digest)
+        // The normal case may have committed part of it meanwhile.
+        let committed = self.chain.committed();
+        headers.retain(|header| header.seq > committed.seq);
+        let Some(first) = headers.first() else { return };
+        let attach = Position { seq: first.seq.previous(), digest: first.parent };
+        let on_result = |position: Position| {
+            if position.seq <= attach.seq {
+                return self.chain.contains(position);
+            }
+            let index = usize::try_from(position.seq.since(attach.seq) - 1).unwrap_or(usize::MAX);
+            headers.get(index).is_some_and(|header| header.digest() == position.digest)
         };
-        let claims = self
-            .votes
-            .peers()
-            .filter(|(_, peer)| self.chain.contains(peer.claim) || fetched(peer.claim).is_some())
-            .map(|(_, peer)| peer.claim.seq);
+        let claims = self.votes.peers().zip(&fetch.claims).filter_map(|((_, peer), earlier)| {
+            [peer.claim, *earlier].into_iter().filter(|claim| on_result(*claim)).map(|claim| claim.seq).max()
+        });
         let mut proven = nth_highest(claims, self.quorums.weak);
-        let stable = self.checkpoints.stable();
-        if fetched(stable).is_some() {
-            proven = proven.max(stable.seq);
+        for stable in [fetch.stable, self.checkpoints.stable()] {
+            if on_result(stable) {
+                proven = proven.max(stable.seq);
+            }
         }
-        headers.retain(|header| header.seq <= proven && header.seq > self.chain.committed().seq);
+        headers.retain(|header| header.seq <= proven);
         if headers.is_empty() {
-            self.sync.attempt += 1;
-            return;
+            return self.sync.abandon(now);
         }
-        if attach.seq < self.chain.committed().seq || !self.chain.contains(attach) {
+        if !self.chain.contains(attach) {
             out.push(Output::Halt(format!(
-                "the chain committed here up to {} contradicts one that f+1 replicas have committed",
-                self.chain.committed().seq
+                "the chain committed here up to {} ({}) contradicts one that f+1 replicas have committed",
+                committed.seq, committed.digest
             )));
             return;
         }
+        self.sync.behind_since = None;
+        self.sync.failures = 0;
         self.adopt(attach.seq, headers, out);
     }
 
     /// Whether this replica knows that others have committed more.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.claimants_ahead().is_empty()
+        !self.targets_ahead().is_empty()
     }
+}
+
+/// What a header and one lane's tip take in an answer, rounded up.
+const HEADER_BYTES_ABOUT: usize = 96;
+const TIP_BYTES_ABOUT: usize = 48;
+const _: () = assert!(
+    limits::FETCH_BYTES_MAX + HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * limits::REPLICAS_MAX * limits::LINKS_MAX
+        <= limits::FRAME_BYTES_MAX
+);
+
+fn matches(header: &Header, position: Position) -> bool {
+    header.seq == position.seq && header.digest() == position.digest
 }

@@ -104,14 +104,14 @@ impl Votes {
     }
 
     /// The highest slot that COMMITs of `quorum` replicas cover. `contains` says whether a position is on the
-    /// own chain: a COMMIT counts for its slot and every ancestor, and for nothing on another chain.
+    /// own chain: a COMMIT counts for its slot and every ancestor, and for nothing on another chain. A claim to
+    /// have committed counts as a COMMIT: an honest one says more, a false one no more.
     pub(crate) fn committed(&mut self, quorum: usize, contains: impl Fn(Position) -> bool) -> Seq {
         for peer in &mut self.peers {
-            if let Some(commit) = peer.commit
-                && commit.seq > peer.covered
-                && contains(commit)
-            {
-                peer.covered = commit.seq;
+            for position in peer.commit.into_iter().chain([peer.claim]) {
+                if position.seq > peer.covered && contains(position) {
+                    peer.covered = position.seq;
+                }
             }
         }
         nth_highest(self.peers.iter().map(|peer| peer.covered), quorum)

@@ -187,6 +187,7 @@ impl Lane {
         self.unreported = self.tip().upto.next();
         self.reported_weak = weak;
         self.reported_quorum = quorum;
-        Some(LaneUpdate { lane: self.id, first, entries, weak, quorum })
+        let before = self.chain_at(first.previous()).expect("invariant: at or above the base");
+        Some(LaneUpdate { lane: self.id, first, before, entries, weak, quorum })
     }
 }

@@ -320,17 +320,22 @@ impl Cluster {
     fn audit(&mut self, replica: ReplicaId, core: CoreId) -> Result<(), Finding> {
         let audit = self.hosts[replica.index()].cores[core.index()].core.audit();
         let oracles = &mut self.oracles;
-        let bounded = oracles.resources.on_audit(audit.pending_bytes, audit.held_effects);
+        let bounded =
+            oracles.resources.on_audit(audit.pending_bytes, audit.held_effects, audit.kept_items);
         bounded.map_err(|violation| self.finding(Some(replica), violation))?;
-        if core.index() == 0 {
+        if let Some(committed) = audit.committed {
             let oracles = &mut self.oracles;
-            let news = oracles.agreement.on_committed(&oracles.ledger, replica, audit.committed);
-            self.note_progress(replica, "committed", audit.committed, news)?;
+            let news = oracles.agreement.on_committed(&oracles.ledger, replica, committed);
+            self.note_progress(replica, "committed", committed, news)?;
         }
-        if core.index() + 1 == self.plan.cores {
+        if let Some(executed) = audit.executed {
             let oracles = &mut self.oracles;
-            let news = oracles.agreement.on_executed(&oracles.ledger, replica, audit.executed);
-            self.note_progress(replica, "executed", audit.executed, news)?;
+            let news = oracles.agreement.on_executed(&oracles.ledger, replica, executed);
+            self.note_progress(replica, "executed", executed, news)?;
+        }
+        if let Some((position, root)) = audit.executed_root {
+            let same = self.oracles.agreement.on_root(replica, position.seq, root);
+            same.map_err(|violation| self.finding(Some(replica), violation))?;
         }
         Ok(())
     }

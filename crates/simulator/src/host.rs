@@ -1,7 +1,8 @@
 //! One replica under simulation: its cores with their inboxes, its disk, its clock and what faults do to it.
 
 use crate::disk::Disk;
-use quorate_replica::{ClientConnection, Core, Input, Mail};
+use quorate_replica::mail::Mail;
+use quorate_replica::{ClientConnection, Core, Input};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::Frame;
 use std::collections::VecDeque;
@@ -125,17 +126,5 @@ impl Host {
     #[must_use]
     pub fn global(&self, local: Nanoseconds, now: Nanoseconds) -> Nanoseconds {
         Nanoseconds(local.since(self.clock)).max(now)
-    }
-
-    /// The core that runs the ordering role.
-    #[must_use]
-    pub fn ordering(&self) -> &Core {
-        &self.cores[0].core
-    }
-
-    /// The core that runs the execution role.
-    #[must_use]
-    pub fn execution(&self) -> &Core {
-        &self.cores[self.cores.len() - 1].core
     }
 }

@@ -33,10 +33,11 @@ macro_rules! position {
         number!($(#[$doc])* $name(u64), $prefix);
 
         impl $name {
-            /// The position after this one. Positions never wrap: 2^64 steps are out of reach.
+            /// The position after this one. Saturating, as any position may come from a peer; own ones never
+            /// get there.
             #[must_use]
             pub fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
 
             /// The position before this one, or zero at zero.

@@ -22,6 +22,8 @@ pub struct LaneUpdate {
     pub lane: LaneId,
     /// The number of the first of `entries`; what was held from there on is replaced.
     pub first: LaneNumber,
+    /// The chain digest before `first`: the entries stand on this chain and on no other.
+    pub before: Digest,
     /// Batches newly held, consecutive.
     pub entries: Vec<BoardEntry>,
     /// The highest held batch that f+1 replicas acknowledged.

@@ -1,5 +1,6 @@
 //! A cluster of consensus machines without a network: a pool of messages in flight, a durability gate per
 //! replica, and a referee who notes every broken promise. Whoever drives it decides what is delivered.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use quorate_consensus::{BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output};
 use quorate_types::{
@@ -207,7 +208,11 @@ impl Cluster {
             Fact::Prepared { position, votes, .. } => {
                 let voters: BTreeSet<ReplicaId> = votes.iter().map(|(voter, _)| *voter).collect();
                 if voters.len() < self.config.quorums().quorum {
-                    self.violations.push(format!("r{id} prepares {} with {} votes", position.seq, votes.len()));
+                    self.violations.push(format!(
+                        "r{id} prepares {} with {} votes",
+                        position.seq,
+                        votes.len()
+                    ));
                 }
                 self.node_mut(id).prepared.insert(position, lsn);
                 let voters: Vec<String> = voters.iter().map(|voter| format!("r{voter}")).collect();
@@ -278,7 +283,10 @@ impl Cluster {
             Outgoing::Commit(commit) => {
                 let lsn = node.prepared.get(&commit.position);
                 if lsn.is_none_or(|lsn| node.durable.get(&JOURNAL).is_none_or(|durable| durable < lsn)) {
-                    broken.push(format!("r{id} sends COMMIT {} before its certificate is durable", commit.position.seq));
+                    broken.push(format!(
+                        "r{id} sends COMMIT {} before its certificate is durable",
+                        commit.position.seq
+                    ));
                 }
             }
             _ => {}
@@ -350,7 +358,8 @@ impl Cluster {
         let (weak, quorum) = (sorted[quorums.weak - 1], sorted[quorums.quorum - 1]);
         for id in self.ids() {
             let node = self.node_mut(id);
-            let entries = if growth.holders.contains(&id) { node.grow(lane, upto, growth) } else { Vec::new() };
+            let entries =
+                if growth.holders.contains(&id) { node.grow(lane, upto, growth) } else { Vec::new() };
             let held = node.lanes.get(&lane).map_or(0, Vec::len) as u64;
             let first = LaneNumber((held + 1).saturating_sub(entries.len() as u64));
             let (weak, quorum) = (LaneNumber(weak.min(held)), LaneNumber(quorum.min(held)));
@@ -372,7 +381,9 @@ impl Cluster {
         match taken {
             Taken::Yes => {}
             Taken::Ignored => self.say(to, format!("ignores {text} from r{from}")),
-            Taken::Forged => self.say(to, format!("refuses {text} from r{from}: not signed by whom it should be")),
+            Taken::Forged => {
+                self.say(to, format!("refuses {text} from r{from}: not signed by whom it should be"))
+            }
         }
     }
 
@@ -401,7 +412,9 @@ impl Cluster {
                     _ => format!("PREPARE {}", slots.concat()),
                 }
             }
-            Outgoing::Commit(message) => format!("COMMIT {}", slot(message.position.seq, message.position.digest)),
+            Outgoing::Commit(message) => {
+                format!("COMMIT {}", slot(message.position.seq, message.position.digest))
+            }
             Outgoing::Checkpoint(message) => {
                 format!("CHECKPOINT {}", slot(message.position.seq, message.position.digest))
             }
@@ -465,7 +478,10 @@ impl Node {
     }
 
     fn reached(&self, after: &After) -> bool {
-        after.positions().iter().all(|(journal, lsn)| self.durable.get(journal).is_some_and(|mark| mark >= lsn))
+        after
+            .positions()
+            .iter()
+            .all(|(journal, lsn)| self.durable.get(journal).is_some_and(|mark| mark >= lsn))
     }
 
     fn grow(&mut self, lane: LaneId, upto: u64, growth: &Growth) -> Vec<BoardEntry> {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Effects that wait for the disk; a stalled disk holds one tick's votes and acknowledgements each.
 const HELD_EFFECTS_MAX: usize = 20_000;
+/// Headers, votes and lane positions of a role; a history has a few hundred headers.
+const KEPT_ITEMS_MAX: usize = 20_000;
 /// What queues of fixed size may hold beside the bytes of the workload.
 const FIXED_BYTES: usize = 4 * 1024 * 1024;
 
@@ -77,7 +79,12 @@ impl Resources {
     }
 
     /// A core says what it holds.
-    pub fn on_audit(&mut self, pending_bytes: usize, held_effects: usize) -> Result<(), Violation> {
+    pub fn on_audit(
+        &mut self,
+        pending_bytes: usize,
+        held_effects: usize,
+        kept_items: usize,
+    ) -> Result<(), Violation> {
         self.pending_peak = self.pending_peak.max(pending_bytes);
         self.held_peak = self.held_peak.max(held_effects);
         // Every replica writes a batch once; buffers may hold a frame and its copy in an answer to a fetch.
@@ -88,6 +95,10 @@ impl Resources {
         }
         if held_effects > HELD_EFFECTS_MAX {
             let text = format!("{held_effects} effects wait for the disk, {HELD_EFFECTS_MAX} are allowed");
+            return Err(Violation::new("bounded memory", text));
+        }
+        if kept_items > KEPT_ITEMS_MAX {
+            let text = format!("{kept_items} headers, votes and positions are kept, {KEPT_ITEMS_MAX} are allowed");
             return Err(Violation::new("bounded memory", text));
         }
         Ok(())
@@ -124,9 +135,10 @@ mod tests {
     fn a_queue_that_outgrows_the_workload_is_seen() {
         let mut resources = Resources::new(Trouble::Calm);
         resources.on_batch(1000);
-        resources.on_audit(FIXED_BYTES + 2000, HELD_EFFECTS_MAX).unwrap();
-        assert!(resources.on_audit(FIXED_BYTES + 2001, 0).is_err());
-        assert!(resources.on_audit(0, HELD_EFFECTS_MAX + 1).is_err());
+        resources.on_audit(FIXED_BYTES + 2000, HELD_EFFECTS_MAX, KEPT_ITEMS_MAX).unwrap();
+        assert!(resources.on_audit(FIXED_BYTES + 2001, 0, 0).is_err());
+        assert!(resources.on_audit(0, HELD_EFFECTS_MAX + 1, 0).is_err());
+        assert!(resources.on_audit(0, 0, KEPT_ITEMS_MAX + 1).is_err());
     }
 
     #[test]
