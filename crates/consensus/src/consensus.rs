@@ -416,7 +416,7 @@ impl Consensus {
 
     fn parent_timestamp(&self) -> Nanoseconds {
         let tip = self.chain.accepted().seq;
-        self.chain.slot(tip).map_or(self.trimmed_timestamp(), |slot| slot.header.timestamp)
+        self.chain.slot(tip).map_or_else(|| self.trimmed_timestamp(), |slot| slot.header.timestamp)
     }
 
     /// The tip is trimmed only when nothing is kept at all, which [`Consensus::trim`] rules out above genesis.
