@@ -1,1 +1,4 @@
-//! Uses Quorate as its users do.
+//! What the tests of the whole share.
+#![forbid(unsafe_code)]
+
+pub mod tidy;

@@ -155,9 +155,9 @@ async fn run_job(mut job: Job, progress: Arc<Progress>) -> anyhow::Result<Histog
     while progress.is(Phase::Connect) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let latencies = load(&client, &mut job, &progress).await?;
+    let latencies = load(&client, &mut job, &progress).await;
     client.close().await;
-    Ok(latencies)
+    latencies
 }
 
 /// Keeps `depth` bundles open until the load ends. The oldest is awaited first: bundles of a session are

@@ -246,14 +246,58 @@ mod tests {
               "kernel": "Linux 6.18",
               "cpus": 2,
               "seed": 1,
-              "flags": {}
+              "flags": {
+                "clients": 4,
+                "depth": 16,
+                "bundle": 100,
+                "duration": 10.0,
+                "warmup": 2.0,
+                "value_size": 100,
+                "keys": 100000,
+                "read_ratio": 0.0,
+                "durability": "memory",
+                "seed": 1,
+                "json": null,
+                "replicas": 4,
+                "cluster": null,
+                "key": [],
+                "threads": 1
+              }
             }"#]]
         .assert_eq(&serde_json::to_string_pretty(&verdict().report).unwrap());
     }
 
     #[test]
     fn the_text_has_figures_units_and_verdict() {
-        expect![[""]].assert_eq(&verdict().to_string());
+        expect![[r#"
+            4 replicas (f = 1), memory durability, plaintext; 4 clients with 16 open bundles of 100 operations each; 100-byte values, 100,000 keys, 0 % GETs, seed 1
+            closed loop: a client submits when a bundle is complete, so latency is service time
+
+              throughput              123,457 operations/s
+              operations               1,234,567 in 10.0 s
+              errors                                     0
+
+            latency of a bundle of 100, submission to completion
+              p50                                500171 µs
+              p90                                900202 µs
+              p99                                990380 µs
+              p99.9                              999293 µs
+              max                               1000342 µs
+
+            cost of an operation, all replicas together
+              CPU                                 12.50 µs
+              context switches                      0.0000
+              system calls                          0.0000
+              ring enters                           0.0000
+              entries per enter                       0.00
+              allocations                            0.000
+              bytes sent                                 0
+              resident at most                     256 MiB
+              CPU of the clients                   1.25 µs
+              view changes                               0
+
+            all 4 roots are equal at seq 99: abcd
+        "#]].assert_eq(&verdict().to_string());
     }
 
     #[test]

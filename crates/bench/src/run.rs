@@ -73,34 +73,35 @@ async fn control(
     progress: &Arc<Progress>,
     mut threads: Vec<LoadThread>,
 ) -> anyhow::Result<Verdict> {
-    let result = measure(arguments, cluster, progress, &mut threads).await;
+    let options = ClientOptions { connect_deadline: CONNECT_DEADLINE, ..ClientOptions::default() };
+    let client = Client::connect(Arc::clone(&cluster.config), cluster.key(0).clone(), options).await?;
+    let result = measure(arguments, cluster, &client, progress, &mut threads).await;
     // Also after an error: threads that go on would load a cluster that is being stopped.
     progress.enter(Phase::Drain);
+    client.close().await;
     result
 }
 
 async fn measure(
     arguments: &BenchArguments,
     cluster: &RunningCluster,
-    progress: &Arc<Progress>,
+    client: &Client,
+    progress: &Progress,
     threads: &mut Vec<LoadThread>,
 ) -> anyhow::Result<Verdict> {
-    let options = ClientOptions { connect_deadline: CONNECT_DEADLINE, ..ClientOptions::default() };
-    let client = Client::connect(Arc::clone(&cluster.config), cluster.key(0).clone(), options).await?;
     let replicas: Vec<_> = cluster.config.replica_ids().collect();
     wait_for_clients(arguments, progress, threads).await?;
 
     progress.enter(Phase::Warmup);
     load_for("warm-up", arguments.warmup, progress, threads).await?;
-    let start = Mark::take(&client, &replicas, progress).await?;
+    let start = Mark::take(client, &replicas, progress).await?;
     progress.enter(Phase::Measure);
     load_for("measuring", arguments.duration, progress, threads).await?;
-    let end = Mark::take(&client, &replicas, progress).await?;
+    let end = Mark::take(client, &replicas, progress).await?;
     progress.enter(Phase::Drain);
 
     let latencies = join(threads).await?;
-    let (verdict, lines) = roots(&client, &replicas).await;
-    client.close().await;
+    let (verdict, lines) = roots(client, &replicas).await;
     let report = assemble(arguments, cluster, &start, &end, &latencies, progress, &verdict);
     Ok(judge(report, progress, &verdict, &lines))
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Client`] belongs to the thread of its tokio-uring runtime. Clones share the session, so several tasks
 //! may use one client, up to the window of the session. The runtime must be made with tokio-uring's default
-//! builder: version 0.5 hangs with DEFER_TASKRUN.
+//! builder: version 0.5 hangs with DEFER_TASKRUN. End a client with [`Client::close`] before its runtime ends,
+//! so that no read is in flight when tokio-uring frees the buffers.
 
 use crate::link::{Link, keep_connected};
 use crate::{Action, ClientError, LinkError, Session, SubmitError, Timing};

@@ -14,6 +14,7 @@ use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, PrePrepare, Prepare, Status,
 };
 use quorate_wire::{Header, LaneTip, Position, testing};
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -96,7 +97,10 @@ fn perform(scene: &mut Option<Scene>, commands: &[String]) -> String {
         let mut words = Words::of(command);
         if words.peek() == Some("cluster") {
             words.next();
-            *scene = Some(Scene::open(&mut words));
+            let opened = Scene::open(&mut words);
+            let quorums = opened.cluster.config.quorums();
+            let _ = writeln!(result, "f = {}, q = {}", quorums.faults, quorums.quorum);
+            *scene = Some(opened);
             continue;
         }
         let scene = scene.as_mut().expect("`cluster` comes first");
@@ -431,7 +435,7 @@ impl Scene {
         self.cluster.with(other, |consensus, out| consensus.on_connected(one, out));
     }
 
-    /// `header NAME after PARENT [seq S] [epoch E] [time now|parent [+-MS] [+NS ns]] [cut LANE:K[FORK]…]`
+    /// `header NAME after PARENT [seq S] [epoch E] [time now|parent[+5ms|-1ns]] [cut LANE:K[FORK]…]`
     fn header(&mut self, words: &mut Words<'_>) {
         let name = words.next().to_owned();
         assert!(words.take("after"));
@@ -463,16 +467,18 @@ impl Scene {
     }
 
     fn time(&self, words: &mut Words<'_>, parent: u64) -> u64 {
-        let base = match words.next() {
-            "now" => self.cluster.now.0,
-            "parent" => parent,
-            other => panic!("a time from {other}?"),
+        let word = words.next();
+        let (base, offset) = match (word.strip_prefix("now"), word.strip_prefix("parent")) {
+            (Some(offset), _) => (self.cluster.now.0, offset),
+            (_, Some(offset)) => (parent, offset),
+            _ => panic!("a time from {word}?"),
         };
-        let Some(word) = words.peek().filter(|word| word.starts_with(['+', '-'])) else { return base };
-        words.next();
-        let (digits, unit) = match word.strip_suffix("ms") {
+        if offset.is_empty() {
+            return base;
+        }
+        let (digits, unit) = match offset.strip_suffix("ms") {
             Some(digits) => (digits, 1_000_000),
-            None => (word.strip_suffix("ns").expect("a time ends with ms or ns"), 1),
+            None => (offset.strip_suffix("ns").expect("a time ends with ms or ns"), 1),
         };
         base.checked_add_signed(digits.parse::<i64>().expect("a time") * unit).expect("a sane time")
     }

@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
 use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
-use quorate_wire::{Frame, FrameRef, Kind, LaneTip};
+use quorate_wire::{Frame, FrameRef, Kind, LaneTip, batch};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -179,22 +179,29 @@ impl Lanes {
         let bytes_max = self.tuning().lane_bytes_kept_max + 4 * self.tuning().lane_bytes_open_max;
         let config = Arc::clone(self.config());
         let share = self.share_on(lane, link)?;
-        let Some(fetch) = share.fetches.current.as_mut().filter(|fetch| fetch.server == from) else {
-            // A late answer of a server that was given up; nothing is taken from it.
+        let Some(fetch) = share.fetches.current.as_mut() else { return Ok(()) };
+        let Some(first) = payloads.first() else {
+            if fetch.server == from {
+                share.fetches.abandon();
+            }
             return Ok(());
         };
-        fetch.expires = expires;
-        if payloads.is_empty() {
-            share.fetches.abandon();
+        // What does not begin with what is wanted next answers an earlier question, or comes twice.
+        if batch::parse_head(first)?.number != fetch.next {
             return Ok(());
         }
-        for payload in payloads {
+        fetch.expires = expires;
+        for (index, payload) in payloads.into_iter().enumerate() {
             let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
             let checked = Batch::check(&config, frame);
             let fits = |batch: &Batch| {
                 (batch.lane(), batch.number(), batch.chain()) == (lane, fetch.next, fetch.next_chain)
             };
             let Some(batch) = checked.ok().filter(fits) else {
+                // The first may still belong to another chain that was asked for before; the others must link.
+                if index == 0 {
+                    return Ok(());
+                }
                 share.fetches.abandon();
                 return Err(Reject::FetchMismatch);
             };
@@ -207,8 +214,9 @@ impl Lanes {
                 return Ok(());
             }
             if fetch.next <= share.lane.executed() || fetch.bytes > bytes_max {
+                // Overtaken by the normal path, a chain that contradicts it, or more than is worth holding.
                 share.fetches.abandon();
-                return Err(Reject::FetchMismatch);
+                return Ok(());
             }
         }
         self.ask(lane, out);

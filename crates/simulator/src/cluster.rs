@@ -406,7 +406,9 @@ impl Cluster {
     ) {
         let (there, arrival) = match (notice, there) {
             (Notice::Opened, _) => {
-                let core = core_id(self.cores_random.index(self.plan.cores));
+                // Only cores with links take clients.
+                let homes = self.plan.cores.min(usize::from(self.plan.links));
+                let core = core_id(self.cores_random.index(homes));
                 let host = self.host(replica);
                 host.client_connections += 1;
                 let fresh = ClientConnection { core, number: host.client_connections };

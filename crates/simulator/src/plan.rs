@@ -181,6 +181,7 @@ impl fmt::Display for Plan {
         let Self { replicas, links, cores, workload, tuning, network, .. } = self;
         write!(f, "n={replicas} links={links} cores={cores} clients={}x{}", workload.clients, workload.bundles)?;
         write!(f, " P={} W={} C={}", tuning.proposals_max, tuning.window, tuning.checkpoint_interval)?;
+        write!(f, " pipeline={} cut={}", tuning.pipeline_bytes, tuning.cut_batches_max)?;
         write!(f, " batch={} {:?}", tuning.batch_bytes_full, network.carriage)?;
         write!(f, " queue={} disk<={}us", network.queue_bytes_max, self.disk.write_max.0 / 1000)?;
         write!(f, " faults={} heal={}ms", self.faults.len(), self.heal_at.0 / 1_000_000)
@@ -191,14 +192,21 @@ fn draw_tuning(random: &mut Random) -> Tuning {
     let checkpoint_interval = random.magnitude(2, 16);
     let batch_bytes_full =
         usize::try_from(random.magnitude(256, 16 * 1024)).expect("invariant: below 16 KiB");
+    // A full batch may end with a large bundle.
+    let batch_bytes_max = batch_bytes_full + 16 * 1024;
     Tuning {
         window: checkpoint_interval * random.between(2, 6),
         checkpoint_interval,
         proposals_max: random.magnitude(1, 16),
+        pipeline_bytes: *random.pick(&[0, 1, 500, 5_000, 256 * 1024]),
+        cut_batches_max: random.magnitude(1, limits::CUT_BATCHES_MAX),
+        // Room for the largest batch, or its lane would stand still.
+        cut_bytes_max: batch_bytes_max as u64 * random.magnitude(1, 16),
+        fetch_headers_max: 1 + random.index(16),
+        fetch_bytes_max: *random.pick(&[1, 4 * 1024, 64 * 1024, limits::FETCH_BYTES_MAX]),
         batch_bytes_full,
         batches_in_flight: random.between(1, 3),
-        // Room for a full batch that ends with a large bundle, and for one more.
-        lane_bytes_open_max: (batch_bytes_full + 16 * 1024) * (1 + random.index(8)),
+        lane_bytes_open_max: batch_bytes_max * (1 + random.index(8)),
         lane_bytes_kept_max: 16 * 1024 * 1024,
         headers_kept_max: limits::HEADERS_KEPT_MAX,
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),

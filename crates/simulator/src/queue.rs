@@ -77,7 +77,7 @@ mod tests {
         let orders: Vec<Vec<u32>> = (0..20)
             .map(|seed| {
                 let mut queue: Queue<u32> = Queue::new(seed);
-                for event in [30, 10, 11, 20] {
+                for event in [30u32, 10, 11, 20] {
                     queue.push(Nanoseconds(u64::from(event / 10)), event);
                 }
                 std::iter::from_fn(|| queue.pop()).map(|(_, event)| event).collect()

@@ -16,63 +16,63 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The consensus journal of every replica; batches lie in the journals above it.
-pub const JOURNAL: JournalId = JournalId(0);
+pub(crate) const JOURNAL: JournalId = JournalId(0);
 
 /// One message on its way to one replica.
 #[derive(Clone, Debug)]
-pub struct Flight {
-    pub from: ReplicaId,
-    pub to: ReplicaId,
-    pub message: Outgoing,
+pub(crate) struct Flight {
+    pub(crate) from: ReplicaId,
+    pub(crate) to: ReplicaId,
+    pub(crate) message: Outgoing,
 }
 
 /// One replica with its disk.
-pub struct Node {
-    pub consensus: Consensus,
+pub(crate) struct Node {
+    pub(crate) consensus: Consensus,
     /// A slow disk is durable only when told so; a fast one at once.
-    pub slow: bool,
-    pub crashed: bool,
+    pub(crate) slow: bool,
+    pub(crate) crashed: bool,
     /// Whether committed headers are executed at once.
-    pub executes: bool,
-    pub skew_ms: i64,
-    pub committed: Vec<Position>,
+    pub(crate) executes: bool,
+    pub(crate) skew_ms: i64,
+    pub(crate) committed: Vec<Position>,
     appended: BTreeMap<JournalId, Lsn>,
     durable: BTreeMap<JournalId, Lsn>,
     held: VecDeque<(After, Destination, Outgoing)>,
     to_itself: VecDeque<Outgoing>,
     lanes: BTreeMap<LaneId, Vec<BoardEntry>>,
     accepted: BTreeMap<Digest, (Lsn, Arc<Header>)>,
-    prepared: BTreeMap<Position, Lsn>,
+    prepared: BTreeMap<(Seq, Digest), Lsn>,
     votes: BTreeMap<(View, Seq), Digest>,
 }
 
-pub struct Cluster {
-    pub config: Arc<ClusterConfig>,
-    pub nodes: Vec<Node>,
-    pub pool: Vec<Flight>,
-    pub now: Nanoseconds,
+pub(crate) struct Cluster {
+    pub(crate) config: Arc<ClusterConfig>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pool: Vec<Flight>,
+    pub(crate) now: Nanoseconds,
     /// What happened: who and what.
-    pub log: Vec<(ReplicaId, String)>,
+    pub(crate) log: Vec<(ReplicaId, String)>,
     /// Promises of the protocol that a replica broke.
-    pub violations: Vec<String>,
-    /// Headers by name; `s3` is the first header that anybody accepted at slot 3.
-    pub headers: BTreeMap<String, Header>,
+    pub(crate) violations: Vec<String>,
+    /// Headers by name; `s3` is the first header at slot 3 that a replica made or accepted.
+    pub(crate) headers: BTreeMap<String, Header>,
     names: BTreeMap<Digest, String>,
     decided: BTreeMap<Seq, Digest>,
     acknowledged: BTreeMap<LaneId, Vec<u64>>,
 }
 
 /// The first instant of every test.
-pub const START: Nanoseconds = Nanoseconds::from_millis(1_000_000);
+pub(crate) const START: Nanoseconds = Nanoseconds::from_millis(1_000_000);
 
 /// The chain digest of a batch; `fork` tells the chains of an equivocating origin apart.
-pub fn batch_chain(lane: LaneId, number: u64, fork: &str) -> Digest {
+pub(crate) fn batch_chain(lane: LaneId, number: u64, fork: &str) -> Digest {
     Digest::of(Domain::LaneChain, format!("{lane} {number} {fork}").as_bytes())
 }
 
 impl Cluster {
     /// `replicas` machines, all connected, the first Status of each already lost.
-    pub fn new(replicas: u8, tuning: impl FnOnce(&mut Tuning)) -> Self {
+    pub(crate) fn new(replicas: u8, tuning: impl FnOnce(&mut Tuning)) -> Self {
         let mut figures = Tuning::default();
         tuning(&mut figures);
         let config = Arc::new(testing::config_with_links(replicas, 2).with_tuning(figures));
@@ -100,26 +100,34 @@ impl Cluster {
         cluster
     }
 
-    pub fn ids(&self) -> Vec<ReplicaId> {
+    pub(crate) fn ids(&self) -> Vec<ReplicaId> {
         self.config.replica_ids().collect()
     }
 
-    pub fn node(&self, id: ReplicaId) -> &Node {
+    pub(crate) fn node(&self, id: ReplicaId) -> &Node {
         &self.nodes[id.index()]
     }
 
-    pub fn node_mut(&mut self, id: ReplicaId) -> &mut Node {
+    pub(crate) fn node_mut(&mut self, id: ReplicaId) -> &mut Node {
         &mut self.nodes[id.index()]
     }
 
     /// Gives a header a name for later commands and for the log.
-    pub fn name(&mut self, name: &str, header: Header) {
+    pub(crate) fn name(&mut self, name: &str, header: Header) {
         self.names.entry(header.digest()).or_insert_with(|| name.to_owned());
         self.headers.insert(name.to_owned(), header);
     }
 
+    /// The first header of an honest replica at a slot is called by its slot.
+    fn name_first(&mut self, header: &Header) {
+        let first = format!("s{}", header.seq);
+        if !self.headers.contains_key(&first) && !self.names.contains_key(&header.digest()) {
+            self.name(&first, header.clone());
+        }
+    }
+
     /// The position that a name stands for: a known header, `genesis`, or `x@9` for one nobody has.
-    pub fn position(&self, name: &str) -> Position {
+    pub(crate) fn position(&self, name: &str) -> Position {
         if name == "genesis" {
             return header::genesis(self.config.digest());
         }
@@ -137,7 +145,7 @@ impl Cluster {
     }
 
     /// Ends a burst of inputs of one replica.
-    pub fn tick(&mut self, id: ReplicaId) {
+    pub(crate) fn tick(&mut self, id: ReplicaId) {
         let now = self.clock(id);
         self.with(id, |consensus, out| consensus.on_tick_end(now, out));
         while let Some(message) = self.node_mut(id).to_itself.pop_front() {
@@ -147,7 +155,7 @@ impl Cluster {
     }
 
     /// Gives one input to a replica and carries out what it wants done.
-    pub fn with(&mut self, id: ReplicaId, input: impl FnOnce(&mut Consensus, &mut Vec<Output>)) {
+    pub(crate) fn with(&mut self, id: ReplicaId, input: impl FnOnce(&mut Consensus, &mut Vec<Output>)) {
         if self.node(id).crashed {
             return;
         }
@@ -197,10 +205,7 @@ impl Cluster {
         match fact {
             Fact::Accepted { header, .. } => {
                 let digest = header.digest();
-                let first = format!("s{}", header.seq);
-                if !self.headers.contains_key(&first) {
-                    self.name(&first, Header::clone(&header));
-                }
+                self.name_first(&header);
                 let name = self.names.get(&digest).cloned().unwrap_or_else(|| digest.short());
                 self.say(id, format!("accepts {name}"));
                 self.node_mut(id).accepted.insert(digest, (lsn, header));
@@ -214,7 +219,7 @@ impl Cluster {
                         votes.len()
                     ));
                 }
-                self.node_mut(id).prepared.insert(position, lsn);
+                self.node_mut(id).prepared.insert((position.seq, position.digest), lsn);
                 let voters: Vec<String> = voters.iter().map(|voter| format!("r{voter}")).collect();
                 let slot = self.describe_position(position);
                 self.say(id, format!("prepares {slot} by the votes of {}", voters.join(" ")));
@@ -227,6 +232,9 @@ impl Cluster {
     }
 
     fn admit(&mut self, id: ReplicaId, to: Destination, message: Outgoing, after: After) {
+        if let Outgoing::PrePrepare(message) = &message {
+            self.name_first(&message.header);
+        }
         let text = self.describe(&message);
         let to_whom = match to {
             Destination::All => "all".to_owned(),
@@ -281,7 +289,7 @@ impl Cluster {
                 }
             }
             Outgoing::Commit(commit) => {
-                let lsn = node.prepared.get(&commit.position);
+                let lsn = node.prepared.get(&(commit.position.seq, commit.position.digest));
                 if lsn.is_none_or(|lsn| node.durable.get(&JOURNAL).is_none_or(|durable| durable < lsn)) {
                     broken.push(format!(
                         "r{id} sends COMMIT {} before its certificate is durable",
@@ -316,7 +324,7 @@ impl Cluster {
     }
 
     /// Execution reaches a slot; every interval it computes a root.
-    pub fn execute(&mut self, id: ReplicaId, position: Position) {
+    pub(crate) fn execute(&mut self, id: ReplicaId, position: Position) {
         self.node_mut(id).consensus.on_executed(position);
         if position.seq.0.is_multiple_of(self.config.tuning().checkpoint_interval) {
             let root = Digest::of(Domain::StateRoot, &position.digest.0);
@@ -325,7 +333,7 @@ impl Cluster {
     }
 
     /// What was appended to a journal (to all without one) becomes durable.
-    pub fn make_durable(&mut self, id: ReplicaId, journal: Option<JournalId>) {
+    pub(crate) fn make_durable(&mut self, id: ReplicaId, journal: Option<JournalId>) {
         let node = self.node_mut(id);
         for (written, lsn) in &node.appended {
             if journal.is_none_or(|journal| journal == *written) {
@@ -347,7 +355,7 @@ impl Cluster {
     }
 
     /// The lane of `origin` grows at `holders` up to batch `upto`, and `ackers` acknowledge it.
-    pub fn grow_lane(&mut self, lane: LaneId, upto: u64, growth: &Growth) {
+    pub(crate) fn grow_lane(&mut self, lane: LaneId, upto: u64, growth: &Growth) {
         let acknowledged = self.acknowledged.get_mut(&lane).expect("a lane of the cluster");
         for acker in &growth.ackers {
             acknowledged[acker.index()] = upto;
@@ -360,16 +368,18 @@ impl Cluster {
             let node = self.node_mut(id);
             let entries =
                 if growth.holders.contains(&id) { node.grow(lane, upto, growth) } else { Vec::new() };
-            let held = node.lanes.get(&lane).map_or(0, Vec::len) as u64;
-            let first = LaneNumber((held + 1).saturating_sub(entries.len() as u64));
+            let held = node.lanes.get(&lane).map_or(&[][..], |held| held);
+            let below = held.len() - entries.len();
+            let before = held[..below].last().map_or(Digest::ZERO, |entry| entry.chain);
+            let (first, held) = (LaneNumber(below as u64 + 1), held.len() as u64);
             let (weak, quorum) = (LaneNumber(weak.min(held)), LaneNumber(quorum.min(held)));
-            let update = LaneUpdate { lane, first, entries, weak, quorum };
+            let update = LaneUpdate { lane, first, before, entries, weak, quorum };
             self.with(id, |consensus, _| consensus.on_lane_update(&update));
         }
     }
 
     /// Delivers a message as the network does: encoded, decoded, checked, taken.
-    pub fn receive(&mut self, from: ReplicaId, to: ReplicaId, message: &Outgoing) {
+    pub(crate) fn receive(&mut self, from: ReplicaId, to: ReplicaId, message: &Outgoing) {
         if self.node(to).crashed {
             return;
         }
@@ -387,7 +397,7 @@ impl Cluster {
         }
     }
 
-    pub fn describe_position(&self, position: Position) -> String {
+    pub(crate) fn describe_position(&self, position: Position) -> String {
         let genesis = header::genesis(self.config.digest());
         if position == genesis {
             return "s0".to_owned();
@@ -396,7 +406,7 @@ impl Cluster {
         name.unwrap_or_else(|| format!("a strange s{}", position.seq))
     }
 
-    pub fn describe(&self, message: &Outgoing) -> String {
+    pub(crate) fn describe(&self, message: &Outgoing) -> String {
         let slot = |seq: Seq, digest: Digest| self.describe_position(Position { seq, digest });
         match message {
             Outgoing::PrePrepare(message) => {
@@ -448,13 +458,13 @@ impl Cluster {
 
 /// How a lane grows.
 #[derive(Clone, Debug)]
-pub struct Growth {
-    pub holders: Vec<ReplicaId>,
-    pub ackers: Vec<ReplicaId>,
-    pub bytes: u64,
-    pub journal: JournalId,
+pub(crate) struct Growth {
+    pub(crate) holders: Vec<ReplicaId>,
+    pub(crate) ackers: Vec<ReplicaId>,
+    pub(crate) bytes: u64,
+    pub(crate) journal: JournalId,
     /// From which batch on the origin tells another story, and which.
-    pub fork: Option<(u64, String)>,
+    pub(crate) fork: Option<(u64, String)>,
 }
 
 impl Node {
@@ -526,7 +536,7 @@ impl Node {
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     Yes,
     /// It says nothing new, or nothing that could count here.
     Ignored,
@@ -537,7 +547,7 @@ pub enum Taken {
 ///
 /// # Panics
 /// When the frame does not decode: these are frames of this test.
-pub fn feed(
+pub(crate) fn feed(
     consensus: &mut Consensus,
     now: Nanoseconds,
     from: ReplicaId,

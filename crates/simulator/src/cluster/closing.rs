@@ -13,6 +13,8 @@ use quorate_wire::testing;
 
 /// The number of the connection over which the simulator asks for reports; no client's has it.
 const REPORT_CONNECTION: u64 = u64::MAX;
+/// How long bundles that were sent twice may still come up after everything is answered.
+const SETTLING: Nanoseconds = Nanoseconds::from_millis(500);
 /// How long a silent cluster may take to answer a report request.
 const REPORT_PATIENCE: Nanoseconds = Nanoseconds::from_millis(10_000);
 
@@ -34,7 +36,9 @@ pub(super) enum Phase {
     Healed,
     /// Every client has its answers and reads everything.
     Reading,
-    /// Nothing is open; nothing may happen until then.
+    /// Nothing is open; what clients sent twice may still be ordered.
+    Settling { until: Nanoseconds },
+    /// Nothing may happen until then.
     Silent { until: Nanoseconds, executed: Seq },
     /// Replicas are asked for their roots; the answers so far.
     Reporting { until: Nanoseconds, reports: Vec<Option<FinalReport>> },
@@ -72,11 +76,18 @@ impl Cluster {
                 }
             }
             Phase::Reading => {
-                if answered && self.oracles.agreement.is_level() {
+                if answered {
+                    let until = self.now.plus(10 * self.plan.tuning.retransmit.0 + SETTLING.0);
+                    self.trace.note(self.now, Detail::Readable, &[13], || "everything is answered".to_owned());
+                    self.phase = Phase::Settling { until };
+                }
+            }
+            Phase::Settling { until } => {
+                if self.now >= *until && self.oracles.agreement.is_level() {
                     let executed = self.oracles.agreement.executed_highest().seq;
                     let until = self.now.plus(2 * self.plan.tuning.idle.0 + 100_000_000);
-                    self.trace.note(self.now, Detail::Readable, &[13, executed.0], || {
-                        format!("everything is answered, all replicas have executed {executed:?}")
+                    self.trace.note(self.now, Detail::Readable, &[15, executed.0], || {
+                        format!("all replicas have executed {executed:?} and are silent")
                     });
                     self.phase = Phase::Silent { until, executed };
                 }
@@ -99,7 +110,8 @@ impl Cluster {
                 }
             }
         }
-        if self.now > self.plan.deadline && matches!(self.phase, Phase::Healed | Phase::Reading) {
+        let open = matches!(self.phase, Phase::Healed | Phase::Reading | Phase::Settling { .. });
+        if self.now > self.plan.deadline && open {
             let text = self.describe_standstill();
             return Err(self.finding(None, Violation::new("progress", text)));
         }

@@ -40,16 +40,16 @@ impl Trouble {
         match reject {
             // Clients send more than lanes take; they are told so and try again.
             Reject::Busy => true,
-            Reject::BatchGap => self != Self::Calm,
-            Reject::Unasked | Reject::Consensus(quorate_consensus::Reject::Unasked) => self != Self::Calm,
+            Reject::BatchGap | Reject::FetchMismatch => self != Self::Calm,
             Reject::Malformed(_)
             | Reject::ForeignBundle
             | Reject::BundleSignature
             | Reject::ForeignBatch
             | Reject::BatchFork
             | Reject::LaneBudget
-            | Reject::FetchMismatch
+
             | Reject::ConsensusSignature
+            | Reject::Handshake
             | Reject::Consensus(_) => false,
         }
     }
