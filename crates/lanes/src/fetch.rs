@@ -9,8 +9,10 @@ use quorate_wire::{Frame, FrameRef, Kind, LaneTip, batch};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// After so many retransmission times without an answer another server is asked.
+/// After so many retransmission times without an answer another server is asked; twice as many after each
+/// failure in a row, up to [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
+const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
 /// What is being fetched of one lane.
 #[derive(Debug, Default)]
@@ -18,7 +20,7 @@ pub(crate) struct Fetches {
     /// Tips that committed headers name, ascending; fetched oldest first.
     wanted: VecDeque<LaneTip>,
     current: Option<Fetch>,
-    /// Counts servers that did not help, so that the next one is another.
+    /// Counts servers in a row that did not help, so that the next one is another and has more time.
     attempt: usize,
 }
 
@@ -43,6 +45,12 @@ impl Fetches {
 
     pub(crate) fn bytes(&self) -> usize {
         self.current.as_ref().map_or(0, |fetch| fetch.bytes)
+    }
+
+    /// Until when a server may take that is asked now.
+    fn expires(&self, now: Nanoseconds, retransmit: Nanoseconds) -> Nanoseconds {
+        let doubled = 1u64 << self.attempt.min(16);
+        now.plus((ANSWER_TIMES * retransmit.0).saturating_mul(doubled).min(ANSWER_TIME_MAX.0))
     }
 
     fn abandon(&mut self) {
@@ -88,8 +96,9 @@ impl Lanes {
         server: ReplicaId,
         out: &mut Vec<Output>,
     ) {
-        let expires = now.plus(ANSWER_TIMES * self.tuning().retransmit.0);
+        let retransmit = self.tuning().retransmit;
         let Some(share) = self.share_mut(target.lane) else { return };
+        let expires = share.fetches.expires(now, retransmit);
         share.fetches.current = Some(Fetch {
             is_final,
             server,
@@ -175,10 +184,11 @@ impl Lanes {
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
         let (lane, payloads) = decode_fetched_batches(frame.payload)?;
-        let expires = now.plus(ANSWER_TIMES * self.tuning().retransmit.0);
+        let retransmit = self.tuning().retransmit;
         let bytes_max = self.tuning().lane_bytes_kept_max + 4 * self.tuning().lane_bytes_open_max;
         let config = Arc::clone(self.config());
         let share = self.share_on(lane, link)?;
+        let expires = share.fetches.expires(now, retransmit);
         let Some(fetch) = share.fetches.current.as_mut() else { return Ok(()) };
         let Some(first) = payloads.first() else {
             if fetch.server == from {
@@ -243,6 +253,7 @@ impl Lanes {
             share.fetches.attempt += 1;
             return;
         }
+        share.fetches.attempt = 0;
         share.lane.truncate(fetch.next);
         for batch in batches {
             self.hold(batch, out);
