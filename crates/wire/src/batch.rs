@@ -11,7 +11,7 @@
 //!
 //! The digest of a batch covers the heads of its bundles, and through the digest of each body the rest.
 
-use crate::{BundleHead, BundleView, DecodeError, Kind};
+use crate::{BundleHead, BundleView, DecodeError, Kind, bundle};
 use quorate_types::{Digest, Domain, LaneId, LaneNumber, LinkId, ReplicaId, limits};
 
 /// The bytes in front of the bundles.
@@ -56,12 +56,13 @@ impl<'a> BatchView<'a> {
             let (value, limit) = (count as u64, limits::BATCH_BUNDLES_MAX as u64);
             return Err(DecodeError::Limit { what: "bundles in a batch (at least 1)", value, limit });
         }
-        let mut bundles = Vec::with_capacity(count);
+        // What is reserved is paid for by bytes that are here, not by what the head announces.
+        let mut bundles = Vec::with_capacity(count.min(rest.len() / (4 + bundle::HEAD_BYTES)));
         for _ in 0..count {
             let (length, after) = rest.split_first_chunk::<4>().ok_or(malformed)?;
             let length = u32::from_le_bytes(*length) as usize;
-            let bundle = after.get(..length).ok_or(malformed)?;
-            bundles.push(BundleView::parse(bundle)?);
+            let bytes = after.get(..length).ok_or(malformed)?;
+            bundles.push(BundleView::parse(bytes)?);
             rest = &after[length..];
         }
         if !rest.is_empty() {

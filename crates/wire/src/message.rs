@@ -5,6 +5,7 @@
     reason = "the archives and resolvers that rkyv derives inside a macro"
 )]
 
+use crate::batch::parse_head;
 use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
 use quorate_types::{
     BundleNumber, Digest, LaneId, LaneNumber, LinkId, ReplicaId, Seq, SessionId, Signature, View, limits,
@@ -260,7 +261,9 @@ pub fn decode_fetched_batches(payload: &[u8]) -> Result<(LaneId, Vec<&[u8]>), De
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<4>().ok_or(malformed)?;
         let length = u32::from_le_bytes(*length) as usize;
-        found.push(after.get(..length).ok_or(malformed)?);
+        let payload = after.get(..length).ok_or(malformed)?;
+        parse_head(payload)?;
+        found.push(payload);
         rest = &after[length..];
     }
     Ok((lane, found))

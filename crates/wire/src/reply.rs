@@ -11,7 +11,7 @@
 //! | 89 | results | rkyv archive of `Vec<OperationResult>` |
 
 use crate::{DecodeError, Frame, Kind};
-use quorate_types::{ArchivedOperationResult, BundleNumber, Digest, Domain, Seq, SessionId, View};
+use quorate_types::{ArchivedOperationResult, BundleNumber, Digest, Domain, Seq, SessionId, View, limits};
 use rkyv::vec::ArchivedVec;
 
 const HEAD_BYTES: usize = 89;
@@ -54,7 +54,7 @@ impl<'a> ReplyView<'a> {
         let digest = Digest(array(56));
         let body = match head[88] {
             0 if rest.is_empty() => ReplyBody::DigestOnly,
-            1 if Digest::of(Domain::Results, rest) == digest => {
+            1 if rest.len() <= limits::RESULTS_BYTES_MAX && Digest::of(Domain::Results, rest) == digest => {
                 access_results(rest)?;
                 ReplyBody::Results(rest)
             }

@@ -1,0 +1,133 @@
+//! `quorate bench`: loads a cluster. The load and the figures are the library's; here is the local cluster of real
+//! processes that it loads by default.
+
+use crate::failure::Failure;
+use crate::local_cluster::LocalCluster;
+use crate::{interrupt, output};
+use anyhow::anyhow;
+use clap::Args;
+use quorate_bench::{BenchArguments, LaunchRequest, RunningCluster, Verdict};
+use quorate_daemon::{read_cluster, read_key};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// As shells report a command that Ctrl-C has ended.
+const INTERRUPTED: i32 = 130;
+
+const AFTER_HELP: &str = "\
+Without --cluster a local cluster of real processes is started on free ports, loaded, compared and removed. The \
+exit code is 0 only when no operation failed and all replicas hold the same state.
+
+Examples:
+  quorate bench                                        throughput of 4 replicas and 4 clients here
+  quorate bench --clients 1 --depth 1 --bundle 1       latency of single operations
+  quorate bench --replicas 7 --read-ratio 0.9 --json results.json
+  quorate bench --cluster data/cluster.toml --key data/client-0.key";
+
+/// Load a cluster, measure what an operation costs, and compare the states of all replicas.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct BenchCommand {
+    #[command(flatten)]
+    arguments: BenchArguments,
+}
+
+/// The local cluster, for whoever comes first: the end of the run or Ctrl-C.
+type Slot = Arc<Mutex<Local>>;
+
+#[derive(Debug, Default)]
+struct Local {
+    cluster: Option<LocalCluster>,
+    interrupted: bool,
+}
+
+pub(crate) fn run(command: &BenchCommand) -> Result<ExitCode, Failure> {
+    let arguments = &command.arguments;
+    check(arguments)?;
+    let slot = Slot::default();
+    stop_on_signal(&slot)?;
+    let launch = |request: &LaunchRequest| launch(request, &slot);
+    let result = quorate_bench::run(arguments, &launch);
+    finish(&slot, &result);
+    let verdict = result?;
+    output::print(verdict.to_string())?;
+    Ok(ExitCode::from(verdict.exit_code()))
+}
+
+/// What is wrong with the arguments and the files that they name is told before anything runs.
+fn check(arguments: &BenchArguments) -> Result<(), Failure> {
+    arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    if let Some(cluster) = &arguments.cluster {
+        read_cluster(cluster)?;
+    }
+    for key in &arguments.key {
+        read_key(key)?;
+    }
+    Ok(())
+}
+
+fn launch(request: &LaunchRequest, slot: &Slot) -> anyhow::Result<RunningCluster> {
+    let start = || -> Result<LocalCluster, Failure> {
+        let LaunchRequest { replicas, clients, durability } = *request;
+        LocalCluster::start_new("quorate-bench-", replicas, clients, durability.as_str())
+    };
+    let mut cluster = start().map_err(Failure::into_error)?;
+    // Ctrl-C meanwhile waits until the processes are known.
+    let mut local = lock(slot);
+    let ready = cluster.wait_until_ready(|time| {
+        std::thread::sleep(time);
+        false
+    });
+    let running = {
+        let (config, keys) = (Arc::clone(cluster.config()), cluster.client_keys().to_vec());
+        let slot = Arc::clone(slot);
+        let stop = move || stop(&mut lock(&slot));
+        RunningCluster::local(config, keys, cluster.process_ids(), stop)
+    };
+    local.cluster = Some(cluster);
+    drop(local);
+    ready.map(|_| running)
+}
+
+/// Stops the processes; their files stay until the results are known.
+fn stop(local: &mut Local) -> anyhow::Result<()> {
+    let problems = local.cluster.as_mut().map(LocalCluster::stop).unwrap_or_default();
+    if problems.is_empty() { Ok(()) } else { Err(anyhow!("{}", problems.join("\n"))) }
+}
+
+/// After a failure the logs stay, and their ends are shown.
+fn finish(slot: &Slot, result: &anyhow::Result<Verdict>) {
+    wait_for_exit_if_interrupted(slot);
+    let Some(mut cluster) = lock(slot).cluster.take() else { return };
+    let good = result.as_ref().is_ok_and(|verdict| verdict.exit_code() == 0);
+    if !good {
+        cluster.stop();
+        output::note(&format!("the ends of the logs:\n{}", cluster.tails()));
+        output::note(&format!("all of the logs are kept in {}", cluster.directory().display()));
+        cluster.keep_directory();
+    }
+}
+
+fn stop_on_signal(slot: &Slot) -> anyhow::Result<()> {
+    let slot = Arc::clone(slot);
+    interrupt::on_signal(move || {
+        let mut local = lock(&slot);
+        local.interrupted = true;
+        // The directory goes with the cluster.
+        drop(local.cluster.take());
+        output::note("interrupted");
+        std::process::exit(INTERRUPTED);
+    })
+}
+
+/// The thread that got the signal ends the process; what failed because of it is not worth a message.
+fn wait_for_exit_if_interrupted(slot: &Slot) {
+    while lock(slot).interrupted {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn lock(slot: &Slot) -> MutexGuard<'_, Local> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}

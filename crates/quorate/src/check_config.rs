@@ -1,0 +1,101 @@
+//! `quorate check-config`: says what files would run, without running it.
+
+use crate::failure::Failure;
+use crate::output;
+use clap::Args;
+use quorate_daemon::{NodeConfig, read_cluster};
+use quorate_types::{ClusterConfig, Quorums};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+A replica's file is checked together with the cluster file and the key that it names. Whether ports are free is \
+found out by `quorate start` alone.
+
+Exit codes: 0 all files are sound, 2 one is not; every problem is one line that names file, field and remedy.
+
+Examples:
+  quorate check-config quorate-data/cluster.toml
+  quorate check-config quorate-data/*.toml";
+
+/// Check cluster.toml or replica-N.toml files without starting anything.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct CheckConfigArguments {
+    /// Files to check, of either kind.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &CheckConfigArguments) -> Result<ExitCode, Failure> {
+    let mut code = ExitCode::SUCCESS;
+    for file in &arguments.files {
+        match describe(file) {
+            Ok(text) => output::print(text)?,
+            Err(failure) => code = failure.report(),
+        }
+    }
+    Ok(code)
+}
+
+fn describe(path: &Path) -> Result<String, Failure> {
+    if is_cluster_file(path) {
+        Ok(describe_cluster(path, &read_cluster(path)?))
+    } else {
+        Ok(describe_replica(path, &NodeConfig::read(path)?))
+    }
+}
+
+/// Only a cluster file has an id or a list of replicas. What cannot be read at all is left to the readers, whose
+/// messages are better; the name then tells which.
+fn is_cluster_file(path: &Path) -> bool {
+    let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    match table {
+        Some(table) => {
+            table.contains_key("cluster_id") || table.get("replica").is_some_and(toml::Value::is_array)
+        }
+        None => path.file_name().is_some_and(|name| name.to_string_lossy().contains("cluster")),
+    }
+}
+
+fn describe_cluster(path: &Path, config: &ClusterConfig) -> String {
+    let Quorums { replicas, faults, quorum, .. } = config.quorums();
+    let mut text = format!(
+        "{}: a cluster of {replicas} replicas, {quorum} of which must work together and {faults} may crash or lie\n",
+        path.display()
+    );
+    for (replica, member) in config.replica_ids().zip(config.members()) {
+        let _ = writeln!(text, "  replica {replica}: clients {}, replicas {}", member.client, member.mesh);
+    }
+    let _ = writeln!(
+        text,
+        "  {} allowed clients, {} links between each pair of replicas, epoch {}, configuration {}",
+        config.clients().len(),
+        config.links(),
+        config.epoch(),
+        config.digest().short()
+    );
+    text
+}
+
+fn describe_replica(path: &Path, config: &NodeConfig) -> String {
+    let Quorums { replicas, .. } = config.cluster.quorums();
+    let member = &config.cluster.members()[config.replica.index()];
+    let cores = match config.cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>() {
+        pinned if pinned.is_empty() => "one thread that is not pinned".to_owned(),
+        pinned => format!("one thread on each of the CPUs {}", pinned.join(", ")),
+    };
+    format!(
+        "{}: replica {} of {replicas}: clients {}, replicas {}\n  {cores}, polling for {} µs before it sleeps; \
+         durability {}, security {}, configuration {}\n",
+        path.display(),
+        config.replica,
+        member.client,
+        member.mesh,
+        config.spin.as_micros(),
+        config.durability,
+        config.security,
+        config.cluster.digest().short(),
+    )
+}

@@ -1,0 +1,54 @@
+//! Which cluster a client command is for, and as whom.
+
+use crate::cluster_files::client_key_file;
+use crate::failure::Failure;
+use clap::Args;
+use quorate_daemon::{read_cluster, read_key};
+use quorate_types::{ClusterConfig, SigningKey};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The flags of all client commands.
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArguments {
+    /// Cluster file, as `quorate init` writes it.
+    #[arg(long, value_name = "FILE", env = "QUORATE_CLUSTER", default_value = "quorate-data/cluster.toml")]
+    cluster: PathBuf,
+    /// Secret key of an allowed client. [default: client-0.key beside the cluster file]
+    #[arg(long, value_name = "FILE", env = "QUORATE_KEY")]
+    key: Option<PathBuf>,
+}
+
+impl ClusterArguments {
+    /// The cluster and the client's key, checked to belong together.
+    pub(crate) fn read(&self) -> Result<(Arc<ClusterConfig>, SigningKey), Failure> {
+        if !self.cluster.exists() {
+            return Err(Failure::usage(format!(
+                "{}: there is no such cluster file; name one with --cluster FILE or QUORATE_CLUSTER=FILE, start a \
+                 cluster with `quorate dev`, or write one with `quorate init`",
+                self.cluster.display()
+            )));
+        }
+        let config = Arc::new(read_cluster(&self.cluster)?);
+        let beside = self.cluster.parent().unwrap_or(Path::new(".")).join(client_key_file(0));
+        let path = self.key.as_ref().unwrap_or(&beside);
+        if !path.exists() {
+            return Err(Failure::usage(format!(
+                "{}: there is no such key file; name the secret key of a client with --key FILE or QUORATE_KEY=FILE",
+                path.display()
+            )));
+        }
+        let key = read_key(path)?;
+        let public = key.public();
+        if config.client(public.as_bytes()).is_none() {
+            return Err(Failure::usage(format!(
+                "{}: its public key {} is not among `clients` of {}; use the key of an allowed client, or add it \
+                 there for every replica",
+                path.display(),
+                public.to_hex(),
+                self.cluster.display()
+            )));
+        }
+        Ok((config, key))
+    }
+}

@@ -1,0 +1,311 @@
+//! The files of a new cluster: `cluster.toml`, and a configuration and a key for each party.
+
+use crate::failure::Failure;
+use anyhow::Context;
+use quorate_types::{ClusterConfig, Quorums, SigningKey, limits};
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The name of the file that all replicas and clients share.
+pub(crate) const CLUSTER_FILE: &str = "cluster.toml";
+/// Free ports are looked for here: above the privileged ones and below those that the kernel gives to outgoing
+/// connections, where a port found free may be taken a moment later.
+const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
+const FREE_PORTS_ATTEMPTS: usize = 200;
+
+/// The name of the configuration of a replica.
+pub(crate) fn replica_file(replica: usize) -> String {
+    format!("replica-{replica}.toml")
+}
+
+/// The name of the secret key of a client.
+pub(crate) fn client_key_file(client: usize) -> String {
+    format!("client-{client}.key")
+}
+
+/// What a new cluster is to have.
+#[derive(Clone, Debug)]
+pub(crate) struct NewCluster {
+    /// The number of replicas, n.
+    pub(crate) replicas: usize,
+    /// The number of client keys.
+    pub(crate) clients: usize,
+    /// Parallel connections between each pair of replicas.
+    pub(crate) links: u8,
+    /// The address of all replicas.
+    pub(crate) host: IpAddr,
+    /// The first port: clients' ports first, one per replica, then `links` mesh ports per replica.
+    pub(crate) base_port: u16,
+    /// What an acknowledgement promises.
+    pub(crate) durability: &'static str,
+}
+
+impl NewCluster {
+    /// A cluster on ports of 127.0.0.1 that are free now.
+    pub(crate) fn local(replicas: usize, clients: usize, durability: &'static str) -> Result<Self, Failure> {
+        let host = IpAddr::from([127, 0, 0, 1]);
+        let mut cluster = Self { replicas, clients, links: 1, host, base_port: 1, durability };
+        cluster.check()?;
+        cluster.base_port = free_ports(host, cluster.ports())?;
+        Ok(cluster)
+    }
+
+    /// Refuses what no cluster can have.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let within = |flag: &str, value: usize, limit: usize| match (1..=limit).contains(&value) {
+            true => Ok(()),
+            false => Err(Failure::usage(format!("{flag} {value}: use 1 to {limit}"))),
+        };
+        within("--replicas", self.replicas, limits::REPLICAS_MAX)?;
+        within("--links", usize::from(self.links), limits::LINKS_MAX)?;
+        within("--clients", self.clients, CLIENTS_MAX)?;
+        if !self.host.is_loopback() {
+            return Err(Failure::usage(format!(
+                "--host {}: links are not encrypted in this version, so replicas refuse to start on anything \
+                 but loopback; use --host 127.0.0.1",
+                self.host
+            )));
+        }
+        let highest = 65_536 - self.ports();
+        if !(1..=highest).contains(&usize::from(self.base_port)) {
+            let (port, ports) = (self.base_port, self.ports());
+            let problem =
+                format!("--base-port {port}: {ports} ports are needed from there on; use 1 to {highest}");
+            return Err(Failure::usage(problem));
+        }
+        Ok(())
+    }
+
+    /// Draws keys and writes all files into `directory`; returns their names. Files that exist are left alone
+    /// and make it fail.
+    pub(crate) fn write(&self, directory: &Path) -> Result<Vec<String>, Failure> {
+        let files = self.files()?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        for file in &files {
+            let path = directory.join(&file.name);
+            if path.exists() {
+                return Err(Failure::usage(format!(
+                    "{}: the file exists, and its cluster is not overwritten; give another --dir, or remove the \
+                     directory if that cluster is no longer wanted",
+                    path.display()
+                )));
+            }
+        }
+        for (count, file) in files.iter().enumerate() {
+            if let Err(error) = file.write(directory) {
+                // What is half written would be in the way of the next attempt.
+                files[..count].iter().for_each(|file| drop(std::fs::remove_file(directory.join(&file.name))));
+                return Err(error.into());
+            }
+        }
+        Ok(files.into_iter().map(|file| file.name).collect())
+    }
+
+    fn files(&self) -> Result<Vec<NewFile>, Failure> {
+        let replica_keys = draw_keys(self.replicas)?;
+        let client_keys = draw_keys(self.clients)?;
+        let cluster = self.cluster_text(&hex::encode(draw()?), &replica_keys, &client_keys);
+        ClusterConfig::parse(&cluster).context("the cluster file that was about to be written")?;
+        let mut files = vec![NewFile { name: CLUSTER_FILE.to_owned(), mode: 0o644, text: cluster }];
+        for (replica, key) in replica_keys.iter().enumerate() {
+            files.push(NewFile {
+                name: replica_file(replica),
+                mode: 0o644,
+                text: self.replica_text(replica),
+            });
+            files.push(NewFile::secret(replica_key_file(replica), key));
+        }
+        for (client, key) in client_keys.iter().enumerate() {
+            files.push(NewFile::secret(client_key_file(client), key));
+        }
+        Ok(files)
+    }
+
+    /// How many ports the cluster takes, from `base_port` on.
+    pub(crate) fn ports(&self) -> usize {
+        self.replicas * (1 + usize::from(self.links))
+    }
+
+    fn address(&self, offset: usize) -> SocketAddr {
+        let port = usize::from(self.base_port) + offset;
+        SocketAddr::new(self.host, u16::try_from(port).expect("invariant: the range of ports was checked"))
+    }
+
+    fn cluster_text(&self, id: &str, replicas: &[SigningKey], clients: &[SigningKey]) -> String {
+        let Quorums { replicas: n, faults, quorum, .. } = Quorums::of(self.replicas);
+        let mut text = format!(
+            "\
+# A Quorate cluster of {n}: it makes progress while {quorum} replicas work together, and stays correct while at
+# most {faults} of them crash or lie. All replicas and clients need this same file; after a change,
+# `quorate check-config {CLUSTER_FILE}` says whether it is sound.
+
+# Tells this cluster from every other; it is part of all that is signed.
+cluster_id = \"{id}\"
+
+# The number of this configuration; a new cluster has 0.
+epoch = 0
+
+# Parallel connections between each pair of replicas. Raise it together with `cores` in the replicas' own files,
+# when one core per connection is the bottleneck. Link i uses the mesh port + i.
+links = {}
+
+# The public keys of those who may connect as clients.
+clients = [
+",
+            self.links
+        );
+        for (client, key) in clients.iter().enumerate() {
+            let _ = writeln!(text, "    \"{}\", # {}", key.public().to_hex(), client_key_file(client));
+        }
+        text += "]\n\n# The replicas: `key` is the public half of replica-N.key, `mesh` is where other replicas connect, \
+                 `client`\n# where clients do.\n";
+        for (replica, key) in replicas.iter().enumerate() {
+            let _ = write!(
+                text,
+                "[[replica]]\nid = {replica}\nkey = \"{}\"\nmesh = \"{}\"\nclient = \"{}\"\n\n",
+                key.public().to_hex(),
+                self.address(self.replicas + replica * usize::from(self.links)),
+                self.address(replica),
+            );
+        }
+        text.truncate(text.trim_end().len());
+        text + "\n"
+    }
+
+    fn replica_text(&self, replica: usize) -> String {
+        let key = replica_key_file(replica);
+        let durability = self.durability;
+        format!(
+            "\
+# Replica {replica}. `quorate start --config {file}` runs it; `quorate check-config {file}` checks it.
+# Paths are relative to this file.
+
+# What all replicas and clients share.
+cluster = \"{CLUSTER_FILE}\"
+
+# Which of its replicas this is.
+replica = {replica}
+
+# The secret key. Nobody else may read it (mode 0600), and no two processes may use it.
+key_file = \"{key}\"
+
+# What an acknowledgement promises. \"memory\": what f+1 replicas that stop together held is lost, and a replica
+# that stops must not come back alone, since it has forgotten its votes; restart the whole cluster.
+durability = \"{durability}\"
+
+# What protects the connections. \"plaintext\": nothing, so only loopback addresses are accepted.
+security = \"plaintext\"
+
+# The CPUs to pin to, one thread and one ring each. Left out: one thread that is not pinned. With CPUs of its own a
+# replica is faster, and more than one pays when a single one is busy all the time.
+# cores = [0]
+
+# How long a core polls before it sleeps, in microseconds. 0 is right when replicas share CPUs, as here; about 20
+# shortens every hand-off when each core has a CPU of its own.
+spin_us = 0
+",
+            file = replica_file(replica),
+        )
+    }
+}
+
+/// More keys than this in one cluster file are a mistake.
+const CLIENTS_MAX: usize = 10_000;
+
+fn replica_key_file(replica: usize) -> String {
+    format!("replica-{replica}.key")
+}
+
+#[derive(Debug)]
+struct NewFile {
+    name: String,
+    mode: u32,
+    text: String,
+}
+
+impl NewFile {
+    fn secret(name: String, key: &SigningKey) -> Self {
+        Self { name, mode: 0o600, text: key.to_hex() + "\n" }
+    }
+
+    fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        let path: PathBuf = directory.join(&self.name);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(self.mode);
+        let written = options.open(&path).and_then(|mut file| file.write_all(self.text.as_bytes()));
+        written.with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn draw() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).context("the system's random source failed")?;
+    Ok(bytes)
+}
+
+fn draw_keys(count: usize) -> anyhow::Result<Vec<SigningKey>> {
+    (0..count).map(|_| Ok(SigningKey::from_seed(&draw()?))).collect()
+}
+
+/// The first of `count` adjacent ports that are free now.
+pub(crate) fn free_ports(host: IpAddr, count: usize) -> Result<u16, Failure> {
+    let room = FREE_PORTS.len().saturating_sub(count);
+    for _ in 0..FREE_PORTS_ATTEMPTS {
+        let random = u32::from_le_bytes(*draw()?.first_chunk().expect("invariant: 32 bytes hold 4"));
+        let offset = random as usize % (room + 1);
+        let first = FREE_PORTS.start + u16::try_from(offset).expect("invariant: inside the range of ports");
+        let last = u16::try_from(usize::from(first) + count - 1).unwrap_or(u16::MAX);
+        let listeners: Result<Vec<_>, _> =
+            (first..=last).map(|port| TcpListener::bind((host, port))).collect();
+        if listeners.is_ok() {
+            return Ok(first);
+        }
+    }
+    Err(Failure::Run(anyhow::anyhow!(
+        "found no {count} adjacent free ports on {host} in {} to {}; stop what holds them (ss -ltnp)",
+        FREE_PORTS.start,
+        FREE_PORTS.end
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_daemon::NodeConfig;
+
+    #[test]
+    fn what_is_written_is_what_replicas_accept_and_only_its_owner_reads_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster = NewCluster::local(7, 2, "memory").unwrap();
+        cluster.links = 3;
+        let names = cluster.write(directory.path()).unwrap();
+        assert_eq!(names.len(), 1 + 7 * 2 + 2);
+        for replica in 0..7 {
+            let config = NodeConfig::read(&directory.path().join(replica_file(replica))).unwrap();
+            assert_eq!(config.replica.index(), replica);
+            assert_eq!(config.cluster.clients().len(), 2);
+            assert_eq!(config.cluster.links(), 3);
+        }
+        let again = cluster.write(directory.path()).unwrap_err();
+        assert!(
+            matches!(&again, Failure::Usage(text) if text.contains("cluster.toml: the file exists")),
+            "{again:?}"
+        );
+    }
+
+    #[test]
+    fn the_last_port_is_used_and_no_port_beyond_it() {
+        let mut cluster = NewCluster::local(4, 1, "memory").unwrap();
+        cluster.base_port = 65_528;
+        cluster.check().unwrap();
+        cluster.files().unwrap();
+        cluster.base_port = 65_529;
+        let error = cluster.check().unwrap_err();
+        assert!(matches!(&error, Failure::Usage(text) if text.contains("use 1 to 65528")), "{error:?}");
+    }
+}

@@ -1,0 +1,85 @@
+//! How a subcommand fails: the exit code and the message.
+
+use quorate_daemon::ConfigError;
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a subcommand did not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something went wrong at run time.
+    Run(anyhow::Error),
+    /// The configuration or the arguments are wrong; one line that names file, field and remedy.
+    Usage(String),
+    /// A safety check stopped a replica.
+    Halted(String),
+}
+
+impl Failure {
+    /// A failure of configuration or arguments.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::Usage(one_line(&message.to_string()))
+    }
+
+    /// The message alone, for a library that knows no exit codes.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Run(error) => error,
+            Self::Usage(message) | Self::Halted(message) => anyhow::Error::msg(message),
+        }
+    }
+
+    /// Writes the message to standard error and returns the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        let (code, message) = match self {
+            Self::Run(error) => (1, format!("{error:#}")),
+            Self::Usage(message) => (2, message),
+            Self::Halted(reason) => (3, format!("halted by a safety check: {reason}")),
+        };
+        crate::output::note(&format!("quorate: {message}"));
+        ExitCode::from(code)
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        match error.into().downcast::<ConfigError>() {
+            Ok(error) => Self::usage(error),
+            Err(error) => Self::Run(error),
+        }
+    }
+}
+
+/// The message without the excerpts of the file that the TOML parser draws over several lines; its line and
+/// column stay.
+pub(crate) fn one_line(message: &str) -> String {
+    let is_excerpt = |line: &str| {
+        let line = line.trim_start().trim_start_matches(|digit: char| digit.is_ascii_digit());
+        line.trim_start().starts_with('|')
+    };
+    let lines: Vec<_> = message
+        .lines()
+        .filter(|line| !is_excerpt(line))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let text = lines.join(": ");
+    if text.contains("TOML parse error") { text + "; correct that line of the file" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_toml_parser_becomes_one_line_with_place_and_remedy() {
+        let error = toml::from_str::<quorate_daemon::NodeFile>("cluster = \"a\"\nclutter = 3\n").unwrap_err();
+        let line = one_line(&format!("a.toml: {error}"));
+        assert!(
+            line.starts_with("a.toml: TOML parse error at line 2, column 1: unknown field `clutter`"),
+            "{line}"
+        );
+        assert!(line.ends_with("; correct that line of the file"), "{line}");
+        assert!(!line.contains('|') && !line.contains('\n'), "{line}");
+    }
+}

@@ -1,0 +1,83 @@
+//! `quorate init`: writes the files of a new cluster.
+
+use crate::cluster_files::{CLUSTER_FILE, NewCluster, free_ports, replica_file};
+use crate::failure::Failure;
+use clap::Args;
+use quorate_types::Quorums;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Written are cluster.toml, which all replicas and clients share, replica-N.toml and replica-N.key for each replica, \
+and client-N.key for each client; keys with mode 0600. Nothing that exists is overwritten.
+
+Ports from the base on: one for the clients of each replica, then `links` mesh ports for each replica. With the \
+defaults clients use 7400 to 7403 and replicas among themselves 7404 to 7407.
+
+Examples:
+  quorate init --replicas 4
+  quorate init --replicas 7 --dir /var/lib/quorate --base-port 9000 --clients 3";
+
+/// Write keys and configuration of a new cluster.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct InitArguments {
+    /// Number of replicas, 1 to 100. 4 tolerate one that crashes or lies, 7 two, 10 three.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    replicas: usize,
+    /// Directory for the files; it is created.
+    #[arg(long, value_name = "DIR", default_value = "quorate-data")]
+    dir: PathBuf,
+    /// Address of all replicas. Only loopback addresses work in this version.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// First of the ports, see below.
+    #[arg(long, value_name = "PORT", default_value_t = 7400)]
+    base_port: u16,
+    /// Take ports that are free now instead of those from `--base-port` on.
+    #[arg(long, conflicts_with = "base_port")]
+    free_ports: bool,
+    /// Parallel connections between each pair of replicas, 1 to 64. More pay only with as many cores per replica.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    links: u8,
+    /// Number of client keys. The first is what `quorate kv` and `quorate status` use by default.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    clients: usize,
+}
+
+pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode, Failure> {
+    let mut cluster = NewCluster {
+        replicas: arguments.replicas,
+        clients: arguments.clients,
+        links: arguments.links,
+        host: arguments.host,
+        base_port: arguments.base_port,
+        durability: "memory",
+    };
+    cluster.check()?;
+    if arguments.free_ports {
+        cluster.base_port = free_ports(cluster.host, cluster.ports())?;
+    }
+    let names = cluster.write(&arguments.dir)?;
+    let Quorums { replicas, faults, quorum, .. } = Quorums::of(cluster.replicas);
+    let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
+    let directory = arguments.dir.display();
+    let mut text = format!(
+        "A cluster of {replicas} replicas: {quorum} must work together, {faults} may crash or lie.\n\
+         Written to {directory}: {}\n\nStart each replica, each in a terminal of its own:\n",
+        names.join(", ")
+    );
+    for replica in 0..replicas {
+        text +=
+            &format!("  {program} start --config {}\n", arguments.dir.join(replica_file(replica)).display());
+    }
+    let file = arguments.dir.join(CLUSTER_FILE);
+    let file = file.display();
+    text += &format!(
+        "or all of them at once:\n  {program} dev --dir {directory}\n\nThen:\n  \
+         {program} status --cluster {file}\n  {program} kv --cluster {file} set greeting hello\n"
+    );
+    crate::output::print(text)?;
+    Ok(ExitCode::SUCCESS)
+}

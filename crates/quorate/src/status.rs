@@ -1,0 +1,324 @@
+//! `quorate status`: every replica in a line, and in words whether the cluster makes progress and whether all
+//! replicas hold the same state.
+
+use crate::cluster_arguments::ClusterArguments;
+use crate::failure::Failure;
+use crate::output;
+use crate::report::{Answer, ask_all};
+use clap::Args;
+use quorate_telemetry::ReplicaReport;
+use quorate_types::{ClusterConfig, Quorums};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the replicas may take to answer, all at the same time.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// The digits of a root that tell it from another one at a glance.
+const ROOT_DIGITS: usize = 12;
+
+const AFTER_HELP: &str = "\
+Each replica is asked on a connection of its own and answers for itself, so this works also when the cluster makes \
+no progress. It takes at most 3 seconds.
+
+Columns: committed, executed and stable are the highest seq that is committed, executed and proven by a checkpoint; \
+lag is how many executed headers the replica is behind the highest one; keys are those that users stored; root is the \
+digest of the whole state after the executed seq, which is why only roots at the same seq are comparable.
+
+Exit codes: 0 the cluster can make progress and no roots differ, 1 otherwise, 2 wrong usage.
+
+Examples:
+  quorate status
+  quorate status --cluster data/cluster.toml --json";
+
+/// Show view, progress, lag and root of every replica.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+    /// Print roots whole, not only their first 12 digits.
+    #[arg(long)]
+    root: bool,
+    /// Print JSON: the full report of each replica, or the reason why there is none, and the verdict.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
+    let (config, key) = arguments.cluster.read()?;
+    let answers = ask_all(&config, &key, true, DEADLINE);
+    let progress = Progress::of(config.quorums(), &answers);
+    let roots = Roots::of(&answers);
+    let text = match arguments.json {
+        true => json(&config, &answers, &progress, &roots)?,
+        false => {
+            format!(
+                "{}\n{}\n{}\n",
+                table(&config, &answers, arguments.root),
+                progress.sentence,
+                roots.sentence
+            )
+        }
+    };
+    output::print(text)?;
+    Ok(if progress.possible && roots.agree != Some(false) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether operations can be ordered, and why.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    possible: bool,
+    pub(crate) sentence: String,
+}
+
+impl Progress {
+    pub(crate) fn of(quorums: Quorums, answers: &[Answer]) -> Self {
+        let obstacle = obstacle(quorums, answers);
+        let sentence = match &obstacle {
+            Some(obstacle) => format!("The cluster cannot make progress: {obstacle}."),
+            None => {
+                let answering = answers.iter().flatten().count();
+                format!(
+                    "The cluster can make progress: {answering} of {} replicas answer, and a quorum of {} is linked with \
+                     the primary.",
+                    quorums.replicas, quorums.quorum
+                )
+            }
+        };
+        Self { possible: obstacle.is_none(), sentence }
+    }
+}
+
+/// What keeps the cluster from making progress, with the remedy.
+fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
+    let Quorums { replicas, quorum, .. } = quorums;
+    let reports: Vec<&ReplicaReport> = answers.iter().flatten().collect();
+    if reports.len() < quorum {
+        let count = reports.len();
+        return Some(format!(
+            "{count} of {replicas} replicas answer and a quorum is {quorum}; start the others, or all of them if they ran before"
+        ));
+    }
+    let Some(newest) = reports.iter().max_by_key(|report| report.view) else {
+        return Some("no replica answers; start them".to_owned());
+    };
+    let (view, primary) = (newest.view, newest.primary);
+    let together = reports.iter().filter(|report| report.view == view).count();
+    if together < quorum {
+        return Some(format!("only {together} replicas have come to view {view} and a quorum is {quorum}"));
+    }
+    let Some(leader) = reports.iter().find(|report| report.replica == primary) else {
+        return Some(format!(
+            "primary {primary} of view {view} does not answer, and this version cannot change the view; restart the \
+             whole cluster"
+        ));
+    };
+    let linked = 1 + leader.peers.iter().filter(|peer| peer.connected).count();
+    (linked < quorum).then(|| {
+        format!(
+            "primary {primary} is linked with {linked} replicas, itself included, and a quorum is {quorum}"
+        )
+    })
+}
+
+/// Whether the replicas hold the same state.
+#[derive(Debug)]
+struct Roots {
+    /// Yes, no, or not to be told.
+    agree: Option<bool>,
+    sentence: String,
+}
+
+impl Roots {
+    fn of(answers: &[Answer]) -> Self {
+        let known: Vec<(u64, &str, u8)> = answers
+            .iter()
+            .flatten()
+            .filter_map(|report| Some((report.root_seq?, report.root.as_deref()?, report.replica)))
+            .collect();
+        for (index, (seq, root, replica)) in known.iter().enumerate() {
+            let differs = |other: &&(u64, &str, u8)| other.0 == *seq && other.1 != *root;
+            if let Some((_, _, other)) = known[..index].iter().find(differs) {
+                let sentence = format!(
+                    "The roots of replicas {other} and {replica} DIFFER at seq {seq}: one of them is faulty. Keep their \
+                     logs and compare with the others before anything is restarted."
+                );
+                return Self { agree: Some(false), sentence };
+            }
+        }
+        let Some((highest, ..)) = known.iter().max() else {
+            return Self { agree: None, sentence: "No replica told its root.".to_owned() };
+        };
+        let alike = known.iter().filter(|(seq, ..)| seq == highest).count();
+        if alike == known.len() && alike > 1 {
+            let sentence =
+                format!("The roots of all {alike} replicas that answer are equal at seq {highest}.");
+            return Self { agree: Some(true), sentence };
+        }
+        let sentence = format!(
+            "Replicas were asked at different seqs, so not all roots are comparable; {alike} at seq {highest}, and no \
+             roots at the same seq differ."
+        );
+        Self { agree: None, sentence }
+    }
+}
+
+fn json(
+    config: &ClusterConfig,
+    answers: &[Answer],
+    progress: &Progress,
+    roots: &Roots,
+) -> Result<String, serde_json::Error> {
+    let replicas: Vec<_> = config
+        .replica_ids()
+        .zip(config.members())
+        .zip(answers)
+        .map(|((replica, member), answer)| {
+            serde_json::json!({
+                "replica": replica.0,
+                "address": member.client,
+                "reachable": answer.is_ok(),
+                "report": answer.as_ref().ok(),
+                "error": answer.as_ref().err(),
+            })
+        })
+        .collect();
+    let value = serde_json::json!({
+        "replicas": replicas,
+        "can_progress": progress.possible,
+        "progress": progress.sentence,
+        "roots_equal": roots.agree,
+        "roots": roots.sentence,
+    });
+    Ok(serde_json::to_string_pretty(&value)? + "\n")
+}
+
+const COLUMNS: [&str; 11] = [
+    "replica",
+    "view",
+    "primary",
+    "committed",
+    "executed",
+    "stable",
+    "lag",
+    "clients",
+    "keys",
+    "root",
+    "state",
+];
+
+/// One line per replica; numbers stand at the right of their columns, words at the left.
+fn table(config: &ClusterConfig, answers: &[Answer], whole_roots: bool) -> String {
+    let highest = answers.iter().flatten().map(|report| report.executed).max().unwrap_or(0);
+    let rows: Vec<Vec<String>> = config
+        .replica_ids()
+        .zip(config.members())
+        .zip(answers)
+        .map(|((replica, member), answer)| match answer {
+            Ok(report) => row(report, highest, whole_roots),
+            Err(error) => vec![replica.to_string(), format!("unreachable at {}: {error}", member.client)],
+        })
+        .collect();
+    let mut widths: Vec<usize> = COLUMNS.iter().map(|name| name.len()).collect();
+    for row in rows.iter().filter(|row| row.len() == COLUMNS.len()) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let header: Vec<String> = COLUMNS.iter().map(|name| (*name).to_owned()).collect();
+    let lines = std::iter::once(&header).chain(&rows).map(|row| line(row, &widths));
+    lines.collect()
+}
+
+fn line(row: &[String], widths: &[usize]) -> String {
+    let mut text = String::new();
+    for (index, cell) in row.iter().enumerate() {
+        let width = widths[index];
+        text += &match index {
+            _ if index + 1 == row.len() => cell.clone(),
+            _ if COLUMNS[index] == "root" => format!("{cell:<width$}  "),
+            _ => format!("{cell:>width$}  "),
+        };
+    }
+    text + "\n"
+}
+
+fn row(report: &ReplicaReport, highest: u64, whole_roots: bool) -> Vec<String> {
+    let root = report.root.as_deref().unwrap_or("-");
+    let digits = if whole_roots { root.len() } else { ROOT_DIGITS };
+    vec![
+        report.replica.to_string(),
+        report.view.to_string(),
+        report.primary.to_string(),
+        report.committed.to_string(),
+        report.executed.to_string(),
+        report.stable.to_string(),
+        highest.saturating_sub(report.executed).to_string(),
+        report.clients.to_string(),
+        report.user_keys.to_string(),
+        root.get(..digits).unwrap_or(root).to_owned(),
+        report.state.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_telemetry::PeerReport;
+
+    fn report(replica: u8, seq: u64, root: &str) -> Answer {
+        let connected = |replica| PeerReport { replica, connected: true, ..PeerReport::default() };
+        Ok(ReplicaReport {
+            replica,
+            executed: seq,
+            root_seq: Some(seq),
+            root: Some(root.to_owned()),
+            peers: (0..4).filter(|peer| *peer != replica).map(connected).collect(),
+            ..ReplicaReport::default()
+        })
+    }
+
+    fn silent() -> Answer {
+        Err("Connection refused".to_owned())
+    }
+
+    fn says(answers: &[Answer]) -> (bool, String) {
+        let progress = Progress::of(Quorums::of(4), answers);
+        (progress.possible, progress.sentence)
+    }
+
+    #[test]
+    fn a_quorum_with_its_primary_makes_progress() {
+        let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), report(2, 5, "a"), silent()]);
+        assert!(possible && text.contains("3 of 4 replicas answer"), "{text}");
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), silent(), silent()]);
+        assert!(
+            !possible && text.contains("2 of 4 replicas answer and a quorum is 3; start the others"),
+            "{text}"
+        );
+        let (possible, text) = says(&[silent(), report(1, 5, "a"), report(2, 5, "a"), report(3, 5, "a")]);
+        assert!(!possible && text.contains("primary 0 of view 0 does not answer"), "{text}");
+        let mut alone = report(0, 5, "a").unwrap();
+        alone.peers.iter_mut().skip(1).for_each(|peer| peer.connected = false);
+        let (possible, text) = says(&[Ok(alone), report(1, 5, "a"), report(2, 5, "a"), silent()]);
+        assert!(!possible && text.contains("linked with 2 replicas"), "{text}");
+        let mut ahead = report(1, 5, "a").unwrap();
+        ahead.view = 1;
+        let (possible, text) = says(&[report(0, 5, "a"), Ok(ahead), report(2, 5, "a"), report(3, 5, "a")]);
+        assert!(!possible && text.contains("only 1 replicas have come to view 1"), "{text}");
+    }
+
+    #[test]
+    fn roots_are_compared_at_the_same_seq_alone() {
+        assert_eq!(Roots::of(&[report(0, 5, "a"), report(1, 5, "a"), silent()]).agree, Some(true));
+        assert_eq!(Roots::of(&[report(0, 5, "a"), report(1, 6, "b")]).agree, None);
+        assert_eq!(Roots::of(&[silent(), silent()]).agree, None);
+        let different = Roots::of(&[report(0, 5, "a"), report(1, 6, "b"), report(3, 5, "c")]);
+        assert_eq!(different.agree, Some(false));
+        assert!(different.sentence.contains("replicas 0 and 3 DIFFER at seq 5"), "{}", different.sentence);
+    }
+}

@@ -1,0 +1,843 @@
+//! The exact bytes of everything that is signed, hashed or sent. A change here is a change of the protocol:
+//! replicas and clients of different builds would not understand each other.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use expect_test::{Expect, expect};
+use quorate_types::{
+    BundleNumber, Condition, Digest, Domain, Epoch, KeyValue, LaneId, LaneNumber, LinkId, Nanoseconds,
+    Operation, OperationError, OperationResult, ReplicaId, Seq, SessionId, Signature, Versioned,
+    VersionedEntry, View,
+};
+use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
+use quorate_wire::message::{
+    Attach, Busy, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders, FetchedHeaders,
+    LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
+};
+use quorate_wire::reply::ReplyBody;
+use quorate_wire::testing::{client_key, config, replica_key};
+use quorate_wire::{
+    BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, Position, ReplyView, Statement,
+    StatementKind, batch, bundle, handshake, header,
+};
+use std::sync::Arc;
+
+/// Lines of 32 bytes, so that a difference can be found.
+fn hex(bytes: &[u8]) -> String {
+    let line = |chunk: &[u8]| chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+    bytes.chunks(32).map(line).collect()
+}
+
+fn check(bytes: impl AsRef<[u8]>, expected: Expect) {
+    expected.assert_eq(&hex(bytes.as_ref()));
+}
+
+fn digest(fill: u8) -> Digest {
+    Digest([fill; 32])
+}
+
+fn position(seq: u64) -> Position {
+    Position { seq: Seq(seq), digest: digest(u8::try_from(seq).unwrap()) }
+}
+
+fn signature() -> Signature {
+    Signature([0xee; 64])
+}
+
+fn lane(origin: u8, link: u8) -> LaneId {
+    LaneId { origin: ReplicaId(origin), link: LinkId(link) }
+}
+
+fn sample_header() -> Header {
+    Header {
+        epoch: Epoch(1),
+        seq: Seq(2),
+        parent: digest(3),
+        timestamp: Nanoseconds(4),
+        cut: vec![
+            LaneTip { lane: lane(0, 0), upto: LaneNumber(5), chain: digest(6) },
+            LaneTip { lane: lane(2, 1), upto: LaneNumber(7), chain: digest(8) },
+        ],
+    }
+}
+
+fn sample_bundle() -> Vec<u8> {
+    let operations = vec![
+        Operation::Set { key: b"k".to_vec(), value: b"value".to_vec(), condition: Condition::Version(9) },
+        Operation::Get { key: b"key that is not short".to_vec() },
+    ];
+    let mut bytes = Vec::new();
+    let session = SessionId::derive(&client_key().public(), 7);
+    bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(3), &operations);
+    bytes
+}
+
+fn sample_batch() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let head = BatchHead { lane: lane(1, 0), number: LaneNumber(2), previous: digest(3) };
+    batch::write_head(&mut bytes, &head, 1);
+    batch::write_bundle(&mut bytes, &sample_bundle());
+    bytes
+}
+
+fn archive(operations: &Vec<Operation>) -> Vec<u8> {
+    rkyv::to_bytes::<rkyv::rancor::Failure>(operations).unwrap().to_vec()
+}
+
+fn archive_results(results: &Vec<OperationResult>) -> Vec<u8> {
+    rkyv::to_bytes::<rkyv::rancor::Failure>(results).unwrap().to_vec()
+}
+
+#[test]
+fn digests() {
+    check(
+        config(4).digest().0,
+        expect![[r#"
+        7ded0079c0e4d6f019ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f
+    "#]],
+    );
+    check(
+        sample_header().digest().0,
+        expect![[r#"
+        1cc52bff374785696b1bc3aad8ecf04ff7093bfcfcc13a8b631f4ee0ab951a48
+    "#]],
+    );
+    check(
+        header::genesis(config(4).digest()).digest.0,
+        expect![[r#"
+        e58c71a6380e3a76d8d71fb49bce780a3d09045c4e9e1eba5cb647dd158c6f3c
+    "#]],
+    );
+    check(
+        SessionId::derive(&client_key().public(), 7).0,
+        expect![[r#"
+        738e03b48137241a00550690d6e9a17f02a1e0eaa08659090518a8702dd563a9
+    "#]],
+    );
+    let bytes = sample_batch();
+    let batch = BatchView::parse(&bytes).unwrap();
+    check(
+        batch.bundles[0].head.body.0,
+        expect![[r#"
+        dbb1e38d65ce9be8867f2f92dff1403dbd40c1a68515c2b339b700649fb71be7
+    "#]],
+    );
+    check(
+        batch.digest.0,
+        expect![[r#"
+        ad5e135871d7d43f77fadf82fb97940a57bf0a82fbc805d3e7987a02b9685607
+    "#]],
+    );
+    check(
+        batch.chain().0,
+        expect![[r#"
+        2136b922c1d91a3c102b6055d4681d9c75d3d0c5095921e0f729ef83b300b98a
+    "#]],
+    );
+    assert_eq!(batch::parse_head(&bytes), Ok(batch.head));
+    check(
+        Digest::of(Domain::Results, b"results").0,
+        expect![[r#"
+        0db69b6510fc38ede1adece32b6520684416dfa7a6b1ea1da60ba54057226488
+    "#]],
+    );
+}
+
+#[test]
+fn statements() {
+    let config = config(4);
+    let listener = Statement::handshake(&config, StatementKind::HandshakeListener, &digest(1));
+    check(
+        listener.as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0101010101010101
+        01010101010101010101010101010101010101010101010101
+    "#]],
+    );
+    let dialer = Statement::handshake(&config, StatementKind::HandshakeDialer, &digest(1));
+    check(
+        dialer.as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0201010101010101
+        01010101010101010101010101010101010101010101010101
+    "#]],
+    );
+    let bundle = Statement::bundle(&config, &[1; 32], &SessionId([2; 32]), BundleNumber(3), &digest(4));
+    check(
+        bundle.as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0301010101010101
+        0101010101010101010101010101010101010101010101010102020202020202
+        0202020202020202020202020202020202020202020202020203000000000000
+        0004040404040404040404040404040404040404040404040404040404040404
+        04
+    "#]],
+    );
+    check(
+        Statement::pre_prepare(&config, View(1), Seq(2), &digest(3)).as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0401000000000000
+        0002000000000000000303030303030303030303030303030303030303030303
+        030303030303030303
+    "#]],
+    );
+    let prepare = Statement::prepare(&config, View(1), Seq(2), &[digest(3), digest(4)]);
+    check(
+        prepare.as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0501000000000000
+        0002000000000000000200000000000000030303030303030303030303030303
+        0303030303030303030303030303030303040404040404040404040404040404
+        0404040404040404040404040404040404
+    "#]],
+    );
+    let checkpoint = Statement::checkpoint(&config, Seq(1), &digest(2), &digest(3), &digest(4));
+    check(
+        checkpoint.as_bytes(),
+        expect![[r#"
+        71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007ded0079c0e4d6f0
+        19ccd29591d52b942cbf9eab0cf7bf9d4da062fb99fe549f0601000000000000
+        0002020202020202020202020202020202020202020202020202020202020202
+        0203030303030303030303030303030303030303030303030303030303030303
+        0304040404040404040404040404040404040404040404040404040404040404
+        04
+    "#]],
+    );
+    check(
+        checkpoint.sign(&replica_key(1)).0,
+        expect![[r#"
+        90e930e03e18dd5b3d1fd3046ab2e6811dff020b1cfe354b4f97eb9e77e828da
+        3728d2702b4ebb35a0c7503d96f7e102a51c075bd17e2f4283737223e7bdb309
+    "#]],
+    );
+}
+
+#[test]
+fn bundles_and_batches() {
+    check(
+        sample_bundle(),
+        expect![[r#"
+        97ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b3f4303
+        738e03b48137241a00550690d6e9a17f02a1e0eaa08659090518a8702dd563a9
+        030000000000000085f2cfcc9afae6dd453208f6b20fe9402a03cbecd212fac7
+        ffed87ff3a32bde234c863903e95e80054748949e17a185b26320e96d5f954fd
+        0b263ccec30d7e0d6b76616c75656b65792074686174206973206e6f74207368
+        6f727402e4ffffff01000000ddffffff0500000003090000000000000001d0ff
+        ffff150000000000000000000000000000000000000000ccffffff02000000
+    "#]],
+    );
+    check(
+        sample_batch(),
+        expect![[r#"
+        0100000001000000020000000000000003030303030303030303030303030303
+        03030303030303030303030303030303df00000097ffc883c80bee7237ef95d9
+        b9b703d4ad63e60a21e605867682b75b8b3f4303738e03b48137241a00550690
+        d6e9a17f02a1e0eaa08659090518a8702dd563a9030000000000000085f2cfcc
+        9afae6dd453208f6b20fe9402a03cbecd212fac7ffed87ff3a32bde234c86390
+        3e95e80054748949e17a185b26320e96d5f954fd0b263ccec30d7e0d6b76616c
+        75656b65792074686174206973206e6f742073686f727402e4ffffff01000000
+        ddffffff0500000003090000000000000001d0ffffff15000000000000000000
+        0000000000000000000000ccffffff02000000
+    "#]],
+    );
+    let batch = sample_batch();
+    check(
+        encode_fetched_batches(lane(1, 2), [&batch[..], &batch[..]].into_iter()),
+        expect![[r#"
+            3202000023000100937ecbe0faa5105801020000130100000100000001000000
+            0200000000000000030303030303030303030303030303030303030303030303
+            0303030303030303df00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a
+            21e605867682b75b8b3f4303738e03b48137241a00550690d6e9a17f02a1e0ea
+            a08659090518a8702dd563a9030000000000000085f2cfcc9afae6dd453208f6
+            b20fe9402a03cbecd212fac7ffed87ff3a32bde234c863903e95e80054748949
+            e17a185b26320e96d5f954fd0b263ccec30d7e0d6b76616c75656b6579207468
+            6174206973206e6f742073686f727402e4ffffff01000000ddffffff05000000
+            03090000000000000001d0ffffff150000000000000000000000000000000000
+            000000ccffffff02000000130100000100000001000000020000000000000003
+            03030303030303030303030303030303030303030303030303030303030303df
+            00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b
+            3f4303738e03b48137241a00550690d6e9a17f02a1e0eaa08659090518a8702d
+            d563a9030000000000000085f2cfcc9afae6dd453208f6b20fe9402a03cbecd2
+            12fac7ffed87ff3a32bde234c863903e95e80054748949e17a185b26320e96d5
+            f954fd0b263ccec30d7e0d6b76616c75656b65792074686174206973206e6f74
+            2073686f727402e4ffffff01000000ddffffff05000000030900000000000000
+            01d0ffffff150000000000000000000000000000000000000000ccffffff0200
+            0000
+        "#]],
+    );
+}
+
+#[test]
+fn operations() {
+    let key = || b"k".to_vec();
+    let value = || b"v".to_vec();
+    check(
+        archive(&vec![Operation::Register { counter: 1 }]),
+        expect![[r#"
+        0001000000000000000000000000000000000000000000000000e6ffffff0100
+        0000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::Get { key: key() }]),
+        expect![[r#"
+        6b01feffffff010000000000000000000000000000000000000000e6ffffff01
+        000000
+    "#]],
+    );
+    for (condition, expected) in [
+        (
+            Condition::Always,
+            expect![[r#"
+            6b7602fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
+            01000000
+        "#]],
+        ),
+        (
+            Condition::Absent,
+            expect![[r#"
+            6b7602fdffffff01000000f6ffffff01000000010000000000000000e6ffffff
+            01000000
+        "#]],
+        ),
+        (
+            Condition::Present,
+            expect![[r#"
+            6b7602fdffffff01000000f6ffffff01000000020000000000000000e6ffffff
+            01000000
+        "#]],
+        ),
+        (
+            Condition::Version(5),
+            expect![[r#"
+            6b7602fdffffff01000000f6ffffff01000000030500000000000000e6ffffff
+            01000000
+        "#]],
+        ),
+    ] {
+        check(archive(&vec![Operation::Set { key: key(), value: value(), condition }]), expected);
+    }
+    check(
+        archive(&vec![Operation::Delete { key: key() }]),
+        expect![[r#"
+        6b03feffffff010000000000000000000000000000000000000000e6ffffff01
+        000000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::Exists { key: key() }]),
+        expect![[r#"
+        6b04feffffff010000000000000000000000000000000000000000e6ffffff01
+        000000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::IncrementBy { key: key(), by: -2 }]),
+        expect![[r#"
+        6b05feffffff01000000feffffffffffffff000000000000000000e6ffffff01
+        000000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::Append { key: key(), value: value() }]),
+        expect![[r#"
+        6b7606fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
+        01000000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::MultiGet { keys: vec![key(), key()] }]),
+        expect![[r#"
+        6b6bfeffffff01000000f7ffffff0100000007efffffff020000000000000000
+        000000000000000000000000e6ffffff01000000
+    "#]],
+    );
+    let entries = vec![KeyValue { key: key(), value: value() }];
+    check(
+        archive(&vec![Operation::MultiSet { entries }]),
+        expect![[r#"
+        6b76feffffff01000000f7ffffff0100000008efffffff010000000000000000
+        000000000000000000000000e6ffffff01000000
+    "#]],
+    );
+    check(
+        archive(&vec![Operation::Scan { start: key(), end: vec![], limit: 9 }]),
+        expect![[r#"
+        6b09feffffff01000000f7ffffff00000000090000000000000000e6ffffff01
+        000000
+    "#]],
+    );
+}
+
+#[test]
+fn results() {
+    let versioned = || Versioned { value: b"v".to_vec(), version: 2 };
+    let entry = VersionedEntry { key: b"k".to_vec(), value: b"v".to_vec(), version: 2 };
+    let one = |result: OperationResult| archive_results(&vec![result]);
+    check(
+        one(OperationResult::Registered),
+        expect![[r#"
+        000000000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Value(Some(versioned()))),
+        expect![[r#"
+        760101fdffffff010000000200000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Value(None)),
+        expect![[r#"
+        010000000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Written { version: 3 }),
+        expect![[r#"
+        020300000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::NotWritten { version: Some(4) }),
+        expect![[r#"
+        030104000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Existed(true)),
+        expect![[r#"
+        040100000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Integer { value: -1, version: 2 }),
+        expect![[r#"
+        05ffffffffffffffff020000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Length { length: 1, version: 2 }),
+        expect![[r#"
+        060100000000000000020000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Values(vec![Some(versioned()), None])),
+        expect![[r#"
+        7601feffffff0100000002000000000000000000000000000000000000000000
+        00000007ddffffff02000000000000000000000000eeffffff01000000
+    "#]],
+    );
+    check(
+        one(OperationResult::Entries { entries: vec![entry], more: true }),
+        expect![[r#"
+        6b76feffffff01000000f7ffffff01000000020000000000000008e7ffffff01
+        000000010000000000000000eeffffff01000000
+    "#]],
+    );
+    for (error, expected) in [
+        (
+            OperationError::KeyTooLong { bytes: 1 },
+            expect![[r#"
+            090001000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::ValueTooLong { bytes: 1 },
+            expect![[r#"
+            090101000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::NotAnInteger,
+            expect![[r#"
+            090200000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::Overflow,
+            expect![[r#"
+            090300000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::TooManyKeys { keys: 1 },
+            expect![[r#"
+            090401000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::ScanTooLong { entries: 1 },
+            expect![[r#"
+            090501000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::ResultsTooLong,
+            expect![[r#"
+            090600000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::CounterTooLow { counter: 1, highest: 2 },
+            expect![[r#"
+            090701000000000000000200000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::MisplacedRegistration,
+            expect![[r#"
+            090800000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+    ] {
+        check(one(OperationResult::Error(error)), expected);
+    }
+}
+
+#[test]
+fn replies() {
+    let results = archive_results(&vec![OperationResult::Written { version: 4 }]);
+    let reply = |digest, body| ReplyView {
+        session: SessionId([1; 32]),
+        number: BundleNumber(2),
+        seq: Seq(3),
+        view: View(4),
+        digest,
+        body,
+    };
+    check(
+        reply(digest(5), ReplyBody::DigestOnly).encode(),
+        expect![[r#"
+        59000000120001002d9001b30569a7de01010101010101010101010101010101
+        0101010101010101010101010101010102000000000000000300000000000000
+        0400000000000000050505050505050505050505050505050505050505050505
+        050505050505050500
+    "#]],
+    );
+    let matching = Digest::of(Domain::Results, &results);
+    check(
+        reply(matching, ReplyBody::Results(&results)).encode(),
+        expect![[r#"
+        730000001200010057e9750aa6aa562c01010101010101010101010101010101
+        0101010101010101010101010101010102000000000000000300000000000000
+        0400000000000000a71ab1055fb09a135d288e0eec26d200ef352f74fcb53915
+        b8ff3e8a03b168af01020400000000000000000000000000000000eeffffff01
+        000000
+    "#]],
+    );
+    check(
+        reply(Digest::ZERO, ReplyBody::Gone).encode(),
+        expect![[r#"
+        590000001200010035fe9b3294488c0001010101010101010101010101010101
+        0101010101010101010101010101010102000000000000000300000000000000
+        0400000000000000000000000000000000000000000000000000000000000000
+        000000000000000002
+    "#]],
+    );
+}
+
+#[test]
+fn messages_of_clients() {
+    check(
+        Attach { counter: 1 }.encode(),
+        expect![[r#"
+        0800000011000100adcf14c50c570ed50100000000000000
+    "#]],
+    );
+    check(
+        Busy { session: SessionId([1; 32]), number: BundleNumber(2) }.encode(),
+        expect![[r#"
+        280000001300010048beadcc3cf82a4301010101010101010101010101010101
+        010101010101010101010101010101010200000000000000
+    "#]],
+    );
+    check(
+        ReportRequest { root: true }.encode(),
+        expect![[r#"
+        010000001400010052d016a0f3d34e6501
+    "#]],
+    );
+    check(
+        Report { json: "{\"replica\":1}".to_owned() }.encode(),
+        expect![[r#"
+        1500000015000100f154a979337957f57b227265706c696361223a317d8d0000
+        00f3ffffff
+    "#]],
+    );
+}
+
+#[test]
+fn messages_of_lanes() {
+    let tips = vec![LaneTip { lane: lane(1, 2), upto: LaneNumber(3), chain: digest(4) }];
+    check(
+        LaneAcks { full: true, tips }.encode(),
+        expect![[r#"
+        3300000021000100ae2231cbadd0c3e801020300000000000000040404040404
+        040404040404040404040404040404040404040404040404040401d5ffffff01
+        000000
+    "#]],
+    );
+    let fetch =
+        FetchBatches { lane: lane(1, 2), upto: LaneNumber(3), chain: digest(4), above: LaneNumber(1) };
+    check(
+        fetch.encode(),
+        expect![[r#"
+        320000002200010099e42a87c9d74a2201020300000000000000040404040404
+        0404040404040404040404040404040404040404040404040404010000000000
+        0000
+    "#]],
+    );
+}
+
+#[test]
+fn messages_of_consensus() {
+    let pre_prepare = PrePrepare { view: View(1), header: sample_header(), signature: signature() };
+    check(
+        pre_prepare.encode(),
+        expect![[r#"
+        dc000000300001003e2f106b5df16cd400000500000000000000060606060606
+        0606060606060606060606060606060606060606060606060606020107000000
+        0000000008080808080808080808080808080808080808080808080808080808
+        0808080801000000000000000100000000000000020000000000000003030303
+        0303030303030303030303030303030303030303030303030303030304000000
+        000000006cffffff02000000eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeee
+    "#]],
+    );
+    let prepare =
+        Prepare { view: View(1), lo: Seq(2), digests: vec![digest(2), digest(3)], signature: signature() };
+    check(
+        prepare.encode(),
+        expect![[r#"
+        980000003100010022aed9be6628141a02020202020202020202020202020202
+        0202020202020202020202020202020203030303030303030303030303030303
+        0303030303030303030303030303030301000000000000000200000000000000
+        b0ffffff02000000eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeee
+    "#]],
+    );
+    check(
+        Commit { view: View(1), position: position(2) }.encode(),
+        expect![[r#"
+        300000003200010010e05cb496ed85d601000000000000000200000000000000
+        0202020202020202020202020202020202020202020202020202020202020202
+    "#]],
+    );
+    let checkpoint =
+        Checkpoint { position: position(1), root: digest(2), next_config: digest(3), signature: signature() };
+    check(
+        checkpoint.encode(),
+        expect![[r#"
+        a800000033000100ca3b9b51d1051ade01000000000000000101010101010101
+        0101010101010101010101010101010101010101010101010202020202020202
+        0202020202020202020202020202020202020202020202020303030303030303
+        030303030303030303030303030303030303030303030303eeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+    "#]],
+    );
+    let certificate = CheckpointCertificate {
+        position: position(1),
+        root: digest(2),
+        next_config: digest(3),
+        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
+    };
+    check(
+        certificate.encode(),
+        expect![[r#"
+        f200000034000100f10d003a7ba086ca00eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee02eeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee0100000000000000010101010101
+        0101010101010101010101010101010101010101010101010101020202020202
+        0202020202020202020202020202020202020202020202020202030303030303
+        030303030303030303030303030303030303030303030303030316ffffff0200
+        0000
+    "#]],
+    );
+    let status = Status {
+        view: View(1),
+        stable: position(2),
+        accepted: position(6),
+        prepared: position(5),
+        committed: position(4),
+        executed: position(3),
+    };
+    check(
+        status.encode(),
+        expect![[r#"
+        d00000003500010023a2c0d6b24c6af001000000000000000200000000000000
+        0202020202020202020202020202020202020202020202020202020202020202
+        0600000000000000060606060606060606060606060606060606060606060606
+        0606060606060606050000000000000005050505050505050505050505050505
+        0505050505050505050505050505050504000000000000000404040404040404
+        0404040404040404040404040404040404040404040404040300000000000000
+        0303030303030303030303030303030303030303030303030303030303030303
+    "#]],
+    );
+    check(
+        FetchHeaders { last: position(3), above: Seq(1) }.encode(),
+        expect![[r#"
+        3000000036000100ff74544d56ef6c4503000000000000000303030303030303
+        0303030303030303030303030303030303030303030303030100000000000000
+    "#]],
+    );
+    check(
+        FetchedHeaders { headers: vec![sample_header()] }.encode(),
+        expect![[r#"
+        9c0000003700010079a061a32c6c1dda00000500000000000000060606060606
+        0606060606060606060606060606060606060606060606060606020107000000
+        0000000008080808080808080808080808080808080808080808080808080808
+        0808080801000000000000000200000000000000030303030303030303030303
+        0303030303030303030303030303030303030303040000000000000074ffffff
+        02000000c0ffffff01000000
+    "#]],
+    );
+}
+
+#[test]
+fn handshakes() {
+    let me = ReplicaId(1);
+    let identity = Identity::Client { key: *client_key().public().as_bytes() };
+    let config = Arc::new(config(4));
+    let (mut dialer, hello) = Dialer::start(Arc::clone(&config), client_key(), identity, me, [1; 32]);
+    check(
+        &hello,
+        expect![[r#"
+        8b00000001000100bb9228fea0e636685a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a7ded0079c0e4d6f019ccd29591d52b94
+        2cbf9eab0cf7bf9d4da062fb99fe549fff0001000000000000000097ffc883c8
+        0bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b3f43030101010101
+        010101010101010101010101010101010101010101010101010101
+    "#]],
+    );
+    let mut listener = Listener::new(config, replica_key(1), me, 11, Accepts::Clients, [2; 32]);
+    let Ok(ListenerStep::Send(challenge)) = listener.on_frame(hello.as_frame_ref()) else { panic!() };
+    check(
+        &challenge,
+        expect![[r#"
+        6800000002000100090181a3ed5c84590b000000000000000202020202020202
+        0202020202020202020202020202020202020202020202027b9edb192755b84c
+        d6ee7e8f0a4ed136a1dfbbc8d169e98936f1e4a1d199bac5c0272ee29aaa4b04
+        6d7e5f12c4d8c5afc4ca8c9f0e29328c0e17338659b88004
+    "#]],
+    );
+    let Ok(DialerStep::Send(proof)) = dialer.on_frame(challenge.as_frame_ref()) else { panic!() };
+    check(
+        &proof,
+        expect![[r#"
+        40000000030001002d718d5e60e4d5c97a1ed7da011ddcf03f49e69625065be9
+        9ffdbfb284748a3216b50a15a1a6c7b4f8a70372920fe96183f64089060181f5
+        67baebc005077da120a056d25f87b407
+    "#]],
+    );
+    let Ok(ListenerStep::Done(welcome, _)) = listener.on_frame(proof.as_frame_ref()) else { panic!() };
+    check(
+        &welcome,
+        expect![[r#"
+        000000000400010000000000295c4de5
+    "#]],
+    );
+    for (refusal, expected) in [
+        (
+            Refusal::Cluster,
+            expect![[r#"
+            010000000500010051537d52ccc8159000
+        "#]],
+        ),
+        (
+            Refusal::Configuration,
+            expect![[r#"
+            010000000500010052d016a060a704a801
+        "#]],
+        ),
+        (
+            Refusal::UnknownKey,
+            expect![[r#"
+            0100000005000100a62346b3941737e002
+        "#]],
+        ),
+        (
+            Refusal::UnknownReplica,
+            expect![[r#"
+            0100000005000100a5a02d41387826d803
+        "#]],
+        ),
+        (
+            Refusal::Signature,
+            expect![[r#"
+            01000000050001004ec4e7957c76507004
+        "#]],
+        ),
+        (
+            Refusal::Restarted,
+            expect![[r#"
+            01000000050001004d478c67d019414805
+        "#]],
+        ),
+        (
+            Refusal::Full,
+            expect![[r#"
+            0100000005000100b9b4dc7424a9720006
+        "#]],
+        ),
+    ] {
+        check(handshake::refusal_frame(refusal), expected);
+    }
+}
+
+#[test]
+fn kinds_keep_their_numbers() {
+    let list: String = Kind::ALL.iter().map(|kind| format!("{kind:?} = {}\n", *kind as u16)).collect();
+    expect![[r#"
+        Hello = 1
+        Challenge = 2
+        Proof = 3
+        Welcome = 4
+        Refused = 5
+        Bundle = 16
+        Attach = 17
+        Reply = 18
+        Busy = 19
+        ReportRequest = 20
+        Report = 21
+        Batch = 32
+        LaneAcks = 33
+        FetchBatches = 34
+        FetchedBatches = 35
+        PrePrepare = 48
+        Prepare = 49
+        Commit = 50
+        Checkpoint = 51
+        CheckpointCertificate = 52
+        Status = 53
+        FetchHeaders = 54
+        FetchedHeaders = 55
+    "#]]
+    .assert_eq(&list);
+}
+
+#[test]
+fn a_bundle_in_its_frame_is_what_a_reader_finds() {
+    let bytes = sample_bundle();
+    let frame = Frame::encode(Kind::Bundle, |out| out.extend_from_slice(&bytes));
+    let view = BundleView::parse(frame.payload()).unwrap();
+    assert_eq!(view.operations().len(), 2);
+    assert!(view.head.is_signed_by(&config(4), &client_key().public()));
+    assert!(!view.head.is_signed_by(&config(7), &client_key().public()), "another configuration");
+}

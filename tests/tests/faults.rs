@@ -1,0 +1,114 @@
+//! Bad luck with real processes: stopped and killed replicas, lost homes, several cores.
+
+use quorate_tests::cluster::{Cluster, Load, wait_for};
+use quorate_types::ReplicaId;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+/// How long a stopped replica is left behind.
+const STOPPED: Duration = Duration::from_secs(30);
+/// By how much the memory of the others may grow meanwhile, besides the queue to the stopped one.
+const GROWTH_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+fn resident(cluster: &Cluster, replica: usize) -> u64 {
+    cluster.report(replica, false)["costs"]["rss_bytes"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_stopped_replica_neither_stops_the_others_nor_grows_them_without_bound() {
+    let cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(1), 50);
+    wait_for("the load runs", || (load.completed() > 50).then_some(()));
+    let before = resident(&cluster, 0);
+    cluster.signal(3, Signal::STOP);
+    let end = Instant::now() + STOPPED;
+    while Instant::now() < end {
+        let completed = load.completed();
+        wait_for("operations flow while a replica is stopped", || {
+            (load.completed() > completed + 20).then_some(())
+        });
+    }
+    for replica in 0..3 {
+        let after = resident(&cluster, replica);
+        assert!(after < before + GROWTH_BYTES_MAX, "replica {replica} grew from {before} to {after} bytes");
+    }
+    cluster.signal(3, Signal::CONT);
+    load.stop();
+    // What it missed is still kept by the others: it catches up.
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_killed_replica_stops_nobody_and_is_refused_when_it_comes_back_without_its_votes() {
+    let mut cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(1), 10);
+    wait_for("the load runs", || (load.completed() > 20).then_some(()));
+    cluster.kill(2);
+    let completed = load.completed();
+    wait_for("operations flow without a replica", || (load.completed() > completed + 50).then_some(()));
+    cluster.start_replica(2);
+    wait_for("the restarted replica learns why it is refused", || {
+        cluster.log(2).contains("restarted").then_some(())
+    });
+    let completed = load.completed();
+    wait_for("operations still flow", || (load.completed() > completed + 50).then_some(()));
+    load.stop();
+    cluster.assert_equal_roots(&[0, 1, 3]);
+}
+
+#[test]
+fn a_client_goes_on_when_its_home_dies() {
+    let mut cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(3), 10);
+    wait_for("the load runs", || (load.completed() > 20).then_some(()));
+    cluster.kill(3);
+    let completed = load.completed();
+    wait_for("the client has found another home", || (load.completed() > completed + 20).then_some(()));
+    load.stop();
+    cluster.assert_equal_roots(&[0, 1, 2]);
+}
+
+#[test]
+fn several_cores_and_links_shard_the_work() {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cpus < 2 {
+        println!("skipped: several_cores_and_links_shard_the_work needs 2 CPUs, there is {cpus}");
+        return;
+    }
+    for (links, cores) in [("2", "cores = [0, 1]"), ("1", "cores = [0, 1]"), ("3", "cores = [1, 0]")] {
+        let mut cluster = Cluster::prepare(4, &["--links", links]);
+        for replica in 0..4 {
+            cluster.edit(replica, |text| format!("{cores}\n{text}"));
+            cluster.start_replica(replica);
+        }
+        let loads: Vec<Load> =
+            (0..3u8).map(|client| Load::start(&cluster, client.into(), ReplicaId(client), 10)).collect();
+        for load in loads {
+            wait_for("operations flow", || (load.completed() > 50).then_some(()));
+            load.stop();
+        }
+        cluster.assert_equal_roots(&[0, 1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_replica_that_starts_late_catches_up() {
+    let mut cluster = Cluster::prepare(4, &[]);
+    for replica in 0..3 {
+        cluster.start_replica(replica);
+    }
+    let load = Load::start(&cluster, 0, ReplicaId(1), 20);
+    wait_for("operations flow with three of four", || (load.completed() > 100).then_some(()));
+    cluster.start_replica(3);
+    load.stop();
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn replicas_end_in_order_on_sigterm() {
+    let mut cluster = Cluster::start(4);
+    cluster.assert_works();
+    for replica in 0..4 {
+        assert_eq!(cluster.stop(replica), Some(0), "{}", cluster.log(replica));
+    }
+}

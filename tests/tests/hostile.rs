@@ -1,0 +1,278 @@
+//! An attacker on every port: the link closes, a counter rises, nothing else changes.
+
+use quorate_tests::cluster::{Cluster, Load, PATIENCE, wait_for};
+use quorate_types::{
+    BundleNumber, ClusterConfig, Condition, Digest, LinkId, Operation, ReplicaId, Seq, SessionId, Signature,
+    SigningKey, View,
+};
+use quorate_wire::frame::encode_into;
+use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity, Refusal};
+use quorate_wire::message::{Message, Prepare};
+use quorate_wire::{Assembler, Frame, Kind, bundle};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+/// A raw connection that speaks whatever it likes.
+struct Attacker {
+    stream: TcpStream,
+    assembler: Assembler,
+}
+
+impl Attacker {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the port listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid time-out");
+        Self { stream, assembler: Assembler::new(1 << 22) }
+    }
+
+    /// Sends bytes; a connection that is closed already is fine.
+    fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next frame, copied; nothing when the other side has closed.
+    fn receive(&mut self) -> Option<Frame> {
+        let mut buffer = [0; 4096];
+        loop {
+            // One byte at a time keeps frames apart without buffering what follows.
+            let count = self.stream.read(&mut buffer[..1]).unwrap_or(0);
+            if count == 0 {
+                return None;
+            }
+            let mut input = &buffer[..count];
+            if let Some(frame) = self.assembler.next(&mut input).expect("replicas send frames") {
+                return Some(Frame::copy_of(frame));
+            }
+        }
+    }
+
+    /// Waits until the other side closes.
+    fn assert_closed(&mut self) {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("the connection stays open: {error}"),
+            }
+        }
+    }
+
+    /// Shakes hands as `identity`; what was sent last is returned too.
+    fn shake(
+        &mut self,
+        config: &Arc<ClusterConfig>,
+        key: &SigningKey,
+        identity: Identity,
+        listener: u8,
+    ) -> Result<Frame, HandshakeError> {
+        let (mut dialer, hello) =
+            Dialer::start(Arc::clone(config), key.clone(), identity, ReplicaId(listener), [9; 32]);
+        self.send(hello.bytes());
+        let mut last = hello;
+        while let Some(frame) = self.receive() {
+            match dialer.on_frame(frame.as_frame_ref())? {
+                DialerStep::Send(frame) => {
+                    self.send(frame.bytes());
+                    last = frame;
+                }
+                DialerStep::Done { .. } => return Ok(last),
+            }
+        }
+        panic!("the handshake was cut off without a reason");
+    }
+}
+
+fn client_identity(key: &SigningKey) -> Identity {
+    Identity::Client { key: *key.public().as_bytes() }
+}
+
+/// Waits until a replica has counted more of `label` than before.
+fn assert_counted(cluster: &Cluster, replica: usize, label: &str, before: u64) {
+    wait_for(&format!("replica {replica} counts {label}"), || {
+        (cluster.rejects(replica).get(label).copied().unwrap_or(0) > before).then_some(())
+    });
+}
+
+fn count(cluster: &Cluster, replica: usize, label: &str) -> u64 {
+    cluster.rejects(replica).get(label).copied().unwrap_or(0)
+}
+
+/// Bytes that look random and are the same in every run.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..length)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        })
+        .collect()
+}
+
+#[test]
+fn noise_truncated_frames_and_giant_lengths_close_the_connection() {
+    let cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(1), 10);
+    let ports = [
+        cluster.client_address(0),
+        cluster.mesh_address(0),
+        cluster.client_address(2),
+        cluster.mesh_address(2),
+    ];
+    let before = [count(&cluster, 0, "malformed"), count(&cluster, 2, "malformed")];
+    for (index, address) in ports.into_iter().enumerate() {
+        for seed in 0..8 {
+            let mut attacker = Attacker::connect(address);
+            attacker.send(&noise(seed * 77 + index as u64, 16 + 40 * usize::try_from(seed).unwrap()));
+            attacker.assert_closed();
+        }
+        // A well-formed header that announces 3 GiB, and one within the later but not the present limit.
+        for length in [3u32 << 30, 1 << 20] {
+            let mut frame = Vec::new();
+            encode_into(&mut frame, Kind::Bundle, |_| {});
+            frame[..4].copy_from_slice(&length.to_le_bytes());
+            let checksum = crc32c::crc32c(&frame[..12]);
+            frame[12..16].copy_from_slice(&checksum.to_le_bytes());
+            let mut attacker = Attacker::connect(address);
+            attacker.send(&frame);
+            attacker.assert_closed();
+        }
+        // Half a frame, then nothing: closed when the other side goes, or when the handshake's time is up.
+        let mut attacker = Attacker::connect(address);
+        attacker.send(&[0, 0, 0]);
+        drop(attacker);
+    }
+    assert_counted(&cluster, 0, "malformed", before[0] + 15);
+    assert_counted(&cluster, 2, "malformed", before[1] + 15);
+    let completed = load.completed();
+    wait_for("operations still flow", || (load.completed() > completed + 20).then_some(()));
+    load.stop();
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn unknown_keys_wrong_signatures_and_replayed_handshakes_are_refused() {
+    let cluster = Cluster::start(4);
+    let config = cluster.config();
+    let stranger = SigningKey::from_seed(&[77; 32]);
+    let before = count(&cluster, 0, "handshake");
+
+    let mut attacker = Attacker::connect(cluster.client_address(0));
+    let error = attacker.shake(config, &stranger, client_identity(&stranger), 0).unwrap_err();
+    assert_eq!(error, HandshakeError::RefusedByPeer(Refusal::UnknownKey));
+    attacker.assert_closed();
+
+    let mut attacker = Attacker::connect(cluster.mesh_address(0));
+    let peer = Identity::Replica { replica: ReplicaId(3), link: LinkId(0), incarnation: 1 };
+    let error = attacker.shake(config, &stranger, peer, 0).unwrap_err();
+    assert_eq!(error, HandshakeError::RefusedByPeer(Refusal::UnknownKey));
+
+    // A client's key at the door of replicas, and the other way round.
+    let client = cluster.client_key(0);
+    let mut attacker = Attacker::connect(cluster.mesh_address(0));
+    let error = attacker.shake(config, &client, client_identity(&client), 0).unwrap_err();
+    assert_eq!(error, HandshakeError::RefusedByPeer(Refusal::UnknownReplica));
+
+    // A recorded proof does not fit the nonce of another connection.
+    let mut attacker = Attacker::connect(cluster.client_address(0));
+    let proof = attacker.shake(config, &client, client_identity(&client), 0).expect("an honest handshake");
+    let mut replay = Attacker::connect(cluster.client_address(0));
+    let (_, hello) =
+        Dialer::start(Arc::clone(config), client.clone(), client_identity(&client), ReplicaId(0), [9; 32]);
+    replay.send(hello.bytes());
+    assert_eq!(replay.receive().map(|frame| frame.kind()), Some(Kind::Challenge));
+    replay.send(proof.bytes());
+    assert_eq!(replay.receive().map(|frame| frame.kind()), Some(Kind::Refused));
+    replay.assert_closed();
+
+    assert_counted(&cluster, 0, "handshake", before + 3);
+    cluster.assert_works();
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_is_disconnected() {
+    let cluster = Cluster::start(4);
+    let config = cluster.config();
+    let (key, other) = (cluster.client_key(0), cluster.client_key(1));
+    let session = SessionId::derive(&key.public(), 1);
+    let set = Operation::Set { key: b"k".to_vec(), value: b"v".to_vec(), condition: Condition::Always };
+    let signed_by = |signer: &SigningKey| {
+        Frame::encode(Kind::Bundle, |out| {
+            bundle::write(out, config, signer, session, BundleNumber(0), &vec![set.clone()]);
+        })
+    };
+    let forged = {
+        let good = signed_by(&key);
+        Frame::encode(Kind::Bundle, |out| {
+            out.extend_from_slice(good.payload());
+            out[16 + 80] ^= 1;
+        })
+    };
+    let vote =
+        Prepare { view: View(0), lo: Seq(1), digests: vec![Digest::ZERO], signature: Signature([0; 64]) };
+    let cases = [
+        ("foreign_bundle", signed_by(&other)),
+        ("bundle_signature", forged),
+        ("malformed", vote.encode()),
+        ("malformed", Frame::encode(Kind::Bundle, |out| out.extend_from_slice(&noise(5, 500)))),
+        ("malformed", Frame::encode(Kind::Attach, |out| out.extend_from_slice(&noise(6, 3)))),
+    ];
+    for (label, frame) in cases {
+        let before = count(&cluster, 1, label);
+        let mut attacker = Attacker::connect(cluster.client_address(1));
+        attacker.shake(config, &key, client_identity(&key), 1).expect("an allowed client");
+        attacker.send(frame.bytes());
+        attacker.assert_closed();
+        assert_counted(&cluster, 1, label, before);
+    }
+    cluster.assert_works();
+}
+
+#[test]
+fn a_replica_that_forges_votes_is_cut_off_and_the_others_go_on() {
+    let mut cluster = Cluster::prepare(4, &[]);
+    for replica in 0..3 {
+        cluster.start_replica(replica);
+    }
+    let config = cluster.config();
+    let load = Load::start(&cluster, 0, ReplicaId(1), 5);
+    wait_for("three of four work", || (load.completed() > 10).then_some(()));
+    let key = cluster.replica_key(3);
+    let identity = Identity::Replica { replica: ReplicaId(3), link: LinkId(0), incarnation: 1 };
+    let next = Seq(1_000_000).0.min(cluster.report(1, false)["committed"].as_u64().unwrap_or(0) + 500);
+    let vote =
+        Prepare { view: View(0), lo: Seq(next), digests: vec![Digest::ZERO], signature: Signature([3; 64]) };
+    let batch_of_another = Frame::encode(Kind::Batch, |out| out.extend_from_slice(&[0; 200]));
+    let cases = [
+        ("consensus_signature", vote.encode()),
+        ("foreign_batch", batch_of_another),
+        ("malformed", Frame::encode(Kind::Status, |out| out.push(1))),
+    ];
+    for (label, frame) in cases {
+        let before = count(&cluster, 1, label);
+        let mut attacker = Attacker::connect(cluster.mesh_address(1));
+        attacker.shake(config, &key, identity, 1).expect("replica 3 with its own key");
+        attacker.send(frame.bytes());
+        attacker.assert_closed();
+        assert_counted(&cluster, 1, label, before);
+    }
+    let completed = load.completed();
+    wait_for("the others go on", || (load.completed() > completed + 20).then_some(()));
+    load.stop();
+    cluster.assert_equal_roots(&[0, 1, 2]);
+}
+
+#[test]
+fn a_flood_of_silent_connections_is_bounded_and_expires() {
+    let cluster = Cluster::start(4);
+    let mut silent: Vec<Attacker> = (0..400).map(|_| Attacker::connect(cluster.client_address(0))).collect();
+    // The last ones are turned away at once; the first ones when their handshake's time is up.
+    silent.last_mut().expect("400 of them").assert_closed();
+    silent[0].assert_closed();
+    drop(silent);
+    cluster.assert_works();
+}
