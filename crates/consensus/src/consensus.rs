@@ -64,6 +64,7 @@ pub struct Consensus {
     pub(crate) executed: Position,
     pub(crate) sync: Sync,
     pub(crate) status_due: Nanoseconds,
+    now: Nanoseconds,
     /// When the header at the front may be looked at again because its time has come.
     clock_wait: Option<Nanoseconds>,
     /// What the front of `pending` waits for.
@@ -99,6 +100,7 @@ impl Consensus {
             executed: genesis,
             sync: Sync::default(),
             status_due: Nanoseconds(0),
+            now: Nanoseconds(0),
             clock_wait: None,
             waits_for: None,
             config,
@@ -218,6 +220,12 @@ impl Consensus {
         self.checkpoints.stable().seq.plus(self.tuning.window)
     }
 
+    /// The last slot for which votes are kept: those of two full pipelines above the accepted slot. What comes
+    /// earlier than that is sent again on Status.
+    fn votes_end(&self) -> Seq {
+        self.window_end().min(self.chain.accepted().seq.plus(2 * self.tuning.proposals_max))
+    }
+
     /// Takes a proposal; it is accepted at the end of the tick, or when what it waits for has come.
     pub fn on_pre_prepare(&mut self, message: Verified<PrePrepare>, out: &mut Vec<Output>) {
         if !self.wants_pre_prepare(message.message()) {
@@ -235,7 +243,7 @@ impl Consensus {
     #[must_use]
     pub fn wants_prepare(&self, signer: ReplicaId, message: &Prepare) -> bool {
         let committed = self.chain.committed().seq;
-        let end = self.window_end();
+        let end = self.votes_end();
         let undecided = (0..message.digests.len() as u64)
             .map(|offset| message.lo.plus(offset))
             .any(|seq| seq > committed && self.chain.slot(seq).is_none_or(|slot| !slot.prepared));
@@ -249,7 +257,7 @@ impl Consensus {
         }
         let signer = message.signer();
         let prepare = Arc::new(message.into_message());
-        let (above, upto) = (self.chain.committed().seq, self.window_end());
+        let (above, upto) = (self.chain.committed().seq, self.votes_end());
         if !self.votes.on_prepare(signer, &prepare, above, upto) {
             out.push(Output::Rejected(Reject::DoubleVote));
         }
@@ -353,7 +361,11 @@ impl Consensus {
     }
 
     /// The burst of inputs is over: propose, accept, vote, and send again what may be lost.
+    ///
+    /// `now` never counts backwards: an earlier time than the last one is taken for the last one.
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        self.now = now.max(self.now);
+        let now = self.now;
         self.propose(now, out);
         self.accept(now, out);
         self.vote(out);
@@ -381,14 +393,17 @@ impl Consensus {
 
     /// Rule 5: the primary names new tips while the pipeline has room.
     fn propose(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        if !self.is_primary() || !self.missing.is_empty() {
+        if !self.is_primary() || !self.missing.is_empty() || self.has_fallen_behind() {
             return;
         }
         loop {
             let parent = self.chain.accepted();
             let open = parent.seq.since(self.chain.committed().seq);
             let seq = parent.seq.next();
-            if open >= self.tuning.proposals_max || seq > self.window_end() {
+            if open >= self.tuning.proposals_max
+                || seq > self.window_end()
+                || seq > self.executed.seq.plus(2 * self.tuning.window)
+            {
                 return;
             }
             let (cut, bytes) = self.board.propose(&self.accepted_marks, self.me);
@@ -433,7 +448,11 @@ impl Consensus {
         if !self.missing.is_empty() {
             return;
         }
-        while let Some(proposal) = self.pending.get(&self.chain.accepted().seq.next()) {
+        // Where execution stands still, the chain must not grow for ever by the others' checkpoints.
+        let room = self.executed.seq.plus(2 * self.tuning.window);
+        while self.chain.accepted().seq < room
+            && let Some(proposal) = self.pending.get(&self.chain.accepted().seq.next())
+        {
             let header = &proposal.message().header;
             let verdict = self.judge(header, now);
             let seq = header.seq;

@@ -35,6 +35,20 @@ impl Consensus {
             || self.checkpoints.is_open()
             || self.has_pending()
             || self.is_behind()
+            || self.lacks_a_proposal()
+    }
+
+    /// Whether a connected peer of this view has accepted more: what it has was lost on the way here, and this
+    /// replica's Status brings it again.
+    fn lacks_a_proposal(&self) -> bool {
+        let accepted = self.chain.accepted().seq;
+        self.votes.peers().any(|(_, peer)| {
+            peer.connected
+                && peer
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.view == self.view && status.accepted.seq > accepted)
+        })
     }
 
     /// Status goes out every T_retx while anything is open, else every T_idle.

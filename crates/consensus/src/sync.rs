@@ -8,7 +8,7 @@
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output, Reject};
 use crate::votes::nth_highest;
-use quorate_types::{After, Nanoseconds, ReplicaId, limits};
+use quorate_types::{After, Nanoseconds, ReplicaId, Seq, limits};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;
@@ -40,7 +40,10 @@ struct Fetch {
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
     stable: Position,
+    /// When the present question is given up, and when all of the fetch is: a server that drips headers does not
+    /// hold it for long.
     expires: Nanoseconds,
+    ends: Nanoseconds,
 }
 
 impl Sync {
@@ -103,6 +106,8 @@ impl Consensus {
             return;
         }
         let (server, target) = targets[self.sync.failures as usize % targets.len()];
+        let answers = target.seq.since(committed) / (self.tuning.fetch_headers_max as u64) + 2;
+        let ends = now.plus(self.answer_time().saturating_mul(answers));
         self.sync.fetch = Some(Fetch {
             target,
             server,
@@ -111,6 +116,7 @@ impl Consensus {
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
             expires: now.plus(self.answer_time()),
+            ends,
         });
         self.ask(out);
     }
@@ -207,7 +213,7 @@ impl Consensus {
             }
             fetch.next = parent;
         }
-        fetch.expires = expires;
+        fetch.expires = expires.min(fetch.ends);
         self.ask(out);
     }
 
@@ -239,6 +245,8 @@ impl Consensus {
         }
         headers.retain(|header| header.seq <= proven);
         if headers.is_empty() {
+            // The claims may still prove what is accepted here.
+            self.commit_up_to(if self.chain.contains(attach) { proven } else { Seq(0) }, out);
             return self.sync.abandon(now);
         }
         if !self.chain.contains(attach) {
@@ -251,6 +259,13 @@ impl Consensus {
         self.sync.behind_since = None;
         self.sync.failures = 0;
         self.adopt(attach.seq, headers, out);
+    }
+
+    /// Whether f+1 others claim to have committed more than this replica has accepted: then it must not propose.
+    pub(crate) fn has_fallen_behind(&self) -> bool {
+        let claims =
+            self.votes.peers().filter(|(replica, _)| *replica != self.me).map(|(_, peer)| peer.claim.seq);
+        nth_highest(claims, self.quorums.weak) > self.chain.accepted().seq
     }
 
     /// Whether this replica knows that others have committed more.

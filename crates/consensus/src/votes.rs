@@ -46,11 +46,14 @@ impl Votes {
         (0u8..).map(ReplicaId).zip(&self.peers)
     }
 
-    /// Whether this PREPARE would add a vote above `above` and up to `upto`.
+    /// Whether this PREPARE would add a vote above `above` and up to `upto`, or contradicts one.
     pub(crate) fn is_news(&self, signer: ReplicaId, prepare: &Prepare, above: Seq, upto: Seq) -> bool {
         let votes = &self.peer(signer).prepares;
         prepare.view == self.view
-            && slots(prepare).any(|(seq, _)| seq > above && seq <= upto && !votes.contains_key(&seq))
+            && slots(prepare).any(|(seq, digest)| {
+                let known = votes.get(&seq).map(|(known, _)| *known);
+                seq > above && seq <= upto && known != Some(digest)
+            })
     }
 
     /// Takes a PREPARE of the view: a vote for exactly the slots it names. False when it contradicts an
