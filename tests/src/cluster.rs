@@ -212,21 +212,50 @@ impl Cluster {
             .is_some_and(|child| child.try_wait().expect("our own child").is_none())
     }
 
-    /// The report of a replica through `quorate status --json`, by name of field; fails the test when the
-    /// replica does not answer.
+    /// The report of a replica.
     #[must_use]
     pub fn report(&self, replica: usize, root: bool) -> serde_json::Value {
+        self.reports(&[replica], root, |_| true).remove(0)
+    }
+
+    /// The reports of some replicas, asked again until they are `good`; one session serves all questions, as
+    /// opening one is an ordered operation itself.
+    ///
+    /// # Panics
+    /// When a replica does not answer, or the reports never are good.
+    #[must_use]
+    pub fn reports(
+        &self,
+        replicas: &[usize],
+        root: bool,
+        good: impl Fn(&[serde_json::Value]) -> bool,
+    ) -> Vec<serde_json::Value> {
         let (config, key) = (Arc::clone(&self.config), self.client_key(3));
-        let id = ReplicaId(u8::try_from(replica).expect("a small number"));
-        let text = tokio_uring::start(async move {
-            let client = Client::connect(config, key, ClientOptions { home: id, ..ClientOptions::default() })
-                .await
-                .expect("a quorum is connected");
-            let text = client.report(id, root).await.expect("the replica answers");
-            client.close().await;
-            text
-        });
-        serde_json::from_str(&text).expect("a report is JSON")
+        let ids: Vec<ReplicaId> = replicas
+            .iter()
+            .map(|replica| ReplicaId(u8::try_from(*replica).expect("a small number")))
+            .collect();
+        tokio_uring::start(async move {
+            let options =
+                ClientOptions { home: ids[0], connect_deadline: PATIENCE, ..ClientOptions::default() };
+            let client = Client::connect(config, key, options).await.expect("a quorum is connected");
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let mut reports: Vec<serde_json::Value> = Vec::new();
+                for id in &ids {
+                    // A replica that has just come back may still be without its connection.
+                    if let Ok(text) = client.report(*id, root).await {
+                        reports.push(serde_json::from_str(&text).expect("a report is JSON"));
+                    }
+                }
+                if reports.len() == ids.len() && good(&reports) {
+                    client.close().await;
+                    return reports;
+                }
+                assert!(Instant::now() < end, "waited {PATIENCE:?} in vain for good reports: {reports:?}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        })
     }
 
     /// How often a replica has rejected something, by label.
@@ -240,17 +269,14 @@ impl Cluster {
     /// # Panics
     /// When they do not come together, or their roots differ.
     pub fn assert_equal_roots(&self, replicas: &[usize]) {
-        wait_for("all replicas execute the same", || {
-            let reports: Vec<_> = replicas.iter().map(|replica| self.report(*replica, true)).collect();
-            let seqs: Vec<_> = reports.iter().map(|report| report["root_seq"].as_u64()).collect();
-            if seqs.windows(2).any(|pair| pair[0] != pair[1]) {
-                return None;
-            }
-            for report in &reports {
-                assert_eq!(report["root"], reports[0]["root"], "roots differ after {:?}", seqs[0]);
-            }
-            Some(())
-        });
+        let same_seq = |reports: &[serde_json::Value]| {
+            reports.windows(2).all(|pair| pair[0]["root_seq"] == pair[1]["root_seq"])
+        };
+        let reports = self.reports(replicas, true, same_seq);
+        for report in &reports {
+            assert_eq!(report["root"], reports[0]["root"], "roots differ after {}", report["root_seq"]);
+            assert!(report["root"].is_string(), "a root was asked for");
+        }
     }
 
     /// Writes one key through an ordinary client and reads it back.

@@ -32,9 +32,27 @@ fn a_stopped_replica_neither_stops_the_others_nor_grows_them_without_bound() {
         let after = resident(&cluster, replica);
         assert!(after < before + GROWTH_BYTES_MAX, "replica {replica} grew from {before} to {after} bytes");
     }
+    // What it missed is more than the others keep, and there is no state transfer yet: it must not do harm.
     cluster.signal(3, Signal::CONT);
+    let completed = load.completed();
+    wait_for("operations flow beside a replica far behind", || {
+        (load.completed() > completed + 50).then_some(())
+    });
     load.stop();
-    // What it missed is still kept by the others: it catches up.
+    cluster.assert_equal_roots(&[0, 1, 2]);
+}
+
+#[test]
+fn a_replica_that_was_stopped_for_a_while_catches_up() {
+    let cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(1), 5);
+    wait_for("the load runs", || (load.completed() > 20).then_some(()));
+    cluster.signal(3, Signal::STOP);
+    let completed = load.completed();
+    wait_for("operations flow without it", || (load.completed() > completed + 500).then_some(()));
+    cluster.signal(3, Signal::CONT);
+    wait_for("operations flow with it", || (load.completed() > completed + 600).then_some(()));
+    load.stop();
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
 }
 

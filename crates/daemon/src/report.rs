@@ -82,7 +82,9 @@ fn state(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
         return format!("Waiting for primary {primary}: it is not connected.");
     }
     if roles.execution.waits_for_batches {
-        return "Catching up: fetching batches of committed headers.".to_owned();
+        return "Catching up: fetching batches of committed headers. If this lasts, the others no longer keep them; \
+                restart the whole cluster, as state transfer does not exist in this version."
+            .to_owned();
     }
     match roles.ordering.waiting.as_str() {
         "" => "Idle: nothing is open.".to_owned(),
