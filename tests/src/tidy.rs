@@ -54,7 +54,7 @@ impl fmt::Display for Violation {
 /// When there is a violation.
 pub fn expect_none(violations: &[Violation]) {
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "the tree is not tidy in {} places:\n{}", lines.len(), lines.join("\n"));
+    assert!(lines.is_empty(), "the tree is not tidy; violations: {}\n{}", lines.len(), lines.join("\n"));
 }
 
 #[cfg(test)]

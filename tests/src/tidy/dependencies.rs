@@ -39,7 +39,7 @@ pub fn check(workspace: &TextFile, members: &[TextFile], explained: &TextFile) -
     }
     let Some(table) = parse(workspace, &mut found) else { return found };
     let shared = workspace_dependencies(&table);
-    for name in shared.keys().filter(|name| !used.contains(*name)) {
+    for (name, _) in shared.iter().filter(|(name, is_ours)| !**is_ours && !used.contains(*name)) {
         let line = workspace.line_where(|line| declares(line, name));
         let rule = format!("{RULE}: no member uses `{name}`");
         found.push(Violation::new(&workspace.path, line, rule, "take it out"));
