@@ -33,7 +33,9 @@ impl Acknowledgements {
     ) {
         let entry = &mut self.0[from.index()];
         if replace {
-            *entry = Acknowledgement::default();
+            // A tip that is not known here says nothing against what was acknowledged below it.
+            let covered = if upto >= entry.covered { entry.covered } else { LaneNumber(0) };
+            *entry = Acknowledgement { covered, ..Acknowledgement::default() };
         }
         if upto >= entry.upto {
             entry.upto = upto;

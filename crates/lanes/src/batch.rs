@@ -1,7 +1,7 @@
 //! A batch that is here whole, with the verdict on each signature.
 
 use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber};
-use quorate_wire::{BatchHead, BatchView, BundleHead, DecodeError, Frame, LaneTip, bundle};
+use quorate_wire::{BatchHead, BatchView, BundleHead, DecodeError, Frame, Kind, LaneTip, bundle};
 use rkyv::vec::ArchivedVec;
 use std::ops::Range;
 
@@ -31,6 +31,16 @@ impl Batch {
         Self::read(frame, |head| {
             config.client(&head.client).is_some_and(|key| head.is_signed_by(config, key))
         })
+    }
+
+    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; signatures are checked last.
+    pub(crate) fn check_as(config: &ClusterConfig, payload: &[u8], tip: &LaneTip) -> Option<Self> {
+        let view = BatchView::parse(payload).ok()?;
+        if (view.head.lane, view.head.number, view.chain()) != (tip.lane, tip.upto, tip.chain) {
+            return None;
+        }
+        let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
+        Self::check(config, frame).ok()
     }
 
     /// Reads a batch of bundles whose signatures were checked when they were admitted.

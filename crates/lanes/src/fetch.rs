@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
 use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
-use quorate_wire::{Frame, FrameRef, Kind, LaneTip, batch};
+use quorate_wire::{FrameRef, LaneTip, batch};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Lanes {
     /// A committed header names `tip`, which is not held: it is fetched from whoever has it.
     pub fn want(&mut self, now: Nanoseconds, tip: LaneTip, out: &mut Vec<Output>) {
         let Some(share) = self.share_mut(tip.lane) else { return };
-        if share.lane.chain_at(tip.upto) == Some(tip.chain) || tip.upto <= share.lane.executed() {
+        if tip.upto <= share.lane.executed() || share.lane.chain_at(tip.upto) == Some(tip.chain) {
             return;
         }
         if share.fetches.wanted.back().is_none_or(|last| last.upto < tip.upto) {
@@ -76,7 +76,7 @@ impl Lanes {
         let servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
         let Some(share) = self.share_mut(lane) else { return };
         while let Some(tip) = share.fetches.wanted.front()
-            && (share.lane.chain_at(tip.upto) == Some(tip.chain) || tip.upto <= share.lane.executed())
+            && (tip.upto <= share.lane.executed() || share.lane.reaches(tip))
         {
             share.fetches.wanted.pop_front();
         }
@@ -127,7 +127,7 @@ impl Lanes {
         stuck: bool,
         out: &mut Vec<Output>,
     ) {
-        let (me, weak) = (self.me(), self.weak());
+        let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
         let Some(share) = self.share_mut(lane) else { return };
         if share.fetches.current.as_ref().is_some_and(|fetch| now >= fetch.expires) {
             share.fetches.abandon();
@@ -135,7 +135,10 @@ impl Lanes {
         if !share.fetches.wanted.is_empty() {
             return self.start_final_fetch(now, lane, out);
         }
-        if share.fetches.current.is_some() || !stuck {
+        if share.fetches.current.is_some() || !stuck || lane.origin == me {
+            return;
+        }
+        if share.lane.unexecuted_bytes() > held_max {
             return;
         }
         // Rule (b): a chain that f+1 others acknowledged, once fetched.
@@ -147,31 +150,29 @@ impl Lanes {
         self.start_fetch(now, LaneTip { lane, upto, chain }, false, server, out);
     }
 
-    /// Answers a question for batches with what is held.
-    pub fn on_fetch(
+    /// Answers a question for batches with what is held on the chain that it names; says how many bytes that is.
+    pub(crate) fn answer_fetch(
         &mut self,
         from: ReplicaId,
-        link: LinkId,
         question: &FetchBatches,
         out: &mut Vec<Output>,
-    ) -> Result<(), Reject> {
+    ) -> usize {
         let bytes_max = self.tuning().fetch_bytes_max;
-        let share = self.share_on(question.lane, link)?;
+        let Some(share) = self.share_mut(question.lane) else { return 0 };
         let mut payloads = Vec::new();
-        if share.lane.chain_at(question.upto) == Some(question.chain) {
-            let (mut number, mut bytes) = (question.upto, 0);
-            while number > question.above
-                && let Some(batch) = share.lane.batch(number)
-                && (bytes == 0 || bytes + batch.bytes() <= bytes_max)
-            {
-                bytes += batch.bytes();
-                payloads.push(batch.frame().payload());
-                number = number.previous();
-            }
+        let (mut number, mut chain, mut bytes) = (question.upto, question.chain, 0);
+        while number > question.above
+            && let Some(batch) = share.lane.find(number, chain)
+            && (bytes == 0 || bytes + batch.bytes() <= bytes_max)
+        {
+            bytes += batch.bytes();
+            payloads.push(batch.frame().payload());
+            (number, chain) = (number.previous(), batch.previous());
         }
         let frame = encode_fetched_batches(question.lane, payloads.into_iter());
-        out.push(Output::Send { to: Destination::One(from), link, frame, after: None });
-        Ok(())
+        let (to, link) = (Destination::One(from), question.lane.link);
+        out.push(Output::Send { to, link, frame, after: None });
+        bytes
     }
 
     /// Takes an answer.
@@ -185,7 +186,7 @@ impl Lanes {
     ) -> Result<(), Reject> {
         let (lane, payloads) = decode_fetched_batches(frame.payload)?;
         let retransmit = self.tuning().retransmit;
-        let bytes_max = self.tuning().lane_bytes_kept_max + 4 * self.tuning().lane_bytes_open_max;
+        let bytes_max = self.tuning().lane_bytes_kept_max + self.lane_bytes_held_max();
         let config = Arc::clone(self.config());
         let share = self.share_on(lane, link)?;
         let expires = share.fetches.expires(now, retransmit);
@@ -196,25 +197,31 @@ impl Lanes {
             }
             return Ok(());
         };
+        if share.lane.chain_at(fetch.next) == Some(fetch.next_chain) {
+            // The live batches were faster.
+            self.finish_fetch(now, lane, out);
+            return Ok(());
+        }
         // What does not begin with what is wanted next answers an earlier question, or comes twice.
         if batch::parse_head(first)?.number != fetch.next {
             return Ok(());
         }
-        fetch.expires = expires;
         for (index, payload) in payloads.into_iter().enumerate() {
-            let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
-            let checked = Batch::check(&config, frame);
-            let fits = |batch: &Batch| {
-                (batch.lane(), batch.number(), batch.chain()) == (lane, fetch.next, fetch.next_chain)
-            };
-            let Some(batch) = checked.ok().filter(fits) else {
+            let wanted = LaneTip { lane, upto: fetch.next, chain: fetch.next_chain };
+            let Some(batch) = Batch::check_as(&config, payload, &wanted) else {
                 // The first may still belong to another chain that was asked for before; the others must link.
                 if index == 0 {
                     return Ok(());
                 }
-                share.fetches.abandon();
+                // Nobody but the one who was asked can end a fetch.
+                if fetch.server == from {
+                    share.fetches.abandon();
+                } else {
+                    self.ask(lane, out);
+                }
                 return Err(Reject::FetchMismatch);
             };
+            fetch.expires = expires;
             fetch.next = batch.number().previous();
             fetch.next_chain = batch.previous();
             fetch.bytes += batch.bytes();
@@ -235,29 +242,49 @@ impl Lanes {
 
     /// The fetched batches reach the own chain.
     fn finish_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
-        let (me, weak) = (self.me(), self.weak());
         let Some(share) = self.share_mut(lane) else { return };
         let Some(fetch) = share.fetches.current.take() else { return };
-        let mut batches = fetch.batches;
-        batches.reverse();
+        // The live batches may have brought a part of it meanwhile, and more.
+        let mut floor = fetch.next;
+        let mut batches: VecDeque<Arc<Batch>> = fetch.batches.into_iter().rev().collect();
+        while let Some(held) =
+            batches.pop_front_if(|batch| share.lane.chain_at(batch.number()) == Some(batch.chain()))
+        {
+            floor = held.number();
+        }
         if !fetch.is_final {
-            let held = nth_highest(
-                share.lane.acknowledgements.ahead_of(fetch.next, me).into_iter().filter_map(
-                    |(_, upto, chain)| batches.iter().find(|batch| batch.chain() == chain).map(|_| upto),
-                ),
-                weak,
-            );
-            batches.retain(|batch| batch.number() <= held);
+            let upto = self.acknowledged_by_others(lane, floor, &batches);
+            batches.retain(|batch| batch.number() <= upto);
         }
-        if batches.is_empty() || fetch.next < share.lane.executed() {
-            share.fetches.attempt += 1;
-            return;
-        }
-        share.fetches.attempt = 0;
-        share.lane.truncate(fetch.next);
-        for batch in batches {
-            self.hold(batch, out);
+        let Some(share) = self.share_mut(lane) else { return };
+        let useful = !batches.is_empty() && floor >= share.lane.executed();
+        share.fetches.attempt = if useful { 0 } else { share.fetches.attempt + 1 };
+        if useful {
+            share.lane.truncate(floor);
+            batches.into_iter().for_each(|batch| self.hold(batch, out));
         }
         self.start_final_fetch(now, lane, out);
+    }
+
+    /// Up to where f+1 others acknowledged a fetched chain that leaves the own one at `floor`. Nothing if it would
+    /// take the place of what a quorum acknowledged, or if the lane is over its budget.
+    fn acknowledged_by_others(
+        &mut self,
+        lane: LaneId,
+        floor: LaneNumber,
+        batches: &VecDeque<Arc<Batch>>,
+    ) -> LaneNumber {
+        let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
+        let quorum = self.config().quorums().quorum;
+        let Some(share) = self.share_mut(lane) else { return LaneNumber(0) };
+        let replaced = share.lane.acknowledgements.acknowledged_by(quorum) > floor;
+        if replaced || share.lane.unexecuted_bytes() > held_max {
+            return LaneNumber(0);
+        }
+        let ahead = share.lane.acknowledgements.ahead_of(floor, me);
+        let on_chain = ahead.into_iter().filter_map(|(_, upto, chain)| {
+            batches.iter().any(|batch| (batch.number(), batch.chain()) == (upto, chain)).then_some(upto)
+        });
+        nth_highest(on_chain, weak)
     }
 }

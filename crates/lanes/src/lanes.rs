@@ -8,9 +8,9 @@ use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
     ReplicaSet, Tuning,
 };
-use quorate_wire::message::{LaneAcks, Message};
+use quorate_wire::message::{FetchBatches, LaneAcks, Message};
 use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, batch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -103,6 +103,11 @@ struct Link {
     /// Peers whose frames were lost: they get a full acknowledgement when the timer next looks, and not with
     /// every further batch.
     gaps: ReplicaSet,
+    /// The frontiers of the own lane that peers have shown in this tick. One small frame may show many, and an
+    /// answer is large: the last one counts, at the end of the tick.
+    frontiers: BTreeMap<ReplicaId, LaneTip>,
+    /// Questions for batches, at most one per peer and lane, answered in bounded portions at the end of a tick.
+    questions: VecDeque<(ReplicaId, FetchBatches)>,
 }
 
 /// The lanes of one link role.
@@ -136,6 +141,8 @@ impl Lanes {
             connected: ReplicaSet::EMPTY,
             greet: ReplicaSet::EMPTY,
             gaps: ReplicaSet::EMPTY,
+            frontiers: BTreeMap::new(),
+            questions: VecDeque::new(),
         };
         let links = links.iter().map(|id| (*id, link())).collect();
 
@@ -152,6 +159,12 @@ impl Lanes {
 
     pub(crate) fn tuning(&self) -> &Tuning {
         self.config.tuning()
+    }
+
+    /// What a receiver holds of one lane above the executed tip. Larger than the origin's own bound, as executed
+    /// tips differ between replicas.
+    pub(crate) fn lane_bytes_held_max(&self) -> usize {
+        4 * self.tuning().lane_bytes_open_max
     }
 
     pub(crate) fn config(&self) -> &Arc<ClusterConfig> {
@@ -182,11 +195,21 @@ impl Lanes {
     /// bundles open or the lane is over its budget: the client is to try again later.
     #[must_use]
     pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &[u8], owner_max: usize) -> bool {
-        let lane = self.own_lane(link);
-        let open = self.shares.get(&lane).map_or(usize::MAX, |share| share.lane.open_bytes());
-        let budget = self.tuning().lane_bytes_open_max;
+        if !self.has_room(link, owner, bundle.len(), owner_max) {
+            return false;
+        }
         let Some(link) = self.links.get_mut(&link) else { return false };
-        open + link.own.pending_bytes() + bundle.len() <= budget && link.own.admit(owner, bundle, owner_max)
+        link.own.admit(owner, bundle);
+        true
+    }
+
+    /// Whether [`Lanes::admit`] would take a bundle of `bytes` bytes: to be asked before its signature is checked.
+    #[must_use]
+    pub fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
+        let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
+        let Some(link) = self.links.get(&link) else { return false };
+        let open = share.lane.open_bytes() + link.own.pending_bytes();
+        open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
     }
 
     /// Appends a checked batch to its lane and to the journal.
@@ -211,7 +234,7 @@ impl Lanes {
         if head.lane.origin != from {
             return Err(Reject::ForeignLane);
         }
-        let held_max = 4 * self.tuning().lane_bytes_open_max;
+        let held_max = self.lane_bytes_held_max();
         let config = Arc::clone(&self.config);
         let share = self.share_on(head.lane, link)?;
         let tip = share.lane.tip();
@@ -230,7 +253,7 @@ impl Lanes {
         if head.previous != tip.chain {
             return Err(Reject::Fork);
         }
-        if share.lane.open_bytes() + frame.payload.len() > held_max {
+        if share.lane.unexecuted_bytes() + frame.payload.len() > held_max {
             return Err(Reject::Budget);
         }
         let batch = Batch::check(&config, Frame::copy_of(frame))?;
@@ -245,19 +268,22 @@ impl Lanes {
     }
 
     /// Takes acknowledgements; a full one is also the peer's frontier, and brings it what it lacks of the own
-    /// lane.
-    pub fn on_acks(
-        &mut self,
-        from: ReplicaId,
-        link: LinkId,
-        acks: &LaneAcks,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Reject> {
+    /// lane at the end of the tick.
+    pub fn on_acks(&mut self, from: ReplicaId, link: LinkId, acks: &LaneAcks) -> Result<(), Reject> {
+        let me = self.me;
         for tip in &acks.tips {
             let share = self.share_on(tip.lane, link)?;
             share.lane.on_acknowledgement(from, tip, acks.full);
-            if acks.full && tip.lane.origin == self.me && from != self.me {
-                self.resend_above(from, tip, out);
+            let lost = tip.lane.origin == from && tip.upto > share.lane.tip().upto;
+            if !acks.full || from == me {
+                continue;
+            }
+            let Some(state) = self.links.get_mut(&link) else { continue };
+            if tip.lane.origin == me {
+                state.frontiers.insert(from, *tip);
+            } else if lost {
+                // The origin has more than ever came: it learns what to send again, as after a gap.
+                state.gaps.insert(from);
             }
         }
         Ok(())
@@ -281,7 +307,7 @@ impl Lanes {
         let kept_max = self.tuning().lane_bytes_kept_max;
         for tip in tips {
             let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
-            share.lane.on_executed(tip.upto, kept_max);
+            share.lane.on_executed(tip, kept_max);
             if tip.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&tip.lane.link)
             {
@@ -302,6 +328,8 @@ impl Lanes {
     pub fn on_disconnected(&mut self, peer: ReplicaId, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
             state.connected.remove(peer);
+            state.frontiers.remove(&peer);
+            state.questions.retain(|(from, _)| *from != peer);
         }
     }
 
@@ -321,6 +349,7 @@ impl Lanes {
         }
         for link in &links {
             self.acknowledge(*link, out);
+            self.answer(*link, out);
         }
         let (weak, quorum) = (self.config.quorums().weak, self.config.quorums().quorum);
         for share in self.shares.values_mut() {
@@ -333,7 +362,37 @@ impl Lanes {
     /// The next time at which [`Lanes::on_tick_end`] has something to do without any input.
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
-        self.timer
+        let unanswered = self.links.values().any(|link| !link.questions.is_empty());
+        if unanswered { Nanoseconds(0) } else { self.timer }
+    }
+
+    /// Answers what was asked on a link: all frontiers, and questions up to a bounded number of bytes.
+    fn answer(&mut self, link: LinkId, out: &mut Vec<Output>) {
+        let bytes_max = self.tuning().fetch_bytes_max;
+        let Some(state) = self.links.get_mut(&link) else { return };
+        for (peer, tip) in std::mem::take(&mut state.frontiers) {
+            self.resend_above(peer, &tip, out);
+        }
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(state) = self.links.get_mut(&link)
+            && let Some((from, question)) = state.questions.pop_front()
+        {
+            bytes += self.answer_fetch(from, &question, out);
+        }
+    }
+
+    /// Notes a question for batches; a later one of the same peer for the same lane takes its place.
+    pub fn on_fetch(&mut self, from: ReplicaId, link: LinkId, question: &FetchBatches) -> Result<(), Reject> {
+        self.share_on(question.lane, link)?;
+        let Some(state) = self.links.get_mut(&link) else { return Err(Reject::ForeignLane) };
+        let same =
+            |(peer, other): &&mut (ReplicaId, FetchBatches)| *peer == from && other.lane == question.lane;
+        match state.questions.iter_mut().find(same) {
+            Some((_, other)) => *other = question.clone(),
+            None => state.questions.push_back((from, question.clone())),
+        }
+        Ok(())
     }
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.

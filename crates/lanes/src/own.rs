@@ -21,16 +21,16 @@ pub(crate) struct OwnLane {
 }
 
 impl OwnLane {
-    /// Takes a checked bundle if its owner has fewer than `owner_max` open.
-    pub(crate) fn admit(&mut self, owner: Owner, bundle: &[u8], owner_max: usize) -> bool {
-        let open = self.open.entry(owner).or_insert(0);
-        if *open >= owner_max {
-            return false;
-        }
-        *open += 1;
+    /// Takes a checked bundle.
+    pub(crate) fn admit(&mut self, owner: Owner, bundle: &[u8]) {
+        *self.open.entry(owner).or_insert(0) += 1;
         batch::write_bundle(&mut self.pending, bundle);
         self.ends.push_back((self.pending.len(), owner));
-        true
+    }
+
+    /// How many bundles an owner has admitted that are not executed.
+    pub(crate) fn open(&self, owner: Owner) -> usize {
+        self.open.get(&owner).copied().unwrap_or(0)
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {

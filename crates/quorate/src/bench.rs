@@ -72,9 +72,9 @@ fn launch(request: &LaunchRequest, slot: &Slot) -> anyhow::Result<RunningCluster
         let LaunchRequest { replicas, clients, durability } = *request;
         LocalCluster::start_new("quorate-bench-", replicas, clients, durability.as_str())
     };
-    let mut cluster = start().map_err(Failure::into_error)?;
     // Ctrl-C meanwhile waits until the processes are known.
     let mut local = lock(slot);
+    let mut cluster = start().map_err(Failure::into_error)?;
     let ready = cluster.wait_until_ready(|time| {
         std::thread::sleep(time);
         false

@@ -12,10 +12,16 @@ use std::sync::Arc;
 #[derive(Args, Debug)]
 pub(crate) struct ClusterArguments {
     /// Cluster file, as `quorate init` writes it.
-    #[arg(long, value_name = "FILE", env = "QUORATE_CLUSTER", default_value = "quorate-data/cluster.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "QUORATE_CLUSTER",
+        default_value = "quorate-data/cluster.toml"
+    )]
     cluster: PathBuf,
     /// Secret key of an allowed client. [default: client-0.key beside the cluster file]
-    #[arg(long, value_name = "FILE", env = "QUORATE_KEY")]
+    #[arg(id = "client_key", long = "key", global = true, value_name = "FILE", env = "QUORATE_KEY")]
     key: Option<PathBuf>,
 }
 

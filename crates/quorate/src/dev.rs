@@ -23,7 +23,7 @@ Data lives in memory: it is gone after Ctrl-C, with --dir too.
 
 Examples:
   quorate dev
-  quorate dev --replicas 7 --dir quorate-data";
+  quorate dev --replicas 7 --dir quorate-data          `quorate kv` and `quorate status` find it there";
 
 /// Run a local cluster in the foreground until Ctrl-C.
 #[derive(Args, Debug)]
@@ -79,7 +79,9 @@ fn check_size(wanted: Option<usize>, found: usize, directory: &Path) -> Result<(
 fn greeting(cluster: &LocalCluster) -> String {
     let quorums = cluster.config().quorums();
     let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
-    let directory = cluster.directory().display();
+    // Absolute, since the other terminal may be in another directory.
+    let path = std::path::absolute(cluster.directory()).unwrap_or_else(|_| cluster.directory().to_owned());
+    let directory = path.display();
     let end = if cluster.is_temporary() { " and removes the directory" } else { "" };
     format!(
         "{} replicas are ready: {} must work together, {} may crash or lie. Files and logs: {directory}\n\n\
@@ -88,7 +90,7 @@ fn greeting(cluster: &LocalCluster) -> String {
         quorums.replicas,
         quorums.quorum,
         quorums.faults,
-        cluster.directory().join(CLUSTER_FILE).display(),
+        path.join(CLUSTER_FILE).display(),
     )
 }
 

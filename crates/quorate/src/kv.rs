@@ -26,11 +26,12 @@ set) or the operation failed, 2 wrong usage.
 Examples:
   quorate kv set greeting hello
   quorate kv get greeting
-  quorate kv --versions get greeting         prints the version, a tab and the value
+  quorate kv get greeting --versions         prints the version, a tab and the value
   quorate kv set greeting hi --version 12    only if nobody has written it since version 12
   quorate kv incr visits 5
   quorate kv mset a 1 b 2
   quorate kv scan --prefix user: --limit 10
+  quorate kv set -- -key -value              keys and values that begin with a hyphen
   quorate kv set photo - < photo.jpg; quorate kv get --raw photo > copy.jpg";
 
 /// Read and write keys.
@@ -40,13 +41,13 @@ pub(crate) struct KvArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
     /// How long to wait for the connections, and then for the answer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// The replica that gets the request first. When it does not answer, the next one gets it.
-    #[arg(long, value_name = "REPLICA", default_value_t = 0)]
+    #[arg(long, global = true, value_name = "REPLICA", default_value_t = 0)]
     home: u8,
     /// Print the version, which is the seq of the header that wrote the key, and a tab before each value.
-    #[arg(long)]
+    #[arg(long, global = true)]
     versions: bool,
     #[command(subcommand)]
     command: KvCommand,
@@ -116,7 +117,7 @@ enum KvCommand {
     /// Write several keys, all or none.
     Mset {
         /// Keys and values in turns.
-        #[arg(required = true, value_name = "KEY VALUE", allow_hyphen_values = true)]
+        #[arg(required = true, value_name = "KEY VALUE", allow_negative_numbers = true)]
         pairs: Vec<OsString>,
     },
     /// Print the entries of a range in key order, each value after its key and a tab.
@@ -388,6 +389,11 @@ mod tests {
         assert!(parse("set k v --nx --xx").is_err());
         assert!(parse("set k v --nx --version 3").is_err());
         assert!(parse("scan --prefix a --start b").is_err());
+        assert!(parse("mset a 1 b -2 --timeout 3").is_ok());
+        let operations = parse("set k --nx -v").unwrap().command.operations().unwrap();
+        let absent = Condition::Absent;
+        let expected = Operation::Set { key: b"k".to_vec(), value: b"-v".to_vec(), condition: absent };
+        assert_eq!(operations, [expected]);
         let operations = parse("incr k -5").unwrap().command.operations().unwrap();
         assert_eq!(operations, [Operation::IncrementBy { key: b"k".to_vec(), by: -5 }]);
         let operations = parse("set k v --version 3").unwrap().command.operations().unwrap();
@@ -399,7 +405,7 @@ mod tests {
     fn answers_print_values_and_say_no() {
         let value = |found| [OperationResult::Value(found)];
         assert_eq!(answer("get k", &value(Some(found("v", 7)))), ("v\n".into(), String::new(), true));
-        assert_eq!(answer("--versions get k", &value(Some(found("v", 7)))).0, "7\tv\n");
+        assert_eq!(answer("get k --versions", &value(Some(found("v", 7)))).0, "7\tv\n");
         assert_eq!(answer("get k --raw", &value(Some(found("v", 7)))).0, "v");
         assert_eq!(answer("get k", &value(None)), (String::new(), "the key does not exist".into(), false));
         let written = [OperationResult::Written { version: 9 }];

@@ -81,14 +81,7 @@ impl LocalCluster {
     fn start(directory: Directory) -> Result<Self, Failure> {
         let path = directory.path();
         let config = Arc::new(read_cluster(&path.join(CLUSTER_FILE))?);
-        let mut client_keys = Vec::new();
-        for client in 0..config.clients().len() {
-            client_keys.push(read_key(&path.join(client_key_file(client)))?);
-        }
-        if client_keys.is_empty() {
-            let file = path.join(CLUSTER_FILE);
-            return Err(Failure::usage(format!("{}: clients is empty; add a public key", file.display())));
-        }
+        let client_keys = read_client_keys(path, config.clients().len())?;
         let files: Vec<_> =
             config.replica_ids().map(|replica| path.join(replica_file(replica.index()))).collect();
         for file in &files {
@@ -193,6 +186,13 @@ impl LocalCluster {
         }
         problems
     }
+}
+
+/// The keys of the clients whose files are here; at least the first one must be.
+fn read_client_keys(directory: &Path, clients: usize) -> Result<Vec<SigningKey>, Failure> {
+    let paths = (0..clients.max(1)).map(|client| directory.join(client_key_file(client)));
+    let here = paths.enumerate().filter(|(client, path)| *client == 0 || path.exists());
+    here.map(|(_, path)| read_key(&path).map_err(Failure::from)).collect()
 }
 
 impl Drop for LocalCluster {

@@ -22,17 +22,18 @@ use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 #[global_allocator]
 static ALLOCATOR: quorate_reactor::CountingAllocator = quorate_reactor::CountingAllocator;
 
 const AFTER_HELP: &str = "\
 Examples:
-  quorate dev                                 run 4 replicas here until Ctrl-C
-  quorate kv set greeting hello               write a key
+  quorate dev --dir quorate-data              run 4 replicas here until Ctrl-C
+  quorate kv set greeting hello               in another terminal of that directory: write a key
   quorate status                              see whether the cluster makes progress
   quorate bench --duration 10                 load a local cluster and compare all roots
-  quorate init --replicas 4 --dir data        write keys and configuration, then on each host:
+  quorate init --replicas 4 --dir data        write keys and configuration, then run each replica:
   quorate start --config data/replica-0.toml
 
 Exit codes: 0 good, 1 failed at run time, 2 wrong configuration or usage, 3 halted by a safety check.";
@@ -84,9 +85,10 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
 
 fn start_logging(cli: &Cli) -> Result<(), Failure> {
     let default = if matches!(cli.command, Command::Start(_)) { "info" } else { "warn" };
-    let level = cli.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(level).map_err(|error| {
-        Failure::usage(format!("--log {level}: {error}; use off, error, warn, info, debug or trace"))
+    let level = cli.log.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
+    let filter = parse_filter(level).ok_or_else(|| {
+        let remedy = "use off, error, warn, info, debug or trace, or parts like warn,quorate_daemon=debug";
+        Failure::usage(format!("--log {level} (or QUORATE_LOG): this is no level; {remedy}"))
     })?;
     let terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
@@ -96,6 +98,13 @@ fn start_logging(cli: &Cli) -> Result<(), Failure> {
         .with_target(false)
         .init();
     Ok(())
+}
+
+/// A bare word must be a level; the library would take any other for the name of a part.
+fn parse_filter(text: &str) -> Option<EnvFilter> {
+    let bare = text.split(',').filter(|part| !part.contains('='));
+    let known = bare.map(str::trim).all(|word| word.parse::<LevelFilter>().is_ok());
+    EnvFilter::try_new(text).ok().filter(|_| known)
 }
 
 #[cfg(test)]
@@ -110,6 +119,16 @@ mod tests {
             assert!(argument.get_help().is_some(), "`{name}`: {argument} is not documented");
         }
         command.get_subcommands().for_each(|subcommand| check(subcommand, &name));
+    }
+
+    #[test]
+    fn levels_are_told_from_words_that_are_none() {
+        for good in ["off", "warn", "INFO", "warn,quorate_daemon=debug", "quorate_client=trace"] {
+            assert!(parse_filter(good).is_some(), "{good}");
+        }
+        for wrong in ["loud", "warn,quorate_daemon", "quorate_daemon=loud"] {
+            assert!(parse_filter(wrong).is_none(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use crate::report::RoleReport;
 use quorate_consensus::{Fact, Outgoing};
-use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, batch_journal};
+use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
     SigningKey,
@@ -130,6 +130,7 @@ pub struct Core {
     ordering: Option<OrderingRole>,
     execution: Option<ExecutionRole>,
     gate: Gate<Gated>,
+    durable: Watermarks,
     local: VecDeque<Mail>,
     consensus_outputs: Vec<quorate_consensus::Output>,
     lanes_outputs: Vec<quorate_lanes::Output>,
@@ -156,6 +157,7 @@ impl Core {
             ordering,
             execution,
             gate: Gate::new(setup.cores + 1),
+            durable: Watermarks::new(setup.cores + 1),
             local: VecDeque::new(),
             consensus_outputs: Vec::new(),
             lanes_outputs: Vec::new(),
@@ -288,8 +290,8 @@ impl Core {
         let (lanes, out) = (&mut self.link.lanes, &mut self.lanes_outputs);
         match frame.kind {
             Kind::Batch => lanes.on_batch(peer, link, frame, out)?,
-            Kind::LaneAcks => lanes.on_acks(peer, link, &LaneAcks::from_frame(frame)?, out)?,
-            Kind::FetchBatches => lanes.on_fetch(peer, link, &FetchBatches::from_frame(frame)?, out)?,
+            Kind::LaneAcks => lanes.on_acks(peer, link, &LaneAcks::from_frame(frame)?)?,
+            Kind::FetchBatches => lanes.on_fetch(peer, link, &FetchBatches::from_frame(frame)?)?,
             _ => lanes.on_fetched(now, peer, link, frame, out)?,
         }
         Ok(())
@@ -312,6 +314,8 @@ impl Core {
             Err(reject) => {
                 effects.push(Effect::Rejected(reject));
                 effects.push(Effect::CloseClient { connection, reject });
+                // What else the burst brings of this client is not looked at.
+                self.link.on_client_disconnected(connection);
             }
         }
     }
@@ -379,6 +383,7 @@ impl Core {
     }
 
     fn on_durable(&mut self, now: Nanoseconds, journal: JournalId, upto: Lsn, effects: &mut Vec<Effect>) {
+        self.durable.raise(journal, upto);
         let mut released = Vec::new();
         self.gate.on_durable(journal, upto, |gated| released.push(gated));
         for gated in released {
@@ -401,10 +406,8 @@ impl Core {
                 self.carry_out_consensus(now, effects);
             }
             Gated::OwnAcks { link, acks } => {
-                let me = self.me;
-                let taken = self.link.lanes.on_acks(me, link, &acks, &mut self.lanes_outputs);
+                let taken = self.link.lanes.on_acks(self.me, link, &acks);
                 taken.expect("invariant: own acknowledgements name own lanes");
-                self.carry_out_lanes(now, effects);
             }
         }
     }
@@ -430,10 +433,8 @@ impl Core {
         for output in outputs.drain(..) {
             self.carry_out_lane_output(now, output, effects);
         }
-        // What was carried out may have led to more; it went to the fresh vector and was carried out there.
-        if self.lanes_outputs.is_empty() {
-            self.lanes_outputs = outputs;
-        }
+        assert!(self.lanes_outputs.is_empty(), "carrying out leads to no more of them");
+        self.lanes_outputs = outputs;
     }
 
     fn carry_out_lane_output(
@@ -496,9 +497,9 @@ impl Core {
                 let frame = message.encode();
                 let link = CONSENSUS_LINK;
                 match to {
-                    Destination::One(peer) => {
-                        self.send_after(now, after, Gated::Peer { peer, link, frame }, effects);
-                    }
+                    // A vote sent again: if it has to wait, the first one is still behind the gate.
+                    Destination::One(_) if !self.durable.reached(&after) => {}
+                    Destination::One(peer) => effects.push(Effect::SendPeer { peer, link, frame }),
                     Destination::Others => self.send_to_others(now, link, &frame, &after, effects),
                     Destination::All => {
                         self.send_to_others(now, link, &frame, &after, effects);
@@ -527,6 +528,7 @@ impl Core {
         self.carry_out_lanes(now, effects);
         self.drain(now, effects);
         if let Some(ordering) = &mut self.ordering {
+            ordering.answer(&mut self.consensus_outputs);
             ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
             self.carry_out_consensus(now, effects);
             self.drain(now, effects);
@@ -537,12 +539,12 @@ impl Core {
     fn execute(&mut self, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
         let turn = execution.run(effects);
-        if !turn.progress {
-            return;
-        }
         let executed = execution.executed();
         for (connection, frame) in turn.replies {
             self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+        }
+        if !turn.progress {
+            return;
         }
         for (position, root) in turn.roots {
             let mail = Mail::Ordering(OrderingMail::Root { position, root });

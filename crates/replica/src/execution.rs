@@ -2,18 +2,29 @@
 
 use crate::interface::{ClientConnection, Effect};
 use crate::report::ExecutionReport;
-use quorate_lanes::Batch;
+use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Outcome, Reply, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, View,
 };
 use quorate_wire::reply::{ReplyBody, ReplyView};
-use quorate_wire::{Frame, Header, LaneTip, Position, header};
+use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// The bytes of batches that one turn executes at the most, so that the core comes back to its links.
+/// The bytes of bundles and of replies after which a turn ends, so that the core comes back to its links and what
+/// waits for clients stays small. A turn ends between two bundles, so it may exceed this by one of each.
 const TURN_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How far the first header of the queue is executed, when a turn ended inside it.
+#[derive(Debug)]
+struct Progress {
+    /// What it names, in the order of execution.
+    batches: Vec<Arc<Batch>>,
+    /// The next bundle: the batch and the place in it.
+    batch: usize,
+    bundle: usize,
+}
 
 /// What a turn of execution brought about.
 #[derive(Debug, Default)]
@@ -24,10 +35,12 @@ pub(crate) struct Turn {
     pub(crate) tips: Vec<LaneTip>,
     /// The roots at slots at which a checkpoint is due, ascending.
     pub(crate) roots: Vec<(Position, Digest)>,
-    /// Whether anything was executed.
+    /// Whether a header was executed to its end.
     pub(crate) progress: bool,
     bundles: u64,
     operations: u64,
+    /// The bytes of bundles executed and of replies made.
+    bytes: usize,
 }
 
 /// The execution role of a replica.
@@ -40,6 +53,8 @@ pub(crate) struct ExecutionRole {
     pool: BTreeMap<(LaneId, LaneNumber, Digest), Arc<Batch>>,
     /// Committed headers that are not executed.
     queue: VecDeque<(Arc<Header>, Position)>,
+    /// Set while the first header of the queue is executed in part.
+    progress: Option<Progress>,
     tips: BTreeMap<LaneId, (LaneNumber, Digest)>,
     executed: Position,
     timestamp: Nanoseconds,
@@ -59,6 +74,7 @@ impl ExecutionRole {
             state,
             pool: BTreeMap::new(),
             queue: VecDeque::new(),
+            progress: None,
             tips: BTreeMap::new(),
             executed,
             timestamp: Nanoseconds(0),
@@ -81,11 +97,20 @@ impl ExecutionRole {
         self.pool.len() + self.queue.len()
     }
 
+    /// Takes a batch that descends from its lane's executed tip; any other will never be committed.
     pub(crate) fn on_held(&mut self, batch: Arc<Batch>) {
-        let executed = self.tip(batch.lane()).0;
-        if batch.number() > executed {
+        if self.descends(&batch) {
             self.pool.insert((batch.lane(), batch.number(), batch.chain()), batch);
         }
+    }
+
+    fn descends(&self, batch: &Batch) -> bool {
+        let (executed, chain) = self.tip(batch.lane());
+        let before = (batch.lane(), batch.number().previous(), batch.previous());
+        if batch.number() <= executed.next() {
+            return batch.number() > executed && batch.previous() == chain;
+        }
+        self.pool.contains_key(&before)
     }
 
     pub(crate) fn on_committed(&mut self, header: Arc<Header>, position: Position, view: View) {
@@ -119,7 +144,8 @@ impl ExecutionRole {
 
     /// Whether the next committed header can be executed now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.queue.front().is_some_and(|(header, _)| self.batches(header).is_some())
+        self.progress.is_some()
+            || self.queue.front().is_some_and(|(header, _)| self.batches(header).is_some())
     }
 
     /// The batches that a header names, in the order of execution, if all are here.
@@ -143,14 +169,19 @@ impl ExecutionRole {
     /// Executes what is ready, up to a bounded amount.
     pub(crate) fn run(&mut self, effects: &mut Vec<Effect>) -> Turn {
         let mut turn = Turn::default();
-        let mut bytes = 0;
-        while bytes < TURN_BYTES_MAX
+        while turn.bytes < TURN_BYTES_MAX
             && let Some((header, position)) = self.queue.front().cloned()
-            && let Some(batches) = self.batches(&header)
         {
-            self.queue.pop_front();
-            bytes += batches.iter().map(|batch| batch.bytes()).sum::<usize>();
-            self.execute(&header, position, &batches, &mut turn);
+            let ready = |batches| Progress { batches, batch: 0, bundle: 0 };
+            let Some(mut progress) = self.progress.take().or_else(|| self.batches(&header).map(ready)) else {
+                break;
+            };
+            if self.execute_bundles(&header, &mut progress, &mut turn) {
+                self.queue.pop_front();
+                self.finish(&header, position, &mut turn);
+            } else {
+                self.progress = Some(progress);
+            }
         }
         if turn.progress {
             turn.tips = self
@@ -158,20 +189,38 @@ impl ExecutionRole {
                 .iter()
                 .map(|(lane, (upto, chain))| LaneTip { lane: *lane, upto: *upto, chain: *chain })
                 .collect();
+        }
+        if turn.bundles > 0 {
             effects.push(Effect::Executed { bundles: turn.bundles, operations: turn.operations });
         }
         turn
     }
 
-    fn execute(&mut self, header: &Header, position: Position, batches: &[Arc<Batch>], turn: &mut Turn) {
+    /// Executes bundles until the header or the turn is at its end; says whether the header is.
+    fn execute_bundles(&mut self, header: &Header, progress: &mut Progress, turn: &mut Turn) -> bool {
         let context = Context { seq: header.seq, timestamp: header.timestamp };
-        for batch in batches {
-            self.execute_batch(context, batch, turn);
+        while let Some(batch) = progress.batches.get(progress.batch) {
+            while let Some(bundle) = batch.bundles().get(progress.bundle) {
+                if turn.bytes >= TURN_BYTES_MAX {
+                    return false;
+                }
+                self.execute_bundle(context, batch, bundle, turn);
+                progress.bundle += 1;
+            }
+            progress.batch += 1;
+            progress.bundle = 0;
         }
+        true
+    }
+
+    fn finish(&mut self, header: &Header, position: Position, turn: &mut Turn) {
         for tip in &header.cut {
+            let advance = tip.upto.since(self.tip(tip.lane).0);
             self.state.note_lane_tip(tip.lane, tip.upto, tip.chain);
             self.tips.insert(tip.lane, (tip.upto, tip.chain));
-            self.drop_executed(tip);
+            if self.drop_executed(tip) > advance {
+                self.drop_dead_forks(tip);
+            }
         }
         self.state.note_header(header.seq, position.digest, header.timestamp);
         self.executed = position;
@@ -184,38 +233,53 @@ impl ExecutionRole {
         }
     }
 
-    /// Batches at or below an executed tip are of no more use, whatever chain they are on.
-    fn drop_executed(&mut self, tip: &LaneTip) {
+    /// Batches at or below an executed tip are of no more use, whatever chain they are on. Returns their number.
+    fn drop_executed(&mut self, tip: &LaneTip) -> u64 {
         let from = (tip.lane, LaneNumber(0), Digest::ZERO);
         let upto = (tip.lane, tip.upto, Digest([u8::MAX; 32]));
+        let mut dropped = 0;
         while let Some((key, _)) = self.pool.range(from..=upto).next() {
             let key = *key;
             self.pool.remove(&key);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// A fork was dropped at or below an executed tip: what descends from it goes too.
+    fn drop_dead_forks(&mut self, tip: &LaneTip) {
+        let from = (tip.lane, LaneNumber(0), Digest::ZERO);
+        let upto = (tip.lane, LaneNumber(u64::MAX), Digest([u8::MAX; 32]));
+        let above: Vec<Arc<Batch>> =
+            self.pool.range(from..=upto).map(|(_, batch)| Arc::clone(batch)).collect();
+        for batch in above {
+            if !self.descends(&batch) {
+                self.pool.remove(&(batch.lane(), batch.number(), batch.chain()));
+            }
         }
     }
 
-    fn execute_batch(&mut self, context: Context, batch: &Batch, turn: &mut Turn) {
+    fn execute_bundle(&mut self, context: Context, batch: &Batch, bundle: &Bundle, turn: &mut Turn) {
+        turn.bytes += bundle::HEAD_BYTES + batch.body(bundle).len();
+        // A wrong signature condemns its bundle, not the batch; every replica sees the same verdict.
+        if !bundle.signed {
+            return;
+        }
         let home = batch.lane().origin == self.me;
-        for bundle in batch.bundles() {
-            // A wrong signature condemns its bundle, not the batch; every replica sees the same verdict.
-            if !bundle.signed {
-                continue;
+        let operations = batch.operations(bundle);
+        let head = &bundle.head;
+        let (client, session, number) = (&head.client, head.session, head.number);
+        match self.state.execute(context, BundleInput { client, session, number, operations }) {
+            Outcome::Executed(reply) => {
+                turn.bundles += 1;
+                turn.operations += operations.len() as u64;
+                self.reply(&reply, home, turn);
             }
-            let operations = batch.operations(bundle);
-            let head = &bundle.head;
-            let (client, session, number) = (&head.client, head.session, head.number);
-            match self.state.execute(context, BundleInput { client, session, number, operations }) {
-                Outcome::Executed(reply) => {
-                    turn.bundles += 1;
-                    turn.operations += operations.len() as u64;
-                    self.reply(&reply, home, turn);
-                }
-                Outcome::Repeated(reply) | Outcome::Refused(reply) => self.reply(&reply, home, turn),
-                Outcome::Gone { session, number } => {
-                    self.answer(session, number, Seq(0), Digest::ZERO, ReplyBody::Gone, turn);
-                }
-                Outcome::Skipped(_) => {}
+            Outcome::Repeated(reply) | Outcome::Refused(reply) => self.reply(&reply, home, turn),
+            Outcome::Gone { session, number } => {
+                self.answer(session, number, Seq(0), Digest::ZERO, ReplyBody::Gone, turn);
             }
+            Outcome::Skipped(_) => {}
         }
     }
 
@@ -236,6 +300,7 @@ impl ExecutionRole {
     ) {
         let Some(connections) = self.attached.get(&session) else { return };
         let frame = ReplyView { session, number, seq, view: self.view, digest, body }.encode();
+        turn.bytes += connections.len() * frame.bytes().len();
         turn.replies.extend(connections.iter().map(|connection| (*connection, frame.clone())));
     }
 
@@ -243,7 +308,7 @@ impl ExecutionRole {
         ExecutionReport {
             executed: self.executed,
             timestamp: self.timestamp,
-            root: root.then(|| self.state.root()),
+            root: (root && self.progress.is_none()).then(|| self.state.root()),
             sessions: self.state.sessions() as u64,
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),

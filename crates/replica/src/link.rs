@@ -65,6 +65,9 @@ impl LinkRole {
         frame: FrameRef<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Option<FromClient>, Reject> {
+        if !self.clients.contains_key(&connection) {
+            return Ok(None);
+        }
         match frame.kind {
             Kind::Bundle => self.on_bundle(connection, frame, effects).map(|()| None),
             Kind::Attach => {
@@ -81,7 +84,7 @@ impl LinkRole {
         }
     }
 
-    /// Cheap checks first, the signature last, and only then room is taken.
+    /// Cheap checks first, whether there is room included; the signature last; and only then room is taken.
     fn on_bundle(
         &mut self,
         connection: ClientConnection,
@@ -93,14 +96,17 @@ impl LinkRole {
         if &bundle.head.client != client.key.as_bytes() {
             return Err(Reject::ForeignBundle);
         }
-        if !bundle.head.is_signed_by(&self.config, &client.key) {
-            return Err(Reject::BundleSignature);
-        }
-        if !self.lanes.admit(client.link, connection.number, frame.payload, OPEN_PER_CLIENT_MAX) {
+        if !self.lanes.has_room(client.link, connection.number, frame.payload.len(), OPEN_PER_CLIENT_MAX) {
             let busy = Busy { session: bundle.head.session, number: bundle.head.number };
             effects.push(Effect::SendClient { connection, frame: busy.encode() });
             effects.push(Effect::Rejected(Reject::Busy));
+            return Ok(());
         }
+        if !bundle.head.is_signed_by(&self.config, &client.key) {
+            return Err(Reject::BundleSignature);
+        }
+        let admitted = self.lanes.admit(client.link, connection.number, frame.payload, OPEN_PER_CLIENT_MAX);
+        assert!(admitted, "there was room");
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use quorate_wire::message::{
     Status,
 };
 use quorate_wire::{DecodeError, FrameRef, Kind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The ordering role of a replica.
@@ -17,12 +18,16 @@ pub(crate) struct OrderingRole {
     config: Arc<ClusterConfig>,
     me: ReplicaId,
     pub(crate) consensus: Consensus,
+    /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
+    /// large, so each peer gets one of each a tick.
+    statuses: BTreeMap<ReplicaId, Status>,
+    questions: BTreeMap<ReplicaId, FetchHeaders>,
 }
 
 impl OrderingRole {
     pub(crate) fn new(config: Arc<ClusterConfig>, me: ReplicaId, key: SigningKey) -> Self {
         let consensus = Consensus::new(Arc::clone(&config), me, key, quorate_journal::CONSENSUS_JOURNAL);
-        Self { config, me, consensus }
+        Self { config, me, consensus, statuses: BTreeMap::new(), questions: BTreeMap::new() }
     }
 
     /// Takes a consensus frame of a peer: decoded, asked for whether it says anything new, and only then
@@ -65,9 +70,11 @@ impl OrderingRole {
                     consensus.on_certificate(verified.ok_or(Reject::ConsensusSignature)?, out);
                 }
             }
-            Kind::Status => consensus.on_status(from, &Status::from_frame(frame)?, out),
+            Kind::Status => {
+                self.statuses.insert(from, Status::from_frame(frame)?);
+            }
             Kind::FetchHeaders => {
-                consensus.on_fetch_headers(from, &FetchHeaders::from_frame(frame)?, out);
+                self.questions.insert(from, FetchHeaders::from_frame(frame)?);
             }
             Kind::FetchedHeaders => {
                 consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out);
@@ -75,6 +82,16 @@ impl OrderingRole {
             other => return Err(DecodeError::Misplaced(other).into()),
         }
         Ok(())
+    }
+
+    /// The burst of inputs is over: answers what peers have shown and asked in it.
+    pub(crate) fn answer(&mut self, out: &mut Vec<Output>) {
+        for (from, status) in std::mem::take(&mut self.statuses) {
+            self.consensus.on_status(from, &status, out);
+        }
+        for (from, question) in std::mem::take(&mut self.questions) {
+            self.consensus.on_fetch_headers(from, &question, out);
+        }
     }
 
     /// Takes an own message back, now that all it depends on is durable: own votes count like any others.

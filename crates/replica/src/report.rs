@@ -40,7 +40,7 @@ pub struct ExecutionReport {
     pub executed: Position,
     /// Its timestamp.
     pub timestamp: Nanoseconds,
-    /// The root of the state after it, if it was asked for.
+    /// The root of the state after it, if it was asked for and the next header is not executed in part.
     pub root: Option<Digest>,
     /// The number of sessions in the state.
     pub sessions: u64,

@@ -1,0 +1,317 @@
+//! One replica's lanes with the outputs that they made, and everything that an origin or a liar may send them.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use quorate_lanes::{Batch, Destination, Lanes, Output, Reject};
+use quorate_types::{
+    BundleNumber, ClusterConfig, Condition, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn,
+    Nanoseconds, Operation, ReplicaId, SessionId, Tuning,
+};
+use quorate_wire::message::{FetchBatches, LaneAcks, Message, encode_fetched_batches};
+use quorate_wire::{BatchHead, BatchView, Frame, Kind, LaneTip, batch, bundle, testing};
+use std::sync::Arc;
+
+pub(crate) const LINK: LinkId = LinkId(0);
+pub(crate) const JOURNAL: JournalId = JournalId(1);
+pub(crate) const START: Nanoseconds = Nanoseconds::from_millis(1_000_000);
+pub(crate) const R0: ReplicaId = ReplicaId(0);
+pub(crate) const R1: ReplicaId = ReplicaId(1);
+pub(crate) const R2: ReplicaId = ReplicaId(2);
+pub(crate) const R3: ReplicaId = ReplicaId(3);
+
+pub(crate) fn lane_of(origin: ReplicaId) -> LaneId {
+    LaneId { origin, link: LINK }
+}
+
+/// A position as an index into a [`Chain`].
+pub(crate) fn index(number: LaneNumber) -> usize {
+    usize::try_from(number.0).expect("a small number")
+}
+
+/// A bundle of the first client with a value of `bytes` bytes.
+pub(crate) fn bundle_of(config: &ClusterConfig, number: u64, bytes: usize) -> Vec<u8> {
+    let key = testing::client_key();
+    let session = SessionId::derive(&key.public(), 1);
+    let (key_bytes, value) = (number.to_le_bytes().to_vec(), vec![7; bytes]);
+    let set = Operation::Set { key: key_bytes, value, condition: Condition::Always };
+    let mut out = Vec::new();
+    bundle::write(&mut out, config, &key, session, BundleNumber(number), &vec![set]);
+    out
+}
+
+/// Batches that one origin chains, each on the one before.
+#[derive(Clone)]
+pub(crate) struct Chain {
+    pub(crate) lane: LaneId,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) tips: Vec<LaneTip>,
+}
+
+impl Chain {
+    /// `count` batches of one small bundle; `salt` tells the chains of an equivocating origin apart.
+    pub(crate) fn new(config: &ClusterConfig, origin: ReplicaId, count: u64, salt: u64) -> Self {
+        let lane = lane_of(origin);
+        let start = LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO };
+        Self { lane, frames: Vec::new(), tips: vec![start] }.grown(config, count, salt, 16)
+    }
+
+    /// The same chain with more batches.
+    pub(crate) fn grown(mut self, config: &ClusterConfig, count: u64, salt: u64, bytes: usize) -> Self {
+        for _ in 0..count {
+            let tip = self.tip();
+            let content = bundle_of(config, 1000 * salt + tip.upto.0, bytes);
+            self.push(config, &[content]);
+        }
+        self
+    }
+
+    /// The first `count` batches.
+    pub(crate) fn upto(&self, count: usize) -> Self {
+        Self { lane: self.lane, frames: self.frames[..count].to_vec(), tips: self.tips[..=count].to_vec() }
+    }
+
+    pub(crate) fn push(&mut self, config: &ClusterConfig, bundles: &[Vec<u8>]) {
+        let tip = self.tip();
+        let head = BatchHead { lane: self.lane, number: tip.upto.next(), previous: tip.chain };
+        let frame = batch_frame(&head, bundles);
+        let checked = Batch::check(config, frame.clone()).expect("a batch of well-formed bundles");
+        self.tips.push(checked.tip());
+        self.frames.push(frame);
+    }
+
+    pub(crate) fn tip(&self) -> LaneTip {
+        self.tips[self.tips.len() - 1]
+    }
+
+    pub(crate) fn frame(&self, number: usize) -> &Frame {
+        &self.frames[number - 1]
+    }
+
+    /// An answer to a fetch: the batches `from` down to `to`.
+    pub(crate) fn answer(&self, from: usize, to: usize) -> Frame {
+        let payloads = (to..=from).rev().map(|number| self.frame(number).payload());
+        encode_fetched_batches(self.lane, payloads)
+    }
+}
+
+pub(crate) fn batch_frame(head: &BatchHead, bundles: &[Vec<u8>]) -> Frame {
+    Frame::encode(Kind::Batch, |out| {
+        batch::write_head(out, head, bundles.len());
+        bundles.iter().for_each(|bundle| batch::write_bundle(out, bundle));
+    })
+}
+
+/// The lanes of one replica.
+pub(crate) struct Node {
+    pub(crate) config: Arc<ClusterConfig>,
+    pub(crate) lanes: Lanes,
+    pub(crate) me: ReplicaId,
+    pub(crate) now: Nanoseconds,
+    /// What was put out since it was last taken.
+    pub(crate) out: Vec<Output>,
+    next_bundle: u64,
+}
+
+impl Node {
+    /// A replica of four with all others connected, whose first tick is over.
+    pub(crate) fn new(me: ReplicaId) -> Self {
+        Self::with(me, |_| ())
+    }
+
+    pub(crate) fn with(me: ReplicaId, tune: impl FnOnce(&mut Tuning)) -> Self {
+        let mut tuning = Tuning::default();
+        tune(&mut tuning);
+        let config = Arc::new(testing::config_with_links(4, 1).with_tuning(tuning));
+        let lanes = Lanes::new(Arc::clone(&config), me, &[LINK], JOURNAL);
+        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0 };
+        for peer in node.peers() {
+            node.lanes.on_connected(peer, LINK);
+        }
+        node.tick();
+        node.out.clear();
+        node
+    }
+
+    pub(crate) fn peers(&self) -> Vec<ReplicaId> {
+        self.config.replica_ids().filter(|id| *id != self.me).collect()
+    }
+
+    /// Admits a bundle of owner 1.
+    pub(crate) fn admit(&mut self, bytes: usize) -> bool {
+        self.next_bundle += 1;
+        let bundle = bundle_of(&self.config, self.next_bundle, bytes);
+        self.lanes.admit(LINK, 1, &bundle, 1000)
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.lanes.on_tick_end(self.now, &mut self.out);
+    }
+
+    /// Lets the retransmission timer pass, `times` times.
+    pub(crate) fn wait(&mut self, times: u64) {
+        for _ in 0..times {
+            self.now = self.now.plus(self.config.tuning().retransmit.0);
+            self.tick();
+        }
+    }
+
+    pub(crate) fn batch(&mut self, frame: &Frame) -> Result<(), Reject> {
+        let from = ReplicaId(frame.payload()[0]);
+        self.lanes.on_batch(from, LINK, frame.as_frame_ref(), &mut self.out)
+    }
+
+    pub(crate) fn receive(&mut self, chain: &Chain, numbers: std::ops::RangeInclusive<usize>) {
+        for number in numbers {
+            self.batch(chain.frame(number)).expect("a batch that continues its lane");
+        }
+    }
+
+    pub(crate) fn ack(&mut self, from: ReplicaId, tip: LaneTip) {
+        self.acks(from, false, vec![tip]);
+    }
+
+    pub(crate) fn acks(&mut self, from: ReplicaId, full: bool, tips: Vec<LaneTip>) {
+        self.lanes.on_acks(from, LINK, &LaneAcks { full, tips }).expect("lanes of this link");
+    }
+
+    pub(crate) fn want(&mut self, tip: LaneTip) {
+        self.lanes.want(self.now, tip, &mut self.out);
+    }
+
+    pub(crate) fn fetched(&mut self, from: ReplicaId, frame: &Frame) -> Result<(), Reject> {
+        self.lanes.on_fetched(self.now, from, LINK, frame.as_frame_ref(), &mut self.out)
+    }
+
+    /// Asks as `from` and returns the numbers of the batches in the answer.
+    pub(crate) fn asked(&mut self, from: ReplicaId, tip: LaneTip, above: u64) -> Vec<u64> {
+        let (lane, upto, chain) = (tip.lane, tip.upto, tip.chain);
+        let question = FetchBatches { lane, upto, chain, above: LaneNumber(above) };
+        self.lanes.on_fetch(from, LINK, &question).expect("a lane of this link");
+        self.take();
+        self.tick();
+        let mut answers = self.take().answers();
+        assert_eq!(answers.len(), 1, "one answer");
+        let (to, numbers) = answers.remove(0);
+        assert_eq!(to, from);
+        numbers
+    }
+
+    pub(crate) fn take(&mut self) -> Outputs {
+        Outputs(std::mem::take(&mut self.out))
+    }
+}
+
+/// What was put out, to be looked at.
+pub(crate) struct Outputs(pub(crate) Vec<Output>);
+
+impl Outputs {
+    /// Frames of one kind: to whom, the frame, and what must be durable first.
+    pub(crate) fn sent(&self, kind: Kind) -> Vec<(Destination, Frame, Option<Lsn>)> {
+        let of_kind = |output: &Output| match output {
+            Output::Send { to, frame, after, .. } if frame.kind() == kind => {
+                Some((*to, frame.clone(), *after))
+            }
+            _ => None,
+        };
+        self.0.iter().filter_map(of_kind).collect()
+    }
+
+    /// Batches sent to all: number and number of bundles.
+    pub(crate) fn broadcasts(&self) -> Vec<(u64, usize)> {
+        let view = |frame: &Frame| {
+            let view = BatchView::parse(frame.payload()).expect("an own batch");
+            (view.head.number.0, view.bundles.len())
+        };
+        let all = self.sent(Kind::Batch).into_iter().filter(|(to, ..)| *to == Destination::Others);
+        all.map(|(_, frame, _)| view(&frame)).collect()
+    }
+
+    /// Batches sent again to one peer.
+    pub(crate) fn resent(&self, peer: ReplicaId) -> Vec<u64> {
+        let to_peer = self.sent(Kind::Batch).into_iter().filter(|(to, ..)| *to == Destination::One(peer));
+        to_peer.map(|(_, frame, _)| batch::parse_head(frame.payload()).expect("a batch").number.0).collect()
+    }
+
+    /// Cumulative acknowledgements with what must be durable first.
+    pub(crate) fn acknowledgements(&self) -> Vec<(LaneTip, Lsn)> {
+        let tips = |output: &Output| match output {
+            Output::Acknowledge { acks, after, .. } => {
+                assert!(!acks.full);
+                acks.tips.iter().map(|tip| (*tip, *after)).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.0.iter().flat_map(tips).collect()
+    }
+
+    /// Full acknowledgements: to whom, of one lane, with what must be durable first.
+    pub(crate) fn frontiers(&self, lane: LaneId) -> Vec<(ReplicaId, u64, Option<Lsn>)> {
+        let of_lane = |(to, frame, after): (Destination, Frame, Option<Lsn>)| {
+            let Destination::One(peer) = to else { panic!("a frontier for all") };
+            let acks = LaneAcks::decode(frame.payload()).expect("own acknowledgements");
+            let tip = acks.tips.iter().find(|tip| tip.lane == lane).expect("all lanes");
+            assert!(acks.full);
+            (peer, tip.upto.0, after)
+        };
+        self.sent(Kind::LaneAcks).into_iter().map(of_lane).collect()
+    }
+
+    pub(crate) fn questions(&self) -> Vec<(ReplicaId, FetchBatches)> {
+        let question = |(to, frame, _): (Destination, Frame, Option<Lsn>)| match to {
+            Destination::One(peer) => (peer, FetchBatches::decode(frame.payload()).expect("a question")),
+            Destination::Others => panic!("a question for all"),
+        };
+        self.sent(Kind::FetchBatches).into_iter().map(question).collect()
+    }
+
+    /// The one question that was asked.
+    pub(crate) fn question(&self) -> (ReplicaId, FetchBatches) {
+        let questions = self.questions();
+        assert_eq!(questions.len(), 1, "one question: {questions:?}");
+        questions[0].clone()
+    }
+
+    /// Answers to fetches: to whom, and the numbers in them.
+    pub(crate) fn answers(&self) -> Vec<(ReplicaId, Vec<u64>)> {
+        let answer = |(to, frame, _): (Destination, Frame, Option<Lsn>)| {
+            let Destination::One(peer) = to else { panic!("an answer for all") };
+            let (_, payloads) =
+                quorate_wire::message::decode_fetched_batches(frame.payload()).expect("an own answer");
+            let number = |payload: &&[u8]| batch::parse_head(payload).expect("a batch").number.0;
+            (peer, payloads.iter().map(number).collect())
+        };
+        self.sent(Kind::FetchedBatches).into_iter().map(answer).collect()
+    }
+
+    pub(crate) fn held(&self) -> Vec<Arc<Batch>> {
+        let held = |output: &Output| match output {
+            Output::Held(batch) => Some(Arc::clone(batch)),
+            _ => None,
+        };
+        self.0.iter().filter_map(held).collect()
+    }
+
+    pub(crate) fn held_numbers(&self) -> Vec<u64> {
+        self.held().iter().map(|batch| batch.number().0).collect()
+    }
+
+    pub(crate) fn appended(&self) -> Vec<Lsn> {
+        let lsn = |output: &Output| match output {
+            Output::Append { lsn, .. } => Some(*lsn),
+            _ => None,
+        };
+        self.0.iter().filter_map(lsn).collect()
+    }
+
+    pub(crate) fn progress(&self, lane: LaneId) -> Vec<LaneUpdate> {
+        let update = |output: &Output| match output {
+            Output::Progress(update) if update.lane == lane => Some(update.clone()),
+            _ => None,
+        };
+        self.0.iter().filter_map(update).collect()
+    }
+
+    /// Weak and quorum tip in the last report of a lane.
+    pub(crate) fn tips(&self, lane: LaneId) -> Option<(u64, u64)> {
+        self.progress(lane).last().map(|update| (update.weak.0, update.quorum.0))
+    }
+}

@@ -1,0 +1,177 @@
+//! An origin that equivocates: what was acknowledged stays to be had, what is committed wins, nothing executed is
+//! replaced, and memory stays bounded.
+
+mod common;
+
+use common::*;
+use quorate_lanes::Reject;
+use quorate_types::LaneNumber;
+
+/// r3's lane forks after 5: A6 on one side, B6', B7' on the other.
+fn forked(node: &Node) -> (Chain, Chain) {
+    let trunk = Chain::new(&node.config, R3, 5, 1);
+    (trunk.clone().grown(&node.config, 1, 1, 16), trunk.grown(&node.config, 2, 2, 16))
+}
+
+/// r0 holds and has acknowledged A6; r2 and the liar r3 acknowledge B7', and rule (b) brings B here.
+fn switched() -> (Node, Chain, Chain) {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.tick();
+    for tip in [a.tips[5], a.tips[6]] {
+        node.ack(R0, tip);
+        node.ack(R1, tip);
+    }
+    node.ack(R2, b.tips[7]);
+    node.ack(R3, b.tips[7]);
+    node.wait(2);
+    let (server, question) = node.take().question();
+    assert_eq!((question.upto, question.chain), (LaneNumber(7), b.tips[7].chain));
+    node.fetched(server, &b.answer(7, 1)).expect("an honest answer");
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [6, 7]);
+    let update = &outputs.progress(lane_of(R3))[0];
+    assert_eq!((update.first, update.before), (LaneNumber(6), a.tips[5].chain));
+    assert_eq!(outputs.acknowledgements()[0].0, b.tips[7]);
+    (node, a, b)
+}
+
+/// lanes-1: what was acknowledged and given up for another chain may be what gets committed.
+#[test]
+fn what_rule_b_replaced_is_still_served() {
+    let (mut node, a, b) = switched();
+    assert_eq!(node.asked(R2, a.tips[6], 0), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(node.asked(R2, b.tips[7], 5), [7, 6]);
+}
+
+/// lanes-1: a committed header names the chain that was given up.
+#[test]
+fn a_wanted_chain_that_was_set_aside_comes_back_without_a_fetch() {
+    let (mut node, a, b) = switched();
+    node.want(a.tips[6]);
+    node.tick();
+    let outputs = node.take();
+    assert!(outputs.questions().is_empty());
+    assert!(outputs.appended().is_empty(), "it lies in the journal already");
+    let update = &outputs.progress(lane_of(R3))[0];
+    assert_eq!((update.first, update.entries[0].chain), (LaneNumber(6), a.tips[6].chain));
+    assert_eq!(outputs.acknowledgements()[0].0, a.tips[6]);
+    node.lanes.on_executed(&[a.tips[6]]);
+    let more = a.clone().grown(&node.config, 2, 1, 16);
+    node.receive(&more, 7..=8);
+    assert_eq!(node.asked(R1, b.tips[7], 5), Vec::<u64>::new(), "the fork is dead and gone");
+    let alive: usize = more.frames.iter().map(|frame| frame.bytes().len()).sum();
+    assert_eq!(node.lanes.held_bytes(), alive);
+}
+
+/// lanes-1: execution knows the committed chain before this lane does.
+#[test]
+fn executed_on_the_other_chain_the_lane_goes_back_to_it() {
+    let (mut node, a, b) = switched();
+    node.lanes.on_executed(&[a.tips[6]]);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.progress(lane_of(R3))[0].entries[0].chain, a.tips[6].chain);
+    let more = a.clone().grown(&node.config, 1, 1, 16);
+    node.receive(&more, 7..=7);
+    assert_eq!(node.batch(b.frame(7)), Err(Reject::Fork));
+    assert_eq!(node.asked(R2, more.tip(), 0), [7, 6, 5, 4, 3, 2, 1]);
+    node.want(more.tips[7]);
+    assert!(node.take().questions().is_empty());
+}
+
+#[test]
+fn a_lane_whose_executed_tip_was_never_here_goes_on_from_it() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&b, 1..=7);
+    node.tick();
+    node.take();
+    let a = a.grown(&node.config, 4, 1, 16);
+    node.lanes.on_executed(&[a.tips[8]]);
+    node.tick();
+    assert_eq!(node.lanes.held_bytes(), 0);
+    node.receive(&a, 9..=9);
+    node.tick();
+    let outputs = node.take();
+    let update = outputs.progress(lane_of(R3)).pop().unwrap();
+    assert_eq!((update.first, update.before), (LaneNumber(9), a.tips[8].chain));
+    assert_eq!(outputs.acknowledgements()[0].0, a.tips[9]);
+}
+
+#[test]
+fn a_committed_fork_replaces_the_unexecuted_part() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.lanes.on_executed(&[a.tips[4]]);
+    node.want(b.tips[7]);
+    let (server, _) = node.take().question();
+    node.fetched(server, &b.answer(7, 5)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [6, 7], "5 is on both");
+    assert_eq!(outputs.acknowledgements()[0].0, b.tips[7]);
+}
+
+#[test]
+fn an_executed_batch_is_never_replaced() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.want(b.tips[7]);
+    let (server, _) = node.take().question();
+    node.lanes.on_executed(&[a.tips[6]]);
+    assert_eq!(node.fetched(server, &b.answer(7, 1)), Ok(()));
+    node.tick();
+    let outputs = node.take();
+    assert!(outputs.held().is_empty());
+    assert_eq!(node.asked(R1, a.tips[6], 5), [6]);
+}
+
+#[test]
+fn rule_b_does_not_replace_what_a_quorum_acknowledged() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    for replica in [R0, R1, R3] {
+        node.ack(replica, a.tips[6]);
+    }
+    node.ack(R2, b.tips[7]);
+    node.ack(R3, b.tips[7]);
+    node.tick();
+    node.take();
+    node.wait(2);
+    let (server, _) = node.take().question();
+    node.fetched(server, &b.answer(7, 1)).unwrap();
+    node.tick();
+    assert!(node.take().held().is_empty());
+    assert_eq!(node.asked(R1, a.tips[6], 5), [6]);
+}
+
+/// An origin that makes two honest sides follow each other's forks cannot fill memory.
+#[test]
+fn what_is_set_aside_counts_against_the_budget() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_open_max = 1000);
+    let trunk = Chain::new(&node.config, R3, 1, 1);
+    node.receive(&trunk, 1..=1);
+    for round in 2..30 {
+        let fork = trunk.clone().grown(&node.config, round, round, 16);
+        for replica in [R2, R3] {
+            node.acks(replica, true, vec![fork.tip()]);
+        }
+        node.wait(3);
+        for (server, question) in node.take().questions() {
+            let upto = index(question.upto);
+            if fork.tips[upto].chain == question.chain {
+                node.fetched(server, &fork.answer(upto, 1)).unwrap();
+            }
+        }
+        node.take();
+        assert!(node.lanes.held_bytes() < 4000 + 30 * 400, "round {round}: {}", node.lanes.held_bytes());
+    }
+    node.lanes.on_executed(&[trunk.tips[1]]);
+    assert!(node.lanes.held_bytes() > 0);
+}

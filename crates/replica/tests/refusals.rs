@@ -1,0 +1,275 @@
+//! What clients and peers may not do, that it is counted, and that any bytes are answered without a panic.
+
+mod cluster;
+
+use cluster::*;
+use proptest::prelude::*;
+use quorate_replica::Reject;
+use quorate_types::{BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, SessionId, View, limits};
+use quorate_wire::message::{FetchHeaders, LaneAcks, Message, ReportRequest, Status};
+use quorate_wire::{DecodeError, Frame, Kind, LaneTip, Position, bundle, header, testing};
+
+fn frame(kind: Kind, payload: &[u8]) -> Frame {
+    Frame::encode(kind, |out| out.extend_from_slice(payload))
+}
+
+/// A client sends one frame: its connection is closed for `reject`, counted once, and what it sends after that
+/// in the same burst is not looked at.
+fn is_refused(frame: impl Fn(&Cluster, &Client) -> Frame, expected: impl Fn(Reject) -> bool) {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    cluster.run();
+    let refused = frame(&cluster, &client);
+    for _ in 0..3 {
+        cluster.client_frame(R1, client.connections[1], &refused);
+    }
+    client.send(&mut cluster, R1, 1, &vec![set("a", 1)]);
+    cluster.run();
+    assert_eq!(cluster.closed_clients.len(), 1);
+    let (replica, connection, reject) = cluster.closed_clients[0];
+    assert_eq!((replica, connection), (R1, client.connections[1]));
+    assert!(expected(reject), "{reject:?}");
+    assert_eq!(cluster.rejects, [(R1, reject)]);
+    assert!(Reject::LABELS.contains(&reject.label()));
+    assert_eq!(client.replies(&cluster, R0).len(), 1, "nothing else was taken");
+}
+
+#[test]
+fn a_bundle_of_another_client_is_refused() {
+    is_refused(
+        |cluster, _| {
+            let (key, mut bytes) = (testing::client_key_number(1), Vec::new());
+            let session = SessionId::derive(&key.public(), 1);
+            bundle::write(&mut bytes, &cluster.config, &key, session, BundleNumber(1), &vec![set("a", 1)]);
+            frame(Kind::Bundle, &bytes)
+        },
+        |reject| reject == Reject::ForeignBundle,
+    );
+}
+
+#[test]
+fn a_forged_signature_is_refused() {
+    is_refused(
+        |cluster, client| {
+            let good = client.bundle(&cluster.config, 1, &vec![set("a", 1)]);
+            let mut bytes = good.payload().to_vec();
+            bytes[72] ^= 1;
+            frame(Kind::Bundle, &bytes)
+        },
+        |reject| reject == Reject::BundleSignature,
+    );
+}
+
+#[test]
+fn a_bundle_over_a_limit_is_refused() {
+    is_refused(
+        |cluster, client| {
+            let many = vec![get("a"); limits::BUNDLE_OPERATIONS_MAX + 1];
+            client.bundle(&cluster.config, 1, &many)
+        },
+        |reject| matches!(reject, Reject::Malformed(DecodeError::Limit { .. })),
+    );
+    is_refused(
+        |cluster, client| client.bundle(&cluster.config, 1, &vec![set("a", limits::VALUE_BYTES_MAX); 4]),
+        |reject| matches!(reject, Reject::Malformed(DecodeError::Limit { .. })),
+    );
+    is_refused(
+        |cluster, client| client.bundle(&cluster.config, 1, &vec![]),
+        |reject| matches!(reject, Reject::Malformed(DecodeError::Limit { .. })),
+    );
+}
+
+#[test]
+fn frames_that_have_no_place_on_a_client_connection_are_refused() {
+    for kind in Kind::ALL {
+        if matches!(kind, Kind::Bundle | Kind::Attach | Kind::ReportRequest) {
+            is_refused(|_, _| frame(*kind, &[1, 2, 3]), |reject| matches!(reject, Reject::Malformed(_)));
+        } else {
+            let misplaced = Reject::Malformed(DecodeError::Misplaced(*kind));
+            is_refused(|_, _| frame(*kind, &[1, 2, 3]), |reject| reject == misplaced);
+        }
+    }
+}
+
+#[test]
+fn frames_that_have_no_place_between_replicas_close_the_link() {
+    for kind in Kind::ALL {
+        let mut cluster = Cluster::new(4, 1, 1);
+        cluster.inject(R3, R1, &frame(*kind, &[1, 2, 3]));
+        cluster.run();
+        let closed = cluster.closed_peers.first().map(|(me, peer, _)| (*me, *peer));
+        assert_eq!(closed, Some((R1, R3)), "{kind:?}");
+        assert!(matches!(cluster.rejects[..], [(R1, Reject::Malformed(_))]));
+    }
+}
+
+#[test]
+fn consensus_has_no_place_on_another_link() {
+    let mut cluster = Cluster::new(4, 2, 2);
+    let commit = frame(Kind::Commit, &[0; 56]);
+    let link = LinkId(1);
+    let input = quorate_replica::Input::PeerFrame { peer: R3, link, frame: commit.as_frame_ref() };
+    cluster.peer_input(R1, link, input);
+    assert_eq!(cluster.closed_peers[0].2, Reject::Malformed(DecodeError::Misplaced(Kind::Commit)));
+}
+
+/// At the cap a client is told to come again later, without the cost of a signature check.
+#[test]
+fn a_client_with_too_much_open_is_told_so() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    cluster.run();
+    let cap = 2 * u64::try_from(limits::OPEN_BUNDLES_MAX).unwrap();
+    for number in 1..=cap + 2 {
+        client.send(&mut cluster, R0, number, &vec![set("a", 1)]);
+    }
+    let good = client.bundle(&cluster.config.clone(), cap + 3, &vec![set("a", 1)]);
+    let mut forged = good.payload().to_vec();
+    forged[72] ^= 1;
+    cluster.client_frame(R0, client.connections[0], &frame(Kind::Bundle, &forged));
+    let busy: Vec<_> = cluster.to_clients.iter().filter(|(_, _, frame)| frame.kind() == Kind::Busy).collect();
+    let numbers: Vec<u64> = busy
+        .iter()
+        .map(|(_, _, frame)| quorate_wire::message::Busy::decode(frame.payload()).unwrap().number.0)
+        .collect();
+    assert_eq!(numbers, [cap + 1, cap + 2, cap + 3]);
+    assert_eq!(cluster.rejects, [(R0, Reject::Busy); 3]);
+    assert!(cluster.closed_clients.is_empty());
+    cluster.run();
+    assert_eq!(client.replies(&cluster, R0).len(), 1 + usize::try_from(cap).unwrap());
+    client.send(&mut cluster, R0, cap + 1, &vec![set("a", 1)]);
+    cluster.run();
+    assert_eq!(client.replies(&cluster, R0).len(), 2 + usize::try_from(cap).unwrap(), "room again");
+}
+
+#[test]
+fn every_reject_has_a_label_that_is_listed_once() {
+    use quorate_consensus::Reject as Consensus;
+    let all = [
+        Reject::Malformed(DecodeError::HeaderChecksum),
+        Reject::ForeignBundle,
+        Reject::BundleSignature,
+        Reject::Busy,
+        Reject::ForeignBatch,
+        Reject::BatchGap,
+        Reject::BatchFork,
+        Reject::LaneBudget,
+        Reject::FetchMismatch,
+        Reject::ConsensusSignature,
+        Reject::Handshake,
+        Reject::Consensus(Consensus::Parent),
+        Reject::Consensus(Consensus::Epoch),
+        Reject::Consensus(Consensus::Timestamp),
+        Reject::Consensus(Consensus::Cut),
+        Reject::Consensus(Consensus::Equivocation),
+        Reject::Consensus(Consensus::DoubleVote),
+        Reject::Consensus(Consensus::FetchMismatch),
+        Reject::Consensus(Consensus::Certificate),
+    ];
+    let labels: Vec<&str> = all.iter().map(Reject::label).collect();
+    assert_eq!(labels, Reject::LABELS);
+}
+
+/// A small frame may ask for a large answer: one burst gets one (lanes-2, lanes-8).
+#[test]
+fn a_flood_of_questions_in_one_burst_gets_one_answer() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    cluster.run();
+    for number in 1..=20 {
+        client.send(&mut cluster, R0, number, &vec![set("a", 1)]);
+        cluster.run();
+    }
+    let genesis = header::genesis(cluster.config.digest());
+    let position = cluster.machine(R0).cores[0].audit().committed.unwrap();
+    let status = Status {
+        view: View(0),
+        stable: genesis,
+        accepted: genesis,
+        prepared: genesis,
+        committed: genesis,
+        executed: genesis,
+    };
+    let lane = LaneId { origin: R0, link: LinkId(0) };
+    let start = LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO };
+    cluster.sent.clear();
+    for _ in 0..200 {
+        cluster.inject(R3, R0, &status.encode());
+        cluster.inject(R3, R0, &FetchHeaders { last: position, above: Seq(0) }.encode());
+        cluster.inject(R3, R0, &LaneAcks { full: true, tips: vec![start; 100] }.encode());
+    }
+    assert!(cluster.sent.is_empty(), "nothing before the end of the burst");
+    cluster.run();
+    assert_eq!(cluster.sent_by(R0, Kind::FetchedHeaders).len(), 1);
+    assert_eq!(cluster.sent_by(R0, Kind::Batch).len(), 21);
+    assert!(cluster.sent.len() < 300, "{}", cluster.sent.len());
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop::sample::select(Kind::ALL)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_of_a_peer_or_a_client_change_nothing(
+        frames in prop::collection::vec((kind(), prop::collection::vec(any::<u8>(), 0..250), any::<bool>()), 1..12),
+    ) {
+        let mut cluster = Cluster::new(4, 1, 1);
+        let stranger = cluster.connect(R0, CoreId(0), &testing::client_key_number(5));
+        for (kind, payload, of_client) in frames {
+            let frame = frame(kind, &payload);
+            if of_client {
+                cluster.client_frame(R0, stranger, &frame);
+            } else {
+                cluster.inject(R3, R0, &frame);
+            }
+        }
+        cluster.wait(2);
+        let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+        cluster.run();
+        for replica in cluster.ids() {
+            prop_assert_eq!(client.replies(&cluster, replica).len(), 1);
+        }
+    }
+
+    /// Messages that are well formed and say anything.
+    #[test]
+    fn any_positions_of_a_peer_change_nothing(
+        seqs in prop::collection::vec(prop_oneof![0u64..5, Just(u64::MAX), any::<u64>()], 6),
+        digest in any::<[u8; 32]>(),
+    ) {
+        let mut cluster = Cluster::new(4, 1, 1);
+        let at = |index: usize| Position { seq: Seq(seqs[index]), digest: Digest(digest) };
+        let status = Status {
+            view: View(seqs[0] % 2),
+            stable: at(1),
+            accepted: at(2),
+            prepared: at(3),
+            committed: at(4),
+            executed: at(5),
+        };
+        let lane = LaneId { origin: R1, link: LinkId(0) };
+        let tips = vec![LaneTip { lane, upto: LaneNumber(seqs[0]), chain: Digest(digest) }];
+        cluster.inject(R3, R0, &status.encode());
+        cluster.inject(R3, R0, &FetchHeaders { last: at(1), above: Seq(seqs[2]) }.encode());
+        cluster.inject(R3, R0, &LaneAcks { full: true, tips }.encode());
+        cluster.inject(R3, R0, &quorate_wire::message::Commit { view: View(0), position: at(3) }.encode());
+        cluster.wait(2);
+        let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+        cluster.wait(2);
+        for replica in cluster.ids() {
+            prop_assert_eq!(client.replies(&cluster, replica).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_report_is_for_known_connections_only() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let connection = quorate_replica::ClientConnection { core: CoreId(0), number: 99 };
+    cluster.client_frame(R0, connection, &ReportRequest { root: true }.encode());
+    cluster.run();
+    assert!(cluster.reports.is_empty());
+}
