@@ -8,13 +8,13 @@
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output, Reject};
 use crate::votes::nth_highest;
-use quorate_types::{After, Nanoseconds, ReplicaId, Seq, limits};
+use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;
 
-/// After so many retransmission times without an answer another server is asked; twice as many after each
-/// failure in a row, up to [`ANSWER_TIME_MAX`].
+/// After so many retransmission times without an answer another server is asked; twice as many after each round of
+/// all servers, up to [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
 const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
@@ -24,8 +24,8 @@ pub(crate) struct Sync {
     fetch: Option<Fetch>,
     /// Since when this replica has known that it is behind, or has given a fetch up.
     behind_since: Option<Nanoseconds>,
-    /// Counts fetches in a row that did not help, so that the next server is another and has more time.
-    failures: u32,
+    /// Whom to ask next.
+    rounds: Rounds,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,6 @@ impl Sync {
 
     fn abandon(&mut self, now: Nanoseconds) {
         self.fetch = None;
-        self.failures += 1;
         self.behind_since = Some(now);
     }
 }
@@ -98,14 +97,15 @@ impl Consensus {
         let targets = self.targets_ahead();
         if targets.is_empty() {
             self.sync.behind_since = None;
-            self.sync.failures = 0;
+            self.sync.rounds.reset();
             return;
         }
         let since = *self.sync.behind_since.get_or_insert(now);
         if now.since(since) < self.tuning.retransmit.0 {
             return;
         }
-        let (server, target) = targets[self.sync.failures as usize % targets.len()];
+        let Some(server) = self.sync.rounds.next(targets.iter().map(|(replica, _)| *replica)) else { return };
+        let Some((_, target)) = targets.into_iter().find(|(replica, _)| *replica == server) else { return };
         let answers = target.seq.since(committed) / (self.tuning.fetch_headers_max as u64) + 2;
         let ends = now.plus(self.answer_time().saturating_mul(answers));
         self.sync.fetch = Some(Fetch {
@@ -123,8 +123,7 @@ impl Consensus {
 
     /// How long a server may take, in nanoseconds.
     fn answer_time(&self) -> u64 {
-        let doubled = 1u64 << self.sync.failures.min(16);
-        (ANSWER_TIMES * self.tuning.retransmit.0).saturating_mul(doubled).min(ANSWER_TIME_MAX.0)
+        self.sync.rounds.patience(ANSWER_TIMES * self.tuning.retransmit.0, ANSWER_TIME_MAX.0)
     }
 
     /// What would prove something new, with who may serve it; empty unless a certificate or f+1 claims say that
@@ -257,7 +256,7 @@ impl Consensus {
             return;
         }
         self.sync.behind_since = None;
-        self.sync.failures = 0;
+        self.sync.rounds.reset();
         self.adopt(attach.seq, headers, out);
     }
 

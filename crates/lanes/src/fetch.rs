@@ -3,14 +3,14 @@
 use crate::acknowledgements::nth_highest;
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
-use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId};
+use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Rounds};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
 use quorate_wire::{FrameRef, LaneTip, batch};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// After so many retransmission times without an answer another server is asked; twice as many after each
-/// failure in a row, up to [`ANSWER_TIME_MAX`].
+/// After so many retransmission times without an answer another server is asked; twice as many after each round of
+/// all servers, up to [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
 const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
@@ -20,8 +20,8 @@ pub(crate) struct Fetches {
     /// Tips that committed headers name, ascending; fetched oldest first.
     wanted: VecDeque<LaneTip>,
     current: Option<Fetch>,
-    /// Counts servers in a row that did not help, so that the next one is another and has more time.
-    attempt: usize,
+    /// Whom to ask next.
+    rounds: Rounds,
 }
 
 #[derive(Debug)]
@@ -49,13 +49,11 @@ impl Fetches {
 
     /// Until when a server may take that is asked now.
     fn expires(&self, now: Nanoseconds, retransmit: Nanoseconds) -> Nanoseconds {
-        let doubled = 1u64 << self.attempt.min(16);
-        now.plus((ANSWER_TIMES * retransmit.0).saturating_mul(doubled).min(ANSWER_TIME_MAX.0))
+        now.plus(self.rounds.patience(ANSWER_TIMES * retransmit.0, ANSWER_TIME_MAX.0))
     }
 
     fn abandon(&mut self) {
         self.current = None;
-        self.attempt += 1;
     }
 }
 
@@ -81,10 +79,10 @@ impl Lanes {
             share.fetches.wanted.pop_front();
         }
         let Some(tip) = share.fetches.wanted.front().copied() else { return };
-        if share.fetches.current.as_ref().is_some_and(|fetch| fetch.is_final) || servers.is_empty() {
+        if share.fetches.current.as_ref().is_some_and(|fetch| fetch.is_final) {
             return;
         }
-        let server = servers[share.fetches.attempt % servers.len()];
+        let Some(server) = share.fetches.rounds.next(servers.iter().copied()) else { return };
         self.start_fetch(now, tip, true, server, out);
     }
 
@@ -146,7 +144,13 @@ impl Lanes {
         if ahead.len() < weak {
             return;
         }
-        let (server, upto, chain) = ahead[share.fetches.attempt % ahead.len()];
+        // The origin sends by itself whenever it can: it is asked last.
+        let others = ahead.iter().map(|(replica, ..)| *replica).filter(|replica| *replica != lane.origin);
+        let candidates = others.chain(ahead.iter().map(|(replica, ..)| *replica));
+        let Some(server) = share.fetches.rounds.next(candidates) else { return };
+        let Some((_, upto, chain)) = ahead.iter().copied().find(|(replica, ..)| *replica == server) else {
+            return;
+        };
         self.start_fetch(now, LaneTip { lane, upto, chain }, false, server, out);
     }
 
@@ -258,8 +262,8 @@ impl Lanes {
         }
         let Some(share) = self.share_mut(lane) else { return };
         let useful = !batches.is_empty() && floor >= share.lane.executed();
-        share.fetches.attempt = if useful { 0 } else { share.fetches.attempt + 1 };
         if useful {
+            share.fetches.rounds.reset();
             share.lane.truncate(floor);
             batches.into_iter().for_each(|batch| self.hold(batch, out));
         }

@@ -21,6 +21,7 @@ pub struct OpenBundle {
 pub struct Client {
     /// The session core.
     pub session: Session,
+    secret: SigningKey,
     /// The public key.
     pub key: [u8; 32],
     /// The connections, by replica.
@@ -45,14 +46,10 @@ impl Client {
         index: usize,
         plan: WorkloadPlan,
     ) -> Self {
-        let timing = Timing {
-            patience: Nanoseconds::from_millis(150),
-            patience_max: Nanoseconds::from_millis(1200),
-            ..Timing::default()
-        };
         let public = *key.public().as_bytes();
         Self {
-            session: Session::new(config, key, 1, home).with_timing(timing),
+            session: Session::new(config, key.clone(), 1, home).with_timing(timing()),
+            secret: key,
             key: public,
             connections: Vec::new(),
             workload: Workload::new(plan, index),
@@ -60,6 +57,15 @@ impl Client {
             open: BTreeMap::new(),
             wake_at: None,
         }
+    }
+
+    /// Forgets what is open and begins the next session. Its connections must be broken.
+    pub fn restart(&mut self, config: Arc<ClusterConfig>) {
+        let (home, counter) = (self.session.home(), self.session.counter() + 1);
+        self.session = Session::new(config, self.secret.clone(), counter, home).with_timing(timing());
+        self.remaining += self.open.len() as u64;
+        self.open.clear();
+        self.wake_at = None;
     }
 
     /// Whether everything that was to be asked was asked and answered.
@@ -93,5 +99,14 @@ impl Client {
             seq,
             results,
         })
+    }
+}
+
+/// Impatient, so that short histories see clients move to other homes.
+fn timing() -> Timing {
+    Timing {
+        patience: Nanoseconds::from_millis(150),
+        patience_max: Nanoseconds::from_millis(1200),
+        ..Timing::default()
     }
 }

@@ -142,6 +142,8 @@ impl Cluster {
     }
 
     fn join_clients(&mut self) {
+        // In a calm history every link stands before there is anything to carry: nobody misses the first batches.
+        let from = Nanoseconds::from_millis(if self.plan.is_calm() { 100 } else { 0 });
         let count = u8::try_from(self.plan.workload.clients).expect("invariant: a few clients");
         for number in 0..count {
             let key = testing::client_key_number(number);
@@ -149,7 +151,7 @@ impl Cluster {
             let index = usize::from(number);
             let mut client = Client::new(Arc::clone(&self.config), key, home, index, self.plan.workload);
             for replica in self.config.replica_ids() {
-                client.connections.push(self.network.add_client(&mut self.queue));
+                client.connections.push(self.network.add_client(from, &mut self.queue));
                 self.routes.push(Route::Client { client: index, replica, there: None });
             }
             self.clients.push(client);
@@ -160,7 +162,9 @@ impl Cluster {
     fn schedule(&mut self) {
         for (fault, what) in self.plan.faults.iter().enumerate() {
             self.queue.push(what.begin, Event::FaultBegins { fault });
-            self.queue.push(what.end, Event::FaultEnds { fault });
+            if !what.is_lasting() {
+                self.queue.push(what.end, Event::FaultEnds { fault });
+            }
         }
         // After the last fault has ended, whatever the tie-breaker says.
         self.queue.push(self.plan.heal_at.next(), Event::Heal);
@@ -281,8 +285,15 @@ impl Cluster {
         local: Nanoseconds,
         arrival: Arrival,
     ) -> Result<(), Finding> {
-        if let Arrival::Durable(journal, upto) = &arrival {
-            self.oracles.durability.on_durable(replica, *journal, *upto);
+        match arrival {
+            Arrival::Durable(journal, upto) => self.oracles.durability.on_durable(replica, journal, upto),
+            Arrival::PeerConnected(peer, link) => {
+                self.host(replica).links.insert((peer, link));
+            }
+            Arrival::PeerDisconnected(peer, link) => {
+                self.host(replica).links.remove(&(peer, link));
+            }
+            _ => {}
         }
         let mut effects = Vec::new();
         let host = &mut self.hosts[replica.index()].cores[core.index()];
@@ -320,8 +331,7 @@ impl Cluster {
     fn audit(&mut self, replica: ReplicaId, core: CoreId) -> Result<(), Finding> {
         let audit = self.hosts[replica.index()].cores[core.index()].core.audit();
         let oracles = &mut self.oracles;
-        let bounded =
-            oracles.resources.on_audit(audit.pending_bytes, audit.held_effects, audit.kept_items);
+        let bounded = oracles.resources.on_audit(audit.pending_bytes, audit.held_effects, audit.kept_items);
         bounded.map_err(|violation| self.finding(Some(replica), violation))?;
         if let Some(committed) = audit.committed {
             let oracles = &mut self.oracles;
@@ -433,7 +443,9 @@ impl Cluster {
                 (Detail::Verbose, "frame")
             }
             Arrival::PeerConnected(..) | Arrival::ClientConnected(..) => (Detail::Readable, "connected"),
-            Arrival::PeerDisconnected(..) | Arrival::ClientDisconnected(..) => (Detail::Readable, "disconnected"),
+            Arrival::PeerDisconnected(..) | Arrival::ClientDisconnected(..) => {
+                (Detail::Readable, "disconnected")
+            }
             _ => (Detail::Readable, "drained"),
         };
         self.trace.note(self.now, detail, &[3, id(replica)], || match arrival {

@@ -1,5 +1,6 @@
-//! Which faults happen when. Every fault ends with the fault phase at the latest: then the cluster must make
-//! progress again.
+//! Which faults happen when. Faults end with the fault phase at the latest: then the cluster must make progress
+//! again. One fault may last for ever: one that a cluster has to live with, such as a way between two replicas
+//! that never opens again, or f of the replicas standing still.
 //!
 //! There is no view change yet, so the primary may be cut off or paused for a while but nobody replaces it,
 //! and no replica crashes.
@@ -26,6 +27,12 @@ pub enum FaultKind {
         client: usize,
         /// The replica.
         replica: ReplicaId,
+    },
+    /// A client forgets everything and comes back with its next session; its open bundles may or may not be
+    /// executed.
+    RestartClient {
+        /// The client.
+        client: usize,
     },
     /// Nothing passes from one replica to another.
     CutOneWay {
@@ -88,6 +95,17 @@ pub struct Fault {
     pub end: Nanoseconds,
 }
 
+/// The end of a fault that never ends.
+pub const FOR_EVER: Nanoseconds = Nanoseconds(u64::MAX);
+
+impl Fault {
+    /// Whether it never ends.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        self.end == FOR_EVER
+    }
+}
+
 /// The faults of a history.
 pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     let mut random = Random::new(plan.seed, Stream::Faults);
@@ -96,8 +114,28 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     }
     let count = random.magnitude(1, 16);
     let mut faults: Vec<Fault> = (0..count).map(|_| draw_one(&mut random, plan)).collect();
+    if plan.replicas > 1 && random.percent(30) {
+        let (kind, begin) = (draw_lasting(&mut random, plan), Nanoseconds(random.below(plan.heal_at.0)));
+        faults.push(Fault { kind, begin, end: FOR_EVER });
+    }
     faults.sort_by_key(|fault| fault.begin);
     faults
+}
+
+/// What the others must be able to live with. The primary is never stopped: nobody replaces it yet.
+fn draw_lasting(random: &mut Random, plan: &Plan) -> FaultKind {
+    let replica = |number: u64| ReplicaId(u8::try_from(number).expect("invariant: below n"));
+    let replicas = u64::from(plan.replicas);
+    let any = replica(random.below(replicas));
+    let other = replica((u64::from(any.0) + random.between(1, replicas - 1)) % replicas);
+    let client = random.index(usize::try_from(plan.workload.clients).expect("invariant: a few clients"));
+    match random.below(5) {
+        0 => FaultKind::CutOneWay { from: any, to: other },
+        1 => FaultKind::CutBothWays { from: any, to: other },
+        2 => FaultKind::CutClient { client, replica: any },
+        3 => FaultKind::Slow { replica: any, factor: 5 },
+        _ => FaultKind::Pause { replica: replica(random.between(1, replicas - 1)) },
+    }
 }
 
 fn draw_one(random: &mut Random, plan: &Plan) -> Fault {
@@ -115,7 +153,8 @@ fn draw_kind(random: &mut Random, plan: &Plan) -> FaultKind {
     let any = replica(random.below(replicas));
     let client = random.index(usize::try_from(plan.workload.clients).expect("invariant: a few clients"));
     if replicas == 1 {
-        return match random.below(5) {
+        return match random.below(6) {
+            5 => FaultKind::RestartClient { client },
             0 | 1 => FaultKind::BreakClient { client, replica: any },
             2 => FaultKind::Pause { replica: any },
             3 => FaultKind::CutClient { client, replica: any },
@@ -123,7 +162,7 @@ fn draw_kind(random: &mut Random, plan: &Plan) -> FaultKind {
         };
     }
     let other = replica((u64::from(any.0) + random.between(1, replicas - 1)) % replicas);
-    match random.below(16) {
+    match random.below(17) {
         0..=2 => {
             let link = u8::try_from(random.below(u64::from(plan.links))).expect("invariant: a few links");
             FaultKind::BreakPeer { from: any, to: other, link: LinkId(link) }
@@ -136,6 +175,7 @@ fn draw_kind(random: &mut Random, plan: &Plan) -> FaultKind {
         11 => FaultKind::CutClient { client, replica: any },
         12 | 13 => FaultKind::Pause { replica: any },
         14 => FaultKind::Slow { replica: any, factor: random.magnitude(5, 500) },
+        15 => FaultKind::RestartClient { client },
         _ => FaultKind::StallDisk { replica: any },
     }
 }
@@ -154,6 +194,7 @@ pub(crate) fn blocked_pairs(kind: FaultKind, replicas: u8) -> Vec<(ReplicaId, Re
         FaultKind::Pause { replica } => to == replica,
         FaultKind::BreakPeer { .. }
         | FaultKind::BreakClient { .. }
+        | FaultKind::RestartClient { .. }
         | FaultKind::CutClient { .. }
         | FaultKind::Slow { .. }
         | FaultKind::StallDisk { .. } => false,

@@ -5,7 +5,7 @@ use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Input};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::Frame;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// An input that waits for a core; the owned form of [`Input`].
 #[derive(Debug)]
@@ -85,6 +85,8 @@ pub struct Host {
     pub stalls: u32,
     /// Writes that fell due while the disk was stalled.
     pub stalled_writes: Vec<(JournalId, Lsn)>,
+    /// The links that its cores know to stand.
+    pub links: BTreeSet<(ReplicaId, LinkId)>,
     /// The number of the next client connection.
     pub client_connections: u64,
 }
@@ -112,6 +114,7 @@ impl Host {
             slowness: 1,
             stalls: 0,
             stalled_writes: Vec::new(),
+            links: BTreeSet::new(),
             client_connections: 0,
         }
     }

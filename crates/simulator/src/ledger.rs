@@ -71,6 +71,12 @@ impl Ledger {
         Ok(tip)
     }
 
+    /// The number of batches.
+    #[must_use]
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
     /// The header with this chain digest.
     #[must_use]
     pub fn header(&self, digest: &Digest) -> Option<&Arc<Header>> {

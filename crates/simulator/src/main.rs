@@ -1,8 +1,10 @@
 //! Replays one seed for a reader, or runs many for a verdict.
+#![forbid(unsafe_code)]
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use quorate_simulator::runner::{name_seed_in_panics, replay_command};
+use quorate_simulator::faults::Fault;
+use quorate_simulator::runner::{describe_running, replay_command};
 use quorate_simulator::trace::{Detail, Trace, time};
 use quorate_simulator::{Plan, Report, run, run_many};
 use std::collections::BTreeMap;
@@ -49,7 +51,7 @@ fn replay(seed: u64, verbose: bool) -> ExitCode {
     let plan = Plan::of(seed);
     println!("seed {seed}: {plan}");
     for fault in &plan.faults {
-        println!("  {} to {}: {:?}", time(fault.begin), time(fault.end), fault.kind);
+        println!("  {} to {}: {:?}", time(fault.begin), end(fault), fault.kind);
     }
     let detail = if verbose { Detail::Verbose } else { Detail::Readable };
     let report = run(plan, Trace::written(detail, Box::new(BufWriter::new(stdout()))));
@@ -62,7 +64,10 @@ fn replay(seed: u64, verbose: bool) -> ExitCode {
         time(report.ended_at).trim_start(),
         report.hash
     );
-    println!("refused: {:?}; most bytes held by one core: {}", report.rejects, report.pending_peak);
+    println!(
+        "refused: {:?}; most in one core: {} bytes pending, {} effects held back, {} items kept",
+        report.rejects, report.pending_peak, report.held_peak, report.kept_peak
+    );
     match &report.finding {
         None => ExitCode::SUCCESS,
         Some(finding) => {
@@ -82,6 +87,8 @@ struct Totals {
     frames: u64,
     rejects: BTreeMap<&'static str, u64>,
     pending_peak: usize,
+    held_peak: usize,
+    kept_peak: usize,
 }
 
 impl Totals {
@@ -93,6 +100,8 @@ impl Totals {
         self.roots += report.roots;
         self.frames += report.frames;
         self.pending_peak = self.pending_peak.max(report.pending_peak);
+        self.held_peak = self.held_peak.max(report.held_peak);
+        self.kept_peak = self.kept_peak.max(report.kept_peak);
         for (label, count) in &report.rejects {
             *self.rejects.entry(label).or_default() += count;
         }
@@ -108,7 +117,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         }
     });
     println!(
-        "{} seeds from {}: {} findings; {} bundles, {} headers, {} roots compared, {} frames; refused {:?}; most bytes held {}",
+        "{} seeds from {}: {} findings; {} bundles, {} headers, {} roots compared, {} frames; refused {:?}",
         totals.seeds,
         arguments.start,
         totals.findings,
@@ -116,8 +125,26 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         totals.headers,
         totals.roots,
         totals.frames,
-        totals.rejects,
-        totals.pending_peak
+        totals.rejects
+    );
+    println!(
+        "most in one core: {} bytes pending, {} effects held back, {} items kept",
+        totals.pending_peak, totals.held_peak, totals.kept_peak
     );
     if totals.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn end(fault: &Fault) -> String {
+    if fault.is_lasting() { "the end          ".to_owned() } else { time(fault.end) }
+}
+
+/// Lets a panic name the seed that it happened in.
+fn name_seed_in_panics() {
+    let inner = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if let Some(line) = describe_running() {
+            eprintln!("{line}");
+        }
+        inner(info);
+    }));
 }

@@ -81,7 +81,9 @@ impl Model {
             Operation::Register { .. } => return Err(OperationError::MisplacedRegistration),
             Operation::Get { key } => OperationResult::Value(self.entries.get(checked(key)?).cloned()),
             Operation::Set { key, value, condition } => self.set(version, key, value, *condition)?,
-            Operation::Delete { key } => OperationResult::Existed(self.entries.remove(checked(key)?).is_some()),
+            Operation::Delete { key } => {
+                OperationResult::Existed(self.entries.remove(checked(key)?).is_some())
+            }
             Operation::Exists { key } => OperationResult::Existed(self.entries.contains_key(checked(key)?)),
             Operation::IncrementBy { key, by } => {
                 let value = self.integer(checked(key)?)?.checked_add(*by).ok_or(OperationError::Overflow)?;
@@ -228,7 +230,8 @@ mod tests {
     #[test]
     fn a_bundle_takes_effect_once_and_in_order() {
         let (mut model, client, session) = opened();
-        let mut run = |number, seq| model.bundle(Seq(seq), client, session, BundleNumber(number), &increment());
+        let mut run =
+            |number, seq| model.bundle(Seq(seq), client, session, BundleNumber(number), &increment());
         assert_eq!(run(2, 2), Fate::Nothing);
         assert_eq!(run(1, 3), Fate::Executed(vec![OperationResult::Integer { value: 2, version: 3 }]));
         assert_eq!(run(1, 4), Fate::Nothing);
@@ -248,11 +251,7 @@ mod tests {
     #[test]
     fn conditions_and_scans() {
         let (mut model, _, _) = opened();
-        let set = |key: &str, condition| Operation::Set {
-            key: key.into(),
-            value: b"v".to_vec(),
-            condition,
-        };
+        let set = |key: &str, condition| Operation::Set { key: key.into(), value: b"v".to_vec(), condition };
         let mut run = |seq, operation| model.operation(Seq(seq), &operation);
         assert_eq!(run(1, set("a", Condition::Present)), OperationResult::NotWritten { version: None });
         assert_eq!(run(2, set("a", Condition::Absent)), OperationResult::Written { version: 2 });

@@ -159,15 +159,22 @@ impl Network {
     /// Adds a connection between two replicas and dials it.
     pub fn add_peer(&mut self, queue: &mut Queue<Event>) -> ConnectionId {
         let single_frames = self.plan.carriage != Carriage::Stream;
-        self.add(single_frames, self.plan.queue_bytes_max, queue)
+        self.add(single_frames, self.plan.queue_bytes_max, Nanoseconds(0), queue)
     }
 
-    /// Adds a connection from a client to a replica and dials it. Clients always speak over streams.
-    pub fn add_client(&mut self, queue: &mut Queue<Event>) -> ConnectionId {
-        self.add(false, usize::MAX, queue)
+    /// Adds a connection from a client to a replica and dials it, not before `from`. Clients always speak over
+    /// streams.
+    pub fn add_client(&mut self, from: Nanoseconds, queue: &mut Queue<Event>) -> ConnectionId {
+        self.add(false, usize::MAX, from, queue)
     }
 
-    fn add(&mut self, single_frames: bool, queue_bytes_max: usize, queue: &mut Queue<Event>) -> ConnectionId {
+    fn add(
+        &mut self,
+        single_frames: bool,
+        queue_bytes_max: usize,
+        from: Nanoseconds,
+        queue: &mut Queue<Event>,
+    ) -> ConnectionId {
         let connection = ConnectionId(self.connections.len());
         self.connections.push(Connection {
             incarnation: 0,
@@ -178,7 +185,7 @@ impl Network {
             opens_at: [Nanoseconds(0); 2],
             towards: [Direction::new(), Direction::new()],
         });
-        let at = Nanoseconds(self.random.below(self.plan.redial_max.0));
+        let at = from.plus(self.random.below(self.plan.redial_max.0));
         queue.push(at, NetworkEvent { connection, incarnation: 0, what: What::Redial });
         connection
     }
@@ -274,7 +281,8 @@ impl Network {
         let incarnation = self.connections[connection.0].incarnation;
         let mut rest = bytes;
         for piece in (1..=pieces).rev() {
-            let after = if piece == 1 { Vec::new() } else { rest.split_off(self.random.index(rest.len() + 1)) };
+            let after =
+                if piece == 1 { Vec::new() } else { rest.split_off(self.random.index(rest.len() + 1)) };
             let at = now.plus(self.delay(rest.len()));
             let target = &mut self.connections[connection.0];
             let opened = target.opens_at[to as usize];
@@ -319,7 +327,13 @@ impl Network {
     }
 
     /// Takes back one [`Network::block`]; what was held back arrives.
-    pub fn unblock(&mut self, now: Nanoseconds, connection: ConnectionId, to: Side, queue: &mut Queue<Event>) {
+    pub fn unblock(
+        &mut self,
+        now: Nanoseconds,
+        connection: ConnectionId,
+        to: Side,
+        queue: &mut Queue<Event>,
+    ) {
         let incarnation = self.connections[connection.0].incarnation;
         let direction = &mut self.connections[connection.0].towards[to as usize];
         assert!(direction.blocks > 0, "a direction is unblocked as often as it is blocked");

@@ -3,13 +3,16 @@
 //! Figures are shrunk so that a short history reaches the edges: windows fill, checkpoints pass every few
 //! headers, batches are full after a few bundles, budgets overflow.
 
-use crate::faults::{self, Fault};
+use crate::faults::{self, Fault, FaultKind};
 use crate::random::{Random, Stream};
-use quorate_types::{Nanoseconds, Tuning, limits};
+use quorate_types::{Nanoseconds, ReplicaSet, Tuning, limits};
 use std::fmt;
 
 /// Client keys that the test configuration of `wire` allows.
 const CLIENTS_MAX: u64 = 8;
+
+/// The longest value of the rare sort.
+pub const LARGE_VALUE_BYTES_MAX: usize = 12 * 1024;
 
 /// How the links between replicas behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,17 @@ pub struct WorkloadPlan {
     pub large_permille: u64,
 }
 
+impl WorkloadPlan {
+    /// More than any bundle has.
+    #[must_use]
+    pub fn bundle_bytes_max(&self) -> usize {
+        // The longest operation is an MSET of three values, or a read of a key that is too long.
+        let operation = (3 * (self.value_bytes_max + 64)).max(limits::KEY_BYTES_MAX as u64 + 128);
+        let large = if self.large_permille > 0 { LARGE_VALUE_BYTES_MAX as u64 } else { 0 };
+        usize::try_from(512 + self.operations_max * operation + large).expect("invariant: small")
+    }
+}
+
 /// One history.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -133,10 +147,10 @@ impl Plan {
         let replicas = u8::try_from(*random.pick(&[1, 4, 4, 4, 4, 5, 6, 7])).expect("invariant: small");
         let links = if random.percent(35) { 2 } else { 1 };
         let cores = 1 + random.index(3);
-        let tuning = draw_tuning(random);
         let network = draw_network(random);
-        let heal_at = Nanoseconds::from_millis(random.between(200, 1500));
+        let heal_at = Nanoseconds::from_millis(random.between(200, 2000));
         let workload = draw_workload(random, replicas, heal_at);
+        let tuning = draw_tuning(random, workload.bundle_bytes_max());
         let clocks = draw_clocks(random, replicas, tuning.clock_skew_max);
         let disk = draw_disk(random);
         let core = CorePlan {
@@ -169,6 +183,18 @@ impl Plan {
         self.faults.is_empty() && self.network.carriage == Carriage::Stream && !self.has_small_queues()
     }
 
+    /// The replicas that stand still at the end.
+    #[must_use]
+    pub fn stopped(&self) -> ReplicaSet {
+        let mut stopped = ReplicaSet::EMPTY;
+        for fault in self.faults.iter().filter(|fault| fault.is_lasting()) {
+            if let FaultKind::Pause { replica } = fault.kind {
+                stopped.insert(replica);
+            }
+        }
+        stopped
+    }
+
     /// Whether queues to peers may overflow.
     #[must_use]
     pub fn has_small_queues(&self) -> bool {
@@ -179,7 +205,11 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { replicas, links, cores, workload, tuning, network, .. } = self;
-        write!(f, "n={replicas} links={links} cores={cores} clients={}x{}", workload.clients, workload.bundles)?;
+        write!(
+            f,
+            "n={replicas} links={links} cores={cores} clients={}x{}",
+            workload.clients, workload.bundles
+        )?;
         write!(f, " P={} W={} C={}", tuning.proposals_max, tuning.window, tuning.checkpoint_interval)?;
         write!(f, " pipeline={} cut={}", tuning.pipeline_bytes, tuning.cut_batches_max)?;
         write!(f, " batch={} {:?}", tuning.batch_bytes_full, network.carriage)?;
@@ -188,12 +218,12 @@ impl fmt::Display for Plan {
     }
 }
 
-fn draw_tuning(random: &mut Random) -> Tuning {
+fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
     let checkpoint_interval = random.magnitude(2, 16);
     let batch_bytes_full =
         usize::try_from(random.magnitude(256, 16 * 1024)).expect("invariant: below 16 KiB");
-    // A full batch may end with a large bundle.
-    let batch_bytes_max = batch_bytes_full + 16 * 1024;
+    // A full batch may be one byte short before its last bundle.
+    let batch_bytes_max = batch_bytes_full + bundle_bytes_max + 1024;
     Tuning {
         window: checkpoint_interval * random.between(2, 6),
         checkpoint_interval,
@@ -206,7 +236,8 @@ fn draw_tuning(random: &mut Random) -> Tuning {
         fetch_bytes_max: *random.pick(&[1, 4 * 1024, 64 * 1024, limits::FETCH_BYTES_MAX]),
         batch_bytes_full,
         batches_in_flight: random.between(1, 3),
-        lane_bytes_open_max: batch_bytes_max * (1 + random.index(8)),
+        // Down to the room for one bundle, so that clients are told to wait.
+        lane_bytes_open_max: bundle_bytes_max + 1024 + random.index(4) * random.index(batch_bytes_max),
         lane_bytes_kept_max: 16 * 1024 * 1024,
         headers_kept_max: limits::HEADERS_KEPT_MAX,
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),
@@ -217,15 +248,13 @@ fn draw_tuning(random: &mut Random) -> Tuning {
 
 fn draw_network(random: &mut Random) -> NetworkPlan {
     let carriage = if random.percent(30) {
-        Carriage::Single {
-            lost_permille: random.between(0, 150),
-            doubled_permille: random.between(0, 150),
-        }
+        Carriage::Single { lost_permille: random.between(0, 150), doubled_permille: random.between(0, 150) }
     } else {
         Carriage::Stream
     };
     let delay_min = random.magnitude(10_000, 1_000_000);
-    let queue_bytes_max = if random.percent(30) { random.magnitude(512, 32 * 1024) } else { 64 * 1024 * 1024 };
+    let queue_bytes_max =
+        if random.percent(30) { random.magnitude(512, 32 * 1024) } else { 64 * 1024 * 1024 };
     NetworkPlan {
         carriage,
         delay_min: Nanoseconds(delay_min),
@@ -255,9 +284,9 @@ fn draw_disk(random: &mut Random) -> DiskPlan {
 fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> WorkloadPlan {
     let clients = random.between(1, CLIENTS_MAX - 3);
     // Signatures are the cost of a history: every replica checks every bundle and every vote.
-    let bundles_all = random.between(20, 200 / u64::from(replicas).max(4) * 4 / 3);
+    let bundles_all = random.between(20, 360 / u64::from(replicas).max(4));
     let bundles = bundles_all.div_ceil(clients);
-    let depth = random.magnitude(1, 8);
+    let depth = random.magnitude(1, 16);
     WorkloadPlan {
         clients,
         bundles,
@@ -289,11 +318,12 @@ mod tests {
         let sizes: BTreeSet<u8> = plans.iter().map(|plan| plan.replicas).collect();
         assert_eq!(sizes, BTreeSet::from([1, 4, 5, 6, 7]));
         assert!(plans.iter().any(Plan::is_calm));
+        assert!(plans.iter().any(|plan| !plan.stopped().is_empty()));
         assert!(plans.iter().any(|plan| plan.has_small_queues() && plan.links == 2 && plan.cores == 3));
         for plan in &plans {
             assert!(2 * plan.tuning.checkpoint_interval <= plan.tuning.window);
             assert!(plan.tuning.proposals_max <= limits::PROPOSALS_MAX);
-            assert!(plan.faults.iter().all(|fault| fault.end <= plan.heal_at));
+            assert!(plan.faults.iter().all(|fault| fault.end <= plan.heal_at || fault.is_lasting()));
             assert_eq!(plan.clocks.len(), usize::from(plan.replicas));
         }
     }

@@ -39,6 +39,10 @@ pub struct Report {
     pub rejects: BTreeMap<&'static str, u64>,
     /// The most bytes that one core held.
     pub pending_peak: usize,
+    /// The most effects that one core held back.
+    pub held_peak: usize,
+    /// The most headers, votes and positions that one core kept.
+    pub kept_peak: usize,
 }
 
 /// Runs the history of a plan. A panic inside a replica is a finding.
@@ -76,6 +80,8 @@ pub fn run(plan: Plan, trace: Trace) -> Report {
         frames: cluster.frames(),
         rejects: oracles.resources.rejects().clone(),
         pending_peak: oracles.resources.pending_peak(),
+        held_peak: oracles.resources.held_peak(),
+        kept_peak: oracles.resources.kept_peak(),
     }
 }
 
@@ -86,7 +92,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Runs the seeds from `start` on, on `threads` threads; calls `each` for every report, in any order. Stops
 /// early once `findings_max` histories have a finding.
-pub fn run_many(start: u64, seeds: u64, threads: usize, findings_max: usize, each: impl FnMut(&Report) + Send) {
+pub fn run_many(
+    start: u64,
+    seeds: u64,
+    threads: usize,
+    findings_max: usize,
+    each: impl FnMut(&Report) + Send,
+) {
     let next = AtomicU64::new(start);
     let stop = AtomicBool::new(false);
     let sink = Mutex::new((each, 0));
@@ -118,14 +130,10 @@ pub fn replay_command(seed: u64) -> String {
     format!("cargo run -p quorate-simulator --release -- --seed {seed}")
 }
 
-/// Lets a panic name the seed, for builds in which a panic ends the process.
-pub fn name_seed_in_panics() {
-    let inner = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if let Some((seed, at)) = RUNNING.get() {
-            let at = crate::trace::time(at);
-            eprintln!("FINDING seed {seed} at {}: no panic; replay: {}", at.trim_start(), replay_command(seed));
-        }
-        inner(info);
-    }));
+/// What names the seed that this thread is running, for builds in which a panic ends the process.
+#[must_use]
+pub fn describe_running() -> Option<String> {
+    let (seed, at) = RUNNING.get()?;
+    let at = crate::trace::time(at);
+    Some(format!("FINDING seed {seed} at {}: no panic; replay: {}", at.trim_start(), replay_command(seed)))
 }

@@ -1,6 +1,6 @@
 //! What clients ask for: every operation, on few keys, with values that name their writer.
 
-use crate::plan::WorkloadPlan;
+use crate::plan::{LARGE_VALUE_BYTES_MAX, WorkloadPlan};
 use crate::random::Random;
 use quorate_types::{Condition, KeyValue, Operation, OperationResult, limits};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ impl Workload {
         let count = random.between(1, self.plan.operations_max);
         let mut operations: Vec<Operation> = (0..count).map(|_| self.operation(random)).collect();
         if random.permille(self.plan.large_permille) {
-            let length = random.index(12 * 1024);
+            let length = random.index(LARGE_VALUE_BYTES_MAX);
             let value = vec![b'.'; length];
             operations.push(Operation::Set { key: b"large".to_vec(), value, condition: Condition::Always });
         }
@@ -164,8 +164,7 @@ mod tests {
                 names.insert(text.split([' ', '{']).next().unwrap().to_owned());
             }
         }
-        let all =
-            ["Append", "Delete", "Exists", "Get", "IncrementBy", "MultiGet", "MultiSet", "Scan", "Set"];
+        let all = ["Append", "Delete", "Exists", "Get", "IncrementBy", "MultiGet", "MultiSet", "Scan", "Set"];
         assert_eq!(names.into_iter().collect::<Vec<_>>(), all);
     }
 }

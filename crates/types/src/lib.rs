@@ -15,6 +15,7 @@ mod lane;
 pub mod limits;
 mod operation;
 mod quorum;
+mod rounds;
 
 pub use after::After;
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
@@ -31,3 +32,4 @@ pub use operation::{
     OperationResult, Versioned, VersionedEntry,
 };
 pub use quorum::{Quorums, ReplicaSet};
+pub use rounds::Rounds;

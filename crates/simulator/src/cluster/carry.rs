@@ -78,11 +78,14 @@ impl Cluster {
         if let Record::Prepared { view, position, votes } = record {
             self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
         }
-        if let Record::Batch(frame) = record {
+        let known = self.oracles.ledger.batches();
+        let fact = Fact::of(record, &mut self.oracles.ledger)?;
+        if let Record::Batch(frame) = record
+            && self.oracles.ledger.batches() > known
+        {
             self.oracles.resources.on_batch(frame.bytes().len());
         }
-        let fact = Fact::of(record, &mut self.oracles.ledger)?;
-        self.oracles.durability.on_append(replica, journal, lsn, fact);
+        self.oracles.durability.on_append(replica, journal, lsn, fact)?;
         let host = &mut self.hosts[replica.index()];
         let owner = host.journal_core.get_mut(journal.index()).map(|owner| *owner.get_or_insert(core));
         if owner != Some(core) {
@@ -150,10 +153,15 @@ impl Cluster {
             return Err(Violation::new("boundary", text));
         }
         let judged = self.judge(replica, &frame);
-        judged.map_err(|error| Violation::new("boundary", format!("sends a frame that is none: {error}")))??;
+        judged
+            .map_err(|error| Violation::new("boundary", format!("sends a frame that is none: {error}")))??;
         self.trace.note(self.now, Detail::Verbose, &[6, id(replica), id(peer)], || {
             format!("r{replica} -> r{peer} {link:?}: {}", describe(&frame))
         });
+        // A driver tells its core of a connection before it takes anything to send.
+        if !self.hosts[replica.index()].links.contains(&(peer, link)) {
+            return Ok(());
+        }
         let connection = self.peer_connection(replica, peer, link);
         let side = if replica < peer { Side::Dialer } else { Side::Listener };
         self.network.send(self.now, connection, side, frame, &mut self.queue);
@@ -172,9 +180,10 @@ impl Cluster {
             }
             Kind::Prepare => {
                 let message = Prepare::decode(payload)?;
-                oracles.votes.on_prepare(replica, &message).and_then(|()| {
-                    oracles.durability.before_prepare(&oracles.ledger, replica, &message)
-                })
+                oracles
+                    .votes
+                    .on_prepare(replica, &message)
+                    .and_then(|()| oracles.durability.before_prepare(&oracles.ledger, replica, &message))
             }
             Kind::Commit => {
                 let message = Commit::decode(payload)?;
@@ -225,8 +234,9 @@ impl Cluster {
             return Err(Violation::new("boundary", text));
         }
         if frame.kind() == Kind::Reply {
-            let reply = ReplyView::parse(frame.payload())
-                .map_err(|error| Violation::new("boundary", format!("sends a reply that is none: {error}")))?;
+            let reply = ReplyView::parse(frame.payload()).map_err(|error| {
+                Violation::new("boundary", format!("sends a reply that is none: {error}"))
+            })?;
             self.oracles.replies.on_reply(replica, &reply)?;
         }
         self.trace.note(self.now, Detail::Verbose, &[7, id(replica), connection.number], || {
@@ -252,9 +262,8 @@ pub(super) fn describe(frame: &Frame) -> String {
             Prepare::decode(payload).map(|message| format!("{:?} {:?}", message.lo, message.digests))
         }
         Kind::Commit => Commit::decode(payload).map(|message| format!("{:?}", message.position)),
-        Kind::Checkpoint => {
-            Checkpoint::decode(payload).map(|message| format!("{:?} root {:?}", message.position, message.root))
-        }
+        Kind::Checkpoint => Checkpoint::decode(payload)
+            .map(|message| format!("{:?} root {:?}", message.position, message.root)),
         Kind::Status => Status::decode(payload).map(|message| {
             format!(
                 "stable {:?} accepted {:?} prepared {:?} committed {:?} executed {:?}",

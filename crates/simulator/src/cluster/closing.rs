@@ -10,10 +10,11 @@ use quorate_replica::report::RoleReport;
 use quorate_types::{CoreId, Digest, Nanoseconds, ReplicaId, Seq};
 use quorate_wire::message::{Message, ReportRequest};
 use quorate_wire::testing;
+use std::collections::BTreeMap;
 
 /// The number of the connection over which the simulator asks for reports; no client's has it.
 const REPORT_CONNECTION: u64 = u64::MAX;
-/// How long bundles that were sent twice may still come up after everything is answered.
+/// How long all replicas must have been level and idle, beside two idle Status, to count as silent.
 const SETTLING: Nanoseconds = Nanoseconds::from_millis(500);
 /// How long a silent cluster may take to answer a report request.
 const REPORT_PATIENCE: Nanoseconds = Nanoseconds::from_millis(10_000);
@@ -36,12 +37,10 @@ pub(super) enum Phase {
     Healed,
     /// Every client has its answers and reads everything.
     Reading,
-    /// Nothing is open; what clients sent twice may still be ordered.
-    Settling { until: Nanoseconds },
-    /// Nothing may happen until then.
-    Silent { until: Nanoseconds, executed: Seq },
+    /// Every client has its answers; until then nothing more may be ordered, or it begins anew.
+    Settling { until: Nanoseconds, executed: Seq },
     /// Replicas are asked for their roots; the answers so far.
-    Reporting { until: Nanoseconds, reports: Vec<Option<FinalReport>> },
+    Reporting { until: Nanoseconds, reports: BTreeMap<ReplicaId, FinalReport> },
 }
 
 impl Phase {
@@ -77,30 +76,28 @@ impl Cluster {
             }
             Phase::Reading => {
                 if answered {
-                    let until = self.now.plus(10 * self.plan.tuning.retransmit.0 + SETTLING.0);
-                    self.trace.note(self.now, Detail::Readable, &[13], || "everything is answered".to_owned());
-                    self.phase = Phase::Settling { until };
+                    self.trace
+                        .note(self.now, Detail::Readable, &[13], || "everything is answered".to_owned());
+                    self.settle();
                 }
             }
-            Phase::Settling { until } => {
-                if self.now >= *until && self.oracles.agreement.is_level() {
-                    let executed = self.oracles.agreement.executed_highest().seq;
-                    let until = self.now.plus(2 * self.plan.tuning.idle.0 + 100_000_000);
+            Phase::Settling { until, executed } => {
+                let (until, executed) = (*until, *executed);
+                let level = self.oracles.agreement.is_level(self.plan.stopped());
+                if !level || self.oracles.agreement.executed_highest().seq != executed {
+                    self.settle();
+                } else if self.now >= until {
+                    self.check_silence()?;
                     self.trace.note(self.now, Detail::Readable, &[15, executed.0], || {
                         format!("all replicas have executed {executed:?} and are silent")
                     });
-                    self.phase = Phase::Silent { until, executed };
-                }
-            }
-            Phase::Silent { until, executed } => {
-                let (until, executed) = (*until, *executed);
-                self.check_silence(executed)?;
-                if self.now >= until {
                     self.ask_for_reports();
                 }
             }
             Phase::Reporting { until, reports } => {
-                if let Some(reports) = reports.iter().copied().collect::<Option<Vec<FinalReport>>>() {
+                let expected = self.hosts.len() - self.plan.stopped().len();
+                if reports.len() == expected {
+                    let reports = reports.clone();
                     self.check_everything(&reports)?;
                     return Ok(false);
                 }
@@ -119,19 +116,30 @@ impl Cluster {
         Ok(true)
     }
 
-    /// An idle cluster orders nothing.
-    fn check_silence(&self, executed: Seq) -> Result<(), Finding> {
-        let highest = self.oracles.agreement.executed_highest().seq;
-        if highest != executed || !self.oracles.agreement.is_level() {
-            let text = format!("{highest:?} was ordered though nothing is open since {executed:?}");
-            return Err(self.finding(None, Violation::new("silence", text)));
+    /// An idle cluster orders nothing: bundles that were sent twice may still come up, but not for ever.
+    fn settle(&mut self) {
+        let until = self.now.plus(2 * self.plan.tuning.idle.0 + SETTLING.0);
+        let executed = self.oracles.agreement.executed_highest().seq;
+        self.phase = Phase::Settling { until, executed };
+    }
+
+    /// Where nothing is open, nothing is held back.
+    fn check_silence(&self) -> Result<(), Finding> {
+        for replica in self.config.replica_ids().filter(|replica| !self.plan.stopped().contains(*replica)) {
+            for core in &self.hosts[replica.index()].cores {
+                let held = core.core.audit().held_effects;
+                if held > 0 {
+                    let text = format!("{held} effects still wait for the disk, though all is durable");
+                    return Err(self.finding(Some(replica), Violation::new("silence", text)));
+                }
+            }
         }
         Ok(())
     }
 
     fn ask_for_reports(&mut self) {
         let until = self.now.plus(REPORT_PATIENCE.0);
-        self.phase = Phase::Reporting { until, reports: vec![None; self.hosts.len()] };
+        self.phase = Phase::Reporting { until, reports: BTreeMap::new() };
         let connection = ClientConnection { core: CoreId(0), number: REPORT_CONNECTION };
         let key = *testing::client_key_number(7).public().as_bytes();
         for replica in self.config.replica_ids() {
@@ -153,11 +161,11 @@ impl Cluster {
             format!("r{replica} reports {found:?}")
         });
         if let Phase::Reporting { reports, .. } = &mut self.phase {
-            reports[replica.index()] = Some(found);
+            reports.insert(replica, found);
         }
     }
 
-    fn check_everything(&mut self, reports: &[FinalReport]) -> Result<(), Finding> {
+    fn check_everything(&mut self, reports: &BTreeMap<ReplicaId, FinalReport>) -> Result<(), Finding> {
         let tip = self.oracles.agreement.executed_highest();
         let Some(order) = self.oracles.ledger.order(tip) else {
             let text = format!("the order up to {tip:?} names what nobody wrote down");
@@ -167,20 +175,20 @@ impl Cluster {
         let compare = |violation| self.finding(None, violation);
         history::check(&executed, &self.oracles.completions).map_err(compare)?;
         self.oracles.replies.check(&executed).map_err(compare)?;
-        for (index, report) in reports.iter().enumerate() {
-            let same = report == &reports[0] && report.root.is_some();
+        let Some(first) = reports.first_key_value().map(|(_, report)| report) else { return Ok(()) };
+        for (replica, report) in reports {
+            let same = report == first && report.root.is_some();
             let counted = report.user_keys == model.keys() as u64
                 && report.sessions == model.sessions() as u64
                 && report.executed == tip.seq;
             if !same || !counted {
                 let text = format!(
-                    "replica {index} reports {report:?}, replica 0 {:?}, the model has {} keys and {} sessions at {:?}",
-                    reports[0],
+                    "reports {report:?}, another {first:?}, the model has {} keys and {} sessions at {:?}",
                     model.keys(),
                     model.sessions(),
                     tip.seq
                 );
-                return Err(self.finding(None, Violation::new("equal roots", text)));
+                return Err(self.finding(Some(*replica), Violation::new("equal roots", text)));
             }
         }
         Ok(())

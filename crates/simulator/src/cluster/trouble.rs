@@ -7,11 +7,13 @@ use crate::network::{ConnectionId, Side};
 use crate::plan::Carriage;
 use crate::trace::Detail;
 use quorate_types::ReplicaId;
+use std::sync::Arc;
 
 impl Cluster {
     pub(super) fn on_fault_begins(&mut self, fault: usize) {
         let kind = self.plan.faults[fault].kind;
-        self.trace.note(self.now, Detail::Readable, &[10, fault as u64], || format!("fault begins: {kind:?}"));
+        self.trace
+            .note(self.now, Detail::Readable, &[10, fault as u64], || format!("fault begins: {kind:?}"));
         match kind {
             FaultKind::BreakPeer { from, to, link } => {
                 let (low, high) = (from.min(to), from.max(to));
@@ -21,6 +23,13 @@ impl Cluster {
             FaultKind::BreakClient { client, replica } => {
                 let connection = self.clients[client].connections[replica.index()];
                 self.network.disconnect(self.now, connection, &mut self.queue);
+            }
+            FaultKind::RestartClient { client } => {
+                for connection in self.clients[client].connections.clone() {
+                    self.network.disconnect(self.now, connection, &mut self.queue);
+                }
+                self.clients[client].restart(Arc::clone(&self.config));
+                self.schedule_submissions(client);
             }
             FaultKind::Pause { replica } => self.host(replica).pauses += 1,
             FaultKind::Slow { replica, factor } => self.host(replica).slowness *= factor,

@@ -1,3 +1,5 @@
+//! The network carries frames as its plan says: in order or not, whole, late, lost or doubled.
+
 use super::*;
 use crate::plan::Plan;
 use quorate_wire::Kind;

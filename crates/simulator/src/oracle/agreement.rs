@@ -2,7 +2,7 @@
 
 use super::Violation;
 use crate::ledger::Ledger;
-use quorate_types::{Digest, ReplicaId, Seq};
+use quorate_types::{Digest, ReplicaId, ReplicaSet, Seq};
 use quorate_wire::Position;
 use std::collections::BTreeMap;
 
@@ -136,11 +136,14 @@ impl Agreement {
         self.progress[replica.index()].committed
     }
 
-    /// Whether all replicas have executed the same, and all that anybody committed.
+    /// Whether all replicas but those in `stopped` have executed the same, and all that anybody committed.
     #[must_use]
-    pub fn is_level(&self) -> bool {
+    pub fn is_level(&self, stopped: ReplicaSet) -> bool {
         let highest = self.executed_highest();
-        self.progress.iter().all(|progress| progress.executed == highest && progress.committed == highest)
+        let level = |progress: &Progress| progress.executed == highest && progress.committed == highest;
+        let mut moving = ReplicaSet::all(self.progress.len());
+        stopped.iter().for_each(|replica| moving.remove(replica));
+        moving.iter().all(|replica| level(&self.progress[replica.index()]))
     }
 
     /// The number of roots that were compared.
@@ -208,18 +211,23 @@ mod tests {
         let mut agreement = Agreement::new(2, genesis());
         agreement.on_root(ReplicaId(0), Seq(4), Digest([1; 32])).unwrap();
         agreement.on_root(ReplicaId(1), Seq(4), Digest([1; 32])).unwrap();
-        assert_eq!(agreement.on_root(ReplicaId(1), Seq(4), Digest([2; 32])).unwrap_err().oracle, "equal roots");
+        assert_eq!(
+            agreement.on_root(ReplicaId(1), Seq(4), Digest([2; 32])).unwrap_err().oracle,
+            "equal roots"
+        );
     }
 
     #[test]
     fn level_means_that_all_executed_all_that_is_committed() {
         let mut ledger = Ledger::default();
         let first = extend(&mut ledger, genesis(), 1);
-        let mut agreement = Agreement::new(1, genesis());
-        assert!(agreement.is_level());
+        let mut agreement = Agreement::new(2, genesis());
+        let stopped = ReplicaSet::only(ReplicaId(1));
+        assert!(agreement.is_level(ReplicaSet::EMPTY));
         agreement.on_committed(&ledger, ReplicaId(0), first).unwrap();
-        assert!(!agreement.is_level());
+        assert!(!agreement.is_level(stopped));
         agreement.on_executed(&ledger, ReplicaId(0), first).unwrap();
-        assert!(agreement.is_level());
+        assert!(agreement.is_level(stopped));
+        assert!(!agreement.is_level(ReplicaSet::EMPTY));
     }
 }

@@ -31,7 +31,9 @@ impl Fact {
         Ok(match record {
             Record::Batch(frame) => {
                 let noted = ledger.note_batch(frame);
-                Self::Batch(noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain)
+                Self::Batch(
+                    noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain,
+                )
             }
             Record::Accept { view, header } => Self::Accept(*view, ledger.note_header(header)),
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
@@ -44,6 +46,8 @@ impl Fact {
 #[derive(Debug, Default)]
 struct Disk {
     written: BTreeMap<(JournalId, Lsn), Fact>,
+    /// Every batch that was ever appended.
+    appended: BTreeSet<Digest>,
     batches: BTreeSet<Digest>,
     accepts: BTreeSet<(View, Digest)>,
     prepared: BTreeMap<(View, Seq), Digest>,
@@ -67,9 +71,23 @@ impl Durability {
         Self { disks: (0..replicas).map(|_| Disk::default()).collect() }
     }
 
-    /// A record is on its way to the disk.
-    pub fn on_append(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn, fact: Fact) {
-        self.disks[replica.index()].written.insert((journal, lsn), fact);
+    /// A record is on its way to the disk. Nobody forks a lane here, so who writes a batch again has let go
+    /// of one that it held and may have acknowledged.
+    pub fn on_append(
+        &mut self,
+        replica: ReplicaId,
+        journal: JournalId,
+        lsn: Lsn,
+        fact: Fact,
+    ) -> Result<(), Violation> {
+        let disk = &mut self.disks[replica.index()];
+        disk.written.insert((journal, lsn), fact);
+        match fact {
+            Fact::Batch(chain) if !disk.appended.insert(chain) => {
+                Err(Violation::new("written once", format!("batch {chain:?} is written a second time")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A replica is told that a journal is durable up to a position.

@@ -71,7 +71,8 @@ pub fn check(executed: &[Executed], completions: &[Completion]) -> Result<(), Vi
         };
         let found = &executed[*place];
         if found.seq != completion.seq {
-            let text = format!("{name:?} was acknowledged at {:?}, executed at {:?}", completion.seq, found.seq);
+            let text =
+                format!("{name:?} was acknowledged at {:?}, executed at {:?}", completion.seq, found.seq);
             return Err(Violation::new(ORACLE, text));
         }
         if found.results != completion.results {
@@ -87,8 +88,12 @@ fn difference(completion: &Completion, executed: &Executed) -> String {
     let told = completion.results.iter().zip(&executed.results);
     let first = completion.operations.iter().zip(told).find(|(_, (told, model))| told != model);
     match first {
-        Some((operation, (told, model))) => format!("{operation:?} answered {told:?}, the model says {model:?}"),
-        None => format!("{} results for {} operations", completion.results.len(), completion.operations.len()),
+        Some((operation, (told, model))) => {
+            format!("{operation:?} answered {told:?}, the model says {model:?}")
+        }
+        None => {
+            format!("{} results for {} operations", completion.results.len(), completion.operations.len())
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use quorate_replica::Reject;
 use std::collections::BTreeMap;
 
 /// Effects that wait for the disk; a stalled disk holds one tick's votes and acknowledgements each.
-const HELD_EFFECTS_MAX: usize = 20_000;
+const HELD_EFFECTS_MAX: usize = 5_000;
 /// Headers, votes and lane positions of a role; a history has a few hundred headers.
-const KEPT_ITEMS_MAX: usize = 20_000;
+const KEPT_ITEMS_MAX: usize = 4_000;
 /// What queues of fixed size may hold beside the bytes of the workload.
-const FIXED_BYTES: usize = 4 * 1024 * 1024;
+const FIXED_BYTES: usize = 256 * 1024;
 
 /// How much trouble explains refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +40,14 @@ impl Trouble {
         match reject {
             // Clients send more than lanes take; they are told so and try again.
             Reject::Busy => true,
-            Reject::BatchGap | Reject::FetchMismatch => self != Self::Calm,
+            // A replica that is cut off or slow executes late, and holds a bounded part of what comes meanwhile.
+            Reject::BatchGap | Reject::LaneBudget => self != Self::Calm,
             Reject::Malformed(_)
             | Reject::ForeignBundle
             | Reject::BundleSignature
             | Reject::ForeignBatch
             | Reject::BatchFork
-            | Reject::LaneBudget
-
+            | Reject::FetchMismatch
             | Reject::ConsensusSignature
             | Reject::Handshake
             | Reject::Consensus(_) => false,
@@ -64,13 +64,21 @@ pub struct Resources {
     rejects: BTreeMap<&'static str, u64>,
     pending_peak: usize,
     held_peak: usize,
+    kept_peak: usize,
 }
 
 impl Resources {
     /// Nothing is held yet.
     #[must_use]
     pub fn new(trouble: Trouble) -> Self {
-        Self { trouble, workload_bytes: 0, rejects: BTreeMap::new(), pending_peak: 0, held_peak: 0 }
+        Self {
+            trouble,
+            workload_bytes: 0,
+            rejects: BTreeMap::new(),
+            pending_peak: 0,
+            held_peak: 0,
+            kept_peak: 0,
+        }
     }
 
     /// A batch was written down.
@@ -87,7 +95,8 @@ impl Resources {
     ) -> Result<(), Violation> {
         self.pending_peak = self.pending_peak.max(pending_bytes);
         self.held_peak = self.held_peak.max(held_effects);
-        // Every replica writes a batch once; buffers may hold a frame and its copy in an answer to a fetch.
+        self.kept_peak = self.kept_peak.max(kept_items);
+        // A batch is held once, and once more while it is fetched.
         let bound = 2 * self.workload_bytes + FIXED_BYTES;
         if pending_bytes > bound {
             let text = format!("{pending_bytes} bytes pending, {bound} are allowed");
@@ -98,7 +107,8 @@ impl Resources {
             return Err(Violation::new("bounded memory", text));
         }
         if kept_items > KEPT_ITEMS_MAX {
-            let text = format!("{kept_items} headers, votes and positions are kept, {KEPT_ITEMS_MAX} are allowed");
+            let text =
+                format!("{kept_items} headers, votes and positions are kept, {KEPT_ITEMS_MAX} are allowed");
             return Err(Violation::new("bounded memory", text));
         }
         Ok(())
@@ -112,6 +122,18 @@ impl Resources {
             return Err(Violation::new("no unexplained refusal", text));
         }
         Ok(())
+    }
+
+    /// The most items that one core kept.
+    #[must_use]
+    pub fn kept_peak(&self) -> usize {
+        self.kept_peak
+    }
+
+    /// The most effects that one core held back.
+    #[must_use]
+    pub fn held_peak(&self) -> usize {
+        self.held_peak
     }
 
     /// What was refused, by label.
@@ -146,6 +168,7 @@ mod tests {
         let refuse = |trouble, reject| Resources::new(trouble).on_reject(&reject);
         refuse(Trouble::Gaps, Reject::BatchGap).unwrap();
         assert!(refuse(Trouble::Calm, Reject::BatchGap).is_err());
+        assert!(refuse(Trouble::Calm, Reject::LaneBudget).is_err());
         assert!(refuse(Trouble::Disorder, Reject::BatchFork).is_err());
         assert!(refuse(Trouble::Disorder, quorate_consensus::Reject::Equivocation.into()).is_err());
     }

@@ -58,7 +58,8 @@ impl Votes {
                 return Err(Violation::new(ORACLE, text));
             }
             if start != lo {
-                let text = format!("PREPARE ranges from {start:?} and from {lo:?} both name ({view:?}, {seq:?})");
+                let text =
+                    format!("PREPARE ranges from {start:?} and from {lo:?} both name ({view:?}, {seq:?})");
                 return Err(Violation::new(ORACLE, text));
             }
         }
@@ -98,18 +99,25 @@ impl Votes {
     ) -> Result<(), Violation> {
         let mut signers = ReplicaSet::EMPTY;
         for (signer, vote) in votes {
-            let offset = position.seq.0.checked_sub(vote.lo.0).and_then(|offset| usize::try_from(offset).ok());
+            let offset =
+                position.seq.0.checked_sub(vote.lo.0).and_then(|offset| usize::try_from(offset).ok());
             let named = offset.and_then(|offset| vote.digests.get(offset));
-            let cast = self.cast.get(signer.index()).and_then(|cast| cast.prepared.get(&(view, position.seq)));
+            let cast =
+                self.cast.get(signer.index()).and_then(|cast| cast.prepared.get(&(view, position.seq)));
             let really = *signer == replica || cast.is_some_and(|(_, digest)| *digest == position.digest);
             if vote.view != view || named != Some(&position.digest) || !really {
-                let text = format!("a certificate for {position:?} with a vote that {signer:?} did not cast for it");
+                let text =
+                    format!("a certificate for {position:?} with a vote that {signer:?} did not cast for it");
                 return Err(Violation::new("certificates", text));
             }
             signers.insert(*signer);
         }
         if signers.len() < self.quorums.quorum || signers.len() != votes.len() {
-            let text = format!("a certificate for {position:?} with {} of {} votes", signers.len(), self.quorums.quorum);
+            let text = format!(
+                "a certificate for {position:?} with {} of {} votes",
+                signers.len(),
+                self.quorums.quorum
+            );
             return Err(Violation::new("certificates", text));
         }
         Ok(())
