@@ -304,7 +304,7 @@ impl Session {
         }
         if gathered || replica == self.home {
             self.send_all_again(now, out);
-        } else {
+        } else if !self.window.is_empty() {
             // The home may never come: from now on there is somewhere to move to.
             self.waiting_since.get_or_insert(now);
         }

@@ -1,7 +1,7 @@
 //! One core: its reactor, its connections and its share of the replica.
 
 use crate::config::NodeConfig;
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, Handshakes, Phase};
 use crate::peers::Peers;
 use crate::shared::Shared;
 use quorate_reactor::{
@@ -14,7 +14,7 @@ use quorate_types::{CoreId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
-use quorate_wire::{Assembler, FrameRef};
+use quorate_wire::{Assembler, FrameRef, Kind};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,10 +23,16 @@ use tracing::{debug, info, warn};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// The connections of one core whose handshake is not complete.
+/// The accepted connections of one core whose handshake is not complete: so many from clients, and so many, or twice
+/// the number of links if that is more, from replicas.
 const HANDSHAKES_MAX: usize = 256;
 /// The clients of one core.
 const CLIENTS_MAX: usize = 4096;
+/// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
+const REPORTS_OPEN_MAX: usize = 16;
+/// The messages of other cores that one tick takes. They may post as fast as this core takes; without an end to the
+/// tick nothing would be sent and no link be read. What is left keeps the next wait from sleeping.
+const MAIL_PER_TICK_MAX: usize = 4096;
 /// How long the last replies may take to leave at shutdown.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -73,7 +79,7 @@ pub(crate) struct Driver {
     pub(crate) clients: BTreeMap<u64, ConnectionId>,
     doors: BTreeMap<ListenerId, Door>,
     client_count: u64,
-    handshakes: usize,
+    handshakes: Handshakes,
     /// A number of this process: a peer that sees another one later knows that this replica was restarted.
     incarnation: u64,
     pub(crate) clock: Clock,
@@ -132,7 +138,7 @@ impl Driver {
             clients: BTreeMap::new(),
             doors,
             client_count: 0,
-            handshakes: 0,
+            handshakes: Handshakes::default(),
             incarnation,
             clock: Clock::start(),
             effects: Vec::new(),
@@ -175,13 +181,14 @@ impl Driver {
     /// One tick: reap completions, step the state machines, carry out effects; the next wait submits them.
     fn turn(&mut self) -> Result<(), ReactorError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
-        let handshake = if self.handshakes > 0 { self.next_expiry() } else { None };
+        let handshake = if self.handshakes.are_open() { self.next_expiry() } else { None };
         let deadline = [due, self.peers.next_dial(), handshake].into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event);
         }
-        while let Some(mail) = self.mailbox.take() {
+        for _ in 0..MAIL_PER_TICK_MAX {
+            let Some(mail) = self.mailbox.take() else { break };
             self.step(Input::Mail(mail));
         }
         self.dial_due();
@@ -254,7 +261,7 @@ impl Driver {
     fn on_accepted(&mut self, listener: ListenerId, connection: ConnectionId, address: SocketAddr) {
         self.count(Counter::ConnectionsOpened);
         let Some(door) = self.doors.get(&listener).copied() else { return self.reactor.close(connection) };
-        if self.handshakes >= HANDSHAKES_MAX || self.clients.len() >= CLIENTS_MAX {
+        if !self.has_room(door.accepts) {
             self.reactor.send(connection, refusal_frame(Refusal::Full).bytes());
             self.reactor.finish(connection);
             return;
@@ -268,8 +275,38 @@ impl Driver {
             fresh_nonce(),
         ));
         let expires = Instant::now() + HANDSHAKE_TIME_MAX;
-        self.handshakes += 1;
-        self.connections.insert(connection, Connection::new(Phase::Listening { listener }, address, expires));
+        self.start_handshake(
+            connection,
+            Phase::Listening { listener, accepts: door.accepts },
+            address,
+            expires,
+        );
+    }
+
+    /// Whether another connection may begin its handshake. Clients, however many, take no room from replicas.
+    fn has_room(&self, accepts: Accepts) -> bool {
+        match accepts {
+            Accepts::Clients => {
+                self.handshakes.from_clients < HANDSHAKES_MAX && self.clients.len() < CLIENTS_MAX
+            }
+            Accepts::Replicas { .. } => {
+                self.handshakes.from_replicas < HANDSHAKES_MAX.max(2 * self.peers.len())
+            }
+        }
+    }
+
+    fn start_handshake(&mut self, id: ConnectionId, phase: Phase, address: SocketAddr, expires: Instant) {
+        self.handshakes.begin(&phase);
+        self.connections.insert(id, Connection::new(phase, address, expires));
+    }
+
+    /// The handshake of a connection is complete.
+    fn establish(&mut self, id: ConnectionId, phase: Phase) {
+        self.count(Counter::HandshakesCompleted);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            self.handshakes.end(&connection.phase);
+            connection.phase = phase;
+        }
     }
 
     fn dial_due(&mut self) {
@@ -279,8 +316,7 @@ impl Driver {
             match self.reactor.connect(address) {
                 Ok(id) => {
                     let phase = Phase::Connecting { peer, link };
-                    self.handshakes += 1;
-                    self.connections.insert(id, Connection::new(phase, address, now + HANDSHAKE_TIME_MAX));
+                    self.start_handshake(id, phase, address, now + HANDSHAKE_TIME_MAX);
                 }
                 Err(error) => {
                     warn!(%error, "cannot dial replica {peer}");
@@ -319,8 +355,8 @@ impl Driver {
                 Ok(Some(frame)) => {
                     self.count(Counter::FramesReceived);
                     let established = self.on_frame(id, frame);
-                    if established {
-                        assembler.set_limit(quorate_types::limits::FRAME_BYTES_MAX);
+                    if established && let Some(connection) = self.connections.get(&id) {
+                        assembler.set_limit(connection.frame_bytes_max());
                     }
                 }
                 Ok(None) => break,
@@ -338,10 +374,14 @@ impl Driver {
     }
 
     fn refuse(&mut self, id: ConnectionId, error: &dyn std::fmt::Display) {
-        if let Some(connection) = self.connections.get(&id)
-            && !matches!(connection.phase, Phase::Closing)
-        {
-            warn!(address = %connection.address, "closing a connection: {error}");
+        // One that is forgotten is ending already, perhaps with a last word on its way that must not be cut off.
+        let Some(connection) = self.connections.get(&id) else { return };
+        let address = connection.address;
+        match connection.phase {
+            // Whoever reaches the port can bring this about, so it must not fill the log.
+            _ if connection.is_shaking_hands() => debug!(%address, "closing a connection: {error}"),
+            Phase::Closing => {}
+            _ => warn!(%address, "closing a connection: {error}"),
         }
         self.reactor.close(id);
         self.on_closed(id, false);
@@ -353,15 +393,28 @@ impl Driver {
         match &mut connection.phase {
             Phase::Peer { peer, link } => {
                 let (peer, link) = (*peer, *link);
+                let before = self.effects.len();
                 self.step(Input::PeerFrame { peer, link, frame });
+                let condemned = |effect: &Effect| matches!(effect, Effect::ClosePeer { .. });
+                if self.effects[before..].iter().any(condemned) {
+                    // At once: the rest of the burst is not looked at, and a reconnect in it is not hit instead.
+                    self.carry_out();
+                }
                 false
             }
-            Phase::Client { number } => {
+            Phase::Client { reports, .. }
+                if frame.kind == Kind::ReportRequest && *reports >= REPORTS_OPEN_MAX =>
+            {
+                self.refuse(id, &"too many requests for reports at once");
+                false
+            }
+            Phase::Client { number, reports } => {
+                *reports += usize::from(frame.kind == Kind::ReportRequest);
                 let connection = ClientConnection { core: self.id, number: *number };
                 self.step(Input::ClientFrame { connection, frame });
                 false
             }
-            Phase::Listening { listener } => {
+            Phase::Listening { listener, .. } => {
                 let step = listener.on_frame(frame);
                 self.on_listener_step(id, step)
             }
@@ -431,6 +484,10 @@ impl Driver {
             }
             Err(error) => {
                 warn!("the handshake with replica {peer} failed: {error}");
+                if error == HandshakeError::RefusedByPeer(Refusal::Full) {
+                    // There may be room soon; all other refusals last.
+                    self.on_closed(id, false);
+                }
                 self.fail_handshake(id, None);
                 false
             }
@@ -451,13 +508,9 @@ impl Driver {
     }
 
     fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
-        self.count(Counter::HandshakesCompleted);
-        self.handshakes -= 1;
         self.client_count += 1;
         let number = self.client_count;
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.establish(Phase::Client { number });
-        }
+        self.establish(id, Phase::Client { number, reports: 0 });
         self.clients.insert(number, id);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
@@ -465,13 +518,9 @@ impl Driver {
     }
 
     fn on_peer_established(&mut self, id: ConnectionId, peer: ReplicaId, link: LinkId) {
-        self.count(Counter::HandshakesCompleted);
-        self.handshakes -= 1;
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.establish(Phase::Peer { peer, link });
-        }
+        self.establish(id, Phase::Peer { peer, link });
         // The newest connection wins: the peer may know already that the older one is dead.
-        if let Some(older) = self.peers.establish(peer, link, id) {
+        if let Some(older) = self.peers.establish(peer, link, id, Instant::now()) {
             self.reactor.close(older);
             if let Some(connection) = self.connections.get_mut(&older) {
                 connection.phase = Phase::Closing;
@@ -500,9 +549,7 @@ impl Driver {
     pub(crate) fn on_closed(&mut self, id: ConnectionId, slowly: bool) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.count(Counter::ConnectionsClosed);
-        if connection.is_shaking_hands() {
-            self.handshakes -= 1;
-        }
+        self.handshakes.end(&connection.phase);
         match connection.phase {
             Phase::Peer { peer, link }
             | Phase::Connecting { peer, link }
@@ -513,7 +560,7 @@ impl Driver {
                     self.step(Input::PeerDisconnected { peer, link });
                 }
             }
-            Phase::Client { number } => {
+            Phase::Client { number, .. } => {
                 self.clients.remove(&number);
                 self.shared.set_clients(self.id.index(), self.clients.len());
                 let connection = ClientConnection { core: self.id, number };
@@ -528,7 +575,7 @@ impl Driver {
     }
 
     fn expire_handshakes(&mut self) {
-        if self.handshakes == 0 {
+        if !self.handshakes.are_open() {
             return;
         }
         let now = Instant::now();

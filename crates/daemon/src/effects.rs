@@ -1,9 +1,10 @@
 //! Carrying out what the pure parts decided.
 
-use crate::connection::is_small;
+use crate::connection::{Phase, is_small};
 use crate::driver::Driver;
 use crate::report;
 use quorate_reactor::{Chunk, ConnectionId};
+use quorate_replica::report::RoleReport;
 use quorate_replica::{ClientConnection, Effect, Record, Reject};
 use quorate_telemetry::Counter;
 use quorate_types::{JournalId, LinkId, Lsn, ReplicaId};
@@ -25,7 +26,10 @@ impl Driver {
         while !self.effects.is_empty() {
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain(..) {
-                self.carry_out_one(effect);
+                // What follows from what made the replica halt must not leave it.
+                if self.shared.halted().is_none() {
+                    self.carry_out_one(effect);
+                }
             }
             if self.effects.is_empty() {
                 self.effects = effects;
@@ -48,10 +52,7 @@ impl Driver {
                 self.clients.get(&connection.number).copied().into_iter().for_each(|id| self.close(id));
             }
             Effect::Mail { core, mail } => self.mailbox.post(core.index(), mail),
-            Effect::Report { connection, report } => {
-                let json = report::json(&self.config, &self.shared, &report);
-                self.send_client(connection, &Report { json }.encode());
-            }
+            Effect::Report { connection, report } => self.send_report(connection, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
             Effect::Executed { bundles, operations } => {
                 let core = self.shared.core(self.id.index());
@@ -113,6 +114,17 @@ impl Driver {
             return;
         }
         self.send(id, frame);
+    }
+
+    fn send_report(&mut self, connection: ClientConnection, report: &RoleReport) {
+        let Some(id) = self.clients.get(&connection.number) else { return };
+        if let Some(Phase::Client { reports, .. }) =
+            self.connections.get_mut(id).map(|found| &mut found.phase)
+        {
+            *reports = reports.saturating_sub(1);
+        }
+        let json = report::json(&self.config, &self.shared, report);
+        self.send_client(connection, &Report { json }.encode());
     }
 
     fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {

@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A link that stood for less than this counts as a failed attempt: a peer that lets in and hangs up at once must
+/// not have this replica shake hands a hundred times a second.
+const STANDS_AFTER: Duration = BACKOFF_MAX;
 
 /// One link to one peer.
 #[derive(Debug)]
 pub(crate) struct PeerLink {
     pub(crate) connection: Option<ConnectionId>,
+    /// Since when the connection stands.
+    since: Option<Instant>,
     /// Frames were dropped because the queue was full.
     pub(crate) lagging: bool,
     /// The peer's first incarnation. With a memory journal a later one has lost its votes and is refused.
@@ -35,12 +40,18 @@ impl Peers {
         let all = peers.flat_map(|peer| links.iter().map(move |link| (peer, *link)));
         let new = |peer: ReplicaId| PeerLink {
             connection: None,
+            since: None,
             lagging: false,
             incarnation: None,
             dial_at: dials(me, peer).then_some(now),
             backoff: BACKOFF_FIRST,
         };
         Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
+    }
+
+    /// The number of links.
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
     }
 
     pub(crate) fn get_mut(&mut self, peer: ReplicaId, link: LinkId) -> Option<&mut PeerLink> {
@@ -75,9 +86,10 @@ impl Peers {
         peer: ReplicaId,
         link: LinkId,
         connection: ConnectionId,
+        now: Instant,
     ) -> Option<ConnectionId> {
         let state = self.links.get_mut(&(peer, link))?;
-        state.backoff = BACKOFF_FIRST;
+        state.since = Some(now);
         state.lagging = false;
         state.dial_at = None;
         state.connection.replace(connection)
@@ -99,6 +111,9 @@ impl Peers {
         if lost {
             state.connection = None;
             state.lagging = false;
+            if state.since.take().is_some_and(|since| now.saturating_duration_since(since) >= STANDS_AFTER) {
+                state.backoff = BACKOFF_FIRST;
+            }
         }
         if state.connection.is_none() && dials(me, peer) {
             let backoff = if slowly { 10 * BACKOFF_MAX } else { state.backoff };
@@ -112,4 +127,40 @@ impl Peers {
 /// Between two replicas the one with the higher id dials.
 fn dials(me: ReplicaId, peer: ReplicaId) -> bool {
     me > peer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: ReplicaId = ReplicaId(0);
+    const LINK: LinkId = LinkId(0);
+
+    /// A connection of a peer that this replica dials, let in and lost again after `stood`; returns the wait.
+    fn wait_after(peers: &mut Peers, id: ConnectionId, stood: Duration) -> Duration {
+        let now = Instant::now();
+        assert_eq!(peers.establish(PEER, LINK, id, now), None);
+        assert!(peers.on_closed(PEER, LINK, id, false, now + stood));
+        peers.next_dial().unwrap() - (now + stood)
+    }
+
+    #[test]
+    fn a_peer_that_hangs_up_at_once_is_dialed_ever_more_slowly() {
+        // Ids are made by a reactor alone; nobody listens at the address.
+        let mut reactor = quorate_reactor::Reactor::new(&quorate_reactor::ReactorOptions::default()).unwrap();
+        let id = reactor.connect("127.0.0.1:9".parse().unwrap()).unwrap();
+        let link = PeerLink {
+            connection: None,
+            since: None,
+            lagging: false,
+            incarnation: None,
+            dial_at: None,
+            backoff: BACKOFF_FIRST,
+        };
+        let mut peers = Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1) };
+        let waits: Vec<u128> =
+            (0..9).map(|_| wait_after(&mut peers, id, Duration::from_millis(1)).as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(wait_after(&mut peers, id, STANDS_AFTER), BACKOFF_FIRST);
+    }
 }

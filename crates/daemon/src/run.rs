@@ -107,8 +107,11 @@ impl CoreThread {
                     return Ok(());
                 }
             };
-            if core.index() == 0 {
-                driver.watch_signals(&[Signal::Interrupt, Signal::Terminate])?;
+            if core.index() == 0
+                && let Err(error) = driver.watch_signals(&[Signal::Interrupt, Signal::Terminate])
+            {
+                let _ = report.send(Err(error));
+                return Ok(());
             }
             let _ = report.send(Ok(driver.waker()));
             let Ok(wakers) = started.recv() else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! The handshake that binds a connection to keys, without I/O.
 //!
-//! Dialer and listener each sign, with fresh nonces of both, the whole of what was said: versions, cluster id,
+//! Dialer and listener each sign, with fresh nonces of both, the whole of what was said: cluster id,
 //! configuration digest, who dials whom on which link. So a recorded handshake proves nothing later, and a
 //! relayed one is bound to the pair that made it. This is the seam that TLS will fill: whoever drives it gets
 //! an [`Identity`] and knows nothing else.

@@ -326,6 +326,17 @@ fn a_time_out_moves_to_the_next_connected_home_and_sends_what_is_open_in_order()
 }
 
 #[test]
+fn an_idle_session_loses_no_patience_when_a_replica_comes_back() {
+    let mut fixture = Fixture::registered();
+    fixture.disconnect(2);
+    fixture.connect(2);
+    assert_eq!(fixture.happened(), "2:Attach");
+    assert_eq!(fixture.session.deadline(), None);
+    fixture.submit();
+    assert_eq!(fixture.session.deadline(), Some(fixture.now.plus(milliseconds(1000).0)));
+}
+
+#[test]
 fn patience_doubles_up_to_its_limit_and_halves_with_progress() {
     let mut fixture = Fixture::registered();
     fixture.submit();
