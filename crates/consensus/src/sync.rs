@@ -7,8 +7,7 @@
 
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output, Reject};
-use crate::votes::nth_highest;
-use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits};
+use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits, nth_highest};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The votes of every replica, this one included, in the present view.
 
-use quorate_types::{Digest, ReplicaId, Seq, View};
+use quorate_types::{Digest, ReplicaId, Seq, View, nth_highest};
 use quorate_wire::Position;
 use quorate_wire::message::{Prepare, Status};
 use std::collections::BTreeMap;
@@ -137,11 +137,4 @@ impl Votes {
 fn slots(prepare: &Prepare) -> impl Iterator<Item = (Seq, Digest)> {
     let lo = prepare.lo;
     prepare.digests.iter().enumerate().map(move |(offset, digest)| (lo.plus(offset as u64), *digest))
-}
-
-/// The `n`-th highest of `values`, counting from 1; the lowest possible when there are fewer.
-pub(crate) fn nth_highest(values: impl Iterator<Item = Seq>, n: usize) -> Seq {
-    let mut sorted: Vec<Seq> = values.collect();
-    sorted.sort_unstable_by(|left, right| right.cmp(left));
-    sorted.get(n - 1).copied().unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Who acknowledged how much of one lane.
 
-use quorate_types::{Digest, LaneNumber, ReplicaId};
+use quorate_types::{Digest, LaneNumber, ReplicaId, nth_highest};
 
 /// What one replica said last, and how much of the own chain that covers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,11 +77,4 @@ impl Acknowledgements {
             .map(|(replica, entry)| (replica, entry.upto, entry.chain))
             .collect()
     }
-}
-
-/// The `n`-th highest of `values`, counting from 1; the lowest possible when there are fewer.
-pub(crate) fn nth_highest(values: impl Iterator<Item = LaneNumber>, n: usize) -> LaneNumber {
-    let mut sorted: Vec<LaneNumber> = values.collect();
-    sorted.sort_unstable_by(|left, right| right.cmp(left));
-    sorted.get(n - 1).copied().unwrap_or_default()
 }

@@ -1,9 +1,8 @@
 //! Fetching a lane backwards along its chain, each batch checked against the digest asked for.
 
-use crate::acknowledgements::nth_highest;
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
-use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Rounds};
+use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Rounds, nth_highest};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
 use quorate_wire::{FrameRef, LaneTip, batch};
 use std::collections::VecDeque;

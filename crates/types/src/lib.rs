@@ -31,5 +31,5 @@ pub use operation::{
     ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,
     OperationResult, Versioned, VersionedEntry,
 };
-pub use quorum::{Quorums, ReplicaSet};
+pub use quorum::{Quorums, ReplicaSet, nth_highest};
 pub use rounds::Rounds;

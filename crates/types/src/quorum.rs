@@ -90,6 +90,14 @@ impl ReplicaSet {
     }
 }
 
+/// The `n`-th highest of `values`, counting from 1: so much `n` replicas have reached, each of them reporting one
+/// value. The lowest possible value when there are fewer.
+pub fn nth_highest<T: Copy + Default + Ord>(values: impl Iterator<Item = T>, n: usize) -> T {
+    let mut sorted: Vec<T> = values.collect();
+    sorted.sort_unstable_by(|left, right| right.cmp(left));
+    n.checked_sub(1).and_then(|index| sorted.get(index)).copied().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +149,11 @@ mod tests {
         set.remove(ReplicaId(3));
         assert_eq!(set.len(), 1);
         assert_eq!(ReplicaSet::all(4).len(), 4);
+    }
+
+    #[test]
+    fn the_nth_highest_is_what_n_have_reached() {
+        let reached = |n| nth_highest([7, 3, 9, 3].into_iter(), n);
+        assert_eq!([1, 2, 3, 4, 5].map(reached), [9, 7, 3, 3, 0]);
     }
 }
