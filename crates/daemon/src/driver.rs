@@ -59,12 +59,6 @@ impl Clock {
     }
 }
 
-/// What a listening socket is for.
-#[derive(Clone, Copy, Debug)]
-struct Door {
-    accepts: Accepts,
-}
-
 /// One core at work.
 pub(crate) struct Driver {
     pub(crate) config: Arc<NodeConfig>,
@@ -77,7 +71,8 @@ pub(crate) struct Driver {
     pub(crate) peers: Peers,
     /// The connections of established clients by their numbers.
     pub(crate) clients: BTreeMap<u64, ConnectionId>,
-    doors: BTreeMap<ListenerId, Door>,
+    /// What each listening socket is for.
+    doors: BTreeMap<ListenerId, Accepts>,
     client_count: u64,
     handshakes: Handshakes,
     /// A number of this process: a peer that sees another one later knows that this replica was restarted.
@@ -113,12 +108,12 @@ impl Driver {
         let mut doors = BTreeMap::new();
         for link in &links {
             let (listener, _) = reactor.listen(member.mesh_address(*link), false)?;
-            doors.insert(listener, Door { accepts: Accepts::Replicas { link: *link } });
+            doors.insert(listener, Accepts::Replicas { link: *link });
         }
         if !links.is_empty() {
             let shares_port = config.cores.len() > 1;
             let (listener, _) = reactor.listen(member.client, shares_port)?;
-            doors.insert(listener, Door { accepts: Accepts::Clients });
+            doors.insert(listener, Accepts::Clients);
         }
         let setup = ReplicaSetup {
             config: Arc::clone(&config.cluster),
@@ -260,8 +255,8 @@ impl Driver {
 
     fn on_accepted(&mut self, listener: ListenerId, connection: ConnectionId, address: SocketAddr) {
         self.count(Counter::ConnectionsOpened);
-        let Some(door) = self.doors.get(&listener).copied() else { return self.reactor.close(connection) };
-        if !self.has_room(door.accepts) {
+        let Some(accepts) = self.doors.get(&listener).copied() else { return self.reactor.close(connection) };
+        if !self.has_room(accepts) {
             self.reactor.send(connection, refusal_frame(Refusal::Full).bytes());
             self.reactor.finish(connection);
             return;
@@ -271,16 +266,11 @@ impl Driver {
             self.config.key.clone(),
             self.config.replica,
             self.incarnation,
-            door.accepts,
+            accepts,
             fresh_nonce(),
         ));
         let expires = Instant::now() + HANDSHAKE_TIME_MAX;
-        self.start_handshake(
-            connection,
-            Phase::Listening { listener, accepts: door.accepts },
-            address,
-            expires,
-        );
+        self.start_handshake(connection, Phase::Listening { listener, accepts }, address, expires);
     }
 
     /// Whether another connection may begin its handshake. Clients, however many, take no room from replicas.

@@ -316,7 +316,8 @@ impl Lanes {
         }
     }
 
-    /// The connection to a peer stands: it gets a full acknowledgement.
+    /// The connection to a peer stands, or takes frames again after some were dropped: it gets a full
+    /// acknowledgement.
     pub fn on_connected(&mut self, peer: ReplicaId, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
             state.connected.insert(peer);
@@ -331,11 +332,6 @@ impl Lanes {
             state.frontiers.remove(&peer);
             state.questions.retain(|(from, _)| *from != peer);
         }
-    }
-
-    /// Frames to a peer were dropped and its queue is empty again.
-    pub fn on_drained(&mut self, peer: ReplicaId, link: LinkId) {
-        self.greet(peer, link);
     }
 
     /// The burst of inputs is over: seal, acknowledge, report, and send again what may be lost.

@@ -118,7 +118,7 @@ fn a_new_connection_gets_a_full_acknowledgement_that_waits_for_what_it_names() {
     node.lanes.on_connected(R3, LINK);
     node.tick();
     assert_eq!(node.take().frontiers(lane_of(R1)), [(R3, 2, Some(Lsn(2)))]);
-    node.lanes.on_drained(R2, LINK);
+    node.lanes.on_connected(R2, LINK);
     node.tick();
     assert_eq!(node.take().frontiers(lane_of(R1)), [(R2, 2, Some(Lsn(2)))]);
 }

@@ -135,7 +135,7 @@ impl Network {
             .map(|at| {
                 let node = &mut self.machines[at].node;
                 let peer = ReplicaId(if at == 0 { 1 } else { 0 });
-                node.lanes.on_drained(peer, LinkId(0));
+                node.lanes.on_connected(peer, LinkId(0));
                 node.tick();
                 let outputs = node.take();
                 let (_, frame, _) = outputs.sent(Kind::LaneAcks).pop().expect("a frontier");
