@@ -9,7 +9,7 @@ use quorate_types::{
     ReplicaSet, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, batch};
+use quorate_wire::{BundleView, DecodeError, Frame, FrameRef, LaneTip, batch};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
@@ -55,6 +55,11 @@ pub enum Output {
         acks: LaneAcks,
         /// The position in the journal of this core that must be durable first.
         after: Lsn,
+    },
+    /// A bundle that this owner brought has a wrong signature and was dropped.
+    Forged {
+        /// Whoever brought it.
+        owner: Owner,
     },
     /// A batch is held.
     Held(Arc<Batch>),
@@ -191,11 +196,12 @@ impl Lanes {
         LaneId { origin: self.me, link }
     }
 
-    /// Takes a checked bundle of `owner` into the own lane of `link`. False when the owner has `owner_max`
-    /// bundles open or the lane is over its budget: the client is to try again later.
+    /// Takes a bundle of `owner` into the own lane of `link`. Its signature is checked with those that come with it,
+    /// before it is sealed. False when the owner has `owner_max` bundles open or the lane is over its budget: the
+    /// client is to try again later.
     #[must_use]
-    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &[u8], owner_max: usize) -> bool {
-        if !self.has_room(link, owner, bundle.len(), owner_max) {
+    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &BundleView<'_>, owner_max: usize) -> bool {
+        if !self.has_room(link, owner, bundle.bytes.len(), owner_max) {
             return false;
         }
         let Some(link) = self.links.get_mut(&link) else { return false };
@@ -203,9 +209,7 @@ impl Lanes {
         true
     }
 
-    /// Whether [`Lanes::admit`] would take a bundle of `bytes` bytes: to be asked before its signature is checked.
-    #[must_use]
-    pub fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
+    fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
         let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
         let Some(link) = self.links.get(&link) else { return false };
         let open = share.lane.open_bytes() + link.own.pending_bytes();
@@ -395,8 +399,8 @@ impl Lanes {
     /// No timer: load makes batches larger, and an idle lane seals at once.
     fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
         let lane = self.own_lane(link);
-        let quorum = self.config.quorums().quorum;
-        let tuning = *self.tuning();
+        let config = Arc::clone(&self.config);
+        let (quorum, tuning) = (config.quorums().quorum, *config.tuning());
         loop {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
@@ -408,10 +412,12 @@ impl Lanes {
             if pending == 0 || !may || share.lane.open_bytes() > tuning.lane_bytes_open_max {
                 return;
             }
-            let Some(frame) = state.own.seal(tip, tuning.batch_bytes_full) else { return };
-            let (to, after) = (Destination::Others, None);
-            out.push(Output::Send { to, link, frame: frame.clone(), after });
-            self.hold(Arc::new(Batch::sealed(frame)), out);
+            let liars = state.own.check(&config);
+            out.extend(liars.into_iter().map(|owner| Output::Forged { owner }));
+            let Some(batch) = state.own.seal(tip, tuning.batch_bytes_full) else { return };
+            let (to, frame, after) = (Destination::Others, batch.frame().clone(), None);
+            out.push(Output::Send { to, link, frame, after });
+            self.hold(Arc::new(batch), out);
         }
     }
 

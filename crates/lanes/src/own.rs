@@ -1,19 +1,34 @@
 //! Admission and batching of the bundles of one own lane.
 
-use quorate_types::{LaneNumber, limits};
-use quorate_wire::{BatchHead, Frame, Kind, LaneTip, batch};
-use std::collections::{BTreeMap, VecDeque};
+use crate::batch::{Batch, Bundle};
+use quorate_types::{ClusterConfig, LaneNumber, limits};
+use quorate_wire::{BatchHead, BundleHead, BundleView, Frame, Kind, LaneTip, batch, bundle};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What stands in front of a bundle's operations in a batch: its length and its head.
+const BUNDLE_OVERHEAD: usize = 4 + bundle::HEAD_BYTES;
 
 /// Whoever a bundle came from; a number of the caller's.
 pub(crate) type Owner = u64;
+
+/// A bundle that waits for its batch.
+#[derive(Debug)]
+struct Pending {
+    owner: Owner,
+    head: BundleHead,
+    /// Where it ends in the pending bytes.
+    end: usize,
+}
 
 /// Bundles on their way into batches, and batches on their way to execution.
 #[derive(Debug, Default)]
 pub(crate) struct OwnLane {
     /// Encoded as they will stand in the batch.
-    pending: Vec<u8>,
-    /// The end of each pending bundle in `pending`, with its owner.
-    ends: VecDeque<(usize, Owner)>,
+    bytes: Vec<u8>,
+    /// The pending bundles in the order of `bytes`.
+    pending: VecDeque<Pending>,
+    /// How many of them, from the first on, have a signature that was checked.
+    checked: usize,
     /// What each owner has admitted and not yet executed.
     open: BTreeMap<Owner, usize>,
     /// The owners of the bundles of each sealed batch, until it is executed.
@@ -21,11 +36,37 @@ pub(crate) struct OwnLane {
 }
 
 impl OwnLane {
-    /// Takes a checked bundle.
-    pub(crate) fn admit(&mut self, owner: Owner, bundle: &[u8]) {
+    /// Takes a bundle whose signature is still to be checked.
+    pub(crate) fn admit(&mut self, owner: Owner, bundle: &BundleView<'_>) {
         *self.open.entry(owner).or_insert(0) += 1;
-        batch::write_bundle(&mut self.pending, bundle);
-        self.ends.push_back((self.pending.len(), owner));
+        batch::write_bundle(&mut self.bytes, bundle.bytes);
+        self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len() });
+    }
+
+    /// Checks the signatures of all that came since the last time, together. Returns the owners of bundles whose
+    /// signature is wrong; nothing of what they brought in this time is taken.
+    pub(crate) fn check(&mut self, config: &ClusterConfig) -> BTreeSet<Owner> {
+        let verdicts = bundle::verdicts(config, self.pending.range(self.checked..).map(|one| &one.head));
+        let unchecked = self.pending.range(self.checked..).zip(verdicts);
+        let liars: BTreeSet<Owner> =
+            unchecked.filter(|(_, signed)| !signed).map(|(one, _)| one.owner).collect();
+        if !liars.is_empty() {
+            for at in (self.checked..self.pending.len()).rev() {
+                if liars.contains(&self.pending[at].owner) {
+                    self.take_out(at);
+                }
+            }
+        }
+        self.checked = self.pending.len();
+        liars
+    }
+
+    fn take_out(&mut self, at: usize) {
+        let start = at.checked_sub(1).map_or(0, |before| self.pending[before].end);
+        let removed = self.pending.remove(at).expect("invariant: the caller counts what is pending");
+        self.bytes.drain(start..removed.end);
+        self.pending.range_mut(at..).for_each(|after| after.end -= removed.end - start);
+        self.close(removed.owner);
     }
 
     /// How many bundles an owner has admitted that are not executed.
@@ -34,41 +75,53 @@ impl OwnLane {
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending.len()
+        self.bytes.len()
     }
 
-    /// Makes the next batch after `tip`: all that is pending, up to a full batch.
-    pub(crate) fn seal(&mut self, tip: LaneTip, full: usize) -> Option<Frame> {
-        let count = self
-            .ends
-            .iter()
-            .take(limits::BATCH_BUNDLES_MAX)
-            .position(|(end, _)| *end >= full)
-            .map_or(self.ends.len().min(limits::BATCH_BUNDLES_MAX), |index| index + 1);
-        let bytes = self.ends.get(count.checked_sub(1)?)?.0;
+    /// Makes the next batch after `tip`: all that is pending and checked, up to a full batch.
+    pub(crate) fn seal(&mut self, tip: LaneTip, full: usize) -> Option<Batch> {
+        let most = self.checked.min(limits::BATCH_BUNDLES_MAX);
+        let fills = self.pending.iter().take(most).position(|one| one.end >= full);
+        let count = fills.map_or(most, |index| index + 1);
+        let bytes = self.pending.get(count.checked_sub(1)?)?.end;
         let head = BatchHead { lane: tip.lane, number: tip.upto.next(), previous: tip.chain };
         let frame = Frame::encode(Kind::Batch, |out| {
             out.reserve(batch::HEAD_BYTES + bytes);
             batch::write_head(out, &head, count);
-            out.extend_from_slice(&self.pending[..bytes]);
+            out.extend_from_slice(&self.bytes[..bytes]);
         });
-        self.pending.drain(..bytes);
-        let owners = self.ends.drain(..count).map(|(_, owner)| owner).collect();
-        self.ends.iter_mut().for_each(|(end, _)| *end -= bytes);
+        self.bytes.drain(..bytes);
+        let (mut owners, mut bundles) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut start = 0;
+        for Pending { owner, head, end } in self.pending.drain(..count) {
+            owners.push(owner);
+            let body = start + BUNDLE_OVERHEAD..end;
+            bundles.push(Bundle {
+                head,
+                signed: true,
+                body: batch::HEAD_BYTES + body.start..batch::HEAD_BYTES + body.end,
+            });
+            start = end;
+        }
+        self.pending.iter_mut().for_each(|one| one.end -= bytes);
+        self.checked -= count;
         self.sealed.push_back((head.number, owners));
-        Some(frame)
+        Some(Batch::sealed(head, frame, bundles))
     }
 
     /// Batches up to `number` are executed: their owners may admit more.
     pub(crate) fn on_executed(&mut self, number: LaneNumber) {
         while let Some((_, owners)) = self.sealed.pop_front_if(|(sealed, _)| *sealed <= number) {
-            for owner in owners {
-                if let Some(open) = self.open.get_mut(&owner) {
-                    *open -= 1;
-                    if *open == 0 {
-                        self.open.remove(&owner);
-                    }
-                }
+            owners.into_iter().for_each(|owner| self.close(owner));
+        }
+    }
+
+    /// One bundle of `owner` is no longer open.
+    fn close(&mut self, owner: Owner) {
+        if let Some(open) = self.open.get_mut(&owner) {
+            *open -= 1;
+            if *open == 0 {
+                self.open.remove(&owner);
             }
         }
     }

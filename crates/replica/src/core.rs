@@ -311,13 +311,15 @@ impl Core {
             Ok(Some(FromClient::Execution(mail))) => {
                 self.post(self.layout.execution(), Mail::Execution(mail), effects);
             }
-            Err(reject) => {
-                effects.push(Effect::Rejected(reject));
-                effects.push(Effect::CloseClient { connection, reject });
-                // What else the burst brings of this client is not looked at.
-                self.link.on_client_disconnected(connection);
-            }
+            Err(reject) => self.condemn_client(connection, reject, effects),
         }
+    }
+
+    fn condemn_client(&mut self, connection: ClientConnection, reject: Reject, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Rejected(reject));
+        effects.push(Effect::CloseClient { connection, reject });
+        // What else the burst brings of this client is not looked at.
+        self.link.on_client_disconnected(connection);
     }
 
     fn on_mail(&mut self, now: Nanoseconds, mail: Mail, effects: &mut Vec<Effect>) {
@@ -462,6 +464,10 @@ impl Core {
                 let after = self.link.lanes.after(Some(after));
                 self.send_to_others(now, link, &acks.encode(), &after, effects);
                 self.send_after(now, after, Gated::OwnAcks { link, acks }, effects);
+            }
+            Output::Forged { owner } => {
+                let connection = ClientConnection { core: self.core, number: owner };
+                self.condemn_client(connection, Reject::BundleSignature, effects);
             }
             Output::Held(batch) => {
                 self.post(self.layout.execution(), Mail::Execution(ExecutionMail::Held(batch)), effects);

@@ -16,6 +16,7 @@ pub mod limits;
 mod operation;
 mod quorum;
 mod rounds;
+pub mod signatures;
 
 pub use after::After;
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};

@@ -4,6 +4,7 @@
 //! A statement is built anew from the fields of a message by signer and verifier alike; the bytes of the
 //! message itself are never what is signed.
 
+use quorate_types::signatures::Claim;
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, PublicKey, ReplicaId, Seq, SessionId, Signature, SigningKey, View,
 };
@@ -104,6 +105,12 @@ impl Statement {
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Signature {
         key.sign(&self.0)
+    }
+
+    /// That `signature` is one of `key` over the statement, to be checked with others.
+    #[must_use]
+    pub fn claim<'a>(&'a self, key: &'a PublicKey, signature: &'a Signature) -> Claim<'a> {
+        Claim { key, message: &self.0, signature }
     }
 
     /// Whether `signature` is one of `key` over the statement.

@@ -7,7 +7,7 @@ use quorate_types::{
     Nanoseconds, Operation, ReplicaId, SessionId, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message, encode_fetched_batches};
-use quorate_wire::{BatchHead, BatchView, Frame, Kind, LaneTip, batch, bundle, testing};
+use quorate_wire::{BatchHead, BatchView, BundleView, Frame, Kind, LaneTip, batch, bundle, testing};
 use std::sync::Arc;
 
 pub(crate) const LINK: LinkId = LinkId(0);
@@ -139,7 +139,7 @@ impl Node {
     pub(crate) fn admit(&mut self, bytes: usize) -> bool {
         self.next_bundle += 1;
         let bundle = bundle_of(&self.config, self.next_bundle, bytes);
-        self.lanes.admit(LINK, 1, &bundle, 1000)
+        self.lanes.admit(LINK, 1, &BundleView::parse(&bundle).expect("a bundle"), 1000)
     }
 
     pub(crate) fn tick(&mut self) {
