@@ -1,7 +1,9 @@
 //! A batch that is here whole, with the verdict on each signature.
 
 use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber};
-use quorate_wire::{BatchHead, BatchView, BundleHead, DecodeError, Frame, Kind, LaneTip, batch, bundle};
+use quorate_wire::{
+    BatchHead, BatchView, BundleHead, Claims, DecodeError, Frame, Kind, LaneTip, Verdicts, batch, bundle,
+};
 use rkyv::vec::ArchivedVec;
 use std::ops::Range;
 
@@ -29,21 +31,29 @@ impl Batch {
     /// Reads a batch, computes its digests and checks every client's signature.
     pub fn check(config: &ClusterConfig, frame: Frame) -> Result<Self, DecodeError> {
         let mut batch = Self::read(frame)?;
-        let verdicts = bundle::verdicts(config, batch.bundles.iter().map(|bundle| &bundle.head));
-        for (bundle, signed) in batch.bundles.iter_mut().zip(verdicts) {
-            bundle.signed = signed;
-        }
+        let mut claims = Claims::new(config);
+        batch.claim(&mut claims);
+        batch.settle(&mut claims.verdicts());
         Ok(batch)
     }
 
-    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; signatures are checked last.
-    pub(crate) fn check_as(config: &ClusterConfig, payload: &[u8], tip: &LaneTip) -> Option<Self> {
-        let view = BatchView::parse(payload).ok()?;
-        if (view.head.lane, view.head.number, view.chain()) != (tip.lane, tip.upto, tip.chain) {
-            return None;
+    /// Asks for the verdicts on the signatures of the bundles.
+    pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
+        self.bundles.iter().for_each(|bundle| claims.add_bundle(&bundle.head));
+    }
+
+    /// Takes the verdicts that [`Batch::claim`] asked for.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) {
+        for (bundle, verdict) in self.bundles.iter_mut().zip(verdicts) {
+            bundle.signed = verdict.holds();
         }
-        let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
-        Self::check(config, frame).ok()
+    }
+
+    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; no signature counts as right
+    /// yet.
+    pub(crate) fn read_as(payload: &[u8], tip: &LaneTip) -> Option<Self> {
+        let batch = Self::read(Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload))).ok()?;
+        (batch.tip() == *tip).then_some(batch)
     }
 
     /// The batch that this replica has sealed: everything about its bundles is known already.
@@ -56,7 +66,7 @@ impl Batch {
     }
 
     /// Reads a batch; no signature counts as right yet.
-    fn read(frame: Frame) -> Result<Self, DecodeError> {
+    pub(crate) fn read(frame: Frame) -> Result<Self, DecodeError> {
         let payload = frame.payload();
         let view = BatchView::parse(payload)?;
         let start = payload.as_ptr().addr();

@@ -1,8 +1,10 @@
 //! Admission and batching of the bundles of one own lane.
 
 use crate::batch::{Batch, Bundle};
-use quorate_types::{ClusterConfig, LaneNumber, limits};
-use quorate_wire::{BatchHead, BundleHead, BundleView, Frame, Kind, LaneTip, batch, bundle};
+use quorate_types::{LaneNumber, limits};
+use quorate_wire::{
+    BatchHead, BundleHead, BundleView, Claims, Frame, Kind, LaneTip, Verdicts, batch, bundle,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What stands in front of a bundle's operations in a batch: its length and its head.
@@ -43,13 +45,17 @@ impl OwnLane {
         self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len() });
     }
 
-    /// Checks the signatures of all that came since the last time, together. Returns the owners of bundles whose
-    /// signature is wrong; nothing of what they brought in this time is taken.
-    pub(crate) fn check(&mut self, config: &ClusterConfig) -> BTreeSet<Owner> {
-        let verdicts = bundle::verdicts(config, self.pending.range(self.checked..).map(|one| &one.head));
+    /// Asks for the verdicts on all signatures that were not checked yet.
+    pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
+        self.pending.range(self.checked..).for_each(|one| claims.add_bundle(&one.head));
+    }
+
+    /// Takes the verdicts that [`OwnLane::claim`] asked for. Returns the owners of bundles whose signature is wrong;
+    /// nothing that they brought since the last time is taken.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) -> BTreeSet<Owner> {
         let unchecked = self.pending.range(self.checked..).zip(verdicts);
         let liars: BTreeSet<Owner> =
-            unchecked.filter(|(_, signed)| !signed).map(|(one, _)| one.owner).collect();
+            unchecked.filter(|(_, verdict)| !verdict.holds()).map(|(one, _)| one.owner).collect();
         if !liars.is_empty() {
             for at in (self.checked..self.pending.len()).rev() {
                 if liars.contains(&self.pending[at].owner) {

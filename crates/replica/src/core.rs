@@ -14,7 +14,7 @@ use quorate_types::{
     SigningKey,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{Frame, FrameRef, Kind, Position};
+use quorate_wire::{Claims, Frame, FrameRef, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -122,6 +122,7 @@ pub struct Audit {
 /// One core of a replica.
 #[derive(Debug)]
 pub struct Core {
+    config: Arc<ClusterConfig>,
     me: ReplicaId,
     core: CoreId,
     layout: Layout,
@@ -153,6 +154,7 @@ impl Core {
             core,
             layout,
             replicas: config.members().len(),
+            config: Arc::clone(config),
             link,
             ordering,
             execution,
@@ -273,7 +275,12 @@ impl Core {
                 _ => Err(quorate_wire::DecodeError::Misplaced(frame.kind).into()),
             },
         };
-        let Err(reject) = result else { return };
+        if let Err(reject) = result {
+            self.reject_peer(peer, link, reject, effects);
+        }
+    }
+
+    fn reject_peer(&mut self, peer: ReplicaId, link: LinkId, reject: Reject, effects: &mut Vec<Effect>) {
         effects.push(Effect::Rejected(reject));
         if condemns(reject) {
             effects.push(Effect::ClosePeer { peer, link, reject });
@@ -528,8 +535,30 @@ impl Core {
         }
     }
 
+    /// Checks all signatures together that this tick has brought, of clients and of replicas.
+    fn check_signatures(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let config = Arc::clone(&self.config);
+        let mut claims = Claims::new(&config);
+        self.link.lanes.claim(&mut claims);
+        if let Some(ordering) = &mut self.ordering {
+            ordering.claim(&mut claims);
+        }
+        let mut verdicts = claims.verdicts();
+        self.link.lanes.settle(&mut verdicts, &mut self.lanes_outputs);
+        self.carry_out_lanes(now, effects);
+        if let Some(ordering) = &mut self.ordering {
+            let liars = ordering.settle(&mut verdicts, &mut self.consensus_outputs);
+            self.carry_out_consensus(now, effects);
+            for peer in liars.iter() {
+                self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
+            }
+        }
+        assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
+    }
+
     /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution.
     fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        self.check_signatures(now, effects);
         self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
         self.carry_out_lanes(now, effects);
         self.drain(now, effects);

@@ -14,7 +14,7 @@
 use crate::{DecodeError, Kind, Statement};
 use quorate_types::{
     ArchivedOperation, BundleNumber, ClusterConfig, Digest, Domain, Operation, PublicKey, SessionId,
-    Signature, SigningKey, limits, signatures,
+    Signature, SigningKey, limits,
 };
 use rkyv::vec::ArchivedVec;
 
@@ -41,29 +41,10 @@ impl BundleHead {
     /// `key` is the parsed form of `self.client`.
     #[must_use]
     pub fn is_signed_by(&self, config: &ClusterConfig, key: &PublicKey) -> bool {
-        key.as_bytes() == &self.client && self.statement(config).is_signed_by(key, &self.signature)
+        key.as_bytes() == &self.client
+            && Statement::bundle(config, &self.client, &self.session, self.number, &self.body)
+                .is_signed_by(key, &self.signature)
     }
-
-    fn statement(&self, config: &ClusterConfig) -> Statement {
-        Statement::bundle(config, &self.client, &self.session, self.number, &self.body)
-    }
-}
-
-/// Whether each of these bundles was signed by the client that it names, and that is one of the cluster's. The same
-/// verdicts as [`BundleHead::is_signed_by`] gives, for a third of the price where there are many.
-#[must_use]
-pub fn verdicts<'a>(config: &ClusterConfig, heads: impl Iterator<Item = &'a BundleHead>) -> Vec<bool> {
-    let known: Vec<_> =
-        heads.map(|head| (head, config.client(&head.client), head.statement(config))).collect();
-    let claims: Vec<_> = known
-        .iter()
-        .filter_map(|(head, key, statement)| Some(statement.claim((*key)?, &head.signature)))
-        .collect();
-    let mut verdicts = signatures::verdicts(&claims).into_iter();
-    known
-        .iter()
-        .map(|(_, key, _)| key.is_some() && verdicts.next().expect("invariant: one verdict for each claim"))
-        .collect()
 }
 
 /// A bundle in borrowed memory: its head, and its operations checked as an archive.
