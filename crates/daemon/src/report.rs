@@ -4,6 +4,7 @@ use crate::config::NodeConfig;
 use crate::shared::Shared;
 use quorate_replica::report::RoleReport;
 use quorate_telemetry::{Costs, Counter, PeerReport, ReplicaReport};
+use std::collections::BTreeMap;
 
 /// The report as JSON.
 pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
@@ -35,6 +36,8 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         security: config.security.to_owned(),
         costs: costs(shared),
         rejects: shared.rejects(),
+        stages: BTreeMap::new(),
+        distributions: BTreeMap::new(),
         state: state(config, shared, roles),
     };
     serde_json::to_string(&report).expect("invariant: a report has only maps with string keys")

@@ -6,7 +6,7 @@
 
 use crate::cluster_files::{CLUSTER_FILE, NewCluster, client_key_file, replica_file};
 use crate::failure::Failure;
-use crate::report::ask_all;
+use crate::report::{POSITIONS, ask_all};
 use anyhow::{Context, anyhow, bail};
 use quorate_daemon::{NodeConfig, read_cluster, read_key};
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
@@ -127,7 +127,7 @@ impl LocalCluster {
             if !ended.is_empty() {
                 bail!("{}", ended.join("\n"));
             }
-            let answers = ask_all(&self.config, &self.client_keys[0], false, REPORT_DEADLINE);
+            let answers = ask_all(&self.config, &self.client_keys[0], &POSITIONS, REPORT_DEADLINE);
             let waits_for: Vec<String> =
                 self.config
                     .replica_ids()

@@ -4,7 +4,7 @@
 use crate::cluster_arguments::ClusterArguments;
 use crate::failure::Failure;
 use crate::output;
-use crate::report::{Answer, ask_all};
+use crate::report::{Answer, WITH_ROOT, ask_all};
 use clap::Args;
 use quorate_telemetry::ReplicaReport;
 use quorate_types::{ClusterConfig, Quorums};
@@ -46,7 +46,7 @@ pub(crate) struct StatusArguments {
 
 pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
     let (config, key) = arguments.cluster.read()?;
-    let answers = ask_all(&config, &key, true, DEADLINE);
+    let answers = ask_all(&config, &key, &WITH_ROOT, DEADLINE);
     let progress = Progress::of(config.quorums(), &answers);
     let roots = Roots::of(&answers);
     let text = match arguments.json {

@@ -350,8 +350,9 @@ impl Core {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
             }
-            OrderingMail::Report { connection, root } => {
-                let report = Box::new(RoleReport { ordering: ordering.report(), ..RoleReport::default() });
+            OrderingMail::Report { connection, root, histograms } => {
+                let ordering = ordering.report();
+                let report = Box::new(RoleReport { ordering, histograms, ..RoleReport::default() });
                 let mail = Mail::Execution(ExecutionMail::Report { connection, root, report });
                 self.post(self.layout.execution(), mail, effects);
             }

@@ -77,8 +77,8 @@ impl LinkRole {
                 Ok(Some(FromClient::Execution(ExecutionMail::Attach { connection, session })))
             }
             Kind::ReportRequest => {
-                let root = ReportRequest::from_frame(frame)?.root;
-                Ok(Some(FromClient::Ordering(OrderingMail::Report { connection, root })))
+                let ReportRequest { root, histograms } = ReportRequest::from_frame(frame)?;
+                Ok(Some(FromClient::Ordering(OrderingMail::Report { connection, root, histograms })))
             }
             other => Err(DecodeError::Misplaced(other).into()),
         }

@@ -68,6 +68,8 @@ pub enum OrderingMail {
         connection: ClientConnection,
         /// Whether the root of the state is wanted.
         root: bool,
+        /// Whether histograms are wanted.
+        histograms: bool,
     },
 }
 

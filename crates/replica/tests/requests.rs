@@ -137,13 +137,13 @@ fn a_report_goes_through_all_roles_and_back() {
         client.send(&mut cluster, R2, 1, &vec![set("a", 10)]);
         cluster.run();
         for root in [false, true] {
-            let request = quorate_wire::message::ReportRequest { root };
+            let request = quorate_wire::message::ReportRequest { root, histograms: !root };
             let frame = quorate_wire::message::Message::encode(&request);
             cluster.client_frame(R1, client.connections[1], &frame);
             cluster.run();
             let (replica, connection, report) = cluster.reports.pop().expect("a report");
             assert_eq!((replica, connection), (R1, client.connections[1]));
-            assert_eq!(report.execution.root.is_some(), root);
+            assert_eq!((report.execution.root.is_some(), report.histograms), (root, !root));
             assert_eq!(report.execution.executed, report.ordering.committed);
             assert_eq!((report.execution.sessions, report.execution.user_keys), (1, 1));
             assert_eq!(report.ordering.primary, R0);

@@ -6,7 +6,9 @@
 #![warn(missing_docs)]
 
 mod counters;
+mod encoding;
 mod report;
 
 pub use counters::{CoreCounters, Counter, Counters};
+pub use encoding::{HistogramError, decode, difference, encode};
 pub use report::{Costs, PeerReport, ReplicaReport};

@@ -314,7 +314,7 @@ impl Cluster {
                 continue;
             }
             let connection = self.connect(me, CoreId(0), &testing::client_key_number(7));
-            let request = quorate_wire::message::ReportRequest { root: true }.encode();
+            let request = quorate_wire::message::ReportRequest { root: true, histograms: false }.encode();
             self.client_frame(me, connection, &request);
             self.run();
             let (_, to, report) = self.reports.pop().expect("a report");
