@@ -1,12 +1,13 @@
 //! What the cores of one replica share: counters and flags, each written by one core and read by any.
 
+use crate::clock::Clock;
+use hdrhistogram::Histogram;
 use quorate_replica::Reject;
-use quorate_telemetry::{CoreCounters, Counter, Counters};
+use quorate_telemetry::{CoreCounters, CoreHistograms, Counter, Counters, Histograms, Measure};
 use quorate_types::{ClusterConfig, LinkId, ReplicaId};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 /// What one link to a peer is like, as bits of one cell.
 const CONNECTED: u64 = 1;
@@ -16,6 +17,7 @@ const LAGGING: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Shared {
     counters: Counters,
+    histograms: Histograms,
     /// Rejects by core and label.
     rejects: Vec<Vec<AtomicU64>>,
     /// By link and peer: flags in the low bits, queued bytes above.
@@ -24,7 +26,7 @@ pub(crate) struct Shared {
     clients: Vec<AtomicU64>,
     stop: AtomicBool,
     halted: OnceLock<String>,
-    pub(crate) started: Instant,
+    pub(crate) clock: Clock,
 }
 
 fn cells(count: usize) -> Vec<AtomicU64> {
@@ -36,17 +38,27 @@ impl Shared {
         let replicas = config.members().len();
         Self {
             counters: Counters::new(cores),
+            histograms: Histograms::new(cores),
             rejects: (0..cores).map(|_| cells(Reject::LABELS.len())).collect(),
             links: config.link_ids().map(|_| cells(replicas)).collect(),
             clients: cells(cores),
             stop: AtomicBool::new(false),
             halted: OnceLock::new(),
-            started: Instant::now(),
+            clock: Clock::start(),
         }
     }
 
     pub(crate) fn core(&self, core: usize) -> &CoreCounters {
         self.counters.core(core).expect("invariant: one set of counters per core")
+    }
+
+    pub(crate) fn histograms(&self, core: usize) -> &CoreHistograms {
+        self.histograms.core(core).expect("invariant: one set of histograms per core")
+    }
+
+    /// What all cores have recorded so far.
+    pub(crate) fn histogram(&self, measure: Measure) -> Histogram<u64> {
+        self.histograms.read(measure)
     }
 
     pub(crate) fn sum(&self, counter: Counter) -> u64 {
