@@ -25,6 +25,11 @@ impl Clock {
         self.instant + Duration::from_nanos(time.since(self.wall))
     }
 
+    /// The wall time at which it was started.
+    pub(crate) fn started(&self) -> Nanoseconds {
+        self.wall
+    }
+
     /// How long it has run.
     pub(crate) fn uptime(&self) -> Duration {
         self.instant.elapsed()

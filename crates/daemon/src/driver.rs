@@ -245,6 +245,7 @@ impl Driver {
                 self.on_closed(connection, false);
             }
             Event::Woken => {}
+            Event::Signal(Signal::User1) => self.shared.request_dump(),
             Event::Signal(signal) => {
                 info!(?signal, "stopping");
                 self.shared.request_stop();

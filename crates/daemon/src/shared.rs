@@ -8,6 +8,7 @@ use quorate_types::{ClusterConfig, LinkId, ReplicaId};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
 
 /// What one link to a peer is like, as bits of one cell.
 const CONNECTED: u64 = 1;
@@ -25,6 +26,9 @@ pub(crate) struct Shared {
     /// Connected clients by core.
     clients: Vec<AtomicU64>,
     stop: AtomicBool,
+    /// Whether histograms are to be dumped, and the thread that does it.
+    dump: AtomicBool,
+    dumper: OnceLock<Thread>,
     halted: OnceLock<String>,
     pub(crate) clock: Clock,
 }
@@ -43,6 +47,8 @@ impl Shared {
             links: config.link_ids().map(|_| cells(replicas)).collect(),
             clients: cells(cores),
             stop: AtomicBool::new(false),
+            dump: AtomicBool::new(false),
+            dumper: OnceLock::new(),
             halted: OnceLock::new(),
             clock: Clock::start(),
         }
@@ -111,6 +117,22 @@ impl Shared {
 
     pub(crate) fn clients(&self) -> u64 {
         self.clients.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn set_dumper(&self, dumper: Thread) {
+        let _ = self.dumper.set(dumper);
+    }
+
+    /// Has the histograms dumped. Does not wait for it, so that a core may ask.
+    pub(crate) fn request_dump(&self) {
+        self.dump.store(true, Ordering::Release);
+        if let Some(dumper) = self.dumper.get() {
+            dumper.unpark();
+        }
+    }
+
+    pub(crate) fn take_dump_request(&self) -> bool {
+        self.dump.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn request_stop(&self) {
