@@ -186,6 +186,15 @@ impl Client {
     /// The report of one replica, as JSON. With `root` it includes the root of the state, which costs the
     /// replica the hashing of what changed since the last one.
     pub async fn report(&self, replica: ReplicaId, root: bool) -> Result<String, ClientError> {
+        self.ask(replica, &ReportRequest { root, histograms: false }).await
+    }
+
+    /// The report of one replica with its histograms, as JSON, which is some tens of kilobytes long.
+    pub async fn report_with_histograms(&self, replica: ReplicaId) -> Result<String, ClientError> {
+        self.ask(replica, &ReportRequest { root: false, histograms: true }).await
+    }
+
+    async fn ask(&self, replica: ReplicaId, request: &ReportRequest) -> Result<String, ClientError> {
         let shared = &self.handle.shared;
         let replicas = shared.links.len();
         let link =
@@ -193,7 +202,7 @@ impl Client {
         if !link.is_connected() {
             return Err(ClientError::NoReport { state: link.describe() });
         }
-        let answer = link.ask(&ReportRequest { root }.encode());
+        let answer = link.ask(&request.encode());
         match tokio::time::timeout(shared.options.answer_deadline, answer).await {
             Ok(Ok(json)) => Ok(json),
             Ok(Err(_)) => Err(ClientError::NoReport { state: link.describe() }),

@@ -169,7 +169,7 @@ fn on_frame(id: u8, frame: FrameRef<'_>, stream: &mut TcpStream, state: &mut Fak
         }
         Kind::Bundle => on_bundle(id, &BundleView::parse(frame.payload).unwrap(), state),
         Kind::ReportRequest => {
-            let ReportRequest { root } = ReportRequest::from_frame(frame).unwrap();
+            let ReportRequest { root, .. } = ReportRequest::from_frame(frame).unwrap();
             let json = (state.report)(id, root);
             stream.write_all(Report { json }.encode().bytes()).unwrap();
         }

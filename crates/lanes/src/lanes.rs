@@ -6,7 +6,7 @@ use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
 use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
-    ReplicaSet, Tuning,
+    ReplicaSet, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, FrameRef, LaneTip, Verdicts, batch};
@@ -65,6 +65,8 @@ pub enum Output {
     Held(Arc<Batch>),
     /// A lane has moved.
     Progress(LaneUpdate),
+    /// Own bundles have passed a stage.
+    Stage(StageTime),
 }
 
 /// Why something was refused.
@@ -218,6 +220,40 @@ impl Lanes {
         let Some(link) = self.links.get_mut(&link) else { return false };
         link.own.admit(owner, bundle);
         true
+    }
+
+    /// The bundle that [`Lanes::admit`] took last was in at `now`; the next stage counts from there.
+    pub fn note_admitted(&mut self, link: LinkId, now: Nanoseconds) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.own.note_admitted(now);
+        }
+    }
+
+    /// What the last step has sealed was sealed by `now`. To be called at the start of each step, as the steps
+    /// themselves have no clock.
+    pub fn note_sealed(&mut self, now: Nanoseconds, mut report: impl FnMut(StageTime)) {
+        self.links.values_mut().for_each(|link| link.own.note_sealed(now, &mut report));
+    }
+
+    /// The journal of these lanes is durable up to `upto`.
+    pub fn on_durable(&mut self, now: Nanoseconds, upto: Lsn, out: &mut Vec<Output>) {
+        for link in self.links.values_mut() {
+            link.own.on_durable(now, upto, |time| out.push(Output::Stage(time)));
+        }
+    }
+
+    /// A committed header names the own lane of `link` up to `upto`; it was accepted, prepared and committed here at
+    /// `times`.
+    pub fn on_ordered(
+        &mut self,
+        link: LinkId,
+        upto: LaneNumber,
+        times: &[(Stage, Nanoseconds); 3],
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.own.on_ordered(upto, times, |time| out.push(Output::Stage(time)));
+        }
     }
 
     fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
@@ -411,7 +447,13 @@ impl Lanes {
         }
         let (weak, quorum) = (self.config.quorums().weak, self.config.quorums().quorum);
         for share in self.shares.values_mut() {
-            out.extend(share.lane.report(weak, quorum).map(Output::Progress));
+            let Some(update) = share.lane.report(weak, quorum) else { continue };
+            if update.lane.origin == self.me
+                && let Some(link) = self.links.get_mut(&update.lane.link)
+            {
+                link.own.on_acknowledged(now, update.quorum, |time| out.push(Output::Stage(time)));
+            }
+            out.push(Output::Progress(update));
         }
         let period = if self.is_open() { self.tuning().retransmit } else { self.tuning().idle };
         self.timer = self.timer.min(now.plus(period.0));
@@ -477,7 +519,7 @@ impl Lanes {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
             };
-            let Some(batch) = state.own.seal(share.lane.tip(), full) else { return };
+            let Some(batch) = state.own.seal(share.lane.tip(), full, self.last_lsn.next()) else { return };
             let (to, frame, after) = (Destination::Others, batch.frame().clone(), None);
             out.push(Output::Send { to, link, frame, after });
             let batch = Arc::new(batch);

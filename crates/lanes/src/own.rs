@@ -1,7 +1,7 @@
-//! Admission and batching of the bundles of one own lane.
+//! Admission and batching of the bundles of one own lane, and where their time goes on the way to being committed.
 
 use crate::batch::{Batch, Bundle};
-use quorate_types::{LaneNumber, limits};
+use quorate_types::{LaneNumber, Lsn, Nanoseconds, Stage, StageTime, limits};
 use quorate_wire::{
     BatchHead, BundleHead, BundleView, Claims, Frame, Kind, LaneTip, Verdicts, batch, bundle,
 };
@@ -20,6 +20,33 @@ struct Pending {
     head: BundleHead,
     /// Where it ends in the pending bytes.
     end: usize,
+    /// When it was admitted, once that is known.
+    admitted: Option<Nanoseconds>,
+}
+
+/// A batch on its way to execution.
+#[derive(Debug)]
+struct Sealed {
+    number: LaneNumber,
+    lsn: Lsn,
+    /// The owners of its bundles, and when each bundle was admitted.
+    bundles: Vec<(Owner, Option<Nanoseconds>)>,
+    /// The last stage that it has passed, and when.
+    passed: Stage,
+    at: Nanoseconds,
+}
+
+impl Sealed {
+    /// The batch has passed `stage` at `now`, and all stages before: none is left out, whatever order the news
+    /// came in. A stage that ended before the one before it took no time of its own.
+    fn pass(&mut self, stage: Stage, now: Nanoseconds, report: &mut impl FnMut(StageTime)) {
+        let bundles = self.bundles.len() as u64;
+        for next in Stage::ALL.into_iter().filter(|next| *next > self.passed && *next <= stage) {
+            report(StageTime { stage: next, elapsed_ns: now.since(self.at), bundles });
+            self.at = self.at.max(now);
+        }
+        self.passed = self.passed.max(stage);
+    }
 }
 
 /// Bundles on their way into batches, and batches on their way to execution.
@@ -33,8 +60,8 @@ pub(crate) struct OwnLane {
     checked: usize,
     /// What each owner has admitted and not yet executed.
     open: BTreeMap<Owner, usize>,
-    /// The owners of the bundles of each sealed batch, until it is executed.
-    sealed: VecDeque<(LaneNumber, Vec<Owner>)>,
+    /// The sealed batches that are not executed.
+    sealed: VecDeque<Sealed>,
 }
 
 impl OwnLane {
@@ -42,7 +69,7 @@ impl OwnLane {
     pub(crate) fn admit(&mut self, owner: Owner, bundle: &BundleView<'_>) {
         *self.open.entry(owner).or_insert(0) += 1;
         batch::write_bundle(&mut self.bytes, bundle.bytes);
-        self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len() });
+        self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len(), admitted: None });
     }
 
     /// Asks for the verdicts on all signatures that were not checked yet.
@@ -75,6 +102,13 @@ impl OwnLane {
         self.close(removed.owner);
     }
 
+    /// The last bundle was admitted at `now`.
+    pub(crate) fn note_admitted(&mut self, now: Nanoseconds) {
+        if let Some(bundle) = self.pending.back_mut() {
+            bundle.admitted = Some(now);
+        }
+    }
+
     /// How many bundles an owner has admitted that are not executed.
     pub(crate) fn open(&self, owner: Owner) -> usize {
         self.open.get(&owner).copied().unwrap_or(0)
@@ -84,8 +118,9 @@ impl OwnLane {
         self.bytes.len()
     }
 
-    /// Makes the next batch after `tip`: all that is pending and checked, up to a full batch.
-    pub(crate) fn seal(&mut self, tip: LaneTip, full: usize) -> Option<Batch> {
+    /// Makes the next batch after `tip`: all that is pending and checked, up to a full batch. It will lie at `lsn` of
+    /// the journal.
+    pub(crate) fn seal(&mut self, tip: LaneTip, full: usize, lsn: Lsn) -> Option<Batch> {
         let most = self.checked.min(limits::BATCH_BUNDLES_MAX);
         let fills = self.pending.iter().take(most).position(|one| one.end >= full);
         let count = fills.map_or(most, |index| index + 1);
@@ -98,27 +133,64 @@ impl OwnLane {
         });
         self.bytes.drain(..bytes);
         let (mut owners, mut bundles) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut start = 0;
-        for Pending { owner, head, end } in self.pending.drain(..count) {
-            owners.push(owner);
-            let body = start + BUNDLE_OVERHEAD..end;
-            bundles.push(Bundle {
-                head,
-                signed: true,
-                body: batch::HEAD_BYTES + body.start..batch::HEAD_BYTES + body.end,
-            });
+        let mut start = batch::HEAD_BYTES;
+        for Pending { owner, head, end, admitted } in self.pending.drain(..count) {
+            let end = batch::HEAD_BYTES + end;
+            owners.push((owner, admitted));
+            bundles.push(Bundle { head, signed: true, body: start + BUNDLE_OVERHEAD..end });
             start = end;
         }
         self.pending.iter_mut().for_each(|one| one.end -= bytes);
         self.checked -= count;
-        self.sealed.push_back((head.number, owners));
+        let (passed, at) = (Stage::Admitted, Nanoseconds(0));
+        self.sealed.push_back(Sealed { number: head.number, lsn, bundles: owners, passed, at });
         Some(Batch::sealed(head, frame, bundles))
+    }
+
+    /// The batches that were sealed since this was last called are on their way at `now`.
+    pub(crate) fn note_sealed(&mut self, now: Nanoseconds, report: &mut impl FnMut(StageTime)) {
+        for batch in self.sealed.iter_mut().rev().take_while(|batch| batch.passed == Stage::Admitted) {
+            for (_, admitted) in &batch.bundles {
+                let elapsed_ns = now.since(admitted.unwrap_or(now));
+                report(StageTime { stage: Stage::Sealed, elapsed_ns, bundles: 1 });
+            }
+            (batch.passed, batch.at) = (Stage::Sealed, now);
+        }
+    }
+
+    /// The journal is durable up to `upto`.
+    pub(crate) fn on_durable(&mut self, now: Nanoseconds, upto: Lsn, mut report: impl FnMut(StageTime)) {
+        let durable = self.sealed.iter_mut().take_while(|batch| batch.lsn <= upto);
+        durable.for_each(|batch| batch.pass(Stage::Durable, now, &mut report));
+    }
+
+    /// A quorum holds the lane up to `upto`.
+    pub(crate) fn on_acknowledged(
+        &mut self,
+        now: Nanoseconds,
+        upto: LaneNumber,
+        mut report: impl FnMut(StageTime),
+    ) {
+        let held = self.sealed.iter_mut().take_while(|batch| batch.number <= upto);
+        held.for_each(|batch| batch.pass(Stage::Acknowledged, now, &mut report));
+    }
+
+    /// A committed header names the lane up to `upto`. The header was accepted, prepared and committed at `times`.
+    pub(crate) fn on_ordered(
+        &mut self,
+        upto: LaneNumber,
+        times: &[(Stage, Nanoseconds); 3],
+        mut report: impl FnMut(StageTime),
+    ) {
+        for batch in self.sealed.iter_mut().take_while(|batch| batch.number <= upto) {
+            times.iter().for_each(|(stage, at)| batch.pass(*stage, *at, &mut report));
+        }
     }
 
     /// Batches up to `number` are executed: their owners may admit more.
     pub(crate) fn on_executed(&mut self, number: LaneNumber) {
-        while let Some((_, owners)) = self.sealed.pop_front_if(|(sealed, _)| *sealed <= number) {
-            owners.into_iter().for_each(|owner| self.close(owner));
+        while let Some(batch) = self.sealed.pop_front_if(|batch| batch.number <= number) {
+            batch.bundles.into_iter().for_each(|(owner, _)| self.close(owner));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::local_cluster::LocalCluster;
 use crate::output;
-use crate::report::ask_all;
+use crate::report::{POSITIONS, ask_all};
 use crate::status::Progress;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ fn watch(cluster: &mut LocalCluster, interrupt: &Interrupt) {
             continue;
         }
         ended.iter().for_each(|text| output::note(text));
-        let answers = ask_all(cluster.config(), &cluster.client_keys()[0], false, TICK * 5);
+        let answers = ask_all(cluster.config(), &cluster.client_keys()[0], &POSITIONS, TICK * 5);
         output::note(&Progress::of(cluster.config().quorums(), &answers).sentence);
     }
 }

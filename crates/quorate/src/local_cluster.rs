@@ -6,7 +6,7 @@
 
 use crate::cluster_files::{CLUSTER_FILE, NewCluster, client_key_file, replica_file};
 use crate::failure::Failure;
-use crate::report::ask_all;
+use crate::report::{POSITIONS, ask_all};
 use anyhow::{Context, anyhow, bail};
 use quorate_daemon::{NodeConfig, read_cluster, read_key};
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
@@ -127,7 +127,7 @@ impl LocalCluster {
             if !ended.is_empty() {
                 bail!("{}", ended.join("\n"));
             }
-            let answers = ask_all(&self.config, &self.client_keys[0], false, REPORT_DEADLINE);
+            let answers = ask_all(&self.config, &self.client_keys[0], &POSITIONS, REPORT_DEADLINE);
             let waits_for: Vec<String> =
                 self.config
                     .replica_ids()
@@ -218,14 +218,18 @@ impl Replica {
             Ok((file.try_clone()?, file))
         };
         let (out, errors) = open().with_context(|| format!("cannot write {}", log.display()))?;
+        let config = config.canonicalize().with_context(|| format!("cannot find {}", config.display()))?;
+        let directory = config.parent().unwrap_or(Path::new("/"));
         let program = std::env::current_exe().context("cannot find the program that runs")?;
         let child = Command::new(program)
             .arg("start")
             .arg("--config")
-            .arg(config)
+            .arg(&config)
             .arg("--parent")
             .arg(std::process::id().to_string())
             .env_remove("NOTIFY_SOCKET")
+            // What it writes by default belongs beside its files.
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(errors)

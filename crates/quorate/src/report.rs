@@ -16,19 +16,27 @@ use std::time::{Duration, Instant};
 /// A replica's report, or one line that says why there is none.
 pub(crate) type Answer = Result<ReplicaReport, String>;
 
-/// Asks all replicas at the same time, each for at most `time`; the answers are in the order of the ids. With
-/// `root` they include the root of the state.
+/// Asks for positions and costs alone, which is what costs a replica least.
+pub(crate) const POSITIONS: ReportRequest = ReportRequest { root: false, histograms: false };
+
+/// Asks for histograms too.
+pub(crate) const WITH_HISTOGRAMS: ReportRequest = ReportRequest { root: false, histograms: true };
+
+/// Asks for the root of the state too.
+pub(crate) const WITH_ROOT: ReportRequest = ReportRequest { root: true, histograms: false };
+
+/// Asks all replicas at the same time, each for at most `time`; the answers are in the order of the ids.
 pub(crate) fn ask_all(
     config: &Arc<ClusterConfig>,
     key: &SigningKey,
-    root: bool,
+    request: &ReportRequest,
     time: Duration,
 ) -> Vec<Answer> {
     let deadline = Instant::now() + time;
     std::thread::scope(|scope| {
         let threads: Vec<_> = config
             .replica_ids()
-            .map(|replica| scope.spawn(move || ask(config, key, replica, root, deadline)))
+            .map(|replica| scope.spawn(move || ask(config, key, replica, request, deadline)))
             .collect();
         let lost = |_| Err("the thread that asked it failed".to_owned());
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
@@ -39,7 +47,7 @@ fn ask(
     config: &Arc<ClusterConfig>,
     key: &SigningKey,
     replica: ReplicaId,
-    root: bool,
+    request: &ReportRequest,
     deadline: Instant,
 ) -> Answer {
     let connection = Connection::open(config, replica, deadline)?;
@@ -64,7 +72,7 @@ fn ask(
                 DialerStep::Send(proof) => connection.send(proof.bytes())?,
                 DialerStep::Done { .. } => {
                     established = true;
-                    connection.send(ReportRequest { root }.encode().bytes())?;
+                    connection.send(request.encode().bytes())?;
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::interface::Reject;
 use crate::report::OrderingReport;
+use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
 use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, ReplicaSet, SigningKey};
 use quorate_wire::message::{
@@ -24,6 +25,7 @@ pub(crate) struct OrderingRole {
     prepares: Vec<(ReplicaId, Prepare)>,
     /// Whether the PREPAREs are verified at the end of this tick.
     prepares_due: bool,
+    pub(crate) timeline: Timeline,
     /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
     /// large, so each peer gets one of each a tick.
     statuses: BTreeMap<ReplicaId, Status>,
@@ -40,6 +42,7 @@ impl OrderingRole {
             proposals: Vec::new(),
             prepares: Vec::new(),
             prepares_due: false,
+            timeline: Timeline::default(),
             statuses: BTreeMap::new(),
             questions: BTreeMap::new(),
         }

@@ -10,6 +10,8 @@ pub struct RoleReport {
     pub ordering: OrderingReport,
     /// The execution role's part.
     pub execution: ExecutionReport,
+    /// Whether histograms were asked for; the driver has them.
+    pub histograms: bool,
 }
 
 /// What the ordering role knows.

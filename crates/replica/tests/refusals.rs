@@ -269,7 +269,7 @@ proptest! {
 fn a_report_is_for_known_connections_only() {
     let mut cluster = Cluster::new(4, 1, 1);
     let connection = quorate_replica::ClientConnection { core: CoreId(0), number: 99 };
-    cluster.client_frame(R0, connection, &ReportRequest { root: true }.encode());
+    cluster.client_frame(R0, connection, &ReportRequest { root: true, histograms: false }.encode());
     cluster.run();
     assert!(cluster.reports.is_empty());
 }

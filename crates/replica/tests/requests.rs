@@ -3,7 +3,7 @@
 mod cluster;
 
 use cluster::*;
-use quorate_types::CoreId;
+use quorate_types::{CoreId, Stage};
 
 /// A bundle to each home in turn: every replica replies alike, the home with the results.
 fn every_replica_replies(links: u8, cores: usize) {
@@ -28,6 +28,12 @@ fn every_replica_replies(links: u8, cores: usize) {
     assert!(cluster.rejects.is_empty(), "{:?}", cluster.rejects);
     cluster.assert_equal_states();
     assert!(cluster.operations.values().all(|operations| *operations == 4 * 3));
+    // The two bundles of each home, the first of which opens the session, have passed every stage there once.
+    for home in cluster.ids() {
+        for stage in Stage::ALL {
+            assert_eq!(cluster.stages.get(&(home, stage)), Some(&2), "{stage:?} of r{home}, {cores} cores");
+        }
+    }
 }
 
 #[test]
@@ -137,13 +143,13 @@ fn a_report_goes_through_all_roles_and_back() {
         client.send(&mut cluster, R2, 1, &vec![set("a", 10)]);
         cluster.run();
         for root in [false, true] {
-            let request = quorate_wire::message::ReportRequest { root };
+            let request = quorate_wire::message::ReportRequest { root, histograms: !root };
             let frame = quorate_wire::message::Message::encode(&request);
             cluster.client_frame(R1, client.connections[1], &frame);
             cluster.run();
             let (replica, connection, report) = cluster.reports.pop().expect("a report");
             assert_eq!((replica, connection), (R1, client.connections[1]));
-            assert_eq!(report.execution.root.is_some(), root);
+            assert_eq!((report.execution.root.is_some(), report.histograms), (root, !root));
             assert_eq!(report.execution.executed, report.ordering.committed);
             assert_eq!((report.execution.sessions, report.execution.user_keys), (1, 1));
             assert_eq!(report.ordering.primary, R0);

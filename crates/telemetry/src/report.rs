@@ -54,6 +54,11 @@ pub struct ReplicaReport {
     pub costs: Costs,
     /// How many messages were rejected, by reason.
     pub rejects: BTreeMap<String, u64>,
+    /// Where the time of bundles goes, in nanoseconds: the histogram of each stage, merged over all cores, as
+    /// [`encode`](crate::encode) writes it. Empty unless the request asked for histograms.
+    pub stages: BTreeMap<String, String>,
+    /// The other histograms, in the units that their names say. Empty unless the request asked for histograms.
+    pub distributions: BTreeMap<String, String>,
     /// One sentence that says why the replica is or is not making progress.
     pub state: String,
 }

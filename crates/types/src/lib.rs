@@ -17,6 +17,7 @@ mod operation;
 mod quorum;
 mod rounds;
 pub mod signatures;
+mod stage;
 
 pub use after::After;
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
@@ -34,3 +35,4 @@ pub use operation::{
 };
 pub use quorum::{Quorums, ReplicaSet, nth_highest};
 pub use rounds::Rounds;
+pub use stage::{Stage, StageTime};

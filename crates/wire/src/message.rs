@@ -115,6 +115,8 @@ messages! {
     ReportRequest {
         /// Whether the root of the state is wanted; it costs hashing what changed.
         root: bool,
+        /// Whether histograms are wanted; they are long, and encoding them takes a millisecond.
+        histograms: bool,
     } check |_| Ok(());
 
     /// A report in JSON; its form is the daemon's.

@@ -564,9 +564,9 @@ fn messages_of_clients() {
     "#]],
     );
     check(
-        ReportRequest { root: true }.encode(),
+        ReportRequest { root: true, histograms: false }.encode(),
         expect![[r#"
-        010000001400010052d016a0f3d34e6501
+        0200000014000100a5efc3e2a9a1a5f30100
     "#]],
     );
     check(

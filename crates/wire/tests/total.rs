@@ -225,7 +225,7 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             (Kind::Batch, batch),
             encoded(&Attach { counter: number }),
             encoded(&Busy { session, number: BundleNumber(number) }),
-            encoded(&ReportRequest { root: number % 2 == 0 }),
+            encoded(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 }),
             encoded(&Report { json: String::from_utf8_lossy(&bytes).into_owned() }),
             encoded(&LaneAcks { full: number % 2 == 0, tips }),
             encoded(&FetchBatches {
@@ -313,7 +313,7 @@ proptest! {
         let (view, seq) = (View(number), Seq(number));
         round_trip(&Attach { counter: number });
         round_trip(&Busy { session: SessionId(digest.0), number: BundleNumber(number) });
-        round_trip(&ReportRequest { root: number % 2 == 0 });
+        round_trip(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 });
         round_trip(&Report { json: String::from_utf8_lossy(&bytes).into_owned() });
         round_trip(&LaneAcks { full: number % 2 == 0, tips });
         round_trip(&FetchBatches { lane, upto: LaneNumber(number), chain: digest, above: LaneNumber(7) });

@@ -144,7 +144,7 @@ impl Cluster {
         let key = *testing::client_key_number(7).public().as_bytes();
         for replica in self.config.replica_ids() {
             self.deliver(replica, CoreId(0), Arrival::ClientConnected(connection, key));
-            let frame = ReportRequest { root: true }.encode();
+            let frame = ReportRequest { root: true, histograms: false }.encode();
             self.deliver(replica, CoreId(0), Arrival::ClientFrame(connection, frame));
         }
     }
