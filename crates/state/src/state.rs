@@ -9,7 +9,7 @@ use quorate_types::{
 };
 use rkyv::vec::ArchivedVec;
 
-use crate::execute::{Execution, KeyBuffer};
+use crate::execute::Execution;
 use crate::frozen::Frozen;
 use crate::leaf::{Shared, VersionedRef};
 use crate::reply::{Outcome, Reply, SkipReason};
@@ -18,6 +18,7 @@ use crate::session::Sessions;
 use crate::system::{self, HeaderRecord, SessionFields};
 use crate::totals::Totals;
 use crate::tree::Tree;
+use crate::window::Window;
 
 const _: () =
     assert!(limits::RESULTS_BYTES_MAX <= limits::REPLY_BYTES_KEPT_MAX, "the newest reply is always kept");
@@ -50,7 +51,7 @@ pub struct State {
     totals: Totals,
     sessions: Sessions,
     results: Results,
-    key: KeyBuffer,
+    window: Window,
     page: Vec<u8>,
 }
 
@@ -99,7 +100,7 @@ impl State {
             sessions: Sessions::rebuild(&tree, sessions_max),
             tree,
             results: Results::default(),
-            key: KeyBuffer::default(),
+            window: Window::default(),
             page: Vec::new(),
         }
     }
@@ -130,15 +131,22 @@ impl State {
 
     fn run(&mut self, context: Context, operations: &ArchivedVec<ArchivedOperation>) {
         self.results.begin(operations.len());
-        let mut execution = Execution {
-            tree: &mut self.tree,
-            totals: &mut self.totals,
-            results: &mut self.results,
-            key: &mut self.key,
-            version: context.seq.0,
-        };
-        for operation in operations.iter() {
-            execution.operation(operation);
+        let mut rest = operations.as_slice();
+        while !rest.is_empty() {
+            let taken = self.window.fill(&self.tree, rest);
+            let (group, later) = rest.split_at(taken);
+            let mut execution = Execution {
+                tree: &mut self.tree,
+                totals: &mut self.totals,
+                results: &mut self.results,
+                keys: &self.window,
+                first_key: 0,
+                version: context.seq.0,
+            };
+            for operation in group {
+                execution.operation(operation);
+            }
+            rest = later;
         }
     }
 
@@ -259,7 +267,7 @@ impl State {
     /// The value of a user's key.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<VersionedRef<'_>> {
-        self.tree.get(KeyBuffer::default().user(key))
+        self.tree.get(&system::user_key(key))
     }
 
     /// Records the last executed header.
