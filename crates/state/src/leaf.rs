@@ -107,6 +107,11 @@ impl Leaf {
         usize::from(self.digest.get().is_some()) + self.weight + self.long.len() + self.records.len()
     }
 
+    /// Reads the first bytes of a long value, if there is one at `at`.
+    pub(crate) fn touch_long(&self, at: usize) -> usize {
+        self.long_at(at).map_or(0, |long| usize::from(long.bytes()[0]))
+    }
+
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }

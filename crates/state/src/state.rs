@@ -123,30 +123,36 @@ impl State {
         if input.number < fields.next {
             return self.repeat(input.session, input.number);
         }
-        self.run(context, input.operations);
+        self.run(context, input);
         let reply = self.reply(context, input);
         self.keep(context, fields, &reply);
         Outcome::Executed(reply)
     }
 
-    fn run(&mut self, context: Context, operations: &ArchivedVec<ArchivedOperation>) {
-        self.results.begin(operations.len());
-        let mut rest = operations.as_slice();
+    fn run(&mut self, context: Context, input: BundleInput<'_>) {
+        self.results.begin(input.operations.len());
+        self.window.clear();
+        // The records that the bundle will write at its end are read ahead with its first operations.
+        self.window.push_system(&system::reply_key(&input.session, input.number));
+        self.window.push_system(&system::session_key(&input.session));
+        let mut rest = input.operations.as_slice();
         while !rest.is_empty() {
-            let taken = self.window.fill(&self.tree, rest);
+            // What follows an overflow is mostly refused unread, and must then cost no search either.
+            let taken = self.window.fill(&self.tree, rest, !self.results.overflowed());
             let (group, later) = rest.split_at(taken);
             let mut execution = Execution {
                 tree: &mut self.tree,
                 totals: &mut self.totals,
                 results: &mut self.results,
                 keys: &self.window,
-                first_key: 0,
+                first_key: self.window.first_key(),
                 version: context.seq.0,
             };
             for operation in group {
                 execution.operation(operation);
             }
             rest = later;
+            self.window.clear();
         }
     }
 

@@ -27,14 +27,33 @@ pub(crate) struct Window {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     hints: Vec<Hint>,
+    /// How many keys of system records stand before those of operations.
+    system_keys: usize,
 }
 
 impl Window {
-    /// Looks up the keys of the first of `operations`, as many as fill a group; returns their number. Keys of
-    /// one list are never torn apart: what a bundle may hold bounds them.
-    pub(crate) fn fill(&mut self, tree: &Tree, operations: &[ArchivedOperation]) -> usize {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+        self.system_keys = 0;
+    }
+
+    /// Adds the key of a system record, before those of operations, only so that it is read ahead.
+    pub(crate) fn push_system(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len());
+        self.system_keys += 1;
+    }
+
+    /// The place of the first operation's first key.
+    pub(crate) fn first_key(&self) -> usize {
+        self.system_keys
+    }
+
+    /// Takes the keys of the first of `operations`, as many as fill a group, and looks them up if that is
+    /// `wanted`; returns the number of operations. Keys of one list are never torn apart: their limit bounds a
+    /// window.
+    pub(crate) fn fill(&mut self, tree: &Tree, operations: &[ArchivedOperation], wanted: bool) -> usize {
         let mut taken = 0;
         for operation in operations {
             if self.ends.len() >= GROUP_KEYS {
@@ -45,8 +64,9 @@ impl Window {
         }
         self.hints.clear();
         self.hints.resize(self.ends.len(), Hint::default());
-        for from in (0..self.ends.len()).step_by(GROUP_KEYS) {
-            self.look_up(tree, from, self.ends.len().min(from + GROUP_KEYS));
+        let wanted_to = if wanted { self.ends.len() } else { 0 };
+        for from in (0..wanted_to).step_by(GROUP_KEYS) {
+            self.look_up(tree, from, wanted_to.min(from + GROUP_KEYS));
         }
         taken
     }
@@ -56,14 +76,15 @@ impl Window {
         (self.bytes_of(at), &self.hints[at])
     }
 
-    /// How many keys an operation has in a window.
+    /// How many keys an operation has in a window: none if it has too many, for then it asks for none.
     pub(crate) fn keys_of(operation: &ArchivedOperation) -> usize {
-        match operation {
+        let count = match operation {
             ArchivedOperation::Register { .. } => 0,
             ArchivedOperation::MultiGet { keys } => keys.len(),
             ArchivedOperation::MultiSet { entries } => entries.len(),
             _ => 1,
-        }
+        };
+        if count <= limits::MULTI_KEYS_MAX { count } else { 0 }
     }
 
     fn add(&mut self, operation: &ArchivedOperation) {
@@ -76,9 +97,11 @@ impl Window {
             | ArchivedOperation::IncrementBy { key, .. }
             | ArchivedOperation::Append { key, .. }
             | ArchivedOperation::Scan { start: key, .. } => self.push(key),
-            ArchivedOperation::MultiGet { keys } => keys.iter().for_each(|key| self.push(key)),
+            ArchivedOperation::MultiGet { keys } => {
+                keys.iter().take(Self::keys_of(operation)).for_each(|key| self.push(key));
+            }
             ArchivedOperation::MultiSet { entries } => {
-                entries.iter().for_each(|entry| self.push(&entry.key));
+                entries.iter().take(Self::keys_of(operation)).for_each(|entry| self.push(&entry.key));
             }
         }
     }
@@ -129,6 +152,11 @@ impl Window {
         }
         for (leaf, span) in leaves.iter().zip(spans) {
             sum += leaf.touch_span(span);
+        }
+        for (at, node) in nodes.iter().enumerate() {
+            if let Node::Leaf(leaf) = node {
+                sum += leaf.touch_long(self.hints[from + at].guess());
+            }
         }
         // The sum is of no use but that its parts must be read.
         black_box(sum);
