@@ -2,11 +2,12 @@
 //! and the tools around them.
 //!
 //! `cargo bench -p quorate-benches --bench state` (or `wire`, `signatures`, `consensus`, `journal`) takes about a
-//! second for each case; `-- --measurement-time 5` measures longer. `docs/profiling.md`
-//! says how to read all of them. Keys are those of `quorate_wire::testing`, so figures compare
+//! second for each case; `-- --measurement-time 5` measures longer. `--bench broadcast` is the ladder.
+//! `docs/profiling.md` says how to read all of them. Keys are those of `quorate_wire::testing`, so figures compare
 //! between runs and machines.
 #![forbid(unsafe_code)]
 
+pub mod broadcast;
 pub mod cases;
 pub mod flame;
 mod loaded_state;
