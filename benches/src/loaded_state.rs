@@ -2,7 +2,7 @@
 
 use crate::{KEYS, OPERATIONS, operations, session};
 use quorate_state::{BundleInput, Context, Outcome, State};
-use quorate_types::{ArchivedOperation, BundleNumber, Nanoseconds, Operation, Seq};
+use quorate_types::{ArchivedOperation, BundleNumber, Nanoseconds, Operation, Seq, SessionId};
 use quorate_wire::testing;
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
@@ -17,6 +17,8 @@ pub struct LoadedState {
     /// The state.
     pub state: State,
     client: [u8; 32],
+    /// Kept, because deriving it takes longer than executing a SET.
+    session: SessionId,
     bundles: Vec<AlignedVec>,
     number: u64,
 }
@@ -35,7 +37,7 @@ impl LoadedState {
     pub fn new() -> Self {
         let client = *testing::client_key().public().as_bytes();
         let bundles = (0..BUNDLES).map(|number| archive(&operations(number))).collect();
-        let mut loaded = Self { state: State::new([client]), client, bundles, number: 0 };
+        let mut loaded = Self { state: State::new([client]), client, session: session(), bundles, number: 0 };
         loaded.execute(&archive(&vec![Operation::Register { counter: 1 }]));
         loaded.next(BUNDLES);
         assert_eq!(loaded.state.user_keys(), KEYS);
@@ -65,7 +67,7 @@ impl LoadedState {
         let seq = self.number + 1;
         let context = Context { seq: Seq(seq), timestamp: Nanoseconds(seq) };
         let number = BundleNumber(self.number);
-        let input = BundleInput { client: &self.client, session: session(), number, operations };
+        let input = BundleInput { client: &self.client, session: self.session, number, operations };
         assert!(matches!(self.state.execute(context, input), Outcome::Executed(_)));
         self.number += 1;
     }
