@@ -35,8 +35,9 @@ struct Arguments {
     /// Messages that are made at once, as in a tick of a replica.
     #[arg(long, default_value_t = 64)]
     burst: usize,
-    /// KiB that may be queued for a receiver at the end of a burst.
-    #[arg(long, default_value_t = 1024)]
+    /// Bursts that may still be queued for a receiver when the next one is made. With 0 each has left before, as
+    /// when a replica's ticks follow each other at leisure; a few show how the rungs do when they are flooded.
+    #[arg(long, default_value_t = 0)]
     window: usize,
     /// Also write the report, with every single run, to this file.
     #[arg(long, value_name = "FILE")]
@@ -87,7 +88,7 @@ fn ladder(arguments: &Arguments) -> anyhow::Result<()> {
         rounds: arguments.rounds,
         milliseconds: u64::try_from(milliseconds)?,
         burst: arguments.burst,
-        window_bytes: arguments.window * 1024,
+        window_bursts: arguments.window,
     };
     if !arguments.bench {
         eprintln!("one short round only; `cargo bench` runs it in full");

@@ -15,7 +15,7 @@ pub struct Job {
     pub milliseconds: u64,
     /// The messages of one burst, which is what a tick of a replica would send.
     pub burst: usize,
-    /// Bytes that may wait for a receiver at the end of a burst. Above, the producer waits until half of it is gone.
+    /// Bytes that may wait for a receiver at the end of a burst. Above, the producer waits until half of them are gone.
     pub window_bytes: usize,
     /// Where the receivers listen.
     pub receivers: Vec<SocketAddr>,

@@ -25,8 +25,8 @@ pub struct Matrix {
     pub milliseconds: u64,
     /// The messages of a burst.
     pub burst: usize,
-    /// Bytes that may be queued for a receiver at the end of a burst.
-    pub window_bytes: usize,
+    /// The bursts that may still be queued for a receiver when the next one is made.
+    pub window_bursts: usize,
 }
 
 impl Matrix {
@@ -86,7 +86,7 @@ impl Matrix {
             message_bytes: row.message_bytes,
             milliseconds: self.milliseconds,
             burst: self.burst,
-            window_bytes: self.window_bytes,
+            window_bytes: row.message_bytes * self.burst * self.window_bursts,
             receivers: receivers.addresses(row.receivers),
         }
     }

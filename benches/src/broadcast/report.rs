@@ -4,7 +4,6 @@ use super::job::Measured;
 use super::matrix::Matrix;
 use super::rung::RungName;
 use serde::Serialize;
-use std::fmt::Write as _;
 use std::process::Command;
 
 /// The columns of the table; [`Summary::cells`] fills them.
@@ -140,7 +139,8 @@ impl Report {
         let settings = &self.settings;
         let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
         let mut text = format!(
-            "quorate {} ({}), Linux {}, {} CPUs: {}\n{} rounds of {} ms, bursts of {}, window {} KiB\n\
+            "quorate {} ({}), Linux {}, {} CPUs: {}\n{} rounds of {} ms, bursts of {}, \
+             {} of them may be queued when the next is made\n\
              median (least to greatest); all but broadcasts/s per broadcast\n",
             self.version,
             known(&self.commit),
@@ -150,13 +150,12 @@ impl Report {
             settings.rounds,
             settings.milliseconds,
             settings.burst,
-            settings.window_bytes / 1024,
+            settings.window_bursts,
         );
-        match (&self.syscalls_counted_by, &self.syscalls_not_counted) {
-            (Some(tool), _) => writeln!(text, "syscalls: counted by {tool}, in one more run each"),
-            (None, reason) => writeln!(text, "syscalls: skipped, {}", known(reason)),
-        }
-        .unwrap_or_default();
+        text.push_str(&match (&self.syscalls_counted_by, &self.syscalls_not_counted) {
+            (Some(tool), _) => format!("syscalls: counted by {tool}, in one more run each\n"),
+            (None, reason) => format!("syscalls: skipped, {}\n", known(reason)),
+        });
         let same_cell = |left: &Summary, right: &Summary| {
             (left.row.receivers, left.row.message_bytes) == (right.row.receivers, right.row.message_bytes)
         };
