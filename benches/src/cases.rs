@@ -205,7 +205,7 @@ pub fn encode_frame() -> impl FnMut() {
 pub fn frame_of_bytes() -> impl FnMut() {
     let frame = frame();
     move || {
-        black_box(Frame::copy_of(black_box(&frame).as_frame_ref()));
+        black_box(Frame::keep(black_box(&frame).as_frame_ref()));
     }
 }
 

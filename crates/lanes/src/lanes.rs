@@ -314,7 +314,7 @@ impl Lanes {
         if share.lane.unexecuted_bytes() + frame.payload.len() > held_max {
             return Err(Reject::Budget);
         }
-        let batch = Batch::read(Frame::copy_of(frame))?;
+        let batch = Batch::read(Frame::keep(frame))?;
         self.append_unchecked(Arc::new(batch), out);
         Ok(())
     }
