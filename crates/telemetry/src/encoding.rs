@@ -2,10 +2,23 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::errors::SubtractionError;
 use hdrhistogram::serialization::{DeserializeError, Deserializer, Serializer, V2DeflateSerializer};
+use std::io::Read;
 use thiserror::Error;
+
+/// How the second version of the serialisation begins, compressed and not.
+const COMPRESSED_COOKIE: [u8; 4] = 0x1c84_9314_u32.to_be_bytes();
+const PLAIN_COOKIE: [u8; 4] = 0x1c84_9313_u32.to_be_bytes();
+/// The bytes before the compressed ones: the cookie and their number.
+const COMPRESSED_HEAD_BYTES: usize = 8;
+/// The bytes before the counts, and where among them their number stands.
+const HEAD_BYTES: usize = 40;
+const COUNTS_BYTES_AT: usize = 4;
+/// What a histogram may take uncompressed: more than any with three digits over 64 bits.
+const BYTES_MAX: u64 = 1024 * 1024;
 
 /// Why a text is no histogram, or one histogram is no later state of another.
 #[derive(Debug, Error)]
@@ -13,6 +26,12 @@ pub enum HistogramError {
     /// The text is not base64.
     #[error("a histogram that is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
+    /// The bytes are not one compressed histogram of a sane length.
+    #[error("a histogram that is cut off, too long or not compressed")]
+    Length,
+    /// The bytes cannot be uncompressed.
+    #[error("a histogram that cannot be uncompressed: {0}")]
+    Compression(#[from] std::io::Error),
     /// The bytes are not a histogram.
     #[error("a histogram that is malformed: {0}")]
     Malformed(#[from] DeserializeError),
@@ -33,10 +52,23 @@ pub fn encode(histogram: &Histogram<u64>) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-/// Reads what [`encode`] or another implementation of HdrHistogram has written.
+/// Reads what [`encode`] or another implementation of HdrHistogram has written, up to 1 MiB uncompressed. The text
+/// may come from a replica that lies: the library would allocate whatever length it is told, so that is checked first.
 pub fn decode(text: &str) -> Result<Histogram<u64>, HistogramError> {
     let bytes = BASE64_STANDARD.decode(text)?;
-    Ok(Deserializer::new().deserialize(&mut bytes.as_slice())?)
+    let Some(compressed) = bytes.strip_prefix(&COMPRESSED_COOKIE).and(bytes.get(COMPRESSED_HEAD_BYTES..))
+    else {
+        return Err(HistogramError::Length);
+    };
+    let mut plain = Vec::new();
+    ZlibDecoder::new(compressed).take(BYTES_MAX).read_to_end(&mut plain)?;
+    let said =
+        plain.get(COUNTS_BYTES_AT..).and_then(|rest| rest.first_chunk()).copied().map(u32::from_be_bytes);
+    let there = plain.len().checked_sub(HEAD_BYTES).and_then(|length| u32::try_from(length).ok());
+    if !plain.starts_with(&PLAIN_COOKIE) || said != there {
+        return Err(HistogramError::Length);
+    }
+    Ok(Deserializer::new().deserialize(&mut plain.as_slice())?)
 }
 
 /// What was recorded between two states of one growing histogram.
@@ -49,6 +81,7 @@ pub fn difference(after: &Histogram<u64>, before: &Histogram<u64>) -> Result<His
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn histogram(values: impl IntoIterator<Item = u64>) -> Histogram<u64> {
         let mut histogram = Histogram::new_with_bounds(1, 1_000_000_000, 2).unwrap();
@@ -75,12 +108,37 @@ mod tests {
         assert!(difference(&after, &after).unwrap().is_empty());
     }
 
+    /// A compressed text of any bytes.
+    fn compressed(plain: &[u8]) -> String {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(plain).unwrap();
+        let body = encoder.finish().unwrap();
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        BASE64_STANDARD.encode([&COMPRESSED_COOKIE[..], &length, &body].concat())
+    }
+
+    #[test]
+    fn lengths_are_checked_before_memory_is_taken() {
+        let mut plain = Vec::new();
+        hdrhistogram::serialization::V2Serializer::new().serialize(&histogram([5]), &mut plain).unwrap();
+        assert_eq!(decode(&compressed(&plain)).unwrap(), histogram([5]));
+        let mut liar = plain.clone();
+        liar[COUNTS_BYTES_AT..COUNTS_BYTES_AT + 4].copy_from_slice(&[0xff; 4]);
+        let bomb = vec![0; 64 * 1024 * 1024];
+        for bytes in [&liar[..], &bomb, &plain[..HEAD_BYTES - 1], &plain[..3], &[]] {
+            assert!(matches!(decode(&compressed(bytes)), Err(HistogramError::Length)), "{}", bytes.len());
+        }
+        let mut wide = plain.clone();
+        wide[12..16].copy_from_slice(&9u32.to_be_bytes());
+        assert!(matches!(decode(&compressed(&wide)), Err(HistogramError::Malformed(_))));
+    }
+
     #[test]
     fn what_is_no_histogram_or_no_later_one_is_named() {
         assert!(matches!(decode("%"), Err(HistogramError::Base64(_))));
-        assert!(matches!(decode("AAAA"), Err(HistogramError::Malformed(_))));
+        assert!(matches!(decode("AAAA"), Err(HistogramError::Length)));
         let whole = encode(&histogram(0..1000));
-        assert!(matches!(decode(&whole[..whole.len() / 8 * 4]), Err(HistogramError::Malformed(_))));
+        assert!(matches!(decode(&whole[..whole.len() / 8 * 4]), Err(HistogramError::Compression(_))));
         let error = difference(&histogram([1]), &histogram([1, 2])).unwrap_err();
         assert!(error.to_string().contains("restarted"), "{error}");
     }
