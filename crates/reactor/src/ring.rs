@@ -190,7 +190,7 @@ impl Ring {
         Some(Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
     }
 
-    /// Submits everything, runs deferred work, and waits for one completion unless `wait` is [`Wait::No`].
+    /// Submits everything, runs deferred work, and waits for a completion unless `wait` is [`Wait::No`].
     pub(crate) fn enter(&mut self, wait: Wait) -> Result<(), ReactorError> {
         self.drain_backlog();
         let queued = self.queued_in_ring();
@@ -198,11 +198,19 @@ impl Ring {
         let wait = if self.backlog.is_empty() { wait } else { Wait::No };
         let result = match wait {
             Wait::No => self.enter_raw(queued, 0, EnterFlags::GETEVENTS, None),
-            Wait::Forever => self.enter_raw(queued, 1, EnterFlags::GETEVENTS, None),
-            Wait::For(duration) => {
-                let timespec = Timespec::from(duration);
-                let arguments = SubmitArgs::new().timespec(&timespec);
-                self.enter_raw(queued, 1, EnterFlags::GETEVENTS | EnterFlags::EXT_ARG, Some(&arguments))
+            Wait::Sleep { limit, gather } => {
+                let timespec = limit.map(Timespec::from);
+                let mut arguments = SubmitArgs::new();
+                if let Some(timespec) = &timespec {
+                    arguments = arguments.timespec(timespec);
+                }
+                let mut completions = 1;
+                if let Some(gather) = gather.filter(|_| self.uring.params().is_feature_min_timeout()) {
+                    arguments = arguments.min_wait_usec(gather.micros);
+                    completions = gather.completions;
+                }
+                let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+                self.enter_raw(queued, completions, flags, Some(&arguments))
             }
         };
         match result {
@@ -298,8 +306,25 @@ impl Drop for Ring {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     No,
-    For(Duration),
-    Forever,
+    /// Until there is a completion, or the time is up if there is a limit.
+    Sleep {
+        limit: Option<Duration>,
+        gather: Option<Gather>,
+    },
+}
+
+impl Wait {
+    pub(crate) fn at_most(limit: Duration) -> Self {
+        Self::Sleep { limit: Some(limit), gather: None }
+    }
+}
+
+/// Sleeps for so many completions rather than one, and for one if they do not come in that time. Kernels before 6.12
+/// cannot do that and wake for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gather {
+    pub(crate) completions: u32,
+    pub(crate) micros: u32,
 }
 
 fn build(entries: u32) -> Result<(IoUring, Flavour), ReactorError> {
@@ -353,7 +378,7 @@ mod tests {
         }
         let mut expected = 0;
         while expected < total {
-            ring.enter(Wait::For(Duration::from_secs(1))).unwrap();
+            ring.enter(Wait::at_most(Duration::from_secs(1))).unwrap();
             while let Some(completion) = ring.next_completion() {
                 assert_eq!(completion.user_data, expected);
                 expected += 1;
