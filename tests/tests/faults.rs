@@ -109,6 +109,44 @@ fn several_cores_and_links_shard_the_work() {
     }
 }
 
+/// Four replicas of two polling threads each, and four of eight threads each, all on the same two CPUs.
+#[test]
+fn many_threads_on_two_cpus_neither_block_nor_burn_each_other() {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cpus < 2 {
+        println!(
+            "skipped: many_threads_on_two_cpus_neither_block_nor_burn_each_other needs 2 CPUs, there is {cpus}"
+        );
+        return;
+    }
+    for (links, cores) in [("2", "cores = [0, 1]"), ("8", "cores = [0, 1, 0, 1, 0, 1, 0, 1]")] {
+        let mut cluster = Cluster::prepare(4, &["--links", links]);
+        for replica in 0..4 {
+            cluster.edit(replica, |text| format!("{cores}\n{}", text.replace("spin_us = 0", "spin_us = 20")));
+            cluster.start_replica(replica);
+        }
+        let loads: Vec<Load> =
+            (0..2u8).map(|client| Load::start(&cluster, client.into(), ReplicaId(client), 10)).collect();
+        for load in loads {
+            wait_for("operations flow", || (load.completed() > 50).then_some(()));
+            load.stop();
+        }
+        cluster.assert_equal_roots(&[0, 1, 2, 3]);
+        // Nothing is open any more: whoever still uses much of a CPU is spinning.
+        let costs = |name: &str| cluster.report(0, false)["costs"][name].as_u64().expect("a number");
+        let mut last = (costs("cpu_us"), costs("uptime_ms"));
+        wait_for("idle replicas leave the CPUs alone", || {
+            let (used, up) = (costs("cpu_us"), costs("uptime_ms"));
+            if up < last.1 + 300 {
+                return None;
+            }
+            let share = (used - last.0) as f64 / 1000.0 / (up - last.1) as f64;
+            last = (used, up);
+            (share < 0.25).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_replica_that_starts_late_catches_up() {
     let mut cluster = Cluster::prepare(4, &[]);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// The largest number of cores of one replica.
+/// How long a core polls before it sleeps when it has a CPU of its own: about as long as a wake takes (DESIGN section 3).
+const SPIN_US: u64 = 20;
 const CORES_MAX: usize = 64;
 
 /// The longest time between two dumps of histograms.
@@ -33,8 +35,9 @@ pub struct NodeFile {
     pub security: String,
     /// What an acknowledgement promises. Only `memory` exists yet: data lives as long as the processes.
     pub durability: String,
-    /// How long a core polls before it sleeps, in microseconds. Default: 20 when `cores` are named and as many
-    /// are free, else 0. Polling shortens hand-offs but burns a core; 0 when cores are shared with others.
+    /// How long a core polls before it sleeps, in microseconds. Default: 20 when `cores` are named, else 0. Polling
+    /// shortens hand-offs but burns a core; 0 when cores are shared with others. With more threads than CPUs it is 0
+    /// whatever stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spin_us: Option<u64>,
     /// Where the replica writes where its time goes.
@@ -153,7 +156,7 @@ impl NodeConfig {
         let security = check_security(path, &file.security, &cluster)?;
         let durability = check_durability(path, &file.durability)?;
         let cores = check_cores(path, &file.cores)?;
-        let spin = Duration::from_micros(file.spin_us.unwrap_or_else(|| default_spin_us(&file.cores)));
+        let spin = Duration::from_micros(spin_us(file.spin_us, &file.cores));
         let histograms = check_histograms(path, &file.histograms)?;
         Ok(Self { cluster, replica, key, cores, spin, durability, security, histograms })
     }
@@ -259,9 +262,16 @@ fn check_cores(path: &Path, cores: &[usize]) -> Result<Vec<Option<usize>>, Confi
     Ok(cores.iter().map(|core| Some(*core)).collect())
 }
 
-/// Polling pays only while every polling thread has a CPU.
-fn default_spin_us(cores: &[usize]) -> u64 {
+/// Polling pays only while every polling thread has a CPU; otherwise it takes the CPU from the thread that is waited
+/// for, whatever the file says.
+fn spin_us(wanted: Option<u64>, cores: &[usize]) -> u64 {
     let distinct: std::collections::BTreeSet<_> = cores.iter().collect();
     let allowed = quorate_reactor::allowed_cpus().map_or(1, |cpus| cpus.len());
-    if !cores.is_empty() && distinct.len() == cores.len() && cores.len() <= allowed { 20 } else { 0 }
+    let threads = cores.len().max(1);
+    match wanted {
+        _ if distinct.len() < cores.len() || threads > allowed => 0,
+        Some(wanted) => wanted,
+        None if cores.is_empty() => 0,
+        None => SPIN_US,
+    }
 }

@@ -44,13 +44,13 @@ use crate::ring::{Gather, Ring, Wait};
 use crate::signals::{Signal, SignalDescriptor};
 use crate::waker::Waker;
 
-/// How long a finished connection waits for the peer to close its side too.
 /// Whoever received so much at once is under load for a while: sleeps end with several completions rather than one,
 /// so that a tick has more to do and to send. A few small messages are no load, and what follows from them at once
 /// does not wait.
 const LOAD_BYTES: u64 = 8 * 1024;
 const LOAD_LASTS: Duration = Duration::from_millis(2);
 const UNDER_LOAD: Gather = Gather { completions: 16, micros: 200 };
+/// How long a finished connection waits for the peer to close its side too.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long dropping a reactor waits for the kernel to let go of its operations before it leaks their memory.
 const REAP: Duration = Duration::from_secs(5);
