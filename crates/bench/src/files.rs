@@ -2,7 +2,7 @@
 
 use crate::findings::Findings;
 use crate::page;
-use crate::series::{NANOSECONDS_PER_MILLISECOND, Row};
+use crate::series::{IntervalLog, NANOSECONDS_PER_MILLISECOND, Row};
 use anyhow::Context;
 use quorate_telemetry::{HistogramLog, percentiles};
 use serde::Serialize;
@@ -61,7 +61,14 @@ impl Files {
         let write = || -> std::io::Result<()> { File::create(&path)?.write_all(text.as_bytes()) };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
 }
+
+/// The log of a run that writes none.
+pub(crate) const NO_LOG: IntervalLog = None;
 
 /// Writes JSON that people can read.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {

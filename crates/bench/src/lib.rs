@@ -15,6 +15,7 @@
 
 mod arguments;
 mod cluster;
+mod compare;
 mod control;
 mod cost;
 mod display;
@@ -32,12 +33,14 @@ mod run;
 mod schedule;
 mod series;
 mod stages;
+mod sweep;
 mod text;
 mod verdict;
 mod workload;
 
 pub use arguments::{BenchArguments, Durability, LoadArguments};
 pub use cluster::{Launch, LaunchRequest, RunningCluster, StopProblem};
+pub use compare::{CompareArguments, Comparison, compare};
 pub use cost::{ClusterCosts, ReplicaCosts};
 pub use environment::Environment;
 pub use report::{
@@ -46,5 +49,6 @@ pub use report::{
 pub use run::run;
 pub use schedule::Arrival;
 pub use stages::StageFigures;
+pub use sweep::{SweepArguments, SweepReport, SweepStep, sweep};
 pub use verdict::{Bottleneck, Generator, OpenLoop};
 pub use workload::{Distribution, Mix, ValueSize};

@@ -3,8 +3,10 @@
 mod chart;
 mod run;
 mod scale;
+mod sweep;
 
 pub(crate) use run::of_run;
+pub(crate) use sweep::of_sweep;
 
 use std::fmt::Write as _;
 

@@ -4,9 +4,10 @@
 use crate::failure::Failure;
 use crate::local_cluster::LocalCluster;
 use crate::{interrupt, output};
-use clap::Args;
+use clap::{Args, Subcommand};
 use quorate_bench::{
-    BenchArguments, Launch, LaunchRequest, LoadArguments, RunningCluster, StopProblem, Verdict,
+    BenchArguments, CompareArguments, Launch, LaunchRequest, LoadArguments, RunningCluster, StopProblem,
+    SweepArguments, SweepReport, Verdict,
 };
 use quorate_daemon::{read_cluster, read_key};
 use std::process::ExitCode;
@@ -29,14 +30,43 @@ Examples:
   quorate bench --clients 1 --depth 1 --bundle 1       latency of single operations
   quorate bench --rate 50000 --arrival poisson         response time at 50,000 operations/s
   quorate bench --replicas 7 --mix set=10,get=90 --distribution zipfian --out results
-  quorate bench --cluster data/cluster.toml --key data/client-0.key";
+  quorate bench --cluster data/cluster.toml --key data/client-0.key
+  quorate bench sweep --out results                    climb to the rate that is too high
+  quorate bench compare results-before results-after";
+
+const SWEEP_AFTER_HELP: &str = "\
+Each rate is an open loop on the same cluster, --step times the one before. The sweep ends when less than 98 % \
+of what was due was completed, or when the 99th percentile of response time is above --p99-max; the knee is the \
+last rate before that. With --out it writes sweep.json and sweep.html.
+
+Examples:
+  quorate bench sweep
+  quorate bench sweep --from 10000 --to 200000 --step 1.5 --p99-max 20 --out results";
+
+const COMPARE_AFTER_HELP: &str = "\
+A and B are summaries that `quorate bench` wrote with --json, or directories of --out.
+
+Examples:
+  quorate bench compare results-before results-after";
 
 /// Load a cluster, measure what an operation costs, and compare the states of all replicas.
 #[derive(Args, Debug)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchCommand {
     #[command(flatten)]
     arguments: BenchArguments,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Load a cluster at one rate after the other, up to the knee where it no longer keeps up.
+    #[command(after_help = SWEEP_AFTER_HELP)]
+    Sweep(SweepArguments),
+    /// Print two results side by side, and what was different about the runs.
+    #[command(after_help = COMPARE_AFTER_HELP)]
+    Compare(CompareArguments),
 }
 
 /// The local cluster, for whoever comes first: the end of the run or Ctrl-C.
@@ -49,7 +79,14 @@ struct Local {
 }
 
 pub(crate) fn run(command: &BenchCommand) -> Result<ExitCode, Failure> {
-    run_bench(&command.arguments)
+    match &command.action {
+        None => run_bench(&command.arguments),
+        Some(Action::Sweep(arguments)) => run_sweep(arguments),
+        Some(Action::Compare(arguments)) => {
+            output::print(quorate_bench::compare(arguments)?.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 fn run_bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
@@ -59,6 +96,16 @@ fn run_bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
     output::print(verdict.to_string())?;
     say_where(&arguments.load, "report.html");
     Ok(ExitCode::from(verdict.exit_code()))
+}
+
+fn run_sweep(arguments: &SweepArguments) -> Result<ExitCode, Failure> {
+    arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    check_files(&arguments.load)?;
+    let report =
+        with_cluster(|launch| quorate_bench::sweep(arguments, launch), |report| report.exit_code() != 0)?;
+    output::print(report.to_string())?;
+    say_where(&arguments.load, "sweep.html");
+    Ok(ExitCode::from(report.exit_code()))
 }
 
 /// What is wrong with the files that the arguments name is told before anything runs.

@@ -49,6 +49,9 @@ fn an_open_loop_writes_everything_that_it_measured() {
     assert!(text("latency.hgrm").contains("1/(1-Percentile)"));
     let page = text("report.html");
     assert!(page.contains("<svg") && page.trim_end().ends_with("</html>"));
+    let same = quorate(&["bench", "compare", &out, &out]);
+    assert_eq!(same.code, Some(0), "{same:?}");
+    assert!(same.stdout.contains("all flags and circumstances are the same"), "{}", same.stdout);
 }
 
 #[test]
@@ -70,6 +73,20 @@ fn a_replica_that_is_killed_fails_the_run_unless_it_may_be_down() {
         assert!(outcome.stdout.contains("replica 3 was down"), "{outcome:?}");
         assert!(outcome.stdout.contains("the 3 roots of 4 replicas that report are equal"), "{outcome:?}");
     }
+}
+
+#[test]
+fn a_sweep_finds_where_the_rates_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out").display().to_string();
+    let mut arguments = vec!["bench", "sweep", "--from", "500", "--to", "1000", "--step", "2", "--out", &out];
+    arguments.extend(SHORT);
+    let outcome = quorate(&arguments);
+    assert!(outcome.stdout.contains("target/s"), "{outcome:?}");
+    let text = std::fs::read_to_string(format!("{out}/sweep.json")).unwrap();
+    let sweep: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(!sweep["steps"].as_array().unwrap().is_empty());
+    assert!(std::fs::read_to_string(format!("{out}/sweep.html")).unwrap().contains("<svg"));
 }
 
 #[test]
