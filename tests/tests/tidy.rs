@@ -45,7 +45,7 @@ fn dependencies_are_used() {
 }
 
 #[test]
-fn every_counter_is_counted() {
+fn every_counter_and_every_histogram_is_recorded() {
     expect_none(&counters::check(&WORKSPACE.sources));
 }
 

@@ -132,7 +132,8 @@ impl Consensus {
     }
 
     pub(crate) fn prepared(&self) -> Position {
-        self.certificate.as_ref().map_or(header::genesis(self.config.digest()), |found| found.position)
+        let genesis = || header::genesis(self.config.digest());
+        self.certificate.as_ref().map_or_else(genesis, |found| found.position)
     }
 
     /// The highest slot that `replica` is known to have committed.

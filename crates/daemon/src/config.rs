@@ -11,6 +11,9 @@ use thiserror::Error;
 /// The largest number of cores of one replica.
 const CORES_MAX: usize = 64;
 
+/// The longest time between two dumps of histograms.
+const HISTOGRAM_INTERVAL_S_MAX: u64 = 86_400;
+
 /// `replica.toml` as written. Paths are relative to the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +37,20 @@ pub struct NodeFile {
     /// are free, else 0. Polling shortens hand-offs but burns a core; 0 when cores are shared with others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spin_us: Option<u64>,
+    /// Where the replica writes where its time goes.
+    #[serde(default)]
+    pub histograms: HistogramFile,
+}
+
+/// The section `[histograms]` of `replica.toml`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistogramFile {
+    /// Where dumps go. Default: `histograms` in the working directory of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// The seconds between two dumps. Default: 0, which is only when SIGUSR1 asks for one.
+    pub interval_s: u64,
 }
 
 fn plaintext() -> String {
@@ -75,6 +92,15 @@ fn read(path: &Path, remedy: &'static str) -> Result<String, ConfigError> {
     })
 }
 
+/// Where and how often histograms are dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistogramConfig {
+    /// The directory; it is made when it is needed.
+    pub directory: PathBuf,
+    /// The time between two dumps; none when only SIGUSR1 asks for one.
+    pub interval: Option<Duration>,
+}
+
 /// The checked configuration of one replica process.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -92,6 +118,8 @@ pub struct NodeConfig {
     pub durability: &'static str,
     /// What protects the links.
     pub security: &'static str,
+    /// Where and how often histograms are dumped.
+    pub histograms: HistogramConfig,
 }
 
 impl NodeConfig {
@@ -126,7 +154,8 @@ impl NodeConfig {
         let durability = check_durability(path, &file.durability)?;
         let cores = check_cores(path, &file.cores)?;
         let spin = Duration::from_micros(file.spin_us.unwrap_or_else(|| default_spin_us(&file.cores)));
-        Ok(Self { cluster, replica, key, cores, spin, durability, security })
+        let histograms = check_histograms(path, &file.histograms)?;
+        Ok(Self { cluster, replica, key, cores, spin, durability, security, histograms })
     }
 
     /// The core ids, in order.
@@ -187,6 +216,30 @@ fn check_durability(path: &Path, durability: &str) -> Result<&'static str, Confi
         )),
         other => Err(invalid(path, format!("durability = \"{other}\"; use \"memory\""))),
     }
+}
+
+fn check_histograms(path: &Path, file: &HistogramFile) -> Result<HistogramConfig, ConfigError> {
+    if file.interval_s > HISTOGRAM_INTERVAL_S_MAX {
+        let problem = format!(
+            "histograms.interval_s = {}; use 0 (only on SIGUSR1) to {HISTOGRAM_INTERVAL_S_MAX}, which is a day",
+            file.interval_s
+        );
+        return Err(invalid(path, problem));
+    }
+    let beside = path.parent().unwrap_or(Path::new("."));
+    let directory = match &file.directory {
+        Some(directory) => beside.join(directory),
+        None => PathBuf::from("histograms"),
+    };
+    if directory.exists() && !directory.is_dir() {
+        let problem = format!(
+            "histograms.directory: {} is no directory; name another one or move it away",
+            directory.display()
+        );
+        return Err(invalid(path, problem));
+    }
+    let interval = (file.interval_s > 0).then(|| Duration::from_secs(file.interval_s));
+    Ok(HistogramConfig { directory, interval })
 }
 
 fn check_cores(path: &Path, cores: &[usize]) -> Result<Vec<Option<usize>>, ConfigError> {

@@ -1,15 +1,17 @@
 //! One core: its reactor, its connections and its share of the replica.
 
+use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
 use crate::peers::Peers;
 use crate::shared::Shared;
 use quorate_reactor::{
-    ConnectionId, Event, ListenerId, Mailbox, Reactor, ReactorError, ReactorOptions, Signal, Waker,
+    ConnectionId, Event, ListenerId, Mailbox, Reactor, ReactorCounters, ReactorError, ReactorOptions, Signal,
+    Waker,
 };
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
-use quorate_telemetry::Counter;
+use quorate_telemetry::{Counter, Measure};
 use quorate_types::{CoreId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
@@ -18,7 +20,7 @@ use quorate_wire::{Assembler, FrameRef, Kind};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 /// How long a handshake may take.
@@ -35,29 +37,6 @@ const REPORTS_OPEN_MAX: usize = 16;
 const MAIL_PER_TICK_MAX: usize = 4096;
 /// How long the last replies may take to leave at shutdown.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_millis(500);
-
-/// Turns the monotonic clock into wall time: it does not step while the process runs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    instant: Instant,
-    wall: Nanoseconds,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = Nanoseconds(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX));
-        Self { instant: Instant::now(), wall }
-    }
-
-    pub(crate) fn now(&self) -> Nanoseconds {
-        self.wall.plus(u64::try_from(self.instant.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    fn instant_of(&self, time: Nanoseconds) -> Instant {
-        self.instant + Duration::from_nanos(time.since(self.wall))
-    }
-}
 
 /// One core at work.
 pub(crate) struct Driver {
@@ -78,6 +57,10 @@ pub(crate) struct Driver {
     /// A number of this process: a peer that sees another one later knows that this replica was restarted.
     incarnation: u64,
     pub(crate) clock: Clock,
+    /// When the steps whose effects are being carried out had ended.
+    pub(crate) step_ended: Nanoseconds,
+    /// The reactor's counters as they were last published.
+    published: ReactorCounters,
     pub(crate) effects: Vec<Effect>,
     /// How far the memory journals have grown and how far that was reported, by journal.
     pub(crate) appended: BTreeMap<quorate_types::JournalId, (Lsn, Lsn)>,
@@ -125,7 +108,6 @@ impl Driver {
             core: Core::new(&setup, id),
             peers: Peers::new(&config.cluster, config.replica, &links, Instant::now()),
             config,
-            shared,
             id,
             reactor,
             mailbox,
@@ -135,10 +117,13 @@ impl Driver {
             client_count: 0,
             handshakes: Handshakes::default(),
             incarnation,
-            clock: Clock::start(),
+            clock: shared.clock,
+            step_ended: Nanoseconds(0),
+            published: ReactorCounters::default(),
             effects: Vec::new(),
             appended: BTreeMap::new(),
             others: Vec::new(),
+            shared,
         })
     }
 
@@ -179,6 +164,7 @@ impl Driver {
         let handshake = if self.handshakes.are_open() { self.next_expiry() } else { None };
         let deadline = [due, self.peers.next_dial(), handshake].into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
+        let started = Instant::now();
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event);
         }
@@ -190,6 +176,7 @@ impl Driver {
         self.expire_handshakes();
         self.end_tick();
         self.publish();
+        self.record(Measure::Tick, nanoseconds(started.elapsed()).0, 1);
         Ok(())
     }
 
@@ -218,8 +205,20 @@ impl Driver {
         self.core.step(self.clock.now(), input, &mut self.effects);
     }
 
-    fn publish(&self) {
+    pub(crate) fn record(&self, measure: Measure, value: u64, count: u64) {
+        self.shared.histograms(self.id.index()).record(measure, value, count);
+    }
+
+    fn publish(&mut self) {
         let counters = self.reactor.counters();
+        let before = std::mem::replace(&mut self.published, counters);
+        let enters = counters.enters - before.enters;
+        if let Some(entries) = (counters.entries_submitted - before.entries_submitted).checked_div(enters) {
+            self.record(Measure::EntriesPerEnter, entries, enters);
+        }
+        for bytes in self.reactor.sent() {
+            self.record(Measure::BytesPerSend, *bytes as u64, 1);
+        }
         let core = self.shared.core(self.id.index());
         core.set(Counter::Enters, counters.enters);
         core.set(Counter::Entries, counters.entries_submitted);
@@ -246,6 +245,7 @@ impl Driver {
                 self.on_closed(connection, false);
             }
             Event::Woken => {}
+            Event::Signal(Signal::User1) => self.shared.request_dump(),
             Event::Signal(signal) => {
                 info!(?signal, "stopping");
                 self.shared.request_stop();

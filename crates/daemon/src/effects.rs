@@ -4,10 +4,11 @@ use crate::connection::{Phase, is_small};
 use crate::driver::Driver;
 use crate::report;
 use quorate_reactor::{Chunk, ConnectionId};
+use quorate_replica::mail::{LinkMail, Mail};
 use quorate_replica::report::RoleReport;
 use quorate_replica::{ClientConnection, Effect, Record, Reject};
-use quorate_telemetry::Counter;
-use quorate_types::{JournalId, LinkId, Lsn, ReplicaId};
+use quorate_telemetry::{Counter, Measure};
+use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::Frame;
 use quorate_wire::message::{Message, Report};
 use tracing::{error, warn};
@@ -24,6 +25,7 @@ impl Driver {
     /// Carries out the effects of the steps so far, in order, and those that follow from them.
     pub(crate) fn carry_out(&mut self) {
         while !self.effects.is_empty() {
+            self.step_ended = self.clock.now();
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain(..) {
                 // What follows from what made the replica halt must not leave it.
@@ -51,7 +53,12 @@ impl Driver {
                 warn!("closing a client's connection: {reject}");
                 self.clients.get(&connection.number).copied().into_iter().for_each(|id| self.close(id));
             }
-            Effect::Mail { core, mail } => self.mailbox.post(core.index(), mail),
+            Effect::Mail { core, mut mail } => {
+                if let Mail::Link(LinkMail::Replied { executed, .. }) = &mut mail {
+                    *executed = Some(self.step_ended);
+                }
+                self.mailbox.post(core.index(), mail);
+            }
             Effect::Report { connection, report } => self.send_report(connection, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
             Effect::Executed { bundles, operations } => {
@@ -59,11 +66,20 @@ impl Driver {
                 core.add(Counter::BundlesExecuted, bundles);
                 core.add(Counter::OperationsExecuted, operations);
             }
+            Effect::Stage(time) => self.record(measure(time.stage), time.elapsed_ns, time.bundles),
+            Effect::StageEnds { stage, since, bundles } => self.end_stage(stage, since, bundles),
             Effect::Halt { reason } => {
                 error!("halting, because going on would not be safe: {reason}");
                 self.shared.halt(reason);
             }
         }
+    }
+
+    /// What a step executes is executed when it ends; replies are on their way once they are in their queues, which is
+    /// now, as the effects are carried out in order.
+    fn end_stage(&self, stage: Stage, since: Option<Nanoseconds>, bundles: u64) {
+        let end = if stage == Stage::Replied { self.clock.now() } else { self.step_ended };
+        self.record(measure(stage), end.since(since.unwrap_or(self.step_ended)), bundles);
     }
 
     fn on_rejected(&mut self, reject: Reject) {
@@ -135,5 +151,20 @@ impl Driver {
         }
         self.shared.core(self.id.index()).increment(Counter::FramesToClients);
         self.send(id, frame);
+    }
+}
+
+/// The histogram of a stage.
+fn measure(stage: Stage) -> Measure {
+    match stage {
+        Stage::Admitted => Measure::Admitted,
+        Stage::Sealed => Measure::Sealed,
+        Stage::Durable => Measure::Durable,
+        Stage::Acknowledged => Measure::Acknowledged,
+        Stage::Proposed => Measure::Proposed,
+        Stage::Prepared => Measure::Prepared,
+        Stage::Committed => Measure::Committed,
+        Stage::Executed => Measure::Executed,
+        Stage::Replied => Measure::Replied,
     }
 }

@@ -6,14 +6,16 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod clock;
 mod config;
 mod connection;
 mod driver;
+mod dump;
 mod effects;
 mod peers;
 mod report;
 mod run;
 mod shared;
 
-pub use config::{ConfigError, NodeConfig, NodeFile, read_cluster, read_key};
+pub use config::{ConfigError, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key};
 pub use run::{Outcome, StartError, run};

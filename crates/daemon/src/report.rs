@@ -3,7 +3,7 @@
 use crate::config::NodeConfig;
 use crate::shared::Shared;
 use quorate_replica::report::RoleReport;
-use quorate_telemetry::{Costs, Counter, PeerReport, ReplicaReport};
+use quorate_telemetry::{Costs, Counter, Measure, PeerReport, ReplicaReport, encode};
 use std::collections::BTreeMap;
 
 /// The report as JSON.
@@ -36,11 +36,16 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         security: config.security.to_owned(),
         costs: costs(shared),
         rejects: shared.rejects(),
-        stages: BTreeMap::new(),
-        distributions: BTreeMap::new(),
+        stages: histograms(shared, |measure| roles.histograms && measure.is_stage()),
+        distributions: histograms(shared, |measure| roles.histograms && !measure.is_stage()),
         state: state(config, shared, roles),
     };
     serde_json::to_string(&report).expect("invariant: a report has only maps with string keys")
+}
+
+fn histograms(shared: &Shared, wanted: impl Fn(Measure) -> bool) -> BTreeMap<String, String> {
+    let measures = Measure::ALL.iter().copied().filter(|measure| wanted(*measure));
+    measures.map(|measure| (measure.name().to_owned(), encode(&shared.histogram(measure)))).collect()
 }
 
 fn costs(shared: &Shared) -> Costs {
@@ -65,7 +70,7 @@ fn costs(shared: &Shared) -> Costs {
         rss_bytes_max: usage.resident_bytes_max,
         operations_executed: shared.sum(Counter::OperationsExecuted),
         bundles_executed: shared.sum(Counter::BundlesExecuted),
-        uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: u64::try_from(shared.clock.uptime().as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -2,13 +2,17 @@
 
 use crate::config::NodeConfig;
 use crate::driver::Driver;
+use crate::dump::Dumper;
 use crate::shared::Shared;
 use quorate_reactor::{Mailbox, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::mail::Mail;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use thiserror::Error;
-use tracing::{error, info};
+use tracing::{error, info, warn};
+
+/// The signals that a replica heeds; blocked in all threads, read on the first core.
+const SIGNALS: [Signal; 3] = [Signal::Interrupt, Signal::Terminate, Signal::User1];
 
 /// Why a replica did not start, or did not go on.
 #[derive(Debug, Error)]
@@ -17,7 +21,7 @@ pub enum StartError {
     #[error(transparent)]
     Reactor(#[from] ReactorError),
     /// A thread could not be started.
-    #[error("cannot start a thread for a core: {0}; raise the limit of processes")]
+    #[error("cannot start a thread: {0}; raise the limit of processes")]
     Thread(std::io::Error),
 }
 
@@ -33,9 +37,9 @@ pub enum Outcome {
 /// What a core's thread tells the starting one, and what it waits for.
 type Ready = Result<Waker, ReactorError>;
 
-/// Runs a replica until SIGINT or SIGTERM. `on_ready` is called once every core listens.
+/// Runs a replica until SIGINT or SIGTERM; SIGUSR1 has it write its histograms. `on_ready` is called once every core listens.
 pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
-    signals::block(&[Signal::Interrupt, Signal::Terminate])?;
+    signals::block(&SIGNALS)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let incarnation = fresh_incarnation();
@@ -63,6 +67,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         security = config.security,
         "replica is ready"
     );
+    let dumper = Dumper::start(&shared, config.replica, config.histograms.clone());
+    let dumper = dumper.inspect_err(|error| warn!("there will be no dumps of histograms: {error}")).ok();
     on_ready();
     for thread in &threads {
         let _ = thread.go.send(wakers.clone());
@@ -73,6 +79,9 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
             error!("{error}");
             failure = Some(error);
         }
+    }
+    if let Some(dumper) = dumper {
+        dumper.finish();
     }
     match (failure, shared.halted()) {
         (Some(error), _) => Err(error.into()),
@@ -108,7 +117,7 @@ impl CoreThread {
                 }
             };
             if core.index() == 0
-                && let Err(error) = driver.watch_signals(&[Signal::Interrupt, Signal::Terminate])
+                && let Err(error) = driver.watch_signals(&SIGNALS)
             {
                 let _ = report.send(Err(error));
                 return Ok(());

@@ -1,12 +1,14 @@
 //! What the cores of one replica share: counters and flags, each written by one core and read by any.
 
+use crate::clock::Clock;
+use hdrhistogram::Histogram;
 use quorate_replica::Reject;
-use quorate_telemetry::{CoreCounters, Counter, Counters};
+use quorate_telemetry::{CoreCounters, CoreHistograms, Counter, Counters, Histograms, Measure};
 use quorate_types::{ClusterConfig, LinkId, ReplicaId};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::thread::Thread;
 
 /// What one link to a peer is like, as bits of one cell.
 const CONNECTED: u64 = 1;
@@ -16,6 +18,7 @@ const LAGGING: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Shared {
     counters: Counters,
+    histograms: Histograms,
     /// Rejects by core and label.
     rejects: Vec<Vec<AtomicU64>>,
     /// By link and peer: flags in the low bits, queued bytes above.
@@ -23,8 +26,11 @@ pub(crate) struct Shared {
     /// Connected clients by core.
     clients: Vec<AtomicU64>,
     stop: AtomicBool,
+    /// Whether histograms are to be dumped, and the thread that does it.
+    dump: AtomicBool,
+    dumper: OnceLock<Thread>,
     halted: OnceLock<String>,
-    pub(crate) started: Instant,
+    pub(crate) clock: Clock,
 }
 
 fn cells(count: usize) -> Vec<AtomicU64> {
@@ -36,17 +42,29 @@ impl Shared {
         let replicas = config.members().len();
         Self {
             counters: Counters::new(cores),
+            histograms: Histograms::new(cores),
             rejects: (0..cores).map(|_| cells(Reject::LABELS.len())).collect(),
             links: config.link_ids().map(|_| cells(replicas)).collect(),
             clients: cells(cores),
             stop: AtomicBool::new(false),
+            dump: AtomicBool::new(false),
+            dumper: OnceLock::new(),
             halted: OnceLock::new(),
-            started: Instant::now(),
+            clock: Clock::start(),
         }
     }
 
     pub(crate) fn core(&self, core: usize) -> &CoreCounters {
         self.counters.core(core).expect("invariant: one set of counters per core")
+    }
+
+    pub(crate) fn histograms(&self, core: usize) -> &CoreHistograms {
+        self.histograms.core(core).expect("invariant: one set of histograms per core")
+    }
+
+    /// What all cores have recorded so far.
+    pub(crate) fn histogram(&self, measure: Measure) -> Histogram<u64> {
+        self.histograms.read(measure)
     }
 
     pub(crate) fn sum(&self, counter: Counter) -> u64 {
@@ -99,6 +117,22 @@ impl Shared {
 
     pub(crate) fn clients(&self) -> u64 {
         self.clients.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn set_dumper(&self, dumper: Thread) {
+        let _ = self.dumper.set(dumper);
+    }
+
+    /// Has the histograms dumped. Does not wait for it, so that a core may ask.
+    pub(crate) fn request_dump(&self) {
+        self.dump.store(true, Ordering::Release);
+        if let Some(dumper) = self.dumper.get() {
+            dumper.unpark();
+        }
+    }
+
+    pub(crate) fn take_dump_request(&self) -> bool {
+        self.dump.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn request_stop(&self) {

@@ -6,7 +6,7 @@ use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
 use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
-    ReplicaSet, Tuning,
+    ReplicaSet, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
 use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, batch};
@@ -60,6 +60,8 @@ pub enum Output {
     Held(Arc<Batch>),
     /// A lane has moved.
     Progress(LaneUpdate),
+    /// Own bundles have passed a stage.
+    Stage(StageTime),
 }
 
 /// Why something was refused.
@@ -203,6 +205,34 @@ impl Lanes {
         true
     }
 
+    /// The bundle that [`Lanes::admit`] took last was in at `now`; the next stage counts from there.
+    pub fn note_admitted(&mut self, link: LinkId, now: Nanoseconds) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.own.note_admitted(now);
+        }
+    }
+
+    /// The journal of these lanes is durable up to `upto`.
+    pub fn on_durable(&mut self, now: Nanoseconds, upto: Lsn, out: &mut Vec<Output>) {
+        for link in self.links.values_mut() {
+            link.own.on_durable(now, upto, |time| out.push(Output::Stage(time)));
+        }
+    }
+
+    /// A committed header names the own lane of `link` up to `upto`; it was accepted, prepared and committed here at
+    /// `times`.
+    pub fn on_ordered(
+        &mut self,
+        link: LinkId,
+        upto: LaneNumber,
+        times: &[(Stage, Nanoseconds); 3],
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.own.on_ordered(upto, times, |time| out.push(Output::Stage(time)));
+        }
+    }
+
     /// Whether [`Lanes::admit`] would take a bundle of `bytes` bytes: to be asked before its signature is checked.
     #[must_use]
     pub fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
@@ -338,7 +368,7 @@ impl Lanes {
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in &links {
-            self.seal(*link, out);
+            self.seal(*link, now, out);
         }
         if now >= self.timer {
             self.on_timer(now, out);
@@ -349,7 +379,13 @@ impl Lanes {
         }
         let (weak, quorum) = (self.config.quorums().weak, self.config.quorums().quorum);
         for share in self.shares.values_mut() {
-            out.extend(share.lane.report(weak, quorum).map(Output::Progress));
+            let Some(update) = share.lane.report(weak, quorum) else { continue };
+            if update.lane.origin == self.me
+                && let Some(link) = self.links.get_mut(&update.lane.link)
+            {
+                link.own.on_acknowledged(now, update.quorum, |time| out.push(Output::Stage(time)));
+            }
+            out.push(Output::Progress(update));
         }
         let period = if self.is_open() { self.tuning().retransmit } else { self.tuning().idle };
         self.timer = self.timer.min(now.plus(period.0));
@@ -393,7 +429,7 @@ impl Lanes {
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.
     /// No timer: load makes batches larger, and an idle lane seals at once.
-    fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
+    fn seal(&mut self, link: LinkId, now: Nanoseconds, out: &mut Vec<Output>) {
         let lane = self.own_lane(link);
         let quorum = self.config.quorums().quorum;
         let tuning = *self.tuning();
@@ -408,7 +444,10 @@ impl Lanes {
             if pending == 0 || !may || share.lane.open_bytes() > tuning.lane_bytes_open_max {
                 return;
             }
-            let Some(frame) = state.own.seal(tip, tuning.batch_bytes_full) else { return };
+            let lsn = self.last_lsn.next();
+            let report = |time| out.push(Output::Stage(time));
+            let sealed = state.own.seal(tip, tuning.batch_bytes_full, lsn, now, report);
+            let Some(frame) = sealed else { return };
             let (to, after) = (Destination::Others, None);
             out.push(Output::Send { to, link, frame: frame.clone(), after });
             self.hold(Arc::new(Batch::sealed(frame)), out);

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
-use quorate_daemon::{NodeConfig, read_cluster};
+use quorate_daemon::{HistogramConfig, NodeConfig, read_cluster};
 use quorate_types::{ClusterConfig, Quorums};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ fn describe_replica(path: &Path, config: &NodeConfig) -> String {
     };
     format!(
         "{}: replica {} of {replicas}: clients {}, replicas {}\n  {cores}, polling for {} µs before it sleeps; \
-         durability {}, security {}, configuration {}\n",
+         durability {}, security {}, configuration {}\n  {}\n",
         path.display(),
         config.replica,
         member.client,
@@ -97,5 +97,14 @@ fn describe_replica(path: &Path, config: &NodeConfig) -> String {
         config.durability,
         config.security,
         config.cluster.digest().short(),
+        describe_dumps(&config.histograms),
     )
+}
+
+fn describe_dumps(config: &HistogramConfig) -> String {
+    let also = match config.interval {
+        Some(interval) => format!(" and every {} s", interval.as_secs()),
+        None => String::new(),
+    };
+    format!("histograms to {} on SIGUSR1{also}", config.directory.display())
 }

@@ -208,6 +208,15 @@ security = \"plaintext\"
 # How long a core polls before it sleeps, in microseconds. 0 is right when replicas share CPUs, as here; about 20
 # shortens every hand-off when each core has a CPU of its own.
 spin_us = 0
+
+# Where the replica writes where its time goes, for every stage of a request: HdrHistogram logs and percentiles.
+[histograms]
+
+# The directory, relative to this file. Left out: `histograms` in the directory where the replica runs.
+# directory = \"histograms\"
+
+# The seconds between two dumps. 0: only when SIGUSR1 asks for one; `quorate histograms` reads them at any time.
+interval_s = 0
 ",
             file = replica_file(replica),
         )

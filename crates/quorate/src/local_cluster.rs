@@ -224,14 +224,18 @@ impl Replica {
             Ok((file.try_clone()?, file))
         };
         let (out, errors) = open().with_context(|| format!("cannot write {}", log.display()))?;
+        let config = config.canonicalize().with_context(|| format!("cannot find {}", config.display()))?;
+        let directory = config.parent().unwrap_or(Path::new("/"));
         let program = std::env::current_exe().context("cannot find the program that runs")?;
         let child = Command::new(program)
             .arg("start")
             .arg("--config")
-            .arg(config)
+            .arg(&config)
             .arg("--parent")
             .arg(std::process::id().to_string())
             .env_remove("NOTIFY_SOCKET")
+            // What it writes by default belongs beside its files.
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(errors)

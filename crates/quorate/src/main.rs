@@ -8,6 +8,7 @@ mod cluster_files;
 mod dev;
 mod doctor;
 mod failure;
+mod histograms;
 mod init;
 mod interrupt;
 mod kv;
@@ -16,6 +17,7 @@ mod output;
 mod report;
 mod start;
 mod status;
+mod watch;
 
 use crate::failure::Failure;
 use clap::{Parser, Subcommand};
@@ -32,6 +34,7 @@ Examples:
   quorate dev --dir quorate-data              run 4 replicas here until Ctrl-C
   quorate kv set greeting hello               in another terminal of that directory: write a key
   quorate status                              see whether the cluster makes progress
+  quorate status --watch                      see what an operation costs and where its time goes
   quorate bench --duration 10                 load a local cluster and compare all roots
   quorate init --replicas 4 --dir data        write keys and configuration, then run each replica:
   quorate start --config data/replica-0.toml
@@ -57,6 +60,7 @@ enum Command {
     Dev(dev::DevArguments),
     Kv(kv::KvArguments),
     Status(status::StatusArguments),
+    Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
     Doctor(doctor::DoctorArguments),
     Bench(bench::BenchCommand),
@@ -77,6 +81,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Kv(arguments) => kv::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Histograms(arguments) => histograms::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),

@@ -19,6 +19,9 @@ pub(crate) type Answer = Result<ReplicaReport, String>;
 /// Asks for positions and costs alone, which is what costs a replica least.
 pub(crate) const POSITIONS: ReportRequest = ReportRequest { root: false, histograms: false };
 
+/// Asks for histograms too.
+pub(crate) const WITH_HISTOGRAMS: ReportRequest = ReportRequest { root: false, histograms: true };
+
 /// Asks for the root of the state too.
 pub(crate) const WITH_ROOT: ReportRequest = ReportRequest { root: true, histograms: false };
 

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-SIGTERM and SIGINT (Ctrl-C) stop the replica in order. Once it takes connections it writes one line to standard \
+SIGTERM and SIGINT (Ctrl-C) stop the replica in order. SIGUSR1 has it write its histograms to the directory that \
+its configuration names. Once it takes connections it writes one line to standard \
 output, and tells systemd (Type=notify). The log goes to standard error.
 
 Examples:

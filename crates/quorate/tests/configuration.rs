@@ -225,12 +225,33 @@ fn init_writes_secrets_for_their_owner_alone_and_says_what_comes_next() {
 }
 
 #[test]
+fn histograms_go_to_a_directory_and_at_least_daily() {
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "interval_s = 0", "interval_s = 86401");
+    both_refuse(&files, &["replica-1.toml", "histograms.interval_s = 86401", "a day"]);
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "# directory = \"histograms\"", "directory = \"cluster.toml\"");
+    both_refuse(&files, &["replica-1.toml", "cluster.toml is no directory", "name another one"]);
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "# directory = \"histograms\"", "directory = \"times\"");
+    files.edit("replica-1.toml", "interval_s = 0", "interval_s = 60");
+    let outcome = quorate(&["check-config", &files.argument("replica-1.toml")]);
+    assert!(outcome.stdout.contains("/times on SIGUSR1 and every 60 s"), "{outcome:?}");
+}
+
+#[test]
 fn check_config_says_what_would_run() {
     let files = Files::new(4);
     let (cluster, replica) = (files.argument("cluster.toml"), files.argument("replica-2.toml"));
     let outcome = quorate(&["check-config", &cluster, &replica]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
-    for part in ["a cluster of 4 replicas", "replica 2 of 4", "not pinned", "durability memory"] {
+    for part in [
+        "a cluster of 4 replicas",
+        "replica 2 of 4",
+        "not pinned",
+        "durability memory",
+        "histograms on SIGUSR1",
+    ] {
         assert!(outcome.stdout.contains(part), "no {part:?} in {}", outcome.stdout);
     }
     files.edit("replica-2.toml", "spin_us", "spin");

@@ -208,6 +208,7 @@ impl Reactor {
         }
         self.counters.sends += 1;
         self.counters.bytes_sent += sent as u64;
+        self.sent.push(sent);
         if queued > 0 {
             self.list_sendable(id);
             return None;

@@ -86,6 +86,8 @@ pub struct Reactor {
     /// Operations whose last completion has not been seen.
     pub(crate) operations: usize,
     pub(crate) counters: ReactorCounters,
+    /// The bytes of each send that completed since the last wait.
+    pub(crate) sent: Vec<usize>,
     spin: Duration,
     /// A ring with SINGLE_ISSUER works on one thread only.
     not_send: PhantomData<*const ()>,
@@ -126,6 +128,7 @@ impl Reactor {
             operations: 0,
             // Ring set-up, probe, ring descriptor, buffers, their registration, eventfd.
             counters: ReactorCounters { other_syscalls: 6, ..ReactorCounters::default() },
+            sent: Vec::new(),
             spin: options.spin,
             not_send: PhantomData,
         };
@@ -278,6 +281,7 @@ impl Reactor {
         deadline: Option<Instant>,
         mut mailbox: Option<&mut Mailbox<M>>,
     ) -> Result<(), ReactorError> {
+        self.sent.clear();
         self.keep_internal_deadlines();
         self.feed_starved();
         self.start_sends();
@@ -364,6 +368,11 @@ impl Reactor {
             entries_submitted: self.ring.entries_submitted,
             ..self.counters
         }
+    }
+
+    /// The bytes of each send whose completion was taken since the last wait; at most one per connection.
+    pub fn sent(&self) -> &[usize] {
+        &self.sent
     }
 
     /// A handle that makes [`wait`](Self::wait) return from any thread.

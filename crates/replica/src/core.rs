@@ -1,7 +1,7 @@
 //! One core of a replica: its roles, the mail between them, and the gate in front of everything that must
 //! wait for the journals.
 
-use crate::execution::ExecutionRole;
+use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::link::{FromClient, LinkRole};
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
@@ -11,10 +11,10 @@ use quorate_consensus::{Fact, Outgoing};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
-    SigningKey,
+    SigningKey, Stage, StageTime,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{Frame, FrameRef, Kind, Position};
+use quorate_wire::{Frame, FrameRef, Header, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -134,6 +134,8 @@ pub struct Core {
     local: VecDeque<Mail>,
     consensus_outputs: Vec<quorate_consensus::Output>,
     lanes_outputs: Vec<quorate_lanes::Output>,
+    /// The results in the present turn of execution, by the core of their connection.
+    replied: Vec<u64>,
 }
 
 impl Core {
@@ -161,11 +163,17 @@ impl Core {
             local: VecDeque::new(),
             consensus_outputs: Vec::new(),
             lanes_outputs: Vec::new(),
+            replied: vec![0; setup.cores],
         }
     }
 
     /// Takes one input; what follows from it is appended to `effects` in order.
     pub fn step(&mut self, now: Nanoseconds, input: Input<'_>, effects: &mut Vec<Effect>) {
+        if let Some((link, arrived)) = self.link.admitted.take() {
+            self.link.lanes.note_admitted(link, now);
+            let elapsed_ns = now.since(arrived);
+            effects.push(Effect::Stage(StageTime { stage: Stage::Admitted, elapsed_ns, bundles: 1 }));
+        }
         match input {
             Input::PeerConnected { peer, link } => self.on_peer_connected(now, peer, link, effects),
             Input::PeerDisconnected { peer, link } => {
@@ -184,7 +192,7 @@ impl Core {
                 let mail = Mail::Execution(ExecutionMail::Detach(connection));
                 self.post(self.layout.execution(), mail, effects);
             }
-            Input::ClientFrame { connection, frame } => self.on_client_frame(connection, frame, effects),
+            Input::ClientFrame { connection, frame } => self.on_client_frame(now, connection, frame, effects),
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
             Input::TickEnd => self.on_tick_end(now, effects),
@@ -299,11 +307,12 @@ impl Core {
 
     fn on_client_frame(
         &mut self,
+        now: Nanoseconds,
         connection: ClientConnection,
         frame: FrameRef<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        match self.link.on_client_frame(connection, frame, effects) {
+        match self.link.on_client_frame(now, connection, frame, effects) {
             Ok(None) => {}
             Ok(Some(FromClient::Ordering(mail))) => {
                 self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
@@ -337,6 +346,13 @@ impl Core {
                 self.carry_out_lanes(now, effects);
             }
             LinkMail::Reply { connection, frame } => effects.push(Effect::SendClient { connection, frame }),
+            LinkMail::Ordered { lane, upto, times } => {
+                self.link.lanes.on_ordered(lane.link, upto, &times, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
+            LinkMail::Replied { bundles, executed: since } => {
+                effects.push(Effect::StageEnds { stage: Stage::Replied, since, bundles });
+            }
             LinkMail::Report { connection, report } => effects.push(Effect::Report { connection, report }),
         }
     }
@@ -363,8 +379,8 @@ impl Core {
         let execution = self.execution.as_mut().expect("invariant: mail is routed by the layout");
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
-            ExecutionMail::Committed { header, position, view } => {
-                execution.on_committed(header, position, view);
+            ExecutionMail::Committed { header, position, view, committed } => {
+                execution.on_committed(header, position, view, committed);
             }
             ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
             ExecutionMail::Detach(connection) => execution.on_detach(connection),
@@ -378,6 +394,10 @@ impl Core {
     /// A journal of this core has grown: the other cores may wait for it too.
     fn on_own_durable(&mut self, now: Nanoseconds, journal: JournalId, upto: Lsn, effects: &mut Vec<Effect>) {
         self.on_durable(now, journal, upto, effects);
+        if journal == self.link.lanes.journal() {
+            self.link.lanes.on_durable(now, upto, &mut self.lanes_outputs);
+            self.carry_out_lanes(now, effects);
+        }
         for core in self.layout.all().filter(|core| *core != self.core) {
             effects.push(Effect::Mail { core, mail: Mail::Durable { journal, upto } });
         }
@@ -470,10 +490,13 @@ impl Core {
             Output::Progress(update) => {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
             }
+            Output::Stage(time) => effects.push(Effect::Stage(time)),
         }
     }
 
     fn carry_out_consensus(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
+        ordering.timeline.observe(now, &ordering.consensus.positions());
         let mut outputs = std::mem::take(&mut self.consensus_outputs);
         for output in outputs.drain(..) {
             self.carry_out_consensus_output(now, output, effects);
@@ -509,10 +532,7 @@ impl Core {
                 }
             }
             Output::Committed { header, position } => {
-                let view =
-                    self.ordering.as_ref().map(|ordering| ordering.consensus.view()).unwrap_or_default();
-                let mail = ExecutionMail::Committed { header, position, view };
-                self.post(self.layout.execution(), Mail::Execution(mail), effects);
+                self.on_header_committed(now, header, position, effects);
             }
             Output::Want(tip) => {
                 let core = self.layout.core_of_link(tip.lane.link);
@@ -521,6 +541,25 @@ impl Core {
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
         }
+    }
+
+    fn on_header_committed(
+        &mut self,
+        now: Nanoseconds,
+        header: Arc<Header>,
+        position: Position,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
+        let view = ordering.consensus.view();
+        let times = ordering.timeline.commit(now, position.seq);
+        let me = self.me;
+        for tip in header.cut.iter().filter(|tip| tip.lane.origin == me) {
+            let mail = LinkMail::Ordered { lane: tip.lane, upto: tip.upto, times };
+            self.post(self.layout.core_of_link(tip.lane.link), Mail::Link(mail), effects);
+        }
+        let mail = ExecutionMail::Committed { header, position, view, committed: now };
+        self.post(self.layout.execution(), Mail::Execution(mail), effects);
     }
 
     /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution.
@@ -541,9 +580,7 @@ impl Core {
         let Some(execution) = &mut self.execution else { return };
         let turn = execution.run(effects);
         let executed = execution.executed();
-        for (connection, frame) in turn.replies {
-            self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
-        }
+        self.reply(turn.replies, effects);
         if !turn.progress {
             return;
         }
@@ -555,6 +592,20 @@ impl Core {
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {
             self.post(core, Mail::Link(LinkMail::Executed(Arc::clone(&tips))), effects);
+        }
+    }
+
+    /// Replies go to the cores of their connections, and after them how many of them carry results.
+    fn reply(&mut self, replies: Vec<Answer>, effects: &mut Vec<Effect>) {
+        for Answer { connection, frame, results } in replies {
+            self.replied[usize::from(connection.core.0)] += u64::from(results);
+            self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+        }
+        for core in self.layout.all() {
+            let bundles = std::mem::take(&mut self.replied[usize::from(core.0)]);
+            if bundles > 0 {
+                self.post(core, Mail::Link(LinkMail::Replied { bundles, executed: None }), effects);
+            }
         }
     }
 }

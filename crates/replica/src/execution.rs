@@ -5,7 +5,8 @@ use crate::report::ExecutionReport;
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Outcome, Reply, State};
 use quorate_types::{
-    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, View,
+    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
+    View,
 };
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
@@ -24,13 +25,31 @@ struct Progress {
     /// The next bundle: the batch and the place in it.
     batch: usize,
     bundle: usize,
+    /// The bundles so far whose home is this replica.
+    own: u64,
+}
+
+/// A reply for a connection that is attached to its session.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) connection: ClientConnection,
+    pub(crate) frame: Frame,
+    /// Whether it carries results, as the home's do, and not only their digest.
+    pub(crate) results: bool,
+}
+
+/// A committed header that is not executed to its end.
+#[derive(Debug, Clone)]
+struct Committed {
+    header: Arc<Header>,
+    position: Position,
+    at: Nanoseconds,
 }
 
 /// What a turn of execution brought about.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// Replies, each for a connection that is attached to the session.
-    pub(crate) replies: Vec<(ClientConnection, Frame)>,
+    pub(crate) replies: Vec<Answer>,
     /// The lanes' new executed tips.
     pub(crate) tips: Vec<LaneTip>,
     /// The roots at slots at which a checkpoint is due, ascending.
@@ -52,7 +71,7 @@ pub(crate) struct ExecutionRole {
     /// Batches that are held and not executed.
     pool: BTreeMap<(LaneId, LaneNumber, Digest), Arc<Batch>>,
     /// Committed headers that are not executed.
-    queue: VecDeque<(Arc<Header>, Position)>,
+    queue: VecDeque<Committed>,
     /// Set while the first header of the queue is executed in part.
     progress: Option<Progress>,
     tips: BTreeMap<LaneId, (LaneNumber, Digest)>,
@@ -113,12 +132,18 @@ impl ExecutionRole {
         self.pool.contains_key(&before)
     }
 
-    pub(crate) fn on_committed(&mut self, header: Arc<Header>, position: Position, view: View) {
-        let last = self.queue.back().map_or(self.executed, |(_, position)| *position);
+    pub(crate) fn on_committed(
+        &mut self,
+        header: Arc<Header>,
+        position: Position,
+        view: View,
+        at: Nanoseconds,
+    ) {
+        let last = self.queue.back().map_or(self.executed, |committed| committed.position);
         assert_eq!(header.seq, last.seq.next(), "headers are committed in order");
         assert_eq!(header.parent, last.digest, "committed headers are one chain");
         self.view = view;
-        self.queue.push_back((header, position));
+        self.queue.push_back(Committed { header, position, at });
     }
 
     /// A connection wants the replies of one session; one it wanted before is given up.
@@ -145,7 +170,7 @@ impl ExecutionRole {
     /// Whether the next committed header can be executed now.
     pub(crate) fn is_ready(&self) -> bool {
         self.progress.is_some()
-            || self.queue.front().is_some_and(|(header, _)| self.batches(header).is_some())
+            || self.queue.front().is_some_and(|committed| self.batches(&committed.header).is_some())
     }
 
     /// The batches that a header names, in the order of execution, if all are here.
@@ -170,15 +195,19 @@ impl ExecutionRole {
     pub(crate) fn run(&mut self, effects: &mut Vec<Effect>) -> Turn {
         let mut turn = Turn::default();
         while turn.bytes < TURN_BYTES_MAX
-            && let Some((header, position)) = self.queue.front().cloned()
+            && let Some(Committed { header, position, at }) = self.queue.front().cloned()
         {
-            let ready = |batches| Progress { batches, batch: 0, bundle: 0 };
+            let ready = |batches| Progress { batches, batch: 0, bundle: 0, own: 0 };
             let Some(mut progress) = self.progress.take().or_else(|| self.batches(&header).map(ready)) else {
                 break;
             };
             if self.execute_bundles(&header, &mut progress, &mut turn) {
                 self.queue.pop_front();
                 self.finish(&header, position, &mut turn);
+                let (stage, since, bundles) = (Stage::Executed, Some(at), progress.own);
+                if bundles > 0 {
+                    effects.push(Effect::StageEnds { stage, since, bundles });
+                }
             } else {
                 self.progress = Some(progress);
             }
@@ -206,6 +235,9 @@ impl ExecutionRole {
                 }
                 self.execute_bundle(context, batch, bundle, turn);
                 progress.bundle += 1;
+            }
+            if batch.lane().origin == self.me {
+                progress.own += batch.bundles().len() as u64;
             }
             progress.batch += 1;
             progress.bundle = 0;
@@ -299,9 +331,12 @@ impl ExecutionRole {
         turn: &mut Turn,
     ) {
         let Some(connections) = self.attached.get(&session) else { return };
+        let results = matches!(body, ReplyBody::Results(_));
         let frame = ReplyView { session, number, seq, view: self.view, digest, body }.encode();
         turn.bytes += connections.len() * frame.bytes().len();
-        turn.replies.extend(connections.iter().map(|connection| (*connection, frame.clone())));
+        let answer =
+            |connection: &ClientConnection| Answer { connection: *connection, frame: frame.clone(), results };
+        turn.replies.extend(connections.iter().map(answer));
     }
 
     pub(crate) fn report(&mut self, root: bool) -> ExecutionReport {

@@ -6,7 +6,7 @@
 
 use crate::mail::Mail;
 use quorate_journal::Record;
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, ReplicaId};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage, StageTime};
 use quorate_wire::{DecodeError, Frame, FrameRef};
 use thiserror::Error;
 
@@ -151,6 +151,18 @@ pub enum Effect {
         bundles: u64,
         /// Operations in them.
         operations: u64,
+    },
+    /// Bundles of this replica's clients have passed a stage; for the histograms.
+    Stage(StageTime),
+    /// Bundles of this replica's clients pass a stage with the step that gives this effect, whose end the driver
+    /// alone knows; for the histograms.
+    StageEnds {
+        /// The stage.
+        stage: Stage,
+        /// The end of the stage before; none when that is the end of the same step.
+        since: Option<Nanoseconds>,
+        /// The number of bundles.
+        bundles: u64,
     },
     /// The replica must stop at once and keep its evidence: going on would not be safe.
     Halt {

@@ -15,6 +15,7 @@ mod link;
 pub mod mail;
 mod ordering;
 pub mod report;
+mod timeline;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use interface::{ClientConnection, Effect, Input, Reject};

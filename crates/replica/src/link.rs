@@ -3,7 +3,7 @@
 use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{ExecutionMail, OrderingMail};
 use quorate_lanes::Lanes;
-use quorate_types::{ClusterConfig, JournalId, LinkId, PublicKey, ReplicaId, SessionId, limits};
+use quorate_types::{ClusterConfig, JournalId, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
 use quorate_wire::message::{Attach, Busy, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ pub(crate) struct LinkRole {
     links: Vec<LinkId>,
     pub(crate) lanes: Lanes,
     clients: BTreeMap<ClientConnection, Client>,
+    /// The bundle that this step has admitted: its link, and when it arrived. The next step, which comes at once,
+    /// tells how long its check took.
+    pub(crate) admitted: Option<(LinkId, Nanoseconds)>,
 }
 
 /// What follows from a client's frame for other roles.
@@ -43,7 +46,7 @@ impl LinkRole {
         journal: JournalId,
     ) -> Self {
         let lanes = Lanes::new(Arc::clone(&config), me, &links, journal);
-        Self { config, links, lanes, clients: BTreeMap::new() }
+        Self { config, links, lanes, clients: BTreeMap::new(), admitted: None }
     }
 
     pub(crate) fn on_client_connected(&mut self, connection: ClientConnection, key: &[u8; 32]) {
@@ -61,6 +64,7 @@ impl LinkRole {
     /// Takes a client's frame. On an error the connection is to be closed.
     pub(crate) fn on_client_frame(
         &mut self,
+        now: Nanoseconds,
         connection: ClientConnection,
         frame: FrameRef<'_>,
         effects: &mut Vec<Effect>,
@@ -69,7 +73,7 @@ impl LinkRole {
             return Ok(None);
         }
         match frame.kind {
-            Kind::Bundle => self.on_bundle(connection, frame, effects).map(|()| None),
+            Kind::Bundle => self.on_bundle(now, connection, frame, effects).map(|()| None),
             Kind::Attach => {
                 let counter = Attach::from_frame(frame)?.counter;
                 let Some(client) = self.clients.get(&connection) else { return Ok(None) };
@@ -87,6 +91,7 @@ impl LinkRole {
     /// Cheap checks first, whether there is room included; the signature last; and only then room is taken.
     fn on_bundle(
         &mut self,
+        now: Nanoseconds,
         connection: ClientConnection,
         frame: FrameRef<'_>,
         effects: &mut Vec<Effect>,
@@ -107,6 +112,7 @@ impl LinkRole {
         }
         let admitted = self.lanes.admit(client.link, connection.number, frame.payload, OPEN_PER_CLIENT_MAX);
         assert!(admitted, "there was room");
+        self.admitted = Some((client.link, now));
         Ok(())
     }
 }

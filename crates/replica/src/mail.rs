@@ -2,8 +2,9 @@
 
 use crate::interface::ClientConnection;
 use crate::report::RoleReport;
+use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
-use quorate_types::{Digest, JournalId, LaneUpdate, Lsn, SessionId, View};
+use quorate_types::{Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, SessionId, View};
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
 
@@ -38,6 +39,23 @@ pub enum LinkMail {
         connection: ClientConnection,
         /// The encoded reply.
         frame: Frame,
+    },
+    /// A committed header names an own lane up to a batch.
+    Ordered {
+        /// The lane.
+        lane: LaneId,
+        /// The batch.
+        upto: LaneNumber,
+        /// When the header passed its stages.
+        times: HeaderTimes,
+    },
+    /// The replies before this one were the results of so many bundles.
+    Replied {
+        /// The number of bundles.
+        bundles: u64,
+        /// When they were executed. Set by the driver when it hands this to another core, as it alone knows when the
+        /// step that executed them ended.
+        executed: Option<Nanoseconds>,
     },
     /// A finished report.
     Report {
@@ -86,6 +104,8 @@ pub enum ExecutionMail {
         position: Position,
         /// The view in which this replica learned of it; a hint for clients.
         view: View,
+        /// When it was committed.
+        committed: Nanoseconds,
     },
     /// A connection wants the replies of a session; its client's key owns the session.
     Attach {

@@ -2,6 +2,7 @@
 
 use crate::interface::Reject;
 use crate::report::OrderingReport;
+use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
 use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, SigningKey};
 use quorate_wire::message::{
@@ -18,6 +19,7 @@ pub(crate) struct OrderingRole {
     config: Arc<ClusterConfig>,
     me: ReplicaId,
     pub(crate) consensus: Consensus,
+    pub(crate) timeline: Timeline,
     /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
     /// large, so each peer gets one of each a tick.
     statuses: BTreeMap<ReplicaId, Status>,
@@ -27,7 +29,14 @@ pub(crate) struct OrderingRole {
 impl OrderingRole {
     pub(crate) fn new(config: Arc<ClusterConfig>, me: ReplicaId, key: SigningKey) -> Self {
         let consensus = Consensus::new(Arc::clone(&config), me, key, quorate_journal::CONSENSUS_JOURNAL);
-        Self { config, me, consensus, statuses: BTreeMap::new(), questions: BTreeMap::new() }
+        Self {
+            config,
+            me,
+            consensus,
+            timeline: Timeline::default(),
+            statuses: BTreeMap::new(),
+            questions: BTreeMap::new(),
+        }
     }
 
     /// Takes a consensus frame of a peer: decoded, asked for whether it says anything new, and only then

@@ -153,7 +153,10 @@ fn forks_do_not_stay_in_the_pool() {
         };
         parent = Position { seq: header.seq, digest: header.digest() };
         let header = Arc::new(header);
-        take(&mut core, ExecutionMail::Committed { header, position: parent, view: View(0) });
+        take(
+            &mut core,
+            ExecutionMail::Committed { header, position: parent, view: View(0), committed: Nanoseconds(1) },
+        );
         assert_eq!(core.audit().executed, Some(parent));
         assert_eq!(core.audit().kept_items, 0, "the fork is dead");
     }
@@ -176,7 +179,12 @@ fn execution_waits_for_the_batches_of_a_header() {
     let header =
         Header { epoch: Epoch(0), seq: Seq(1), parent: genesis.digest, timestamp: Nanoseconds(1), cut };
     let position = Position { seq: Seq(1), digest: header.digest() };
-    let mail = ExecutionMail::Committed { header: Arc::new(header), position, view: View(0) };
+    let mail = ExecutionMail::Committed {
+        header: Arc::new(header),
+        position,
+        view: View(0),
+        committed: Nanoseconds(1),
+    };
     core.step(Nanoseconds(1), Input::Mail(Mail::Execution(mail)), &mut effects);
     for batch in &batches {
         core.step(Nanoseconds(1), Input::TickEnd, &mut effects);

@@ -3,7 +3,7 @@
 mod cluster;
 
 use cluster::*;
-use quorate_types::CoreId;
+use quorate_types::{CoreId, Stage};
 
 /// A bundle to each home in turn: every replica replies alike, the home with the results.
 fn every_replica_replies(links: u8, cores: usize) {
@@ -28,6 +28,12 @@ fn every_replica_replies(links: u8, cores: usize) {
     assert!(cluster.rejects.is_empty(), "{:?}", cluster.rejects);
     cluster.assert_equal_states();
     assert!(cluster.operations.values().all(|operations| *operations == 4 * 3));
+    // The two bundles of each home, the first of which opens the session, have passed every stage there once.
+    for home in cluster.ids() {
+        for stage in Stage::ALL {
+            assert_eq!(cluster.stages.get(&(home, stage)), Some(&2), "{stage:?} of r{home}, {cores} cores");
+        }
+    }
 }
 
 #[test]

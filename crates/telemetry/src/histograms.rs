@@ -140,6 +140,12 @@ impl Measure {
         Self::ALL.iter().copied().find(|measure| measure.name() == name)
     }
 
+    /// Whether it is a stage of a bundle.
+    #[must_use]
+    pub fn is_stage(self) -> bool {
+        Self::STAGES.contains(&self)
+    }
+
     /// What its values are.
     #[must_use]
     pub const fn unit(self) -> Unit {

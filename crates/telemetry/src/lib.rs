@@ -16,5 +16,5 @@ mod report;
 pub use counters::{CoreCounters, Counter, Counters};
 pub use encoding::{HistogramError, decode, difference, encode};
 pub use histograms::{CoreHistograms, Histograms, Measure, Unit};
-pub use log::{HistogramLog, base_time, percentiles};
+pub use log::{HistogramLog, LOG_COMMENTS, base_time, log_name, percentiles, percentiles_name};
 pub use report::{Costs, PeerReport, ReplicaReport};

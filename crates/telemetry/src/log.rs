@@ -1,13 +1,30 @@
 //! Files that others read: HdrHistogram logs (`.hlog`) and percentile distributions (`.hgrm`).
 
-use crate::encode;
+use crate::{Measure, encode};
 use hdrhistogram::Histogram;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Steps between two halvings of what is above, as the other implementations of HdrHistogram print them.
 const STEPS_PER_HALF_DISTANCE: u32 = 5;
+/// What a reader of a replica's log should know; goes into its head.
+pub const LOG_COMMENTS: [&str; 2] = [
+    "Histograms of times are in nanoseconds, those of other things in what their tags say",
+    "Interval_Max of times is in milliseconds",
+];
 const BASE_TIME: &str = "#[BaseTime: ";
+
+/// The name of a replica's log.
+#[must_use]
+pub fn log_name(replica: u8) -> String {
+    format!("replica-{replica}.hlog")
+}
+
+/// The name of the file with the percentiles of one measure of a replica.
+#[must_use]
+pub fn percentiles_name(replica: u8, measure: Measure) -> String {
+    format!("replica-{replica}-{}.hgrm", measure.name())
+}
 
 /// Writes an HdrHistogram log, format version 1.3: intervals with tags, values in nanoseconds or whatever the
 /// caller has recorded.

@@ -16,6 +16,7 @@ pub mod limits;
 mod operation;
 mod quorum;
 mod rounds;
+mod stage;
 
 pub use after::After;
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
@@ -33,3 +34,4 @@ pub use operation::{
 };
 pub use quorum::{Quorums, ReplicaSet, nth_highest};
 pub use rounds::Rounds;
+pub use stage::{Stage, StageTime};

@@ -7,7 +7,7 @@ use quorate_replica::report::RoleReport;
 use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, CoreId, JournalId, LinkId, Lsn, Nanoseconds, Operation,
-    ReplicaId, SessionId, SigningKey, Tuning,
+    ReplicaId, SessionId, SigningKey, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{Attach, Message};
 use quorate_wire::reply::ReplyBody;
@@ -67,6 +67,8 @@ pub(crate) struct Cluster {
     pub(crate) closed_peers: Vec<(ReplicaId, ReplicaId, Reject)>,
     pub(crate) reports: Vec<(ReplicaId, ClientConnection, RoleReport)>,
     pub(crate) operations: BTreeMap<ReplicaId, u64>,
+    /// The bundles that have passed each stage, by home.
+    pub(crate) stages: BTreeMap<(ReplicaId, Stage), u64>,
     /// The most bytes that one step sent to clients.
     pub(crate) largest_step_to_clients: usize,
 }
@@ -108,6 +110,7 @@ impl Cluster {
             closed_peers: Vec::new(),
             reports: Vec::new(),
             operations: BTreeMap::new(),
+            stages: BTreeMap::new(),
             largest_step_to_clients: 0,
             config,
         };
@@ -186,6 +189,13 @@ impl Cluster {
             Effect::Report { connection, report } => self.reports.push((me, connection, *report)),
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
             Effect::Executed { operations, .. } => *self.operations.entry(me).or_default() += operations,
+            Effect::Stage(StageTime { stage, bundles, elapsed_ns }) => {
+                assert!(elapsed_ns < self.now.0, "a stage that began before time did");
+                *self.stages.entry((me, stage)).or_default() += bundles;
+            }
+            Effect::StageEnds { stage, bundles, .. } => {
+                *self.stages.entry((me, stage)).or_default() += bundles;
+            }
             Effect::Halt { reason } => panic!("r{me} halts: {reason}"),
         }
     }

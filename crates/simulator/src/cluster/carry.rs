@@ -62,7 +62,7 @@ impl Cluster {
                 });
                 self.oracles.resources.on_reject(&reject)
             }
-            Effect::Executed { .. } => Ok(()),
+            Effect::Executed { .. } | Effect::Stage(_) | Effect::StageEnds { .. } => Ok(()),
             Effect::Halt { reason } => Err(Violation::new("no halt", reason)),
         }
     }
