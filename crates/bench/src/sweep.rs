@@ -9,7 +9,7 @@ use crate::format::{duration, grouped_f64, milliseconds};
 use crate::page;
 use crate::report::{BenchReport, LatencyMicroseconds};
 use crate::run::load_cluster;
-use crate::verdict::{Bottleneck, bottleneck};
+use crate::verdict::{Bottleneck, bottleneck, remark};
 use crate::{BenchArguments, Environment, LoadArguments};
 use anyhow::ensure;
 use clap::Args;
@@ -92,6 +92,8 @@ pub struct SweepStep {
     pub service_us: LatencyMicroseconds,
     /// CPU time of all replicas per operation, in microseconds.
     pub cpu_us_per_op: f64,
+    /// How late bundles left although they were due and there was room: all but one in 100 were earlier.
+    pub lag_p99_us: f64,
     /// The share of one CPU that the busiest load thread used.
     pub generator_cpu_share: f64,
     /// Why this rate is too high; nothing before the knee.
@@ -236,13 +238,16 @@ impl SweepReport {
             response_us: report.response_us,
             service_us: report.service_us,
             cpu_us_per_op: report.cluster.cpu_us_per_op,
+            lag_p99_us: report.generator.lag_p99_us,
             generator_cpu_share: report.generator.cpu_share,
             too_high: too_high.clone(),
         });
         (self.durability, self.security) = (report.durability.clone(), report.security.clone());
         let rate = grouped_f64(open.target_ops_s);
-        self.warnings
-            .extend(report.warnings.iter().map(|warning| format!("at {rate} operations/s: {warning}")));
+        // How late bundles left has a column of its own.
+        let remark = remark(&load_figures(report));
+        let others = report.warnings.iter().filter(|warning| Some(*warning) != remark.as_ref());
+        self.warnings.extend(others.map(|warning| format!("at {rate} operations/s: {warning}")));
         let problems = problems_of_step(report);
         if !problems.is_empty() {
             self.problems.extend(problems.iter().map(|problem| format!("at {rate} operations/s: {problem}")));
@@ -298,18 +303,19 @@ impl fmt::Display for SweepReport {
         )?;
         writeln!(
             f,
-            "{:>12}{:>12}{:>10}{:>11}{:>11}{:>11}{:>11}{:>10}",
-            "target/s", "achieved/s", "of due", "p50", "p99", "p99.9", "max", "CPU/op"
+            "{:>12}{:>12}{:>10}{:>11}{:>11}{:>11}{:>11}{:>11}{:>10}",
+            "target/s", "achieved/s", "of due", "p50", "p99", "p99.9", "max", "left late", "CPU/op"
         )?;
         for step in &self.steps {
             let latency = &step.response_us;
             let [p50, p99, p999, max] = [latency.p50, latency.p99, latency.p999, latency.max].map(duration);
             writeln!(
                 f,
-                "{:>12}{:>12}{:>10}{p50:>11}{p99:>11}{p999:>11}{max:>11}{:>10}{}",
+                "{:>12}{:>12}{:>10}{p50:>11}{p99:>11}{p999:>11}{max:>11}{:>11}{:>10}{}",
                 grouped_f64(step.target_ops_s),
                 grouped_f64(step.throughput_ops_s),
                 format!("{:.1} %", 100.0 * step.achieved_share),
+                duration(step.lag_p99_us),
                 format!("{:.2} µs", step.cpu_us_per_op),
                 if step.too_high.is_some() { "  too high" } else { "" },
             )?;

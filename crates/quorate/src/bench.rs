@@ -7,7 +7,7 @@ use crate::{interrupt, output};
 use clap::{Args, Subcommand};
 use quorate_bench::{
     BenchArguments, CompareArguments, Launch, LaunchRequest, LoadArguments, RunningCluster, StopProblem,
-    SweepArguments, SweepReport, Verdict,
+    SweepArguments, Verdict,
 };
 use quorate_daemon::{read_cluster, read_key};
 use std::process::ExitCode;

@@ -12,6 +12,9 @@ use crate::text::{describe, loop_sentence};
 use hdrhistogram::Histogram;
 use quorate_telemetry::Measure;
 
+/// From this share of an interval's operations on, what waits to be sent is shown.
+const BACKLOG_SHARE: f64 = 0.01;
+
 /// The page.
 pub(crate) fn of_run(findings: &Findings) -> String {
     let report = &findings.verdict.report;
@@ -26,6 +29,7 @@ pub(crate) fn of_run(findings: &Findings) -> String {
     body += &percentiles(report, &findings.response, &findings.service);
     body += "<h2>Over time</h2>\n";
     body += &throughput(report, &findings.rows);
+    body += &backlog(&findings.rows);
     body += &latency(report, &findings.rows);
     body += &cpu(&findings.rows);
     body += "<h2>Cost of an operation</h2>\n";
@@ -143,11 +147,17 @@ fn throughput(report: &BenchReport, rows: &[Row]) -> String {
     let mut lines = vec![line("completed", rows, Row::throughput, mean)];
     if report.open_loop.is_some() {
         lines.push(line("due", rows, |row| row.scheduled as f64 / row.seconds, mean));
-        if rows.iter().any(|row| row.backlog > 0) {
-            lines.push(line("due and not sent (operations)", rows, |row| row.backlog as f64, greatest));
-        }
     }
     over_time("Throughput", rows, Scale::Linear, ("operations/s", thousands), lines)
+}
+
+/// What waits to be sent, when that is more than the turn of a moment.
+fn backlog(rows: &[Row]) -> String {
+    if rows.iter().all(|row| row.backlog as f64 <= BACKLOG_SHARE * row.scheduled as f64) {
+        return String::new();
+    }
+    let lines = vec![line("operations", rows, |row| row.backlog as f64, greatest)];
+    over_time("Due and not sent yet", rows, Scale::Linear, ("operations", thousands), lines)
 }
 
 fn thousands(number: f64) -> String {
@@ -249,10 +259,8 @@ fn stages(report: &BenchReport) -> String {
          share of a stage in that.</p>\n",
         duration(total)
     );
-    sum + &table(
-        &["stage", "share of the mean", "mean", "p50", "p90", "p99", "max", "from when to when"],
-        &rows,
-    )
+    let heads = ["stage", "share", "mean", "p50", "p90", "p99", "max", "from when to when"];
+    sum + &table(&heads, &rows).replace("<th>from", "<th class=\"text\">from")
 }
 
 fn runs(report: &BenchReport) -> String {

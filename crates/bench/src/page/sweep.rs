@@ -110,6 +110,7 @@ fn steps(report: &SweepReport) -> String {
                 duration(latency.p999),
                 duration(latency.max),
                 duration(step.service_us.p99),
+                duration(step.lag_p99_us),
                 short(step.cpu_us_per_op),
                 format!("{:.0} %", 100.0 * step.generator_cpu_share),
             ],
@@ -124,6 +125,7 @@ fn steps(report: &SweepReport) -> String {
         "p99.9",
         "max",
         "p99 service",
+        "left late, p99",
         "CPU µs/op",
         "load thread",
     ];
