@@ -4,6 +4,7 @@ use quorate_client::Client;
 use quorate_telemetry::ReplicaReport;
 use quorate_types::ReplicaId;
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,25 @@ const ABSENT_PATIENCE: Duration = Duration::from_millis(300);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One replica's report, or why there is none.
-pub(crate) type Answer = Result<ReplicaReport, String>;
+pub(crate) type Answer = Result<ReplicaReport, NoAnswer>;
+
+/// Why a replica did not report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// It said nothing in time.
+    Silent(ReplicaId),
+    /// It cannot be reached, or does not speak as it should.
+    Failed(String),
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(replica) => write!(f, "replica {replica} is silent: stopped or overloaded"),
+            Self::Failed(error) => f.write_str(error),
+        }
+    }
+}
 
 /// What a report shall contain besides positions and costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +83,11 @@ impl Census {
         let mut answers = Vec::with_capacity(tasks.len());
         for (index, task) in tasks.into_iter().enumerate() {
             let patience = if self.present[index].get() { patience } else { patience.min(ABSENT_PATIENCE) };
-            let silent = || Err(format!("replica {} is silent: stopped or overloaded", self.replicas[index]));
+            let silent = || Err(NoAnswer::Silent(self.replicas[index]));
             let answer = match task {
                 None => silent(),
                 Some(task) => match tokio::time::timeout_at((now + patience).into(), task).await {
-                    Ok(answer) => answer.unwrap_or_else(|error| Err(error.to_string())),
+                    Ok(answer) => answer.unwrap_or_else(|error| Err(NoAnswer::Failed(error.to_string()))),
                     Err(_) => silent(),
                 },
             };
@@ -90,9 +109,11 @@ impl Census {
                 Contents::Histograms => client.report_with_histograms(replica).await,
             };
             asked[index].set(false);
-            let json = json.map_err(|error| error.to_string().replace("\n  ", " "))?;
+            let json = json.map_err(|error| NoAnswer::Failed(error.to_string().replace("\n  ", " ")))?;
             serde_json::from_str(&json).map_err(|error| {
-                format!("the report of replica {replica} is not of this version of quorate: {error}")
+                NoAnswer::Failed(format!(
+                    "the report of replica {replica} is not of this version of quorate: {error}"
+                ))
             })
         }))
     }
@@ -189,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_silent_replica_has_no_part_in_the_comparison_and_hides_no_conflict() {
-        let silent = || Err("no report: replica 3 at 127.0.0.1:4: connection refused".to_owned());
+        let silent =
+            || Err(NoAnswer::Failed("no report: replica 3 at 127.0.0.1:4: connection refused".to_owned()));
         let rootless = Ok(ReplicaReport::default());
         let equal = Roots::Equal { seq: 5, root: "aa".to_owned() };
         assert_eq!(judge(&[at(0, 5, "aa"), silent(), at(2, 5, "aa")]), equal);

@@ -117,6 +117,7 @@ pub(crate) fn view_changes(start: &[Answer], end: &[Answer]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::NoAnswer;
 
     fn report(replica: u8, scale: u64) -> Answer {
         let costs = Costs {
@@ -161,8 +162,11 @@ mod tests {
 
     #[test]
     fn a_replica_that_is_missing_or_restarted_and_no_operations_do_no_harm() {
-        let costs =
-            ClusterCosts::between(&[report(0, 50)], &[report(0, 10), report(1, 90), Err(String::new())], 10);
+        let costs = ClusterCosts::between(
+            &[report(0, 50)],
+            &[report(0, 10), report(1, 90), Err(NoAnswer::Failed(String::new()))],
+            10,
+        );
         assert_eq!((costs.cpu_us_per_op, costs.rss_bytes_max), (10.0, 1010));
         let nothing = ClusterCosts::between(&[], &[], 0);
         assert_eq!(nothing, ClusterCosts::default());

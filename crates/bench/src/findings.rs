@@ -1,7 +1,7 @@
 //! From what was measured to the results: figures, and what is wrong with them.
 
 use crate::cluster::StopProblem;
-use crate::control::{Answer, Roots, describe};
+use crate::control::{Answer, NoAnswer, Roots, describe};
 use crate::cost::{ClusterCosts, pairs, per_replica, view_changes};
 use crate::progress::Progress;
 use crate::recorder::Totals;
@@ -26,6 +26,25 @@ pub(crate) struct Mark {
     pub(crate) reports: Vec<Answer>,
 }
 
+/// How often a replica did not report at the end of an interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Missed {
+    /// It was silent: perhaps it only had much to do.
+    silent: u64,
+    /// It could not be reached.
+    failed: u64,
+}
+
+impl Missed {
+    pub(crate) fn note(&mut self, answer: &Answer) {
+        match answer {
+            Ok(_) => {}
+            Err(NoAnswer::Silent(_)) => self.silent += 1,
+            Err(NoAnswer::Failed(_)) => self.failed += 1,
+        }
+    }
+}
+
 /// What the results are made from, besides the series.
 #[derive(Debug)]
 pub(crate) struct Evidence<'a> {
@@ -35,7 +54,7 @@ pub(crate) struct Evidence<'a> {
     /// At the start of the first run and the end of each.
     pub(crate) marks: &'a [Mark],
     /// How often each replica did not report at the end of an interval.
-    pub(crate) missed: &'a [u64],
+    pub(crate) missed: &'a [Missed],
     pub(crate) roots: Roots,
     /// What each replica said when roots were compared.
     pub(crate) answers: Vec<Answer>,
@@ -82,6 +101,7 @@ pub(crate) fn judge(evidence: &Evidence<'_>, collected: Collected) -> Findings {
     let mut report = assemble(evidence, &collected.rows, &totals, runs);
     note_roots(evidence, &mut report);
     note_errors(evidence, &mut report);
+    note_silent(evidence, &mut report);
     note_absent(&mut report);
     note_bottleneck(&mut report);
     let Totals { response, service, .. } = totals;
@@ -207,7 +227,8 @@ fn absent(evidence: &Evidence<'_>) -> Vec<AbsentReplica> {
             .or_else(|| missing("when roots were compared", &evidence.answers))
             .or_else(|| restarted.contains(&replica).then(|| "it was restarted".to_owned()))
             .or_else(|| {
-                (*missed > 1).then(|| format!("it did not report at the ends of {missed} intervals"))
+                let failed = missed.failed;
+                (failed > 0).then(|| format!("it could not be reached at the ends of {failed} intervals"))
             });
         found.extend(why.map(|why| AbsentReplica { replica, why }));
     }
@@ -249,6 +270,20 @@ fn note_errors(evidence: &Evidence<'_>, report: &mut BenchReport) {
     if nothing_due {
         let problem = "nothing was due in the measured time; use a longer --duration or smaller bundles";
         report.problems.push(problem.to_owned());
+    }
+}
+
+/// Replicas that reported in the end, but not in between.
+fn note_silent(evidence: &Evidence<'_>, report: &mut BenchReport) {
+    for (replica, missed) in (0u8..).zip(evidence.missed) {
+        let known = report.absent.iter().any(|absent| absent.replica == replica);
+        if missed.silent > 0 && !known {
+            report.warnings.push(format!(
+                "replica {replica} was silent at the ends of {} intervals: stopped for a while, or overloaded; their \
+                 costs are without it",
+                missed.silent
+            ));
+        }
     }
 }
 

@@ -264,11 +264,8 @@ impl Load<'_> {
         }
         let Open { due, sent, .. } = self.open.pop_front().expect("invariant: it was polled");
         let progress = &self.shared.progress;
-        // A closed loop measures what ends while it loads, an open one what should have begun then.
-        let measured = match self.job.schedule {
-            None => progress.is(Phase::Load),
-            Some(_) => progress.is_measured(due),
-        };
+        // What ends after a closed loop would not have, had it gone on; in an open one it was due before.
+        let measured = self.job.schedule.is_some() || progress.is(Phase::Load);
         if note(completion, self.job.bundle, progress) && measured {
             self.shared.recorder.borrow_mut().completed(due, sent, now);
         }

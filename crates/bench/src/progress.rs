@@ -25,8 +25,6 @@ pub(crate) struct Progress {
     interval: AtomicU64,
     /// When the interval before the present one ended.
     edge_ns: AtomicU64,
-    /// When the warm-up ended.
-    measured_from_ns: AtomicU64,
     connected: AtomicUsize,
     operations: AtomicU64,
     errors: AtomicU64,
@@ -40,7 +38,6 @@ impl Progress {
             began: OnceLock::new(),
             interval: AtomicU64::new(0),
             edge_ns: AtomicU64::new(0),
-            measured_from_ns: AtomicU64::new(u64::MAX),
             connected: AtomicUsize::new(0),
             operations: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -71,9 +68,6 @@ impl Progress {
     pub(crate) fn end_interval(&self) -> Instant {
         let now = Instant::now();
         let edge = u64::try_from((now - self.began()).as_nanos()).unwrap_or(u64::MAX);
-        if self.interval() == 0 {
-            self.measured_from_ns.store(edge, Ordering::Relaxed);
-        }
         self.edge_ns.store(edge, Ordering::Relaxed);
         self.interval.fetch_add(1, Ordering::Release);
         now
@@ -86,12 +80,6 @@ impl Progress {
     /// When the last interval ended, since the load began. To be read after the number of the interval.
     pub(crate) fn edge(&self) -> Duration {
         Duration::from_nanos(self.edge_ns.load(Ordering::Relaxed))
-    }
-
-    /// Whether what was due at this time belongs to what is measured.
-    pub(crate) fn is_measured(&self, due: Instant) -> bool {
-        let from = Duration::from_nanos(self.measured_from_ns.load(Ordering::Relaxed));
-        due.saturating_duration_since(self.began()) >= from
     }
 
     pub(crate) fn note_connected(&self) {
@@ -144,15 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_due_in_the_warm_up_is_not_measured() {
+    fn an_interval_ends_when_it_is_said_to() {
         let progress = Progress::new();
         progress.begin();
-        assert!(!progress.is_measured(Instant::now()), "the warm-up has not ended");
+        assert_eq!(progress.interval(), 0, "the warm-up");
         let edge = progress.end_interval();
         assert_eq!((progress.interval(), progress.began() + progress.edge()), (1, edge));
-        assert!(progress.is_measured(edge));
-        assert!(!progress.is_measured(progress.began()) || progress.edge().is_zero());
-        progress.end_interval();
-        assert!(progress.is_measured(edge), "later intervals change nothing");
     }
 }

@@ -6,7 +6,7 @@ use crate::control::{Census, Contents};
 use crate::cost::{ClusterCosts, pairs};
 use crate::display::Display;
 use crate::files::{Files, write_json};
-use crate::findings::{Evidence, Findings, Mark, judge};
+use crate::findings::{Evidence, Findings, Mark, Missed, judge};
 use crate::load::{self, CONNECT_DEADLINE, LoadThread};
 use crate::progress::{Phase, Progress};
 use crate::recorder::Slice;
@@ -95,7 +95,7 @@ async fn control(
         census: Census::new(&client, cluster.config.replica_ids().collect()),
         threads,
         series: Series::new(slices, load.threads, load.bundle, arguments.runs, log),
-        missed: vec![0; cluster.config.members().len()],
+        missed: vec![Missed::default(); cluster.config.members().len()],
     };
     let result = controller.measure(cluster).await;
     // Also after an error: threads that go on would load a cluster that is being stopped.
@@ -120,7 +120,7 @@ struct Controller<'a> {
     threads: Vec<LoadThread>,
     series: Series,
     /// How often each replica did not report at the end of an interval.
-    missed: Vec<u64>,
+    missed: Vec<Missed>,
 }
 
 impl Controller<'_> {
@@ -198,7 +198,7 @@ impl Controller<'_> {
             let row = row(run, first, last.as_ref().unwrap_or(start), &mark);
             self.series.push(row, of_run && run == self.arguments.runs);
             for (missed, answer) in self.missed.iter_mut().zip(&mark.reports) {
-                *missed += u64::from(answer.is_err());
+                missed.note(answer);
             }
             if of_run {
                 return Ok(mark);

@@ -47,7 +47,7 @@ enum Arrivals {
         number: u64,
         first_ns: f64,
     },
-    Poisson(ChaCha8Rng),
+    Poisson(Box<ChaCha8Rng>),
 }
 
 /// All clients' arrivals together.
@@ -73,7 +73,7 @@ impl Schedule {
             Arrival::Poisson => {
                 let mut random = ChaCha8Rng::seed_from_u64(rate.seed);
                 random.set_stream(FIRST_STREAM + client as u64);
-                Arrivals::Poisson(random)
+                Arrivals::Poisson(Box::new(random))
             }
         };
         let mut schedule = Self { gap_ns, arrivals, next_ns: 0.0 };

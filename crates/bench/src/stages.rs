@@ -67,7 +67,9 @@ fn figures(name: &str, histogram: &Histogram<u64>) -> StageFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::NoAnswer;
     use quorate_telemetry::{Costs, ReplicaReport, encode};
+    use quorate_types::ReplicaId;
 
     fn report(replica: u8, uptime_ms: u64, stages: &[(&str, &[u64])]) -> Answer {
         let stages = stages.iter().map(|(name, values)| {
@@ -85,7 +87,7 @@ mod tests {
         let end = [
             report(0, 2, &[("sealed", &[1000, 5000, 5000]), ("admitted", &[100, 200])]),
             report(1, 2, &[("sealed", &[7000]), ("admitted", &[])]),
-            Err("replica 2 is silent".to_owned()),
+            Err(NoAnswer::Silent(ReplicaId(2))),
         ];
         let stages = between(&start, &end).unwrap();
         let found: Vec<_> = stages.iter().map(|stage| (stage.name.as_str(), stage.bundles)).collect();

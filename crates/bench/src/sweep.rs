@@ -146,7 +146,9 @@ pub fn sweep(arguments: &SweepArguments, launch: Launch<'_>) -> anyhow::Result<S
     let climbed = climb(arguments, &cluster);
     let stopped = cluster.stop();
     let mut report = climbed?;
-    report.problems.extend(stopped.into_iter().map(|problem| problem.text));
+    let allowed = stopped.len() <= arguments.load.allow_down;
+    let list = if allowed { &mut report.warnings } else { &mut report.problems };
+    list.extend(stopped.into_iter().map(|problem| problem.text));
     if let Some(files) = files {
         write_json(&files.path(SUMMARY), &report)?;
         files.write_text(PAGE, &page::of_sweep(&report))?;

@@ -1,6 +1,6 @@
 //! The results as text for a terminal.
 
-use crate::format::{duration, grouped, grouped_f64, milliseconds};
+use crate::format::{duration, grouped, grouped_f64};
 use crate::report::{BenchReport, Verdict};
 use crate::stages::StageFigures;
 use std::fmt::{self, Formatter};
@@ -89,7 +89,7 @@ fn latency(f: &mut Formatter<'_>, report: &BenchReport) -> fmt::Result {
         writeln!(f, "  {name:<26}{:>24}{:>20}", format!("{response:.0} µs"), format!("{service:.0} µs"))?;
     }
     let generator = &report.generator;
-    row(f, "left late, p99", &milliseconds(generator.lag_p99_us))?;
+    row(f, "left late, p99", &duration(generator.lag_p99_us))?;
     row(f, "found no room", &format!("{:.2} %", 100.0 * generator.blocked_share))
 }
 
@@ -218,7 +218,7 @@ mod tests {
               p99                                      990380 µs           990380 µs
               p99.9                                    999293 µs           999293 µs
               max                                     1000342 µs          1000342 µs
-              left late, p99                           0.0800 ms
+              left late, p99                             80.0 µs
               found no room                               0.00 %
 
             cost of an operation, 1 of 4 replicas together

@@ -74,8 +74,9 @@ impl Workload {
             }
             let number = self.chooser.choose(kind == OperationKind::Set, &mut self.random);
             // The upper bits did not take part in the choice of the kind.
-            let start = usize::from((which >> 32) as u16);
-            let length = self.value_size.pick((which >> 48) as u16);
+            let [_, _, _, _, place @ .., size_low, size_high] = which.to_le_bytes();
+            let start = usize::from(u16::from_le_bytes(place));
+            let length = self.value_size.pick(u16::from_le_bytes([size_low, size_high]));
             match &mut self.bundle[index] {
                 Operation::Get { key } | Operation::Delete { key } | Operation::Scan { start: key, .. } => {
                     write_key(key, b"key-", number);

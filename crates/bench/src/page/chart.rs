@@ -51,10 +51,10 @@ impl Chart<'_> {
         }
         let mut out = format!("<figure><h3>{title}</h3>\n");
         self.legend(&mut out);
-        write!(
+        writeln!(
             out,
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\" \
-             xmlns=\"http://www.w3.org/2000/svg\">\n"
+             xmlns=\"http://www.w3.org/2000/svg\">"
         )
         .expect(WRITES);
         let y = Axis::around(self.y_scale, self.lines.iter().flat_map(|line| &line.points).map(|(_, y)| *y));
@@ -83,10 +83,10 @@ impl Chart<'_> {
         for tick in y.ticks() {
             let at = y_position(y, tick);
             let label = escape(&(self.y_format)(tick));
-            write!(
+            writeln!(
                 out,
                 "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/><text class=\"end\" x=\"{:.1}\" \
-                 y=\"{:.1}\">{label}</text>\n",
+                 y=\"{:.1}\">{label}</text>",
                 LEFT - 8.0,
                 at + 4.0
             )
@@ -95,10 +95,10 @@ impl Chart<'_> {
         for tick in self.x.ticks() {
             let at = x_position(&self.x, tick);
             let label = escape(&(self.x_format)(tick));
-            write!(
+            writeln!(
                 out,
                 "<path class=\"grid\" d=\"M{at:.1} {TOP}V{bottom}\"/><text class=\"middle\" x=\"{at:.1}\" \
-                 y=\"{:.1}\">{label}</text>\n",
+                 y=\"{:.1}\">{label}</text>",
                 bottom + 18.0
             )
             .expect(WRITES);
@@ -106,11 +106,11 @@ impl Chart<'_> {
         let middle = (LEFT + right) / 2.0;
         let (x_label, y_label) = (escape(self.x_label), escape(self.y_label));
         let half = (TOP + bottom) / 2.0;
-        write!(
+        writeln!(
             out,
             "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\
              <text class=\"middle label\" x=\"{middle:.1}\" y=\"{:.1}\">{x_label}</text>\
-             <text class=\"middle label\" transform=\"translate(14 {half:.1}) rotate(-90)\">{y_label}</text>\n",
+             <text class=\"middle label\" transform=\"translate(14 {half:.1}) rotate(-90)\">{y_label}</text>",
             HEIGHT - 10.0
         )
         .expect(WRITES);

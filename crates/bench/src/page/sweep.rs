@@ -6,6 +6,9 @@ use super::{document, escape, facts, row, table, tiles, verdict};
 use crate::format::{duration, grouped_f64, round_duration, short, trimmed};
 use crate::sweep::{SweepReport, SweepStep};
 
+/// One figure of a step.
+type Figure = fn(&SweepStep) -> f64;
+
 /// The page.
 pub(crate) fn of_sweep(report: &SweepReport) -> String {
     let mut body = format!(
@@ -53,9 +56,9 @@ fn over_throughput(
     title: &str,
     y_scale: Scale,
     y: (&str, fn(f64) -> String),
-    lines: &[(&str, fn(&SweepStep) -> f64)],
+    lines: &[(&str, Figure)],
 ) -> String {
-    let line = |(name, value): &(&str, fn(&SweepStep) -> f64)| {
+    let line = |(name, value): &(&str, Figure)| {
         Line::new(name, report.steps.iter().map(|step| (step.throughput_ops_s, value(step))).collect())
     };
     let chart = Chart {
@@ -73,7 +76,7 @@ fn over_throughput(
 }
 
 fn latency(report: &SweepReport) -> String {
-    let lines: [(&str, fn(&SweepStep) -> f64); 4] = [
+    let lines: [(&str, Figure); 4] = [
         ("p50", |step| step.response_us.p50),
         ("p99", |step| step.response_us.p99),
         ("p99.9", |step| step.response_us.p999),
@@ -89,7 +92,7 @@ fn latency(report: &SweepReport) -> String {
 }
 
 fn cost(report: &SweepReport) -> String {
-    let lines: [(&str, fn(&SweepStep) -> f64); 1] = [("CPU", |step| step.cpu_us_per_op)];
+    let lines: [(&str, Figure); 1] = [("CPU", |step| step.cpu_us_per_op)];
     let title = "CPU time of all replicas per operation";
     over_throughput(report, title, Scale::Linear, ("µs of CPU", trimmed), &lines)
 }

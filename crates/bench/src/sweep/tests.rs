@@ -34,6 +34,11 @@ pub(crate) fn empty(line: &str) -> SweepReport {
 }
 
 /// Ten seconds at a rate, with a share completed and a p99 in milliseconds.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the tests use small positive numbers"
+)]
 fn step(rate: f64, share: f64, p99_ms: f64) -> BenchReport {
     let mut report = verdict("--rate 1").report;
     let due = rate * 10.0;

@@ -80,7 +80,7 @@ impl KeyChooser {
 
 /// A number below `keys`; all are equally likely up to one part in 2^24 when `random` is uniform.
 fn scale(random: u64, keys: u64) -> u64 {
-    u64::try_from(u128::from(random) * u128::from(keys) >> 64).expect("invariant: below the number of keys")
+    u64::try_from((u128::from(random) * u128::from(keys)) >> 64).expect("invariant: below the number of keys")
 }
 
 /// Spreads ranks over all 64-bit numbers (the finalizer of splitmix64, a bijection).
