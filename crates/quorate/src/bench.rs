@@ -63,7 +63,7 @@ pub(crate) struct BenchCommand {
 enum Action {
     /// Load a cluster at one rate after the other, up to the knee where it no longer keeps up.
     #[command(after_help = SWEEP_AFTER_HELP)]
-    Sweep(SweepArguments),
+    Sweep(Box<SweepArguments>),
     /// Print two results side by side, and what was different about the runs.
     #[command(after_help = COMPARE_AFTER_HELP)]
     Compare(CompareArguments),
