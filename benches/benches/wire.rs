@@ -1,14 +1,14 @@
 //! Reading what arrives: bundles, batches and frames.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use quorate_benches::{batch, bundle, settings};
-use quorate_types::{Digest, LaneId, LaneNumber, LinkId, ReplicaId, limits};
-use quorate_wire::batch::BatchHead;
-use quorate_wire::{Assembler, BatchView, BundleView, Frame, Kind, testing};
+use quorate_benches::cases::{
+    BATCH_BUNDLES, access_archive, batch_bytes, deserialize_archive, encode_operations, parse_batch,
+};
+use quorate_benches::{bundle, settings};
+use quorate_types::limits;
+use quorate_wire::{Assembler, BundleView, Frame, Kind, testing};
 use std::hint::black_box;
 
-/// The bundles in the batch.
-const BUNDLES: u64 = 16;
 /// The size of the reactor's receive buffers.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -22,13 +22,17 @@ fn parse(criterion: &mut Criterion) {
         bencher.iter(|| BundleView::parse(black_box(&bytes)).expect("a valid bundle").head);
     });
 
-    let lane = LaneId { origin: ReplicaId(0), link: LinkId(0) };
-    let head = BatchHead { lane, number: LaneNumber(1), previous: Digest::ZERO };
-    let bytes = batch(&config, &head, BUNDLES);
-    group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("batch_parse_16_bundles", |bencher| {
-        bencher.iter(|| BatchView::parse(black_box(&bytes)).expect("a valid batch").chain());
-    });
+    group.throughput(Throughput::Bytes(batch_bytes().len() as u64));
+    group.bench_function("batch_parse_16_bundles", |bencher| bencher.iter(parse_batch()));
+    group.finish();
+}
+
+/// The archive alone: written, checked in place, and copied out.
+fn archive(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("wire");
+    group.bench_function("encode_100_sets_of_200_bytes", |bencher| bencher.iter(encode_operations()));
+    group.bench_function("access_100_sets_of_200_bytes", |bencher| bencher.iter(access_archive()));
+    group.bench_function("from_bytes_100_sets_of_200_bytes", |bencher| bencher.iter(deserialize_archive()));
     group.finish();
 }
 
@@ -36,7 +40,7 @@ fn parse(criterion: &mut Criterion) {
 fn assemble(criterion: &mut Criterion) {
     let config = testing::config(4);
     let frame = |number| Frame::encode(Kind::Bundle, |out| out.extend_from_slice(&bundle(&config, number)));
-    let stream: Vec<u8> = (0..BUNDLES).flat_map(|number| frame(number).bytes().to_vec()).collect();
+    let stream: Vec<u8> = (0..BATCH_BUNDLES).flat_map(|number| frame(number).bytes().to_vec()).collect();
     let mut group = criterion.benchmark_group("wire");
     group.throughput(Throughput::Bytes(stream.len() as u64));
     group.bench_function("frame_assemble_16_bundles", |bencher| {
@@ -49,7 +53,7 @@ fn assemble(criterion: &mut Criterion) {
                     frames += 1;
                 }
             }
-            assert_eq!(frames, BUNDLES);
+            assert_eq!(frames, BATCH_BUNDLES);
         });
     });
     group.finish();
@@ -58,6 +62,6 @@ fn assemble(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = settings();
-    targets = parse, assemble
+    targets = parse, archive, assemble
 }
 criterion_main!(benches);

@@ -1,8 +1,20 @@
-//! What the benchmarks share: the bundles of the main job (100 SETs of 100 bytes) and criterion's settings.
+//! What the benchmarks share: the bundles of the main job (100 SETs of 100 bytes), set-ups and criterion's settings,
+//! and the tools around them.
 //!
-//! `cargo bench -p quorate-benches` runs all of them in about a second each; `-- --measurement-time 5` measures
-//! longer. Keys are those of `quorate_wire::testing`, so figures compare between runs and machines.
+//! `cargo bench -p quorate-benches --bench state` (or `wire`, `signatures`, `consensus`, `journal`) takes about a
+//! second for each case; `-- --measurement-time 5` measures longer. `--bench broadcast` is the ladder.
+//! `docs/profiling.md` says how to read all of them. Keys are those of `quorate_wire::testing`, so figures compare
+//! between runs and machines.
 #![forbid(unsafe_code)]
+
+pub mod broadcast;
+pub mod cases;
+pub mod flame;
+mod loaded_state;
+mod machines;
+
+pub use loaded_state::{BUNDLES, LoadedState};
+pub use machines::Machines;
 
 use criterion::Criterion;
 use quorate_types::{BundleNumber, ClusterConfig, Condition, Operation, SessionId};

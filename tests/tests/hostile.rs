@@ -42,7 +42,7 @@ impl Attacker {
             }
             let mut input = &buffer[..count];
             if let Some(frame) = self.assembler.next(&mut input).expect("replicas send frames") {
-                return Some(Frame::copy_of(frame));
+                return Some(Frame::keep(frame));
             }
         }
     }

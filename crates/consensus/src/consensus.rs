@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoints;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::sync::Sync;
 use crate::verified::{Keyring, Verified};
-use crate::votes::Votes;
+use crate::votes::{Votes, voted};
 use quorate_types::{
     After, ClusterConfig, JournalId, LaneUpdate, Lsn, Nanoseconds, Quorums, ReplicaId, Seq, Signature,
     SigningKey, Tuning, View,
@@ -249,6 +249,23 @@ impl Consensus {
             .map(|offset| message.lo.plus(offset))
             .any(|seq| seq > committed && self.chain.slot(seq).is_none_or(|slot| !slot.prepared));
         undecided && self.votes.is_news(signer, message, committed, end)
+    }
+
+    /// Whether PREPAREs that nobody has verified yet, each with its sender, would make an accepted slot prepared if
+    /// they were all genuine. Until they do, there is no hurry to verify them, and together they cost less.
+    #[must_use]
+    pub fn would_prepare(&self, unverified: &[(ReplicaId, Prepare)]) -> bool {
+        let (committed, accepted) = (self.chain.committed().seq, self.chain.accepted().seq);
+        (committed.0 + 1..=accepted.0).map(Seq).any(|seq| {
+            let Some(slot) = self.chain.slot(seq).filter(|slot| !slot.prepared) else { return false };
+            let mut voters = self.votes.voters(Position { seq, digest: slot.digest });
+            for (from, prepare) in unverified {
+                if prepare.view == self.view && voted(prepare, seq) == Some(slot.digest) {
+                    voters.insert(*from);
+                }
+            }
+            voters.len() >= self.quorums.quorum
+        })
     }
 
     /// Takes a vote for a range of slots.

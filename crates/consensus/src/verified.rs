@@ -1,8 +1,8 @@
 //! Messages whose signature was checked, as a type: nothing else counts as a vote.
 
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
-use quorate_wire::Statement;
 use quorate_wire::message::{Checkpoint, CheckpointCertificate, PrePrepare, Prepare};
+use quorate_wire::{Claims, Statement, Verdict};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -51,18 +51,47 @@ impl Keyring {
     /// A proposal, if the primary of its view signed it; whoever relayed it.
     #[must_use]
     pub fn pre_prepare(&self, message: PrePrepare) -> Option<Verified<PrePrepare>> {
-        let signer = self.config.primary(message.view);
-        self.pre_prepare_statement(&message)
-            .is_signed_by_replica(&self.config, signer, &message.signature)
-            .then_some(Verified { signer, message })
+        let mut claims = Claims::new(&self.config);
+        self.claim_pre_prepare(&message, &mut claims);
+        self.judged_pre_prepare(message, claims.verdicts().next()?)
     }
 
     /// A PREPARE, if `signer` signed it.
     #[must_use]
     pub fn prepare(&self, signer: ReplicaId, message: Prepare) -> Option<Verified<Prepare>> {
-        Statement::prepare(&self.config, message.view, message.lo, &message.digests)
-            .is_signed_by_replica(&self.config, signer, &message.signature)
-            .then_some(Verified { signer, message })
+        let mut claims = Claims::new(&self.config);
+        self.claim_prepare(signer, &message, &mut claims);
+        self.judged_prepare(signer, message, claims.verdicts().next()?)
+    }
+
+    /// Asks whether the primary of its view signed a proposal, whoever relayed it.
+    pub fn claim_pre_prepare(&self, message: &PrePrepare, claims: &mut Claims<'_>) {
+        let signer = self.config.primary(message.view);
+        claims.add_replica(self.pre_prepare_statement(message), signer, message.signature);
+    }
+
+    /// A proposal, if the verdict on what [`Keyring::claim_pre_prepare`] asked about it is good.
+    #[must_use]
+    pub fn judged_pre_prepare(&self, message: PrePrepare, verdict: Verdict) -> Option<Verified<PrePrepare>> {
+        let signer = self.config.primary(message.view);
+        verdict.holds().then_some(Verified { signer, message })
+    }
+
+    /// Asks whether `signer` signed a PREPARE.
+    pub fn claim_prepare(&self, signer: ReplicaId, message: &Prepare, claims: &mut Claims<'_>) {
+        let statement = Statement::prepare(&self.config, message.view, message.lo, &message.digests);
+        claims.add_replica(statement, signer, message.signature);
+    }
+
+    /// A PREPARE, if the verdict on what [`Keyring::claim_prepare`] asked about it is good.
+    #[must_use]
+    pub fn judged_prepare(
+        &self,
+        signer: ReplicaId,
+        message: Prepare,
+        verdict: Verdict,
+    ) -> Option<Verified<Prepare>> {
+        verdict.holds().then_some(Verified { signer, message })
     }
 
     /// A checkpoint vote, if `signer` signed it.

@@ -1,6 +1,6 @@
 //! The votes of every replica, this one included, in the present view.
 
-use quorate_types::{Digest, ReplicaId, Seq, View, nth_highest};
+use quorate_types::{Digest, ReplicaId, ReplicaSet, Seq, View, nth_highest};
 use quorate_wire::Position;
 use quorate_wire::message::{Prepare, Status};
 use std::collections::BTreeMap;
@@ -88,14 +88,20 @@ impl Votes {
             .collect()
     }
 
+    /// The replicas that voted PREPARE for exactly this slot and digest.
+    pub(crate) fn voters(&self, position: Position) -> ReplicaSet {
+        let mut voters = ReplicaSet::EMPTY;
+        for (replica, peer) in self.peers() {
+            if peer.prepares.get(&position.seq).is_some_and(|(digest, _)| *digest == position.digest) {
+                voters.insert(replica);
+            }
+        }
+        voters
+    }
+
     /// The number of PREPAREs for exactly this slot and digest.
     pub(crate) fn count_prepares(&self, position: Position) -> usize {
-        self.peers
-            .iter()
-            .filter(|peer| {
-                peer.prepares.get(&position.seq).is_some_and(|(digest, _)| *digest == position.digest)
-            })
-            .count()
+        self.voters(position).len()
     }
 
     /// Takes a COMMIT of the view; an older one of the same replica says nothing new.
@@ -131,6 +137,12 @@ impl Votes {
     pub(crate) fn len(&self) -> usize {
         self.peers.iter().map(|peer| peer.prepares.len()).sum()
     }
+}
+
+/// The digest for which a PREPARE votes at `seq`, if it names that slot.
+pub(crate) fn voted(prepare: &Prepare, seq: Seq) -> Option<Digest> {
+    let offset = seq.0.checked_sub(prepare.lo.0)?;
+    prepare.digests.get(usize::try_from(offset).ok()?).copied()
 }
 
 /// The slots that a PREPARE names, with their digests; never one outside [lo, hi].

@@ -1,7 +1,9 @@
 //! A batch that is here whole, with the verdict on each signature.
 
 use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber};
-use quorate_wire::{BatchHead, BatchView, BundleHead, DecodeError, Frame, Kind, LaneTip, bundle};
+use quorate_wire::{
+    BatchHead, BatchView, BundleHead, Claims, DecodeError, Frame, Kind, LaneTip, Verdicts, batch, bundle,
+};
 use rkyv::vec::ArchivedVec;
 use std::ops::Range;
 
@@ -13,7 +15,7 @@ pub struct Bundle {
     /// Whether the signature matches: the same verdict on every replica, as it depends on the bytes alone.
     pub signed: bool,
     /// Where the operations stand in the payload of the batch.
-    body: Range<usize>,
+    pub(crate) body: Range<usize>,
 }
 
 /// A batch with its place in the lane, its frame as it travelled, and its bundles.
@@ -28,27 +30,43 @@ pub struct Batch {
 impl Batch {
     /// Reads a batch, computes its digests and checks every client's signature.
     pub fn check(config: &ClusterConfig, frame: Frame) -> Result<Self, DecodeError> {
-        Self::read(frame, |head| {
-            config.client(&head.client).is_some_and(|key| head.is_signed_by(config, key))
-        })
+        let mut batch = Self::read(frame)?;
+        let mut claims = Claims::new(config);
+        batch.claim(&mut claims);
+        batch.settle(&mut claims.verdicts());
+        Ok(batch)
     }
 
-    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; signatures are checked last.
-    pub(crate) fn check_as(config: &ClusterConfig, payload: &[u8], tip: &LaneTip) -> Option<Self> {
-        let view = BatchView::parse(payload).ok()?;
-        if (view.head.lane, view.head.number, view.chain()) != (tip.lane, tip.upto, tip.chain) {
-            return None;
+    /// Asks for the verdicts on the signatures of the bundles.
+    pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
+        self.bundles.iter().for_each(|bundle| claims.add_bundle(&bundle.head));
+    }
+
+    /// Takes the verdicts that [`Batch::claim`] asked for.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) {
+        for (bundle, verdict) in self.bundles.iter_mut().zip(verdicts) {
+            bundle.signed = verdict.holds();
         }
-        let frame = Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload));
-        Self::check(config, frame).ok()
     }
 
-    /// Reads a batch of bundles whose signatures were checked when they were admitted.
-    pub(crate) fn sealed(frame: Frame) -> Self {
-        Self::read(frame, |_| true).expect("invariant: this replica encoded the batch from checked bundles")
+    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; no signature counts as right
+    /// yet.
+    pub(crate) fn read_as(payload: &[u8], tip: &LaneTip) -> Option<Self> {
+        let batch = Self::read(Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload))).ok()?;
+        (batch.tip() == *tip).then_some(batch)
     }
 
-    fn read(frame: Frame, verdict: impl Fn(&BundleHead) -> bool) -> Result<Self, DecodeError> {
+    /// The batch that this replica has sealed: everything about its bundles is known already.
+    pub(crate) fn sealed(head: BatchHead, frame: Frame, bundles: Vec<Bundle>) -> Self {
+        let content = batch::content_digest(bundles.iter().map(|bundle| &bundle.head));
+        let chain = batch::chain(head.lane, head.number, &head.previous, &content);
+        let sealed = Self { head, chain, frame, bundles };
+        debug_assert_eq!(Self::read(sealed.frame.clone()).map(|read| read.chain), Ok(chain));
+        sealed
+    }
+
+    /// Reads a batch; no signature counts as right yet.
+    pub(crate) fn read(frame: Frame) -> Result<Self, DecodeError> {
         let payload = frame.payload();
         let view = BatchView::parse(payload)?;
         let start = payload.as_ptr().addr();
@@ -57,11 +75,7 @@ impl Batch {
             .iter()
             .map(|bundle| {
                 let from = bundle.body.as_ptr().addr() - start;
-                Bundle {
-                    head: bundle.head,
-                    signed: verdict(&bundle.head),
-                    body: from..from + bundle.body.len(),
-                }
+                Bundle { head: bundle.head, signed: false, body: from..from + bundle.body.len() }
             })
             .collect();
         let (head, chain) = (view.head, view.chain());

@@ -190,7 +190,6 @@ impl Lanes {
         let (lane, payloads) = decode_fetched_batches(frame.payload)?;
         let retransmit = self.tuning().retransmit;
         let bytes_max = self.tuning().lane_bytes_kept_max + self.lane_bytes_held_max();
-        let config = Arc::clone(self.config());
         let share = self.share_on(lane, link)?;
         let expires = share.fetches.expires(now, retransmit);
         let Some(fetch) = share.fetches.current.as_mut() else { return Ok(()) };
@@ -211,7 +210,7 @@ impl Lanes {
         }
         for (index, payload) in payloads.into_iter().enumerate() {
             let wanted = LaneTip { lane, upto: fetch.next, chain: fetch.next_chain };
-            let Some(batch) = Batch::check_as(&config, payload, &wanted) else {
+            let Some(batch) = Batch::read_as(payload, &wanted) else {
                 // The first may still belong to another chain that was asked for before; the others must link.
                 if index == 0 {
                     return Ok(());
@@ -264,7 +263,7 @@ impl Lanes {
         if useful {
             share.fetches.rounds.reset();
             share.lane.truncate(floor);
-            batches.into_iter().for_each(|batch| self.hold(batch, out));
+            batches.into_iter().for_each(|batch| self.append_unchecked(batch, out));
         }
         self.start_final_fetch(now, lane, out);
     }

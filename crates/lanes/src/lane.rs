@@ -90,6 +90,16 @@ impl Lane {
         held.or_else(|| self.aside.get(&(number, chain)).map(|entry| &entry.batch))
     }
 
+    /// As [`Lane::find`], to fill in what is not known of the batch yet.
+    pub(crate) fn find_mut(&mut self, number: LaneNumber, chain: Digest) -> Option<&mut Arc<Batch>> {
+        let held = self.batch(number).is_some_and(|batch| batch.chain() == chain);
+        if !held {
+            return self.aside.get_mut(&(number, chain)).map(|entry| &mut entry.batch);
+        }
+        let index = usize::try_from(number.since(self.base)).ok()?.checked_sub(1)?;
+        self.entries.get_mut(index).map(|entry| &mut entry.batch)
+    }
+
     pub(crate) fn executed(&self) -> LaneNumber {
         self.executed
     }

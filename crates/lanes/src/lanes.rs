@@ -9,8 +9,8 @@ use quorate_types::{
     ReplicaSet, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, batch};
-use std::collections::{BTreeMap, VecDeque};
+use quorate_wire::{BundleView, Claims, DecodeError, Frame, FrameRef, LaneTip, Verdicts, batch};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -55,6 +55,11 @@ pub enum Output {
         acks: LaneAcks,
         /// The position in the journal of this core that must be durable first.
         after: Lsn,
+    },
+    /// A bundle that this owner brought has a wrong signature and was dropped.
+    Forged {
+        /// Whoever brought it.
+        owner: Owner,
     },
     /// A batch is held.
     Held(Arc<Batch>),
@@ -121,6 +126,8 @@ pub struct Lanes {
     last_lsn: Lsn,
     links: BTreeMap<LinkId, Link>,
     shares: BTreeMap<LaneId, Share>,
+    /// Batches of this tick, the signatures in which are still to be checked.
+    unchecked: Vec<LaneTip>,
     timer: Nanoseconds,
 }
 
@@ -148,7 +155,16 @@ impl Lanes {
         };
         let links = links.iter().map(|id| (*id, link())).collect();
 
-        Self { config, me, journal, last_lsn: Lsn(0), links, shares, timer: Nanoseconds(0) }
+        Self {
+            config,
+            me,
+            journal,
+            last_lsn: Lsn(0),
+            links,
+            shares,
+            unchecked: Vec::new(),
+            timer: Nanoseconds(0),
+        }
     }
 
     pub(crate) fn me(&self) -> ReplicaId {
@@ -193,11 +209,12 @@ impl Lanes {
         LaneId { origin: self.me, link }
     }
 
-    /// Takes a checked bundle of `owner` into the own lane of `link`. False when the owner has `owner_max`
-    /// bundles open or the lane is over its budget: the client is to try again later.
+    /// Takes a bundle of `owner` into the own lane of `link`. Its signature is checked with those that come with it,
+    /// before it is sealed. False when the owner has `owner_max` bundles open or the lane is over its budget: the
+    /// client is to try again later.
     #[must_use]
-    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &[u8], owner_max: usize) -> bool {
-        if !self.has_room(link, owner, bundle.len(), owner_max) {
+    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &BundleView<'_>, owner_max: usize) -> bool {
+        if !self.has_room(link, owner, bundle.bytes.len(), owner_max) {
             return false;
         }
         let Some(link) = self.links.get_mut(&link) else { return false };
@@ -210,6 +227,12 @@ impl Lanes {
         if let Some(link) = self.links.get_mut(&link) {
             link.own.note_admitted(now);
         }
+    }
+
+    /// What the last step has sealed was sealed by `now`. To be called at the start of each step, as the steps
+    /// themselves have no clock.
+    pub fn note_sealed(&mut self, now: Nanoseconds, mut report: impl FnMut(StageTime)) {
+        self.links.values_mut().for_each(|link| link.own.note_sealed(now, &mut report));
     }
 
     /// The journal of these lanes is durable up to `upto`.
@@ -233,26 +256,32 @@ impl Lanes {
         }
     }
 
-    /// Whether [`Lanes::admit`] would take a bundle of `bytes` bytes: to be asked before its signature is checked.
-    #[must_use]
-    pub fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
+    fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
         let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
         let Some(link) = self.links.get(&link) else { return false };
         let open = share.lane.open_bytes() + link.own.pending_bytes();
         open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
     }
 
-    /// Appends a checked batch to its lane and to the journal.
-    pub(crate) fn hold(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
+    /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
+    /// the tick, after all that was appended before.
+    pub(crate) fn append_unchecked(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
+        self.unchecked.push(batch.tip());
+        self.append(batch, out);
+    }
+
+    fn append(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
         self.last_lsn = self.last_lsn.next();
         let lsn = self.last_lsn;
         out.push(Output::Append { lsn, frame: batch.frame().clone() });
         let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
-        share.lane.append(Arc::clone(&batch), lsn);
-        out.push(Output::Held(batch));
+        share.lane.append(batch, lsn);
     }
 
     /// Takes a batch from the origin of its lane.
+    ///
+    /// It is appended and acknowledged at once, as what clients signed does not matter to that, and held with the
+    /// verdicts on their signatures at the end of the tick.
     pub fn on_batch(
         &mut self,
         from: ReplicaId,
@@ -265,7 +294,6 @@ impl Lanes {
             return Err(Reject::ForeignLane);
         }
         let held_max = self.lane_bytes_held_max();
-        let config = Arc::clone(&self.config);
         let share = self.share_on(head.lane, link)?;
         let tip = share.lane.tip();
         if head.number <= tip.upto {
@@ -286,9 +314,49 @@ impl Lanes {
         if share.lane.unexecuted_bytes() + frame.payload.len() > held_max {
             return Err(Reject::Budget);
         }
-        let batch = Batch::check(&config, Frame::copy_of(frame))?;
-        self.hold(Arc::new(batch), out);
+        let batch = Batch::read(Frame::keep(frame))?;
+        self.append_unchecked(Arc::new(batch), out);
         Ok(())
+    }
+
+    /// The burst of inputs is over: asks for the verdicts on all signatures of clients that came in it. They must be
+    /// given to [`Lanes::settle`] before anything else happens.
+    pub fn claim(&mut self, claims: &mut Claims<'_>) {
+        let shares = &self.shares;
+        // What came twice is held once; what was replaced and dropped in the meantime is of no more interest.
+        let mut seen = BTreeSet::new();
+        self.unchecked.retain(|tip| {
+            if !seen.insert((tip.lane, tip.upto, tip.chain)) {
+                return false;
+            }
+            let batch = shares.get(&tip.lane).and_then(|share| share.lane.find(tip.upto, tip.chain));
+            batch.inspect(|batch| batch.claim(claims)).is_some()
+        });
+        for (link, state) in &self.links {
+            if self.may_seal(*link) {
+                state.own.claim(claims);
+            }
+        }
+    }
+
+    /// Takes the verdicts that [`Lanes::claim`] has asked for: batches are held with them, and what is forged is not
+    /// sealed.
+    pub fn settle(&mut self, verdicts: &mut Verdicts, out: &mut Vec<Output>) {
+        for tip in std::mem::take(&mut self.unchecked) {
+            let share = self.shares.get_mut(&tip.lane);
+            let batch = share.and_then(|share| share.lane.find_mut(tip.upto, tip.chain));
+            let batch = batch.expect("invariant: nothing has happened since the claims were gathered");
+            Arc::get_mut(batch)
+                .expect("invariant: nobody has the batch before its verdicts")
+                .settle(verdicts);
+            out.push(Output::Held(Arc::clone(batch)));
+        }
+        let links: Vec<LinkId> = self.links.keys().copied().filter(|link| self.may_seal(*link)).collect();
+        for link in links {
+            let Some(state) = self.links.get_mut(&link) else { continue };
+            let liars = state.own.settle(verdicts);
+            out.extend(liars.into_iter().map(|owner| Output::Forged { owner }));
+        }
     }
 
     fn greet(&mut self, peer: ReplicaId, link: LinkId) {
@@ -368,7 +436,7 @@ impl Lanes {
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in &links {
-            self.seal(*link, now, out);
+            self.seal(*link, out);
         }
         if now >= self.timer {
             self.on_timer(now, out);
@@ -395,7 +463,7 @@ impl Lanes {
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
         let unanswered = self.links.values().any(|link| !link.questions.is_empty());
-        if unanswered { Nanoseconds(0) } else { self.timer }
+        if unanswered || !self.unchecked.is_empty() { Nanoseconds(0) } else { self.timer }
     }
 
     /// Answers what was asked on a link: all frontiers, and questions up to a bounded number of bytes.
@@ -429,28 +497,34 @@ impl Lanes {
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.
     /// No timer: load makes batches larger, and an idle lane seals at once.
-    fn seal(&mut self, link: LinkId, now: Nanoseconds, out: &mut Vec<Output>) {
+    fn may_seal(&self, link: LinkId) -> bool {
+        let (Some(share), Some(state)) = (self.shares.get(&self.own_lane(link)), self.links.get(&link))
+        else {
+            return false;
+        };
+        let tuning = self.tuning();
+        let pending = state.own.pending_bytes();
+        let acknowledged = share.lane.acknowledgements.acknowledged_by(self.config.quorums().quorum);
+        let in_flight = share.lane.tip().upto.since(acknowledged);
+        pending > 0
+            && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)
+            && share.lane.open_bytes() <= tuning.lane_bytes_open_max
+    }
+
+    /// Seals what may be sealed of the bundles whose signatures are checked.
+    fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
         let lane = self.own_lane(link);
-        let quorum = self.config.quorums().quorum;
-        let tuning = *self.tuning();
-        loop {
+        let full = self.tuning().batch_bytes_full;
+        while self.may_seal(link) {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
             };
-            let pending = state.own.pending_bytes();
-            let tip = share.lane.tip();
-            let in_flight = tip.upto.since(share.lane.acknowledgements.acknowledged_by(quorum));
-            let may = in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full;
-            if pending == 0 || !may || share.lane.open_bytes() > tuning.lane_bytes_open_max {
-                return;
-            }
-            let lsn = self.last_lsn.next();
-            let report = |time| out.push(Output::Stage(time));
-            let sealed = state.own.seal(tip, tuning.batch_bytes_full, lsn, now, report);
-            let Some(frame) = sealed else { return };
-            let (to, after) = (Destination::Others, None);
-            out.push(Output::Send { to, link, frame: frame.clone(), after });
-            self.hold(Arc::new(Batch::sealed(frame)), out);
+            let Some(batch) = state.own.seal(share.lane.tip(), full, self.last_lsn.next()) else { return };
+            let (to, frame, after) = (Destination::Others, batch.frame().clone(), None);
+            out.push(Output::Send { to, link, frame, after });
+            let batch = Arc::new(batch);
+            self.append(Arc::clone(&batch), out);
+            out.push(Output::Held(batch));
         }
     }
 

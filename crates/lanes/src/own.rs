@@ -1,17 +1,25 @@
 //! Admission and batching of the bundles of one own lane, and where their time goes on the way to being committed.
 
+use crate::batch::{Batch, Bundle};
 use quorate_types::{LaneNumber, Lsn, Nanoseconds, Stage, StageTime, limits};
-use quorate_wire::{BatchHead, Frame, Kind, LaneTip, batch};
-use std::collections::{BTreeMap, VecDeque};
+use quorate_wire::{
+    BatchHead, BundleHead, BundleView, Claims, Frame, Kind, LaneTip, Verdicts, batch, bundle,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What stands in front of a bundle's operations in a batch: its length and its head.
+const BUNDLE_OVERHEAD: usize = 4 + bundle::HEAD_BYTES;
 
 /// Whoever a bundle came from; a number of the caller's.
 pub(crate) type Owner = u64;
 
+/// A bundle that waits for its batch.
 #[derive(Debug)]
 struct Pending {
-    /// Where it ends in the encoded bundles.
-    end: usize,
     owner: Owner,
+    head: BundleHead,
+    /// Where it ends in the pending bytes.
+    end: usize,
     /// When it was admitted, once that is known.
     admitted: Option<Nanoseconds>,
 }
@@ -21,8 +29,8 @@ struct Pending {
 struct Sealed {
     number: LaneNumber,
     lsn: Lsn,
-    /// The owners of its bundles.
-    owners: Vec<Owner>,
+    /// The owners of its bundles, and when each bundle was admitted.
+    bundles: Vec<(Owner, Option<Nanoseconds>)>,
     /// The last stage that it has passed, and when.
     passed: Stage,
     at: Nanoseconds,
@@ -32,7 +40,7 @@ impl Sealed {
     /// The batch has passed `stage` at `now`, and all stages before: none is left out, whatever order the news
     /// came in. A stage that ended before the one before it took no time of its own.
     fn pass(&mut self, stage: Stage, now: Nanoseconds, report: &mut impl FnMut(StageTime)) {
-        let bundles = self.owners.len() as u64;
+        let bundles = self.bundles.len() as u64;
         for next in Stage::ALL.into_iter().filter(|next| *next > self.passed && *next <= stage) {
             report(StageTime { stage: next, elapsed_ns: now.since(self.at), bundles });
             self.at = self.at.max(now);
@@ -45,8 +53,11 @@ impl Sealed {
 #[derive(Debug, Default)]
 pub(crate) struct OwnLane {
     /// Encoded as they will stand in the batch.
-    encoded: Vec<u8>,
+    bytes: Vec<u8>,
+    /// The pending bundles in the order of `bytes`.
     pending: VecDeque<Pending>,
+    /// How many of them, from the first on, have a signature that was checked.
+    checked: usize,
     /// What each owner has admitted and not yet executed.
     open: BTreeMap<Owner, usize>,
     /// The sealed batches that are not executed.
@@ -54,11 +65,41 @@ pub(crate) struct OwnLane {
 }
 
 impl OwnLane {
-    /// Takes a checked bundle.
-    pub(crate) fn admit(&mut self, owner: Owner, bundle: &[u8]) {
+    /// Takes a bundle whose signature is still to be checked.
+    pub(crate) fn admit(&mut self, owner: Owner, bundle: &BundleView<'_>) {
         *self.open.entry(owner).or_insert(0) += 1;
-        batch::write_bundle(&mut self.encoded, bundle);
-        self.pending.push_back(Pending { end: self.encoded.len(), owner, admitted: None });
+        batch::write_bundle(&mut self.bytes, bundle.bytes);
+        self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len(), admitted: None });
+    }
+
+    /// Asks for the verdicts on all signatures that were not checked yet.
+    pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
+        self.pending.range(self.checked..).for_each(|one| claims.add_bundle(&one.head));
+    }
+
+    /// Takes the verdicts that [`OwnLane::claim`] asked for. Returns the owners of bundles whose signature is wrong;
+    /// nothing that they brought since the last time is taken.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) -> BTreeSet<Owner> {
+        let unchecked = self.pending.range(self.checked..).zip(verdicts);
+        let liars: BTreeSet<Owner> =
+            unchecked.filter(|(_, verdict)| !verdict.holds()).map(|(one, _)| one.owner).collect();
+        if !liars.is_empty() {
+            for at in (self.checked..self.pending.len()).rev() {
+                if liars.contains(&self.pending[at].owner) {
+                    self.take_out(at);
+                }
+            }
+        }
+        self.checked = self.pending.len();
+        liars
+    }
+
+    fn take_out(&mut self, at: usize) {
+        let start = at.checked_sub(1).map_or(0, |before| self.pending[before].end);
+        let removed = self.pending.remove(at).expect("invariant: the caller counts what is pending");
+        self.bytes.drain(start..removed.end);
+        self.pending.range_mut(at..).for_each(|after| after.end -= removed.end - start);
+        self.close(removed.owner);
     }
 
     /// The last bundle was admitted at `now`.
@@ -74,41 +115,47 @@ impl OwnLane {
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.encoded.len()
+        self.bytes.len()
     }
 
-    /// Makes the next batch after `tip`: all that is pending, up to a full batch. It will lie at `lsn` of the journal.
-    pub(crate) fn seal(
-        &mut self,
-        tip: LaneTip,
-        full: usize,
-        lsn: Lsn,
-        now: Nanoseconds,
-        mut report: impl FnMut(StageTime),
-    ) -> Option<Frame> {
-        let count = self
-            .pending
-            .iter()
-            .take(limits::BATCH_BUNDLES_MAX)
-            .position(|bundle| bundle.end >= full)
-            .map_or(self.pending.len().min(limits::BATCH_BUNDLES_MAX), |index| index + 1);
+    /// Makes the next batch after `tip`: all that is pending and checked, up to a full batch. It will lie at `lsn` of
+    /// the journal.
+    pub(crate) fn seal(&mut self, tip: LaneTip, full: usize, lsn: Lsn) -> Option<Batch> {
+        let most = self.checked.min(limits::BATCH_BUNDLES_MAX);
+        let fills = self.pending.iter().take(most).position(|one| one.end >= full);
+        let count = fills.map_or(most, |index| index + 1);
         let bytes = self.pending.get(count.checked_sub(1)?)?.end;
         let head = BatchHead { lane: tip.lane, number: tip.upto.next(), previous: tip.chain };
         let frame = Frame::encode(Kind::Batch, |out| {
             out.reserve(batch::HEAD_BYTES + bytes);
             batch::write_head(out, &head, count);
-            out.extend_from_slice(&self.encoded[..bytes]);
+            out.extend_from_slice(&self.bytes[..bytes]);
         });
-        self.encoded.drain(..bytes);
-        let owners = self.pending.drain(..count).map(|bundle| {
-            let elapsed_ns = now.since(bundle.admitted.unwrap_or(now));
-            report(StageTime { stage: Stage::Sealed, elapsed_ns, bundles: 1 });
-            bundle.owner
-        });
-        let owners = owners.collect();
-        self.pending.iter_mut().for_each(|bundle| bundle.end -= bytes);
-        self.sealed.push_back(Sealed { number: head.number, lsn, owners, passed: Stage::Sealed, at: now });
-        Some(frame)
+        self.bytes.drain(..bytes);
+        let (mut owners, mut bundles) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut start = batch::HEAD_BYTES;
+        for Pending { owner, head, end, admitted } in self.pending.drain(..count) {
+            let end = batch::HEAD_BYTES + end;
+            owners.push((owner, admitted));
+            bundles.push(Bundle { head, signed: true, body: start + BUNDLE_OVERHEAD..end });
+            start = end;
+        }
+        self.pending.iter_mut().for_each(|one| one.end -= bytes);
+        self.checked -= count;
+        let (passed, at) = (Stage::Admitted, Nanoseconds(0));
+        self.sealed.push_back(Sealed { number: head.number, lsn, bundles: owners, passed, at });
+        Some(Batch::sealed(head, frame, bundles))
+    }
+
+    /// The batches that were sealed since this was last called are on their way at `now`.
+    pub(crate) fn note_sealed(&mut self, now: Nanoseconds, report: &mut impl FnMut(StageTime)) {
+        for batch in self.sealed.iter_mut().rev().take_while(|batch| batch.passed == Stage::Admitted) {
+            for (_, admitted) in &batch.bundles {
+                let elapsed_ns = now.since(admitted.unwrap_or(now));
+                report(StageTime { stage: Stage::Sealed, elapsed_ns, bundles: 1 });
+            }
+            (batch.passed, batch.at) = (Stage::Sealed, now);
+        }
     }
 
     /// The journal is durable up to `upto`.
@@ -143,85 +190,17 @@ impl OwnLane {
     /// Batches up to `number` are executed: their owners may admit more.
     pub(crate) fn on_executed(&mut self, number: LaneNumber) {
         while let Some(batch) = self.sealed.pop_front_if(|batch| batch.number <= number) {
-            for owner in batch.owners {
-                if let Some(open) = self.open.get_mut(&owner) {
-                    *open -= 1;
-                    if *open == 0 {
-                        self.open.remove(&owner);
-                    }
-                }
+            batch.bundles.into_iter().for_each(|(owner, _)| self.close(owner));
+        }
+    }
+
+    /// One bundle of `owner` is no longer open.
+    fn close(&mut self, owner: Owner) {
+        if let Some(open) = self.open.get_mut(&owner) {
+            *open -= 1;
+            if *open == 0 {
+                self.open.remove(&owner);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_types::{Digest, LaneId, LinkId, ReplicaId};
-
-    const LANE: LaneId = LaneId { origin: ReplicaId(0), link: LinkId(0) };
-
-    /// A batch of two bundles, admitted at 10 and 20 and sealed at 50.
-    fn sealed(times: &mut Vec<(Stage, u64, u64)>) -> OwnLane {
-        let mut lane = OwnLane::default();
-        for admitted in [10, 20] {
-            lane.admit(7, b"bundle");
-            lane.note_admitted(Nanoseconds(admitted));
-        }
-        let tip = LaneTip { lane: LANE, upto: LaneNumber(0), chain: Digest::ZERO };
-        assert!(lane.seal(tip, 1000, Lsn(1), Nanoseconds(50), note(times)).is_some());
-        lane
-    }
-
-    fn note(times: &mut Vec<(Stage, u64, u64)>) -> impl FnMut(StageTime) {
-        |time| times.push((time.stage, time.elapsed_ns, time.bundles))
-    }
-
-    fn ordered(lane: &mut OwnLane, at: [u64; 3], times: &mut Vec<(Stage, u64, u64)>) {
-        let [proposed, prepared, committed] = at.map(Nanoseconds);
-        let at = [(Stage::Proposed, proposed), (Stage::Prepared, prepared), (Stage::Committed, committed)];
-        lane.on_ordered(LaneNumber(1), &at, note(times));
-    }
-
-    #[test]
-    fn each_stage_counts_from_the_end_of_the_one_before() {
-        let mut times = Vec::new();
-        let mut lane = sealed(&mut times);
-        lane.on_durable(Nanoseconds(60), Lsn(0), note(&mut times));
-        lane.on_durable(Nanoseconds(70), Lsn(1), note(&mut times));
-        lane.on_durable(Nanoseconds(75), Lsn(1), note(&mut times));
-        lane.on_acknowledged(Nanoseconds(100), LaneNumber(1), note(&mut times));
-        ordered(&mut lane, [110, 130, 160], &mut times);
-        let expected = [
-            (Stage::Sealed, 40, 1),
-            (Stage::Sealed, 30, 1),
-            (Stage::Durable, 20, 2),
-            (Stage::Acknowledged, 30, 2),
-            (Stage::Proposed, 10, 2),
-            (Stage::Prepared, 20, 2),
-            (Stage::Committed, 30, 2),
-        ];
-        assert_eq!(times, expected);
-    }
-
-    #[test]
-    fn no_stage_is_left_out_or_counted_twice_when_news_come_late() {
-        let mut times = Vec::new();
-        let mut lane = sealed(&mut times);
-        times.clear();
-        // The primary names its own batch at once: the header is accepted before the quorum's acknowledgement.
-        lane.on_acknowledged(Nanoseconds(100), LaneNumber(1), note(&mut times));
-        ordered(&mut lane, [60, 130, 130], &mut times);
-        lane.on_durable(Nanoseconds(140), Lsn(1), note(&mut times));
-        lane.on_acknowledged(Nanoseconds(150), LaneNumber(1), note(&mut times));
-        let expected = [
-            (Stage::Durable, 50, 2),
-            (Stage::Acknowledged, 0, 2),
-            (Stage::Proposed, 0, 2),
-            (Stage::Prepared, 30, 2),
-            (Stage::Committed, 0, 2),
-        ];
-        assert_eq!(times, expected);
     }
 }

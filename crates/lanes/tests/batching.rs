@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
-use quorate_lanes::Destination;
+use quorate_lanes::{Destination, Output};
 use quorate_types::{Digest, LaneNumber, limits};
-use quorate_wire::{BatchView, Kind, LaneTip};
+use quorate_wire::{BatchView, BundleView, Kind, LaneTip};
 
 /// The tip of the own lane after the batches put out so far, as acknowledgements name it.
 fn own_tip(outputs: &Outputs) -> LaneTip {
@@ -77,7 +77,7 @@ fn a_batch_ends_with_the_bundle_that_fills_it_and_never_exceeds_its_count() {
     let mut node = Node::new(R0);
     for _ in 0..limits::BATCH_BUNDLES_MAX + 1 {
         let bundle = bundle_of(&node.config, 1, 1);
-        assert!(node.lanes.admit(LINK, 1, &bundle, usize::MAX));
+        assert!(node.lanes.admit(LINK, 1, &BundleView::parse(&bundle).unwrap(), usize::MAX));
     }
     node.tick();
     assert_eq!(node.take().broadcasts(), [(1, limits::BATCH_BUNDLES_MAX), (2, 1)]);
@@ -127,19 +127,21 @@ fn an_owner_may_have_so_many_bundles_open_until_they_are_executed() {
     let mut node = Node::new(R0);
     let bundle = bundle_of(&node.config, 1, 16);
     for _ in 0..3 {
-        assert!(node.lanes.admit(LINK, 7, &bundle, 3));
+        assert!(node.lanes.admit(LINK, 7, &BundleView::parse(&bundle).unwrap(), 3));
     }
-    assert!(!node.lanes.has_room(LINK, 7, bundle.len(), 3));
-    assert!(!node.lanes.admit(LINK, 7, &bundle, 3), "the owner is at its cap");
-    assert!(node.lanes.admit(LINK, 8, &bundle, 3), "another owner is not");
+    assert!(!node.lanes.admit(LINK, 7, &BundleView::parse(&bundle).unwrap(), 3), "the owner is at its cap");
+    assert!(node.lanes.admit(LINK, 8, &BundleView::parse(&bundle).unwrap(), 3), "another owner is not");
     node.tick();
     let tip = own_tip(&node.take());
     for replica in [R0, R1, R2] {
         node.ack(replica, tip);
     }
-    assert!(!node.lanes.admit(LINK, 7, &bundle, 3), "acknowledged is not executed");
+    assert!(
+        !node.lanes.admit(LINK, 7, &BundleView::parse(&bundle).unwrap(), 3),
+        "acknowledged is not executed"
+    );
     node.lanes.on_executed(&[tip]);
-    assert!(node.lanes.admit(LINK, 7, &bundle, 3));
+    assert!(node.lanes.admit(LINK, 7, &BundleView::parse(&bundle).unwrap(), 3));
 }
 
 #[test]
@@ -165,5 +167,39 @@ fn a_lane_over_its_budget_takes_no_bundle_until_batches_are_executed() {
 fn no_room_on_a_link_of_another_core() {
     let mut node = Node::new(R0);
     let bundle = bundle_of(&node.config, 1, 16);
-    assert!(!node.lanes.admit(quorate_types::LinkId(1), 1, &bundle, 10));
+    assert!(!node.lanes.admit(quorate_types::LinkId(1), 1, &BundleView::parse(&bundle).unwrap(), 10));
+}
+
+#[test]
+fn forged_bundles_are_taken_out_of_what_is_sealed_and_their_owners_named() {
+    let mut node = Node::new(R0);
+    let good: Vec<Vec<u8>> = (0..6).map(|number| bundle_of(&node.config, number, 16)).collect();
+    for (at, bundle) in good.iter().enumerate() {
+        let mut bytes = bundle.clone();
+        if at == 0 || at == 3 || at == 5 {
+            bytes[80] ^= 1;
+        }
+        assert!(node.lanes.admit(LINK, 10 + at as u64, &BundleView::parse(&bytes).unwrap(), 1));
+    }
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts(), [(1, 3)]);
+    let forged = |output: &Output| match output {
+        Output::Forged { owner } => Some(*owner),
+        _ => None,
+    };
+    assert_eq!(outputs.0.iter().filter_map(forged).collect::<Vec<_>>(), [10, 13, 15]);
+    let held = outputs.held();
+    let batch = held.last().expect("a batch was sealed");
+    let read = BatchView::parse(batch.frame().payload()).unwrap();
+    let sent: Vec<&[u8]> = read.bundles.iter().map(|bundle| bundle.bytes).collect();
+    assert_eq!(sent, [&good[1][..], &good[2], &good[4]]);
+    assert_eq!(read.chain(), batch.chain());
+    for (bundle, view) in batch.bundles().iter().zip(&read.bundles) {
+        assert!(bundle.signed);
+        assert_eq!((bundle.head, batch.body(bundle)), (view.head, view.body));
+    }
+    let again = BundleView::parse(&good[0]).unwrap();
+    assert!(node.lanes.admit(LINK, 10, &again, 1), "what was dropped is not open any more");
+    assert!(!node.lanes.admit(LINK, 11, &again, 1), "what was sealed is");
 }

@@ -14,7 +14,7 @@ use quorate_types::{
     SigningKey, Stage, StageTime,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{Frame, FrameRef, Header, Kind, Position};
+use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -122,6 +122,7 @@ pub struct Audit {
 /// One core of a replica.
 #[derive(Debug)]
 pub struct Core {
+    config: Arc<ClusterConfig>,
     me: ReplicaId,
     core: CoreId,
     layout: Layout,
@@ -155,6 +156,7 @@ impl Core {
             core,
             layout,
             replicas: config.members().len(),
+            config: Arc::clone(config),
             link,
             ordering,
             execution,
@@ -174,6 +176,7 @@ impl Core {
             let elapsed_ns = now.since(arrived);
             effects.push(Effect::Stage(StageTime { stage: Stage::Admitted, elapsed_ns, bundles: 1 }));
         }
+        self.link.lanes.note_sealed(now, |time| effects.push(Effect::Stage(time)));
         match input {
             Input::PeerConnected { peer, link } => self.on_peer_connected(now, peer, link, effects),
             Input::PeerDisconnected { peer, link } => {
@@ -281,7 +284,12 @@ impl Core {
                 _ => Err(quorate_wire::DecodeError::Misplaced(frame.kind).into()),
             },
         };
-        let Err(reject) = result else { return };
+        if let Err(reject) = result {
+            self.reject_peer(peer, link, reject, effects);
+        }
+    }
+
+    fn reject_peer(&mut self, peer: ReplicaId, link: LinkId, reject: Reject, effects: &mut Vec<Effect>) {
         effects.push(Effect::Rejected(reject));
         if condemns(reject) {
             effects.push(Effect::ClosePeer { peer, link, reject });
@@ -320,13 +328,15 @@ impl Core {
             Ok(Some(FromClient::Execution(mail))) => {
                 self.post(self.layout.execution(), Mail::Execution(mail), effects);
             }
-            Err(reject) => {
-                effects.push(Effect::Rejected(reject));
-                effects.push(Effect::CloseClient { connection, reject });
-                // What else the burst brings of this client is not looked at.
-                self.link.on_client_disconnected(connection);
-            }
+            Err(reject) => self.condemn_client(connection, reject, effects),
         }
+    }
+
+    fn condemn_client(&mut self, connection: ClientConnection, reject: Reject, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Rejected(reject));
+        effects.push(Effect::CloseClient { connection, reject });
+        // What else the burst brings of this client is not looked at.
+        self.link.on_client_disconnected(connection);
     }
 
     fn on_mail(&mut self, now: Nanoseconds, mail: Mail, effects: &mut Vec<Effect>) {
@@ -484,6 +494,10 @@ impl Core {
                 self.send_to_others(now, link, &acks.encode(), &after, effects);
                 self.send_after(now, after, Gated::OwnAcks { link, acks }, effects);
             }
+            Output::Forged { owner } => {
+                let connection = ClientConnection { core: self.core, number: owner };
+                self.condemn_client(connection, Reject::BundleSignature, effects);
+            }
             Output::Held(batch) => {
                 self.post(self.layout.execution(), Mail::Execution(ExecutionMail::Held(batch)), effects);
             }
@@ -543,6 +557,27 @@ impl Core {
         }
     }
 
+    /// Checks all signatures together that this tick has brought, of clients and of replicas.
+    fn check_signatures(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let config = Arc::clone(&self.config);
+        let mut claims = Claims::new(&config);
+        self.link.lanes.claim(&mut claims);
+        if let Some(ordering) = &mut self.ordering {
+            ordering.claim(&mut claims);
+        }
+        let mut verdicts = claims.verdicts();
+        self.link.lanes.settle(&mut verdicts, &mut self.lanes_outputs);
+        self.carry_out_lanes(now, effects);
+        if let Some(ordering) = &mut self.ordering {
+            let liars = ordering.settle(&mut verdicts, &mut self.consensus_outputs);
+            self.carry_out_consensus(now, effects);
+            for peer in liars.iter() {
+                self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
+            }
+        }
+        assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
+    }
+
     fn on_header_committed(
         &mut self,
         now: Nanoseconds,
@@ -564,6 +599,7 @@ impl Core {
 
     /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution.
     fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        self.check_signatures(now, effects);
         self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
         self.carry_out_lanes(now, effects);
         self.drain(now, effects);

@@ -4,12 +4,12 @@ use crate::interface::Reject;
 use crate::report::OrderingReport;
 use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
-use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, SigningKey};
+use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, ReplicaSet, SigningKey};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
     Status,
 };
-use quorate_wire::{DecodeError, FrameRef, Kind};
+use quorate_wire::{Claims, DecodeError, FrameRef, Kind, Verdicts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,6 +19,12 @@ pub(crate) struct OrderingRole {
     config: Arc<ClusterConfig>,
     me: ReplicaId,
     pub(crate) consensus: Consensus,
+    /// Proposals of this tick that are still to be verified, with their senders.
+    proposals: Vec<(ReplicaId, PrePrepare)>,
+    /// PREPAREs that are still to be verified. They wait until they would complete a certificate.
+    prepares: Vec<(ReplicaId, Prepare)>,
+    /// Whether the PREPAREs are verified at the end of this tick.
+    prepares_due: bool,
     pub(crate) timeline: Timeline,
     /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
     /// large, so each peer gets one of each a tick.
@@ -33,6 +39,9 @@ impl OrderingRole {
             config,
             me,
             consensus,
+            proposals: Vec::new(),
+            prepares: Vec::new(),
+            prepares_due: false,
             timeline: Timeline::default(),
             statuses: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -40,7 +49,7 @@ impl OrderingRole {
     }
 
     /// Takes a consensus frame of a peer: decoded, asked for whether it says anything new, and only then
-    /// verified.
+    /// verified. Proposals and PREPAREs wait for that until the end of the tick.
     pub(crate) fn on_frame(
         &mut self,
         now: Nanoseconds,
@@ -53,15 +62,13 @@ impl OrderingRole {
             Kind::PrePrepare => {
                 let message = PrePrepare::from_frame(frame)?;
                 if consensus.wants_pre_prepare(&message) {
-                    let verified = consensus.keyring().pre_prepare(message);
-                    consensus.on_pre_prepare(verified.ok_or(Reject::ConsensusSignature)?, out);
+                    self.add_proposal(from, message);
                 }
             }
             Kind::Prepare => {
                 let message = Prepare::from_frame(frame)?;
                 if consensus.wants_prepare(from, &message) {
-                    let verified = consensus.keyring().prepare(from, message);
-                    consensus.on_prepare(verified.ok_or(Reject::ConsensusSignature)?, out);
+                    self.add_prepare(from, message);
                 }
             }
             Kind::Commit => consensus.on_commit(from, &Commit::from_frame(frame)?, out),
@@ -91,6 +98,66 @@ impl OrderingRole {
             other => return Err(DecodeError::Misplaced(other).into()),
         }
         Ok(())
+    }
+
+    /// An honest peer has no more slots open than that; what a liar sends beyond it is dropped, unverified.
+    fn waiting_max(&self) -> usize {
+        usize::try_from(2 * self.config.tuning().proposals_max).unwrap_or(usize::MAX)
+    }
+
+    fn add_proposal(&mut self, from: ReplicaId, message: PrePrepare) {
+        let same = self.proposals.iter().any(|(_, known)| *known == message);
+        let many = self.proposals.iter().filter(|(sender, _)| *sender == from).count() >= self.waiting_max();
+        if !same && !many {
+            self.proposals.push((from, message));
+        }
+    }
+
+    fn add_prepare(&mut self, from: ReplicaId, message: Prepare) {
+        let mut others = self.prepares.iter().filter(|(sender, _)| *sender == from).map(|(_, known)| known);
+        if others.clone().count() >= self.waiting_max() || others.clone().any(|known| *known == message) {
+            return;
+        }
+        // Two votes of one replica for one slot: whoever of them is genuine is to be known.
+        self.prepares_due |= others.any(|known| contradict(known, &message));
+        self.prepares.push((from, message));
+    }
+
+    /// The burst of inputs is over: asks for the verdicts on what is to be verified. They must be given to
+    /// [`OrderingRole::settle`] before anything else happens.
+    pub(crate) fn claim(&mut self, claims: &mut Claims<'_>) {
+        let consensus = &self.consensus;
+        self.prepares.retain(|(from, message)| consensus.wants_prepare(*from, message));
+        self.prepares_due |= consensus.would_prepare(&self.prepares);
+        for (_, message) in &self.proposals {
+            consensus.keyring().claim_pre_prepare(message, claims);
+        }
+        if self.prepares_due {
+            for (from, message) in &self.prepares {
+                consensus.keyring().claim_prepare(*from, message, claims);
+            }
+        }
+    }
+
+    /// Takes the verdicts that [`OrderingRole::claim`] has asked for. Returns the peers that sent what nobody signed.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts, out: &mut Vec<Output>) -> ReplicaSet {
+        let mut liars = ReplicaSet::EMPTY;
+        let consensus = &mut self.consensus;
+        for ((from, message), verdict) in self.proposals.drain(..).zip(verdicts.by_ref()) {
+            match consensus.keyring().judged_pre_prepare(message, verdict) {
+                Some(verified) => consensus.on_pre_prepare(verified, out),
+                None => drop(liars.insert(from)),
+            }
+        }
+        if std::mem::take(&mut self.prepares_due) {
+            for ((from, message), verdict) in self.prepares.drain(..).zip(verdicts) {
+                match consensus.keyring().judged_prepare(from, message, verdict) {
+                    Some(verified) => consensus.on_prepare(verified, out),
+                    None => drop(liars.insert(from)),
+                }
+            }
+        }
+        liars
     }
 
     /// The burst of inputs is over: answers what peers have shown and asked in it.
@@ -139,4 +206,15 @@ impl OrderingRole {
             waiting: self.consensus.waiting(),
         }
     }
+}
+
+/// Whether two PREPAREs of one replica vote for different headers at one slot of one view.
+fn contradict(left: &Prepare, right: &Prepare) -> bool {
+    let end = |prepare: &Prepare| prepare.lo.plus(prepare.digests.len() as u64).0;
+    let at = |prepare: &Prepare, seq: u64| {
+        let offset = usize::try_from(seq - prepare.lo.0).expect("invariant: 64-bit platform");
+        prepare.digests[offset]
+    };
+    let both = left.lo.max(right.lo).0..end(left).min(end(right));
+    left.view == right.view && both.into_iter().any(|seq| at(left, seq) != at(right, seq))
 }

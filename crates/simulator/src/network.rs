@@ -445,7 +445,7 @@ fn assemble(
     loop {
         let notice = match assembler.next(&mut bytes) {
             Ok(None) => return,
-            Ok(Some(frame)) => Notice::Frame(Frame::copy_of(frame)),
+            Ok(Some(frame)) => Notice::Frame(Frame::keep(frame)),
             Err(error) => Notice::Garbled(error),
         };
         let garbled = matches!(notice, Notice::Garbled(_));

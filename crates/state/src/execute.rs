@@ -9,38 +9,23 @@ use rkyv::vec::ArchivedVec;
 
 use crate::leaf::{Change, Edit, VersionedRef};
 use crate::results::{Overflow, Results};
-use crate::system::USER;
 use crate::totals::Totals;
 use crate::tree::Tree;
+use crate::window::Window;
 
 /// The digits and sign of the longest 64-bit integer.
 const INTEGER_BYTES_MAX: usize = 20;
 
-/// A user's key behind its namespace byte, in a buffer that is used again.
-#[derive(Clone, Debug)]
-pub(crate) struct KeyBuffer(Vec<u8>);
-
-impl Default for KeyBuffer {
-    fn default() -> Self {
-        Self(vec![USER])
-    }
-}
-
-impl KeyBuffer {
-    pub(crate) fn user(&mut self, key: &[u8]) -> &[u8] {
-        self.0.truncate(1);
-        self.0.extend_from_slice(key);
-        &self.0
-    }
-}
-
-/// What the operations of one bundle work on.
+/// What the operations of one window work on.
 #[derive(Debug)]
 pub(crate) struct Execution<'a> {
     pub(crate) tree: &'a mut Tree,
     pub(crate) totals: &'a mut Totals,
     pub(crate) results: &'a mut Results,
-    pub(crate) key: &'a mut KeyBuffer,
+    /// The keys of all operations of the window.
+    pub(crate) keys: &'a Window,
+    /// The place there of the next operation's first key.
+    pub(crate) first_key: usize,
     /// The seq of the header: the version of all that is written.
     pub(crate) version: u64,
 }
@@ -51,6 +36,7 @@ impl Execution<'_> {
         if let Err(error) = self.dispatch(operation) {
             self.results.error(error);
         }
+        self.first_key += Window::keys_of(operation);
     }
 
     fn dispatch(&mut self, operation: &ArchivedOperation) -> Result<(), OperationError> {
@@ -71,7 +57,7 @@ impl Execution<'_> {
     fn get(&mut self, key: &[u8]) -> Result<(), OperationError> {
         check_key(key)?;
         self.check_room()?;
-        let entry = self.tree.get(self.key.user(key));
+        let entry = read(self.tree, self.keys, self.first_key);
         self.results.value(entry).map_err(too_long)
     }
 
@@ -79,7 +65,7 @@ impl Execution<'_> {
         check_key(key)?;
         check_value(value.len())?;
         let mut present = None;
-        let change = self.edit(key, |entry| {
+        let change = self.edit(0, |entry| {
             present = entry.map(|entry| entry.version);
             if holds(condition, present) { Edit::Put(value) } else { Edit::Keep }
         });
@@ -93,14 +79,14 @@ impl Execution<'_> {
 
     fn delete(&mut self, key: &[u8]) -> Result<(), OperationError> {
         check_key(key)?;
-        let change = self.edit(key, |_| Edit::Remove);
+        let change = self.edit(0, |_| Edit::Remove);
         self.results.existed(change.before.is_some());
         Ok(())
     }
 
     fn exists(&mut self, key: &[u8]) -> Result<(), OperationError> {
         check_key(key)?;
-        let entry = self.tree.get(self.key.user(key));
+        let entry = read(self.tree, self.keys, self.first_key);
         self.results.existed(entry.is_some());
         Ok(())
     }
@@ -110,7 +96,7 @@ impl Execution<'_> {
         let mut text = [0; INTEGER_BYTES_MAX];
         let text = &mut text;
         let mut outcome = Ok(0);
-        let change = self.edit(key, |entry| {
+        let change = self.edit(0, |entry| {
             outcome = sum(entry, by);
             match outcome {
                 Ok(value) => Edit::Put(decimal(value, text)),
@@ -126,7 +112,7 @@ impl Execution<'_> {
     fn append(&mut self, key: &[u8], suffix: &[u8]) -> Result<(), OperationError> {
         check_key(key)?;
         let mut outcome = Ok(());
-        let change = self.edit(key, |entry| {
+        let change = self.edit(0, |entry| {
             outcome = check_value(entry.map_or(0, |entry| entry.value.len()) + suffix.len());
             if outcome.is_ok() { Edit::Append(suffix) } else { Edit::Keep }
         });
@@ -141,8 +127,9 @@ impl Execution<'_> {
             check_key(key)?;
         }
         self.check_room()?;
-        let (tree, buffer) = (&*self.tree, &mut *self.key);
-        self.results.values(keys.iter().map(|key| tree.get(buffer.user(key)))).map_err(too_long)
+        let (tree, window) = (&*self.tree, self.keys);
+        let entries = (self.first_key..self.first_key + keys.len()).map(|at| read(tree, window, at));
+        self.results.values(entries).map_err(too_long)
     }
 
     fn multi_set(&mut self, entries: &[ArchivedKeyValue]) -> Result<(), OperationError> {
@@ -151,8 +138,8 @@ impl Execution<'_> {
             check_key(&entry.key)?;
             check_value(entry.value.len())?;
         }
-        for entry in entries {
-            self.edit(&entry.key, |_| Edit::Put(&entry.value));
+        for (at, entry) in entries.iter().enumerate() {
+            self.edit(at, |_| Edit::Put(&entry.value));
         }
         self.results.written(self.version);
         Ok(())
@@ -166,15 +153,17 @@ impl Execution<'_> {
             return Err(OperationError::ScanTooLong { entries: limit as u64 });
         }
         self.check_room()?;
-        let range = self.tree.range(self.key.user(start), &[]);
+        let range = self.tree.range(self.keys.key(self.first_key).0, &[]);
         let users =
             range.map(|(key, entry)| (&key[1..], entry)).take_while(|(key, _)| end.is_empty() || *key < end);
         self.results.entries(limit, users).map_err(too_long)
     }
 
-    fn edit<'e>(&mut self, key: &[u8], decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>) -> Change {
-        let change = self.tree.edit(self.key.user(key), self.version, decide);
-        self.totals.count(1 + key.len(), change);
+    /// Edits the entry with the operation's key number `at`.
+    fn edit<'e>(&mut self, at: usize, decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>) -> Change {
+        let (key, hint) = self.keys.key(self.first_key + at);
+        let change = self.tree.edit_hinted(key, hint, self.version, decide);
+        self.totals.count(key.len(), change);
         self.totals.count_user_key(change);
         change
     }
@@ -182,6 +171,12 @@ impl Execution<'_> {
     fn check_room(&self) -> Result<(), OperationError> {
         if self.results.overflowed() { Err(OperationError::ResultsTooLong) } else { Ok(()) }
     }
+}
+
+/// The entry with key number `at` of the window.
+fn read<'t>(tree: &'t Tree, keys: &Window, at: usize) -> Option<VersionedRef<'t>> {
+    let (key, hint) = keys.key(at);
+    tree.get_hinted(key, hint)
 }
 
 fn too_long(_: Overflow) -> OperationError {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use quorate_types::{Digest, Domain};
 
+use crate::node::Target;
 use crate::records::{Records, common_bytes};
 
 /// The longest value that stands in its leaf, in bytes.
@@ -57,6 +58,8 @@ pub(crate) struct Change {
     pub(crate) before: Option<usize>,
     pub(crate) after: Option<usize>,
     pub(crate) written: bool,
+    /// Whether nodes were split or joined.
+    pub(crate) reshaped: bool,
 }
 
 /// Bytes that the tree shares with their giver, together with the giver's own digest of them. The tree's
@@ -95,6 +98,20 @@ impl Leaf {
         self.records.len()
     }
 
+    pub(crate) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Reads what every edit reads of the leaf itself.
+    pub(crate) fn touch(&self) -> usize {
+        usize::from(self.digest.get().is_some()) + self.weight + self.long.len() + self.records.len()
+    }
+
+    /// Reads the first bytes of a long value, if there is one at `at`.
+    pub(crate) fn touch_long(&self, at: usize) -> usize {
+        self.long_at(at).map_or(0, |long| usize::from(long.bytes()[0]))
+    }
+
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }
@@ -125,6 +142,15 @@ impl Leaf {
         self.records.find(key).ok().map(|at| self.entry(at))
     }
 
+    /// As [`Leaf::get`], without a search if the key is at `guess`.
+    pub(crate) fn get_hinted(&self, key: &[u8], guess: usize) -> Option<VersionedRef<'_>> {
+        self.find_hinted(key, guess).ok().map(|at| self.entry(at))
+    }
+
+    fn find_hinted(&self, key: &[u8], guess: usize) -> Result<usize, usize> {
+        if self.records.is_at(guess, key) { Ok(guess) } else { self.records.find(key) }
+    }
+
     /// The value as it was shared, if it was and is long.
     pub(crate) fn shared(&self, key: &[u8]) -> Option<&Shared> {
         match &self.long_at(self.records.find(key).ok()?)?.content {
@@ -136,17 +162,17 @@ impl Leaf {
     /// Shows the entry with `key` to `decide` and does what it says. One search for both.
     pub(crate) fn edit<'e>(
         &mut self,
-        key: &[u8],
-        version: u64,
+        target: &Target<'_>,
         decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
     ) -> Change {
-        let found = self.records.find(key);
+        let Target { key, guess, version, .. } = *target;
+        let found = self.find_hinted(key, guess);
         let present = found.ok().map(|at| self.entry(at));
         let before = present.map(|entry| entry.value.len());
         let edit = decide(present);
         let after = match (found, edit) {
             (_, Edit::Keep) | (Err(_), Edit::Remove) => {
-                return Change { before, after: before, written: false };
+                return Change { before, after: before, written: false, reshaped: false };
             }
             (Ok(at), Edit::Remove) => {
                 self.remove(at);
@@ -161,8 +187,8 @@ impl Leaf {
             (Ok(at), Edit::Append(suffix)) => Some(self.append_value(at, version, suffix)),
             (Err(at), Edit::Put(value) | Edit::Append(value)) => Some(self.insert(at, key, version, value)),
         };
-        self.digest.take();
-        Change { before, after, written: true }
+        forget(&mut self.digest);
+        Change { before, after, written: true, reshaped: false }
     }
 
     fn insert(&mut self, at: usize, key: &[u8], version: u64, value: &[u8]) -> usize {
@@ -181,6 +207,9 @@ impl Leaf {
     }
 
     fn put(&mut self, at: usize, version: u64, value: &[u8]) -> usize {
+        if self.long.is_empty() && !is_long(value.len()) {
+            return self.put_short(at, version, value);
+        }
         self.weight -= self.entry_weight(at);
         if is_long(value.len()) {
             self.put_long(at, value);
@@ -192,6 +221,17 @@ impl Leaf {
         }
         self.records.body_mut(at)[..VERSION_BYTES].copy_from_slice(&version.to_le_bytes());
         self.weight += self.entry_weight(at);
+        value.len()
+    }
+
+    /// The common case of [`Leaf::put`]: no value of the leaf is long, nor is this one.
+    fn put_short(&mut self, at: usize, version: u64, value: &[u8]) -> usize {
+        let bytes = VERSION_BYTES + value.len();
+        let (old_bytes, body) = self.records.replace_body(at, bytes);
+        let (place, rest) = body.split_at_mut(VERSION_BYTES);
+        place.copy_from_slice(&version.to_le_bytes());
+        rest.copy_from_slice(value);
+        self.weight = self.weight + bytes - old_bytes;
         value.len()
     }
 
@@ -374,6 +414,15 @@ impl LongValue {
         *self.digest.get_or_init(|| digest)
     }
 }
+
+/// Empties the cache of a digest. Most often it is empty already, and moving nothing out of it would cost more
+/// than to look.
+pub(crate) fn forget(digest: &mut OnceLock<Digest>) {
+    if digest.get().is_some() {
+        *digest = OnceLock::new();
+    }
+}
+
 /// Where a value stands follows from its length alone, so that equal contents have equal pages.
 fn is_long(value_bytes: usize) -> bool {
     value_bytes > INLINE_BYTES_MAX

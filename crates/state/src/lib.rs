@@ -21,6 +21,7 @@ mod state;
 mod system;
 mod totals;
 mod tree;
+mod window;
 
 pub use entries::Entries;
 pub use frozen::Frozen;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use quorate_types::{Digest, Domain};
 
-use crate::leaf::count_bytes;
 use crate::leaf::{Change, Edit, LEAF_WEIGHT_MAX, LEAF_WEIGHT_MIN, Leaf, TREE_KEY_BYTES_MAX, VersionedRef};
+use crate::leaf::{count_bytes, forget};
 use crate::records::Records;
 
 /// An inner node above this weight is split.
@@ -40,6 +40,58 @@ pub(crate) struct Inner {
     children: Vec<Arc<Node>>,
 }
 
+/// Where a key was found at some time: the children's indices from the root down and a guess of the place in
+/// the leaf. The way holds as long as the tree has the same shape; the guess is checked against the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hint {
+    /// The tree's shape, or [`Hint::NOWHERE`].
+    shape: u64,
+    path: [u8; HEIGHT_MAX],
+    guess: u16,
+}
+
+impl Default for Hint {
+    fn default() -> Self {
+        Self { shape: Self::NOWHERE, path: [0; HEIGHT_MAX], guess: 0 }
+    }
+}
+
+impl Hint {
+    const NOWHERE: u64 = u64::MAX;
+
+    /// Notes the child that the way to the key takes at this depth.
+    pub(crate) fn descend(&mut self, depth: usize, child: usize) {
+        self.path[depth] = u8::try_from(child).expect("invariant: an inner node has at most 128 children");
+    }
+
+    /// Notes that the way is complete in a tree of this shape, and the guess.
+    pub(crate) fn arrive(&mut self, shape: u64, guess: usize) {
+        self.shape = shape;
+        self.guess = u16::try_from(guess).expect("invariant: a leaf has at most 64 entries");
+    }
+
+    pub(crate) fn guess(&self) -> usize {
+        usize::from(self.guess)
+    }
+
+    /// The way from the root to the leaf, if the tree still has the shape that it was found in.
+    pub(crate) fn path(&self, shape: u64, height: usize) -> Option<&[u8]> {
+        (self.shape == shape).then(|| &self.path[..height - 1])
+    }
+}
+
+/// What an edit is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) key: &'a [u8],
+    /// The children's indices from the root down, if they are known.
+    pub(crate) path: Option<&'a [u8]>,
+    /// Where the key may be in its leaf.
+    pub(crate) guess: usize,
+    /// The version that what is written gets.
+    pub(crate) version: u64,
+}
+
 impl Default for Node {
     fn default() -> Self {
         Self::Leaf(Leaf::default())
@@ -47,15 +99,16 @@ impl Default for Node {
 }
 
 impl Node {
+    /// Edits the entry. `depth` is this node's distance from the root.
     pub(crate) fn edit<'e>(
         &mut self,
-        key: &[u8],
-        version: u64,
+        target: &Target<'_>,
+        depth: usize,
         decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
     ) -> Change {
         match self {
-            Self::Leaf(leaf) => leaf.edit(key, version, decide),
-            Self::Inner(inner) => inner.edit(key, version, decide),
+            Self::Leaf(leaf) => leaf.edit(target, decide),
+            Self::Inner(inner) => inner.edit(target, depth, decide),
         }
     }
 
@@ -153,29 +206,30 @@ impl Inner {
 
     /// The child that holds `key` if any does.
     pub(crate) fn child_for(&self, key: &[u8]) -> usize {
-        match self.separators.find(key) {
-            Ok(at) => at + 1,
-            Err(at) => at,
-        }
+        self.separators.count_upto(key)
     }
 
     fn edit<'e>(
         &mut self,
-        key: &[u8],
-        version: u64,
+        target: &Target<'_>,
+        depth: usize,
         decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
     ) -> Change {
-        let at = self.child_for(key);
+        let at = match target.path {
+            Some(path) => usize::from(path[depth]),
+            None => self.child_for(target.key),
+        };
         let child = Arc::make_mut(&mut self.children[at]);
-        let change = child.edit(key, version, decide);
+        let mut change = child.edit(target, depth + 1, decide);
         if change.written {
             let (overweight, underweight) = (child.is_overweight(), child.is_underweight());
-            self.digest.take();
+            forget(&mut self.digest);
             if overweight {
                 self.split_child(at);
             } else if underweight {
                 self.join_child(at);
             }
+            change.reshaped |= overweight || underweight;
         }
         change
     }

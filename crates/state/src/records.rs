@@ -1,13 +1,14 @@
 //! Sorted records with byte keys in one heap: what leaves and inner nodes of the tree are made of.
 //!
-//! A search runs over `heads` alone: the eight key bytes after those that all keys share, as big-endian
-//! numbers, so it is a binary search over one dense array whatever the keys look like. Only records with
-//! an equal head are compared in full. A body that keeps its length is overwritten in place; one that
+//! A search runs over `heads` alone: the four key bytes after those that all keys share, as numbers in the
+//! order of the keys, so it runs over one dense array of a few cache lines whatever the keys look like. Only
+//! records with an equal head are compared in full. A body that keeps its length is overwritten in place; one that
 //! outgrows its room moves to the end of the heap, and the heap is compacted when too much of it is dead.
 //! Nothing of this layout is visible in digests: encodings are written in key order from the contents.
 
 use std::cmp::Ordering;
 
+const CACHE_LINE_BYTES: usize = 64;
 /// Dead bytes that are tolerated besides half of the live ones.
 const DEAD_BYTES_FREE: usize = 1024;
 /// Bodies have room in steps of so many bytes, so that small growth stays in place.
@@ -15,8 +16,19 @@ const ROOM_STEP: usize = 8;
 /// Room that a shrunken body may keep.
 const ROOM_SPARE_MAX: usize = 64;
 
+/// The key bytes after the shared ones, big-endian and with the highest bit turned over: vector instructions of
+/// the baseline processor compare signed numbers of 32 bits and no others.
+type Head = i32;
+
+/// What stands behind the last head: no head is above it.
+const NO_HEAD: Head = Head::MAX;
+/// Heads are looked at in steps of so many, without a rest to be looked at one by one.
+const HEADS_STEP: usize = 8;
+/// So many heads are all looked at; of more, half is left out as long as they are more.
+const HEADS_SCANNED_MAX: usize = 64;
+
 /// Where a record is. Heaps stay far below 64 KiB: a node's weight bounds its contents.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     offset: u16,
     key_bytes: u16,
@@ -29,7 +41,8 @@ struct Slot {
 pub(crate) struct Records {
     /// The number of leading bytes that all keys surely share. May be less than they do share.
     common: usize,
-    heads: Vec<u64>,
+    /// One of each record, then [`NO_HEAD`] up to a multiple of [`HEADS_STEP`].
+    heads: Vec<Head>,
     slots: Vec<Slot>,
     heap: Vec<u8>,
     /// Bytes of the heap that belong to records, their unused room included.
@@ -59,11 +72,58 @@ impl Records {
         &mut self.heap[start..start + usize::from(slot.body_bytes)]
     }
 
+    /// Where a record with `key` is, if there is one and no other has its head. Reads no record.
+    pub(crate) fn guess(&self, key: &[u8]) -> usize {
+        count_below::<HEADS_SCANNED_MAX>(&self.heads, head_of(key, self.common))
+    }
+
+    /// Whether the record at `at`, if there is one, has this key.
+    pub(crate) fn is_at(&self, at: usize, key: &[u8]) -> bool {
+        at < self.len() && self.key(at) == key
+    }
+
+    /// How many records have a key up to `key`, itself included.
+    pub(crate) fn count_upto(&self, key: &[u8]) -> usize {
+        let head = head_of(key, self.common);
+        let low = count_below::<HEADS_STEP>(&self.heads, head);
+        let is_between = low == self.len() || self.heads[low] != head;
+        if is_between && self.shares(key) {
+            return low;
+        }
+        match self.find(key) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        }
+    }
+
+    /// Whether the key begins with the bytes that all others share.
+    fn shares(&self, key: &[u8]) -> bool {
+        !self.slots.is_empty() && key.get(..self.common) == Some(&self.key(0)[..self.common])
+    }
+
+    /// The part of the heap that holds the record, if there is one; empty otherwise.
+    pub(crate) fn span(&self, at: usize) -> (usize, usize) {
+        let slot = self.slots.get(at).copied().unwrap_or_default();
+        (usize::from(slot.offset), usize::from(slot.key_bytes) + usize::from(slot.body_bytes))
+    }
+
+    /// Reads a byte of each cache line of a part of the heap.
+    pub(crate) fn touch_span(&self, (start, bytes): (usize, usize)) -> usize {
+        let bytes = &self.heap[start..start + bytes];
+        let mut sum = bytes.last().map_or(0, |byte| usize::from(*byte));
+        let mut at = 0;
+        while at < bytes.len() {
+            sum += usize::from(bytes[at]);
+            at += CACHE_LINE_BYTES;
+        }
+        sum
+    }
+
     /// The record with `key`, or where it would be inserted.
     pub(crate) fn find(&self, key: &[u8]) -> Result<usize, usize> {
         let head = head_of(key, self.common);
-        let low = count_below(&self.heads, head);
-        let is_candidate = self.heads.get(low) == Some(&head);
+        let low = count_below::<HEADS_SCANNED_MAX>(&self.heads, head);
+        let is_candidate = low < self.len() && self.heads[low] == head;
         // The common case first: one full comparison also vouches for the shared bytes.
         if is_candidate && self.key(low) == key {
             return Ok(low);
@@ -76,7 +136,7 @@ impl Records {
             Ordering::Less => Err(0),
             Ordering::Greater => Err(self.len()),
             Ordering::Equal if is_candidate => {
-                let equal = self.heads[low..].partition_point(|other| *other == head);
+                let equal = self.heads[low..self.len()].partition_point(|other| *other == head);
                 self.find_within(key, low, low + equal)
             }
             Ordering::Equal => Err(low),
@@ -99,9 +159,19 @@ impl Records {
     pub(crate) fn insert(&mut self, at: usize, key: &[u8], body_bytes: usize) -> &mut [u8] {
         self.narrow_common(at, key);
         let slot = self.place(key, body_bytes);
-        self.heads.insert(at, head_of(key, self.common));
+        let count = self.slots.len();
         self.slots.insert(at, slot);
+        self.pad_heads();
+        self.heads.copy_within(at..count, at + 1);
+        self.heads[at] = head_of(key, self.common);
         self.body_mut(at)
+    }
+
+    /// Gives a record a body of another length, of whatever bytes; returns the old length and the body.
+    pub(crate) fn replace_body(&mut self, at: usize, body_bytes: usize) -> (usize, &mut [u8]) {
+        let old_bytes = usize::from(self.slots[at].body_bytes);
+        let body = if body_bytes == old_bytes { self.body_mut(at) } else { self.resize_body(at, body_bytes) };
+        (old_bytes, body)
     }
 
     /// Gives a record a body of another length, keeping what fits of the old one; returns the body.
@@ -136,7 +206,8 @@ impl Records {
 
     pub(crate) fn remove(&mut self, at: usize) {
         let slot = self.slots.remove(at);
-        self.heads.remove(at);
+        self.heads.copy_within(at + 1.., at);
+        self.pad_heads();
         self.live_bytes -= usize::from(slot.key_bytes) + usize::from(slot.room);
         if self.slots.is_empty() {
             self.heap.clear();
@@ -202,6 +273,13 @@ impl Records {
         heads.clear();
         heads.extend((0..self.len()).map(|at| head_of(self.key(at), self.common)));
         self.heads = heads;
+        self.pad_heads();
+    }
+
+    /// Makes the heads as many as they should be for the slots that there are.
+    fn pad_heads(&mut self) {
+        self.heads.resize(self.len().next_multiple_of(HEADS_STEP), NO_HEAD);
+        self.heads[self.slots.len()..].fill(NO_HEAD);
     }
 
     /// Lowers the number of shared bytes when `key` at one of the ends shares fewer. A key between others
@@ -258,7 +336,8 @@ impl Records {
 
     /// Panics when the records contradict themselves.
     pub(crate) fn check_invariants(&self) {
-        assert_eq!(self.heads.len(), self.slots.len());
+        assert_eq!(self.heads.len(), self.slots.len().next_multiple_of(HEADS_STEP));
+        assert!(self.heads[self.len()..].iter().all(|head| *head == NO_HEAD));
         let live: usize =
             self.slots.iter().map(|slot| usize::from(slot.key_bytes) + usize::from(slot.room)).sum();
         assert_eq!(live, self.live_bytes, "live bytes");
@@ -272,25 +351,40 @@ impl Records {
     }
 }
 
-fn head_of(key: &[u8], common: usize) -> u64 {
+fn head_of(key: &[u8], common: usize) -> Head {
     let rest = key.get(common..).unwrap_or_default();
-    match rest.first_chunk() {
-        Some(head) => u64::from_be_bytes(*head),
+    let head = match rest.first_chunk() {
+        Some(head) => *head,
         None => {
-            let mut head = [0; 8];
+            let mut head = [0; 4];
             head[..rest.len()].copy_from_slice(rest);
-            u64::from_be_bytes(head)
+            head
         }
-    }
+    };
+    (u32::from_be_bytes(head) ^ (1 << 31)).cast_signed()
 }
 
-/// The number of `heads`, which ascend, that are below `head`. One of every eight is looked at, then the
-/// eight around it: unlike the steps of a binary search these loads do not wait for each other, and a leaf
-/// is seldom in the processor's cache.
-fn count_below(heads: &[u64], head: u64) -> usize {
-    let blocks = heads.iter().skip(7).step_by(8).filter(|last| **last < head).count();
-    let rest = &heads[blocks * 8..];
-    blocks * 8 + rest.iter().take(8).filter(|other| **other < head).count()
+/// The number of `heads`, which ascend, that are below `head`. Looks at all of a leaf's: unlike the steps of a
+/// binary search that takes no branches and the loads do not wait for each other, and a leaf is seldom in the
+/// processor's cache. Of inner nodes, which often are, first half is left out.
+fn count_below<const SCANNED_MAX: usize>(mut heads: &[Head], head: Head) -> usize {
+    let mut left_out = 0;
+    while heads.len() > SCANNED_MAX {
+        let lower = heads.len() / (2 * HEADS_STEP) * HEADS_STEP;
+        let is_above = heads[lower] < head;
+        left_out += if is_above { lower } else { 0 };
+        let (from, to) = if is_above { (lower, heads.len()) } else { (0, lower) };
+        heads = &heads[from..to];
+    }
+    let (steps, _) = heads.as_chunks::<HEADS_STEP>();
+    // A sum in each lane: vector instructions do this without leaving their registers.
+    let mut lanes = [0; HEADS_STEP];
+    for step in steps {
+        for (lane, other) in lanes.iter_mut().zip(step) {
+            *lane += u32::from(*other < head);
+        }
+    }
+    left_out + lanes.iter().sum::<u32>() as usize
 }
 
 /// The number of leading bytes that two keys share.

@@ -9,7 +9,7 @@ use quorate_types::{
 };
 use rkyv::vec::ArchivedVec;
 
-use crate::execute::{Execution, KeyBuffer};
+use crate::execute::Execution;
 use crate::frozen::Frozen;
 use crate::leaf::{Shared, VersionedRef};
 use crate::reply::{Outcome, Reply, SkipReason};
@@ -18,6 +18,7 @@ use crate::session::Sessions;
 use crate::system::{self, HeaderRecord, SessionFields};
 use crate::totals::Totals;
 use crate::tree::Tree;
+use crate::window::Window;
 
 const _: () =
     assert!(limits::RESULTS_BYTES_MAX <= limits::REPLY_BYTES_KEPT_MAX, "the newest reply is always kept");
@@ -50,7 +51,7 @@ pub struct State {
     totals: Totals,
     sessions: Sessions,
     results: Results,
-    key: KeyBuffer,
+    window: Window,
     page: Vec<u8>,
 }
 
@@ -99,7 +100,7 @@ impl State {
             sessions: Sessions::rebuild(&tree, sessions_max),
             tree,
             results: Results::default(),
-            key: KeyBuffer::default(),
+            window: Window::default(),
             page: Vec::new(),
         }
     }
@@ -122,23 +123,36 @@ impl State {
         if input.number < fields.next {
             return self.repeat(input.session, input.number);
         }
-        self.run(context, input.operations);
+        self.run(context, input);
         let reply = self.reply(context, input);
         self.keep(context, fields, &reply);
         Outcome::Executed(reply)
     }
 
-    fn run(&mut self, context: Context, operations: &ArchivedVec<ArchivedOperation>) {
-        self.results.begin(operations.len());
-        let mut execution = Execution {
-            tree: &mut self.tree,
-            totals: &mut self.totals,
-            results: &mut self.results,
-            key: &mut self.key,
-            version: context.seq.0,
-        };
-        for operation in operations.iter() {
-            execution.operation(operation);
+    fn run(&mut self, context: Context, input: BundleInput<'_>) {
+        self.results.begin(input.operations.len());
+        self.window.clear();
+        // The records that the bundle will write at its end are read ahead with its first operations.
+        self.window.push_system(&system::reply_key(&input.session, input.number));
+        self.window.push_system(&system::session_key(&input.session));
+        let mut rest = input.operations.as_slice();
+        while !rest.is_empty() {
+            // What follows an overflow is mostly refused unread, and must then cost no search either.
+            let taken = self.window.fill(&self.tree, rest, !self.results.overflowed());
+            let (group, later) = rest.split_at(taken);
+            let mut execution = Execution {
+                tree: &mut self.tree,
+                totals: &mut self.totals,
+                results: &mut self.results,
+                keys: &self.window,
+                first_key: self.window.first_key(),
+                version: context.seq.0,
+            };
+            for operation in group {
+                execution.operation(operation);
+            }
+            rest = later;
+            self.window.clear();
         }
     }
 
@@ -259,7 +273,7 @@ impl State {
     /// The value of a user's key.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<VersionedRef<'_>> {
-        self.tree.get(KeyBuffer::default().user(key))
+        self.tree.get(&system::user_key(key))
     }
 
     /// Records the last executed header.

@@ -59,6 +59,11 @@ pub(crate) fn id_of(key: &[u8]) -> Option<[u8; 32]> {
     key.get(2..)?.try_into().ok()
 }
 
+/// A user's key in the tree.
+pub(crate) fn user_key(key: &[u8]) -> Vec<u8> {
+    [&[USER], key].concat()
+}
+
 fn prefixed(kind: u8, id: &[u8; 32]) -> [u8; 34] {
     let mut key = [0; 34];
     key[0] = SYSTEM;

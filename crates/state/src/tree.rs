@@ -10,7 +10,7 @@ use quorate_types::{Digest, Domain};
 
 use crate::entries::Entries;
 use crate::leaf::{Change, Edit, Leaf, Shared, VersionedRef};
-use crate::node::{self, HEIGHT_MAX, Inner, Node};
+use crate::node::{self, HEIGHT_MAX, Hint, Inner, Node, Target};
 
 /// The version of the page layout; part of the root.
 const FORMAT: u8 = 1;
@@ -19,6 +19,8 @@ const FORMAT: u8 = 1;
 pub(crate) struct Tree {
     root: Arc<Node>,
     height: usize,
+    /// Counts splits and joins: as long as it stands still, every key has the same way from the root.
+    shape: u64,
 }
 
 impl fmt::Debug for Tree {
@@ -30,7 +32,7 @@ impl fmt::Debug for Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { root: Arc::default(), height: 1 }
+        Self { root: Arc::default(), height: 1, shape: 0 }
     }
 }
 
@@ -42,6 +44,33 @@ impl Tree {
     /// The value with `key` as it was shared, if it was and is long.
     pub(crate) fn shared(&self, key: &[u8]) -> Option<&Shared> {
         self.leaf_for(key).shared(key)
+    }
+
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    pub(crate) fn height(&self) -> usize {
+        self.height
+    }
+
+    /// A number that changes when nodes are split or joined.
+    pub(crate) fn shape(&self) -> u64 {
+        self.shape
+    }
+
+    /// As [`Tree::get`], without a search where the hint holds.
+    pub(crate) fn get_hinted(&self, key: &[u8], hint: &Hint) -> Option<VersionedRef<'_>> {
+        let Some(path) = hint.path(self.shape, self.height) else { return self.get(key) };
+        let mut node = &*self.root;
+        for at in path {
+            let Node::Inner(inner) = node else { break };
+            node = &inner.children()[usize::from(*at)];
+        }
+        match node {
+            Node::Leaf(leaf) => leaf.get_hinted(key, hint.guess()),
+            Node::Inner(_) => self.get(key),
+        }
     }
 
     fn leaf_for(&self, key: &[u8]) -> &Leaf {
@@ -62,8 +91,22 @@ impl Tree {
         version: u64,
         decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
     ) -> Change {
+        self.edit_hinted(key, &Hint::default(), version, decide)
+    }
+
+    /// As [`Tree::edit`], without a search where the hint holds.
+    pub(crate) fn edit_hinted<'e>(
+        &mut self,
+        key: &[u8],
+        hint: &Hint,
+        version: u64,
+        decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>,
+    ) -> Change {
+        let path = hint.path(self.shape, self.height);
+        let target = Target { key, path, guess: hint.guess(), version };
         let root = Arc::make_mut(&mut self.root);
-        let change = root.edit(key, version, decide);
+        let change = root.edit(&target, 0, decide);
+        self.shape += u64::from(change.reshaped);
         if root.is_overweight() {
             self.grow();
         } else {
@@ -115,6 +158,7 @@ impl Tree {
         let lower = std::mem::take(&mut self.root);
         self.root = Arc::new(Node::Inner(Inner::over(lower, &separator, Arc::new(upper))));
         self.height += 1;
+        self.shape += 1;
         assert!(self.height <= HEIGHT_MAX, "invariant: the tree has at most {HEIGHT_MAX} levels");
     }
 
@@ -124,6 +168,7 @@ impl Tree {
         {
             self.root = Arc::clone(only);
             self.height -= 1;
+            self.shape += 1;
         }
     }
 

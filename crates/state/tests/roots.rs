@@ -36,10 +36,10 @@ fn fixed_history() -> (State, Client) {
 #[test]
 fn the_canonical_encoding_has_not_changed() {
     let mut empty = State::new([]);
-    assert_eq!(empty.root().to_hex(), "f80a8901532b72a611e82605c362817a63704ee6f2e1cbf69241fb22d3836a7c");
+    assert_eq!(empty.root().to_hex(), "42f7f925ab4c2f80a4694eff5d0dc21663901c2325eed25261590932a8147fd3");
     let (mut state, _) = fixed_history();
     state.check_invariants();
-    assert_eq!(state.root().to_hex(), "2e150021b55be2c2e2723c07646a95bdd8069020d5f97cbe590b1850e4deb2a5");
+    assert_eq!(state.root().to_hex(), "f6d9bee2e307809658d9ae8511330439eeb176a100782d8cbca94b764beb5de1");
 }
 
 #[test]

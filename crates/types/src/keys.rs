@@ -1,9 +1,7 @@
-//! Ed25519 keys and signatures with one verification predicate for the whole system.
-//!
-//! The predicate is strict verification (no small-order keys, canonical encodings, no batching), so that
-//! every replica gives the same verdict on the same bytes: a verdict that differed between replicas would
-//! split the state (DESIGN sections 3 and 6).
+//! Ed25519 keys and signatures. What counts as a signature is decided in [`crate::signatures`].
 
+use crate::signatures::{self, Claim};
+use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use ed25519_dalek::Signer;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
@@ -28,13 +26,20 @@ pub enum KeyError {
 
 /// A public key whose curve point is already decompressed, so that a verification does not repeat it.
 #[derive(Clone)]
-pub struct PublicKey(ed25519_dalek::VerifyingKey);
+pub struct PublicKey {
+    bytes: [u8; 32],
+    /// The point with its sign turned, as the equation of a signature wants it.
+    minus: EdwardsPoint,
+}
 
 impl PublicKey {
-    /// The key with these 32 bytes.
+    /// The key with these 32 bytes: the canonical encoding of a point that is not of small order, as under such
+    /// a key everything would be signed.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
-        match ed25519_dalek::VerifyingKey::from_bytes(bytes) {
-            Ok(key) if !key.is_weak() => Ok(Self(key)),
+        match CompressedEdwardsY(*bytes).decompress() {
+            Some(point) if !point.is_small_order() && point.compress().0 == *bytes => {
+                Ok(Self { bytes: *bytes, minus: -point })
+            }
             _ => Err(KeyError::NotAPoint { key: hex::encode(bytes) }),
         }
     }
@@ -47,20 +52,24 @@ impl PublicKey {
     /// The 32 bytes of the key.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
-        self.0.as_bytes()
+        &self.bytes
+    }
+
+    /// The curve point of the key with its sign turned.
+    pub(crate) fn minus(&self) -> &EdwardsPoint {
+        &self.minus
     }
 
     /// The key as 64 hexadecimal digits.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        hex::encode(self.0.as_bytes())
+        hex::encode(self.bytes)
     }
 
-    /// Whether `signature` is one of this key over `message`. The only predicate in the system.
+    /// Whether `signature` is one of this key over `message`.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &Signature) -> bool {
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        self.0.verify_strict(message, &signature).is_ok()
+        signatures::holds(&Claim { key: self, message, signature })
     }
 }
 
@@ -80,13 +89,19 @@ impl fmt::Debug for PublicKey {
 
 /// A secret key. Its bytes are wiped from memory when it is dropped.
 #[derive(Clone)]
-pub struct SigningKey(ed25519_dalek::SigningKey);
+pub struct SigningKey {
+    secret: ed25519_dalek::SigningKey,
+    public: PublicKey,
+}
 
 impl SigningKey {
     /// The key with this seed. The caller draws the seed from the system's random source.
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self(ed25519_dalek::SigningKey::from_bytes(seed))
+        let secret = ed25519_dalek::SigningKey::from_bytes(seed);
+        let public = PublicKey::from_bytes(secret.verifying_key().as_bytes());
+        let public = public.expect("invariant: a secret scalar times the base is no point of small order");
+        Self { secret, public }
     }
 
     /// The key whose seed these 64 hexadecimal digits are.
@@ -97,25 +112,25 @@ impl SigningKey {
     /// The seed as 64 hexadecimal digits, for the key file.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        hex::encode(self.0.as_bytes())
+        hex::encode(self.secret.as_bytes())
     }
 
     /// The public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        self.public.clone()
     }
 
     /// The signature over `message`. Deterministic (RFC 8032).
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature(self.0.sign(message).to_bytes())
+        Signature(self.secret.sign(message).to_bytes())
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "secret of {:?}", self.public())
+        write!(f, "secret of {:?}", self.public)
     }
 }
 
@@ -123,6 +138,13 @@ impl fmt::Debug for SigningKey {
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
 pub struct Signature(pub [u8; 64]);
+
+impl Signature {
+    /// The encodings of the point `R` and of the scalar `S`.
+    pub(crate) fn halves(&self) -> ([u8; 32], [u8; 32]) {
+        (std::array::from_fn(|at| self.0[at]), std::array::from_fn(|at| self.0[32 + at]))
+    }
+}
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

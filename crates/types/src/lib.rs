@@ -16,6 +16,7 @@ pub mod limits;
 mod operation;
 mod quorum;
 mod rounds;
+pub mod signatures;
 mod stage;
 
 pub use after::After;

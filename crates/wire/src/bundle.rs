@@ -54,6 +54,8 @@ pub struct BundleView<'a> {
     pub head: BundleHead,
     /// The operations as they were sent.
     pub body: &'a [u8],
+    /// The whole bundle as it was sent.
+    pub bytes: &'a [u8],
 }
 
 impl<'a> BundleView<'a> {
@@ -71,7 +73,7 @@ impl<'a> BundleView<'a> {
             let (value, limit) = (operations.len() as u64, limits::BUNDLE_OPERATIONS_MAX as u64);
             return Err(DecodeError::Limit { what: "operations in a bundle (at least 1)", value, limit });
         }
-        Ok(Self { head: decode_head(head, Digest::of(Domain::BundleBody, body)), body })
+        Ok(Self { head: decode_head(head, Digest::of(Domain::BundleBody, body)), body, bytes })
     }
 
     /// The operations.

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub const HEADER_BYTES: usize = 16;
 /// The version of the format.
 pub const VERSION: u16 = 1;
+/// What an [`Assembler`] reserves on the word of a header. Larger frames get more as they come.
+const ANNOUNCED_BYTES_MAX: usize = 64 * 1024;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
@@ -94,7 +96,7 @@ kinds! {
 }
 
 /// A frame in borrowed memory, its checksums verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct FrameRef<'a> {
     /// What it carries.
     pub kind: Kind,
@@ -102,7 +104,17 @@ pub struct FrameRef<'a> {
     pub payload: &'a [u8],
     /// Header and payload.
     whole: &'a [u8],
+    /// The memory of a frame that was put together from pieces: whoever keeps the frame shares it.
+    shared: Option<&'a Arc<Vec<u8>>>,
 }
+
+impl PartialEq for FrameRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.whole == other.whole
+    }
+}
+
+impl Eq for FrameRef<'_> {}
 
 /// An encoded frame, immutable and shared: one encoding serves every receiver.
 #[derive(Clone, Debug)]
@@ -124,10 +136,12 @@ impl Frame {
         Self { kind, bytes: Arc::new(bytes) }
     }
 
-    /// A shared copy of a frame that was received, its bytes unchanged.
+    /// A frame that was received, its bytes unchanged, to be kept. What was put together from pieces is not copied
+    /// once more.
     #[must_use]
-    pub fn copy_of(frame: FrameRef<'_>) -> Self {
-        Self { kind: frame.kind, bytes: Arc::new(frame.whole.to_vec()) }
+    pub fn keep(frame: FrameRef<'_>) -> Self {
+        let bytes = frame.shared.map_or_else(|| Arc::new(frame.whole.to_vec()), Arc::clone);
+        Self { kind: frame.kind, bytes }
     }
 
     /// What the frame carries.
@@ -157,7 +171,7 @@ impl Frame {
     /// The frame as a reader sees it.
     #[must_use]
     pub fn as_frame_ref(&self) -> FrameRef<'_> {
-        FrameRef { kind: self.kind, payload: self.payload(), whole: &self.bytes }
+        FrameRef { kind: self.kind, payload: self.payload(), whole: &self.bytes, shared: Some(&self.bytes) }
     }
 }
 
@@ -213,11 +227,12 @@ fn decode_header(bytes: &[u8; HEADER_BYTES], limit: usize) -> Result<HeaderField
 /// Finds frames in a stream of bytes that arrives in pieces.
 ///
 /// A frame that lies whole in one piece is handed out in place; only a frame that straddles pieces is
-/// copied. At most one frame is buffered, and the buffer grows with what has arrived, not with what a
-/// header announces.
+/// copied. At most one frame is buffered, and the buffer grows with what has arrived: a header alone reserves
+/// no more than [`ANNOUNCED_BYTES_MAX`].
 #[derive(Debug)]
 pub struct Assembler {
-    partial: Vec<u8>,
+    /// Used again for the next frame, unless somebody keeps this one.
+    partial: Arc<Vec<u8>>,
     /// The frame in `partial` was handed out and goes with the next call.
     delivered: bool,
     limit: usize,
@@ -227,7 +242,7 @@ impl Assembler {
     /// An assembler that refuses payloads longer than `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { partial: Vec::new(), delivered: false, limit }
+        Self { partial: Arc::default(), delivered: false, limit }
     }
 
     /// Changes the limit for frames whose header has not been read yet: it rises after the handshake.
@@ -241,7 +256,10 @@ impl Assembler {
     /// the connection must be closed.
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
         if self.delivered {
-            self.partial.clear();
+            match Arc::get_mut(&mut self.partial) {
+                Some(partial) => partial.clear(),
+                None => self.partial = Arc::default(),
+            }
             self.delivered = false;
         }
         if self.partial.is_empty()
@@ -250,7 +268,7 @@ impl Assembler {
             let fields = decode_header(header, self.limit)?;
             if let Some(whole) = input.get(..HEADER_BYTES + fields.length) {
                 *input = &input[whole.len()..];
-                return check(&fields, whole).map(Some);
+                return check(&fields, whole, None).map(Some);
             }
         }
         self.next_from_pieces(input)
@@ -266,24 +284,35 @@ impl Assembler {
             return Ok(None);
         }
         self.delivered = true;
-        check(&fields, &self.partial).map(Some)
+        check(&fields, &self.partial, Some(&self.partial)).map(Some)
     }
 
     /// Moves bytes from `input` until `partial` has `length`; says whether it has.
     fn take_up_to(&mut self, length: usize, input: &mut &[u8]) -> bool {
-        let missing = length.saturating_sub(self.partial.len()).min(input.len());
-        self.partial.extend_from_slice(&input[..missing]);
-        *input = &input[missing..];
-        self.partial.len() >= length
+        let partial = Arc::get_mut(&mut self.partial).expect("invariant: only a delivered frame is shared");
+        let missing = length.saturating_sub(partial.len());
+        let (piece, rest) = input.split_at(missing.min(input.len()));
+        if partial.capacity() < partial.len() + piece.len() {
+            // Exactly what the frame needs, as it may be kept, but never far ahead of what has come.
+            let ahead = (partial.len() + piece.len()).max(ANNOUNCED_BYTES_MAX);
+            partial.reserve_exact(missing.min(ahead));
+        }
+        partial.extend_from_slice(piece);
+        *input = rest;
+        partial.len() >= length
     }
 }
 
-fn check<'a>(fields: &HeaderFields, whole: &'a [u8]) -> Result<FrameRef<'a>, DecodeError> {
+fn check<'a>(
+    fields: &HeaderFields,
+    whole: &'a [u8],
+    shared: Option<&'a Arc<Vec<u8>>>,
+) -> Result<FrameRef<'a>, DecodeError> {
     let payload = &whole[HEADER_BYTES..];
     if crc32c::crc32c(payload) != fields.checksum {
         return Err(DecodeError::PayloadChecksum);
     }
-    Ok(FrameRef { kind: fields.kind, payload, whole })
+    Ok(FrameRef { kind: fields.kind, payload, whole, shared })
 }
 
 #[cfg(test)]
@@ -339,7 +368,7 @@ mod tests {
         fn random_bytes_never_panic_nor_grow(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let mut assembler = Assembler::new(1024);
             let _ = collect(&mut assembler, &bytes);
-            prop_assert!(assembler.partial.capacity() <= 2 * bytes.len().max(64));
+            prop_assert!(assembler.partial.capacity() <= ANNOUNCED_BYTES_MAX.min(1024 + HEADER_BYTES));
         }
 
         #[test]
@@ -350,6 +379,22 @@ mod tests {
             let mut assembler = Assembler::new(1024);
             prop_assert!(collect(&mut assembler, &bytes).is_err());
         }
+    }
+
+    #[test]
+    fn a_kept_frame_is_not_overwritten_by_the_next_one() {
+        let (first, second) = (frame(Kind::Batch, &[1; 3000]), frame(Kind::Batch, &[2; 3000]));
+        let mut assembler = Assembler::new(4096);
+        let mut kept = Vec::new();
+        for piece in [first, second].concat().chunks(1000) {
+            let mut piece = piece;
+            while let Some(frame) = assembler.next(&mut piece).unwrap() {
+                kept.push(Frame::keep(frame));
+            }
+        }
+        assert_eq!(kept.len(), 2);
+        assert!(kept[0].payload().iter().all(|byte| *byte == 1) && kept[0].payload().len() == 3000);
+        assert!(kept[1].payload().iter().all(|byte| *byte == 2) && kept[1].payload().len() == 3000);
     }
 
     #[test]

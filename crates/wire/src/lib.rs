@@ -24,4 +24,4 @@ pub use error::DecodeError;
 pub use frame::{Assembler, Frame, FrameRef, Kind};
 pub use header::{Header, LaneTip, Position};
 pub use reply::ReplyView;
-pub use signing::{Statement, StatementKind};
+pub use signing::{Claims, Statement, StatementKind, Verdict, Verdicts};

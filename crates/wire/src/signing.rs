@@ -4,6 +4,8 @@
 //! A statement is built anew from the fields of a message by signer and verifier alike; the bytes of the
 //! message itself are never what is signed.
 
+use crate::BundleHead;
+use quorate_types::signatures::{self, Claim};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, PublicKey, ReplicaId, Seq, SessionId, Signature, SigningKey, View,
 };
@@ -127,5 +129,60 @@ impl Statement {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// Signatures that are gathered over a tick, to be checked together: many cost a third of what they cost alone.
+#[derive(Debug)]
+pub struct Claims<'a> {
+    config: &'a ClusterConfig,
+    claims: Vec<(Statement, Option<&'a PublicKey>, Signature)>,
+}
+
+/// The verdict on one claim. Only [`Claims::verdicts`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(bool);
+
+impl Verdict {
+    /// Whether the signature is one of the signer over the statement.
+    #[must_use]
+    pub fn holds(self) -> bool {
+        self.0
+    }
+}
+
+/// The verdicts in the order in which the claims were added.
+pub type Verdicts = std::vec::IntoIter<Verdict>;
+
+impl<'a> Claims<'a> {
+    /// No claims yet. Does not allocate.
+    #[must_use]
+    pub fn new(config: &'a ClusterConfig) -> Self {
+        Self { config, claims: Vec::new() }
+    }
+
+    /// That the client which a bundle names signed it and is one of the cluster's.
+    pub fn add_bundle(&mut self, head: &BundleHead) {
+        let statement = Statement::bundle(self.config, &head.client, &head.session, head.number, &head.body);
+        self.claims.push((statement, self.config.client(&head.client), head.signature));
+    }
+
+    /// That replica `signer` signed a statement.
+    pub fn add_replica(&mut self, statement: Statement, signer: ReplicaId, signature: Signature) {
+        let key = self.config.member(signer).map(|member| &member.key);
+        self.claims.push((statement, key, signature));
+    }
+
+    /// Checks all of them: the same verdicts as checking each alone gives.
+    #[must_use]
+    pub fn verdicts(self) -> Verdicts {
+        let with_keys = self.claims.iter().filter_map(|(statement, key, signature)| {
+            Some(Claim { key: (*key)?, message: &statement.0, signature })
+        });
+        let checked = signatures::verdicts(&with_keys.collect::<Vec<_>>());
+        let mut checked = checked.into_iter();
+        let mut verdict =
+            |key: Option<_>| key.is_some() && checked.next().expect("invariant: one for each key");
+        self.claims.iter().map(|(_, key, _)| Verdict(verdict(*key))).collect::<Vec<_>>().into_iter()
     }
 }

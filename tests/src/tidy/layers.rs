@@ -37,7 +37,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// `rkyv` in `lanes` and `state` is a deliberate departure from "wire, types": both read the archived
 /// operations of a bundle in place, and wrapping the archived types would copy or hide what is checked.
 const PURE_EXTERNAL: &[(&str, &[&str])] = &[
-    ("types", &["blake3", "ed25519-dalek", "hex", "rkyv", "serde", "thiserror", "toml"]),
+    (
+        "types",
+        &["blake3", "curve25519-dalek", "ed25519-dalek", "hex", "rkyv", "serde", "sha2", "thiserror", "toml"],
+    ),
     ("wire", &["blake3", "crc32c", "rkyv", "thiserror"]),
     ("journal", &["crc32c", "thiserror"]),
     ("state", &["blake3", "rkyv", "thiserror"]),

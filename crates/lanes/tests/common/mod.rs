@@ -7,7 +7,7 @@ use quorate_types::{
     Nanoseconds, Operation, ReplicaId, SessionId, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message, encode_fetched_batches};
-use quorate_wire::{BatchHead, BatchView, Frame, Kind, LaneTip, batch, bundle, testing};
+use quorate_wire::{BatchHead, BatchView, BundleView, Claims, Frame, Kind, LaneTip, batch, bundle, testing};
 use std::sync::Arc;
 
 pub(crate) const LINK: LinkId = LinkId(0);
@@ -139,10 +139,20 @@ impl Node {
     pub(crate) fn admit(&mut self, bytes: usize) -> bool {
         self.next_bundle += 1;
         let bundle = bundle_of(&self.config, self.next_bundle, bytes);
-        self.lanes.admit(LINK, 1, &bundle, 1000)
+        self.lanes.admit(LINK, 1, &BundleView::parse(&bundle).expect("a bundle"), 1000)
+    }
+
+    /// Has the signatures checked that came since the last time.
+    fn check(&mut self) {
+        let mut claims = Claims::new(&self.config);
+        self.lanes.claim(&mut claims);
+        let mut verdicts = claims.verdicts();
+        self.lanes.settle(&mut verdicts, &mut self.out);
+        assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
     }
 
     pub(crate) fn tick(&mut self) {
+        self.check();
         self.lanes.on_tick_end(self.now, &mut self.out);
     }
 
@@ -196,6 +206,7 @@ impl Node {
     }
 
     pub(crate) fn take(&mut self) -> Outputs {
+        self.check();
         Outputs(std::mem::take(&mut self.out))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::window::Window;
 
 type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
@@ -17,6 +18,17 @@ enum Step {
     Range(Vec<u8>, Vec<u8>),
     Digest,
     Freeze,
+}
+
+impl Step {
+    /// The key that the step is about, if it is about one.
+    fn key(&self) -> &[u8] {
+        match self {
+            Self::Put(key, _) | Self::Append(key, _) | Self::Remove(key) => key,
+            Self::RemoveRange(key, _) | Self::Range(key, _) => key,
+            Self::Digest | Self::Freeze => &[],
+        }
+    }
 }
 
 /// Keys that share prefixes, are prefixes of each other, differ in trailing zeros, or are very long.
@@ -105,6 +117,33 @@ impl Pair {
         }
     }
 
+    /// As [`Pair::apply`], but the tree alone.
+    fn repeat(&mut self, version: u64, step: &Step) {
+        match step {
+            Step::Put(key, value) => {
+                self.tree.put(key, version, value);
+            }
+            Step::Append(key, suffix) => {
+                self.tree.edit(key, version, |_| Edit::Append(suffix));
+            }
+            Step::Remove(key) => {
+                self.tree.remove(key);
+            }
+            Step::RemoveRange(start, count) => {
+                let keys: Vec<_> =
+                    self.tree.range(start, &[]).take(*count).map(|(key, _)| key.to_vec()).collect();
+                for key in keys {
+                    self.tree.remove(&key);
+                }
+            }
+            Step::Range(..) => {}
+            Step::Digest => {
+                digest(&self.tree);
+            }
+            Step::Freeze => self.frozen.push((self.tree.clone(), Model::new(), None)),
+        }
+    }
+
     fn remove(&mut self, key: &[u8]) {
         let old = self.model.remove(key);
         let change = self.tree.remove(key);
@@ -160,6 +199,44 @@ proptest! {
             }
         }
         prop_assert_eq!(digest(&watched.tree), digest(&plain.tree));
+    }
+
+    /// Hints from before any number of edits, also of ones that split and join the very nodes that they name.
+    #[test]
+    fn a_stale_hint_changes_nothing(
+        steps in prop::collection::vec((step(), any::<bool>()), 1..1500),
+        ahead in 1usize..300,
+    ) {
+        let (mut hinted, mut plain) = (Pair::default(), Pair::default());
+        for (chunk, steps) in steps.chunks(ahead).enumerate() {
+            let mut window = Window::default();
+            steps.iter().for_each(|(step, _)| window.push_system(step.key()));
+            window.fill(&hinted.tree, &[], true);
+            for (at, (step, is_hinted)) in steps.iter().enumerate() {
+                let version = (chunk * ahead + at) as u64;
+                let (key, hint) = window.key(at);
+                prop_assert_eq!(key, step.key());
+                prop_assert_eq!(hinted.tree.get_hinted(key, hint), hinted.tree.get(key));
+                plain.apply(version, step);
+                let change = match step {
+                    Step::Put(_, value) if *is_hinted => {
+                        hinted.tree.edit_hinted(key, hint, version, |_| Edit::Put(value))
+                    }
+                    Step::Append(_, suffix) if *is_hinted => {
+                        hinted.tree.edit_hinted(key, hint, version, |_| Edit::Append(suffix))
+                    }
+                    Step::Remove(_) if *is_hinted => hinted.tree.edit_hinted(key, hint, 0, |_| Edit::Remove),
+                    other => {
+                        hinted.repeat(version, other);
+                        continue;
+                    }
+                };
+                prop_assert_eq!(change.after, plain.tree.get(key).map(|entry| entry.value.len()));
+            }
+            hinted.tree.check_invariants();
+        }
+        prop_assert_eq!(contents(&hinted.tree), listed(&plain.model));
+        prop_assert_eq!(digest(&hinted.tree), digest(&plain.tree));
     }
 
     #[test]
