@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 86.0;
-const RIGHT: f64 = 22.0;
+const RIGHT: f64 = 34.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 48.0;
 /// As many colours as the style sheet has.
@@ -170,7 +170,7 @@ mod tests {
         let points = vec![(0.0, 0.0), (5.0, 100.0), (10.0, f64::NAN), (10.0, 50.0)];
         let svg = chart(vec![Line::new("x&y", points), Line::new("other", vec![(1.0, 1.0)])]).render();
         assert!(svg.contains("a &lt; b") && svg.contains("x&amp;y") && !svg.contains("NaN"), "{svg}");
-        assert!(svg.contains("86.0,252.0 472.0,14.0 858.0,133.0 "), "{svg}");
+        assert!(svg.contains("86.0,252.0 466.0,14.0 846.0,133.0 "), "{svg}");
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert_eq!(svg.matches("<circle").count(), 1, "a single point is a dot");
     }

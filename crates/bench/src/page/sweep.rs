@@ -128,9 +128,9 @@ fn steps(report: &SweepReport) -> String {
         "p99.9",
         "max",
         "p99 service",
-        "left late, p99",
+        "late p99",
         "CPU µs/op",
-        "load thread",
+        "thread",
     ];
     table(&heads, &rows)
 }
