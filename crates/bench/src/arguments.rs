@@ -1,54 +1,72 @@
-//! The flags of `quorate bench`, and their check.
+//! The flags of `quorate bench` and of its subcommands, and their check.
 
+use crate::schedule::{Arrival, Rate};
+use crate::workload::{APPEND_BYTES_MAX, OperationKind, SCAN_ENTRIES};
+use crate::{Distribution, Mix, ValueSize};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use quorate_types::limits;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The bytes of every key.
 pub(crate) const KEY_BYTES: usize = 16;
-/// More than an archived SET adds to its key and value.
+/// More than an archived SET adds to its key and value, and a result to its value.
 const OPERATION_BYTES: usize = 64;
 const CLIENTS_MAX: usize = 1024;
 const KEYS_MAX: u64 = 1 << 40;
+const RATE_MAX: f64 = 1e9;
+const RUNS_MAX: usize = 1000;
+/// As many intervals as are kept in memory; each is a row of the time series.
+const INTERVALS_MAX: f64 = 10_000.0;
+/// The bundles that a client of a closed loop keeps open by default.
+const DEPTH_CLOSED: usize = 16;
 
-/// What `quorate bench` may be told. Without `--cluster` it starts a local cluster of its own.
-#[derive(Args, Clone, Debug, Serialize)]
-pub struct BenchArguments {
+/// How to load which cluster. Without `--cluster` a local one is started.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadArguments {
     /// Number of clients, each with a session of its own. Their home replicas are spread over the cluster.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub clients: usize,
-    /// Number of bundles that each client keeps open. 1 with `--clients 1 --bundle 1` measures latency.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub depth: usize,
+    /// Number of bundles that each client has open at most. A closed loop always has so many open, by default
+    /// 16; 1 with `--clients 1 --bundle 1` measures latency. With a rate, what is due beyond that waits in the
+    /// client; the default is then 64, as many as a session may have.
+    #[arg(long, value_name = "N")]
+    pub depth: Option<usize>,
     /// Number of operations in each bundle; they are signed together.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub bundle: usize,
-    /// How long to measure, in seconds.
+    /// How long to measure, in seconds; for a sweep, how long at each rate.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     pub duration: f64,
     /// How long to load before measuring, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub warmup: f64,
-    /// Length of the values that are written, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
-    pub value_size: usize,
-    /// Number of different keys, each 16 bytes; all are equally likely.
+    /// Length of a row of the time series and of the steps in which progress is shown, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub interval: f64,
+    /// Length of the values that are written, in bytes; a range as in `64..1024` makes all of it equally likely.
+    #[arg(long, value_name = "BYTES", default_value = "100")]
+    pub value_size: ValueSize,
+    /// Number of different keys, each 16 bytes. They are not written beforehand.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub keys: u64,
-    /// Share of operations that are GETs, from 0 to 1. The others are SETs. Keys are not written beforehand.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
-    pub read_ratio: f64,
+    /// Which of the keys are likely.
+    #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
+    pub distribution: Distribution,
+    /// Weights of the kinds of operations, as in `set=50,get=40,incr=5,append=1,del=2,scan=2`. INCR has keys of
+    /// its own, APPEND adds at most 64 bytes, and SCAN asks for 10 entries.
+    #[arg(long, value_name = "KIND=WEIGHT,…", default_value = "set=100")]
+    pub mix: Mix,
+    /// How bundles arrive when there is a rate; without one they arrive when others are complete.
+    #[arg(long, value_enum, default_value_t = Arrival::Constant)]
+    pub arrival: Arrival,
     /// What an acknowledgement promises on the local cluster.
     #[arg(long, value_enum, default_value_t = Durability::Memory, conflicts_with = "cluster")]
     pub durability: Durability,
-    /// Seed of keys and values: the same seed and clients give the same operations.
+    /// Seed of keys, values and arrivals: the same seed and clients give the same operations.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
-    /// Writes the results to this file as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
     /// Number of replicas of the local cluster.
     #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "cluster")]
     pub replicas: usize,
@@ -61,10 +79,38 @@ pub struct BenchArguments {
     /// Number of threads that generate load. One is enough for about a million operations in bundles of 100.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
+    /// CPUs to which the load threads are pinned in turn, as in `2,3`. By default the kernel places them.
+    #[arg(long, value_name = "CPU,…", value_delimiter = ',')]
+    pub client_cores: Vec<usize>,
+    /// Number of replicas that may be down or not report without failing the run; it says which were.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub allow_down: usize,
+    /// Writes everything that was measured into this directory, among it a page for the browser.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub out: Option<PathBuf>,
+}
+
+/// What `quorate bench` may be told.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchArguments {
+    /// How to load which cluster.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub load: LoadArguments,
+    /// Open loop: operations per second of all clients together, sent on a schedule that is fixed beforehand.
+    /// Latency then counts from when a bundle should have been sent. Without a rate the loop is closed.
+    #[arg(long, value_name = "OPERATIONS/S")]
+    pub rate: Option<f64>,
+    /// How often to measure, one after the other; the results have each run, and least, median and most.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub runs: usize,
+    /// Writes the results to this file as JSON, as in `summary.json` of `--out`.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// What an acknowledgement promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// Nothing is on disk: what f+1 replicas that stop together held is lost.
@@ -81,34 +127,117 @@ impl Durability {
     }
 }
 
-impl BenchArguments {
-    /// Refuses what cannot work; each message names the flag, the value and the remedy.
-    pub fn check(&self) -> anyhow::Result<()> {
+impl LoadArguments {
+    fn check(&self) -> anyhow::Result<()> {
         within("--clients", self.clients, CLIENTS_MAX)?;
-        within("--depth", self.depth, limits::OPEN_BUNDLES_MAX)?;
+        within("--depth", self.depth.unwrap_or(1), limits::OPEN_BUNDLES_MAX)?;
         within("--bundle", self.bundle, limits::BUNDLE_OPERATIONS_MAX)?;
         within("--replicas", self.replicas, limits::REPLICAS_MAX)?;
         within("--threads", self.threads, self.clients).context("a thread needs at least one client")?;
+        ensure!((1..=KEYS_MAX).contains(&self.keys), "--keys {}: use 1 to {KEYS_MAX}", self.keys);
+        self.mix.check_appends()?;
+        self.check_bundle()?;
+        self.check_cores()?;
+        seconds("--duration", self.duration, 0.1)?;
+        seconds("--warmup", self.warmup, 0.0)?;
+        seconds("--interval", self.interval, 0.1)
+    }
+
+    /// Neither a bundle nor its results may be longer than is allowed.
+    fn check_bundle(&self) -> anyhow::Result<()> {
+        let (bundle, size) = (self.bundle, self.value_size);
         ensure!(
-            self.value_size <= limits::VALUE_BYTES_MAX,
-            "--value-size {}: use at most {} bytes",
-            self.value_size,
+            size.most <= limits::VALUE_BYTES_MAX,
+            "--value-size {size}: use at most {} bytes",
             limits::VALUE_BYTES_MAX
         );
-        let bytes = self.bundle * (OPERATION_BYTES + KEY_BYTES + self.value_size);
+        let one = OPERATION_BYTES + KEY_BYTES + size.most;
+        let bytes = bundle * one;
         ensure!(
             bytes <= limits::BUNDLE_BYTES_MAX,
-            "--bundle {} with --value-size {} makes bundles of up to {bytes} bytes; the limit is {}: use a smaller \
-             bundle or value",
-            self.bundle,
-            self.value_size,
+            "--bundle {bundle} with --value-size {size} makes bundles of up to {bytes} bytes; the limit is {}: use \
+             a smaller bundle or value",
             limits::BUNDLE_BYTES_MAX
         );
-        ensure!((1..=KEYS_MAX).contains(&self.keys), "--keys {}: use 1 to {KEYS_MAX}", self.keys);
-        ensure!((0.0..=1.0).contains(&self.read_ratio), "--read-ratio {}: use 0 to 1", self.read_ratio);
-        seconds("--duration", self.duration, 0.1)?;
-        seconds("--warmup", self.warmup, 0.0)
+        let scans = self.scans_max();
+        // A value may have been appended to a few times.
+        let entry = one + 4 * APPEND_BYTES_MAX;
+        let results = scans * SCAN_ENTRIES as usize * entry + (bundle - scans) * one;
+        ensure!(
+            scans == 0 || results <= limits::RESULTS_BYTES_MAX,
+            "--bundle {bundle} with --value-size {size} and --mix {} makes results of up to {results} bytes; the \
+             limit is {}: use a smaller bundle or value, or fewer scans",
+            self.mix,
+            limits::RESULTS_BYTES_MAX
+        );
+        Ok(())
     }
+
+    /// As many SCANs as practically never come in one bundle: eight standard deviations above the mean.
+    fn scans_max(&self) -> usize {
+        let mean = self.bundle as f64 * self.mix.share(OperationKind::Scan);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and a small multiple of the bundle"
+        )]
+        let most = (mean + 8.0 * mean.sqrt()).ceil() as usize;
+        most.min(self.bundle)
+    }
+
+    fn check_cores(&self) -> anyhow::Result<()> {
+        for cpu in &self.client_cores {
+            ensure!(
+                *cpu < rustix::thread::CpuSet::MAX_CPU,
+                "--client-cores {cpu}: use numbers of CPUs of this machine, as in /proc/cpuinfo"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl BenchArguments {
+    /// Refuses what cannot work; each message names the flag, the value and the remedy.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.load.check()?;
+        within("--runs", self.runs, RUNS_MAX)?;
+        if let Some(rate) = self.rate {
+            check_rate("--rate", rate)?;
+        }
+        let intervals = self.load.duration / self.load.interval * self.runs as f64;
+        ensure!(
+            intervals <= INTERVALS_MAX,
+            "--interval {} makes {intervals:.0} rows; the limit is {INTERVALS_MAX}: use a longer interval",
+            self.load.interval
+        );
+        Ok(())
+    }
+
+    /// The same with what depends on other flags filled in.
+    #[must_use]
+    pub(crate) fn resolved(&self) -> Self {
+        let mut resolved = self.clone();
+        resolved.load.depth = Some(self.depth());
+        resolved
+    }
+
+    /// How many bundles a client has open at most.
+    pub(crate) fn depth(&self) -> usize {
+        let default = if self.rate.is_some() { limits::OPEN_BUNDLES_MAX } else { DEPTH_CLOSED };
+        self.load.depth.unwrap_or(default)
+    }
+
+    /// The arrivals of an open loop.
+    pub(crate) fn arrivals(&self) -> Option<Rate> {
+        let load = &self.load;
+        let (arrival, bundle, clients, seed) = (load.arrival, load.bundle, load.clients, load.seed);
+        self.rate.map(|operations_per_s| Rate { arrival, operations_per_s, bundle, clients, seed })
+    }
+}
+
+pub(crate) fn check_rate(flag: &str, rate: f64) -> anyhow::Result<()> {
+    ensure!((0.001..=RATE_MAX).contains(&rate), "{flag} {rate}: use 0.001 to {RATE_MAX} operations/s");
+    Ok(())
 }
 
 fn within(flag: &str, value: usize, limit: usize) -> anyhow::Result<()> {
@@ -147,10 +276,19 @@ pub(crate) mod tests {
         Command::command().debug_assert();
         let arguments = parse("").unwrap();
         arguments.check().unwrap();
-        assert_eq!((arguments.bundle, arguments.value_size, arguments.replicas), (100, 100, 4));
+        assert!(arguments.arrivals().is_none(), "a closed loop");
+        let load = &arguments.load;
+        assert_eq!((load.bundle, load.value_size.to_string(), load.replicas), (100, "100".to_owned(), 4));
         for argument in Command::command().get_arguments() {
             assert!(argument.get_help().is_some(), "{argument}");
         }
+    }
+
+    #[test]
+    fn the_depth_depends_on_the_kind_of_loop() {
+        assert_eq!(parse("").unwrap().resolved().load.depth, Some(16));
+        assert_eq!(parse("--rate 5").unwrap().resolved().load.depth, Some(64));
+        assert_eq!(parse("--rate 5 --depth 3").unwrap().depth(), 3);
     }
 
     #[test]
@@ -161,12 +299,26 @@ pub(crate) mod tests {
         assert!(complaint("--replicas 101").contains("--replicas 101: use 1 to 100"));
         assert!(complaint("--threads 5").contains("--threads 5: use 1 to 4"));
         assert!(complaint("--value-size 262145").contains("--value-size 262145"));
-        assert!(complaint("--value-size 20000").contains("use a smaller bundle or value"));
+        assert!(complaint("--value-size 64..20000").contains("use a smaller bundle or value"));
+        assert!(complaint("--mix scan=1 --value-size 1000").contains("or fewer scans"));
+        assert!(complaint("--mix append=1").contains("without bound"));
         assert!(complaint("--keys 0").contains("--keys 0"));
-        assert!(complaint("--read-ratio 1.5").contains("--read-ratio 1.5: use 0 to 1"));
-        assert!(complaint("--read-ratio NaN").contains("--read-ratio NaN"));
+        assert!(complaint("--rate 0").contains("--rate 0: use 0.001 to"));
+        assert!(complaint("--rate NaN").contains("--rate NaN"));
+        assert!(complaint("--runs 0").contains("--runs 0: use 1 to 1000"));
         assert!(complaint("--duration 0").contains("--duration 0: use 0.1 to"));
         assert!(complaint("--warmup=-1").contains("--warmup -1: use 0 to"));
+        assert!(complaint("--interval 0.01").contains("--interval 0.01: use 0.1 to"));
+        assert!(complaint("--interval 0.1 --duration 2000").contains("makes 20000 rows"));
+        assert!(complaint("--client-cores 0,5000").contains("--client-cores 5000"));
+        assert!(parse("--mix put=1").unwrap_err().to_string().contains("there is no kind `put`"));
+        assert!(parse("--value-size 9..3").is_err());
+    }
+
+    #[test]
+    fn the_mix_of_all_kinds_works_with_ordinary_bundles() {
+        let line = "--mix set=50,get=40,incr=5,append=1,del=2,scan=2 --value-size 64..1024";
+        parse(line).unwrap().check().unwrap();
     }
 
     #[test]
@@ -176,5 +328,13 @@ pub(crate) mod tests {
         assert!(parse("--key a").is_err());
         assert!(parse("--cluster c.toml --key a --replicas 7").is_err());
         assert!(parse("--durability sync").is_err());
+    }
+
+    #[test]
+    fn arguments_survive_their_json() {
+        let line = "--rate 1000 --arrival poisson --mix get=1,set=2 --value-size 64..128 --client-cores 0,1";
+        let arguments = parse(line).unwrap().resolved();
+        let text = serde_json::to_string(&arguments).unwrap();
+        assert_eq!(serde_json::from_str::<BenchArguments>(&text).unwrap(), arguments);
     }
 }

@@ -1,8 +1,8 @@
 //! The cluster that is loaded: one that runs already, or a local one that the caller starts.
 
-use crate::{BenchArguments, Durability};
+use crate::{Durability, LoadArguments};
 use anyhow::{Context, ensure};
-use quorate_types::{ClusterConfig, SigningKey};
+use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,16 @@ pub struct LaunchRequest {
 /// Starts a local cluster. It may still be starting when this returns: clients try for a while.
 pub type Launch<'a> = &'a dyn Fn(&LaunchRequest) -> anyhow::Result<RunningCluster>;
 
-type Stop = Box<dyn FnOnce() -> anyhow::Result<()>>;
+/// A replica of a local cluster that did not stop in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopProblem {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// What was wrong, with the end of its log.
+    pub text: String,
+}
+
+type Stop = Box<dyn FnOnce() -> Vec<StopProblem>>;
 
 /// A cluster with the keys to use it. Dropping it stops a local cluster.
 pub struct RunningCluster {
@@ -46,13 +55,13 @@ impl RunningCluster {
         config: Arc<ClusterConfig>,
         client_keys: Vec<SigningKey>,
         process_ids: Vec<u32>,
-        stop: impl FnOnce() -> anyhow::Result<()> + 'static,
+        stop: impl FnOnce() -> Vec<StopProblem> + 'static,
     ) -> Self {
         Self { config, client_keys, process_ids, stop: Some(Box::new(stop)) }
     }
 
     /// The cluster that the arguments name, or a local one that `launch` starts.
-    pub(crate) fn open(arguments: &BenchArguments, launch: Launch<'_>) -> anyhow::Result<Self> {
+    pub(crate) fn open(arguments: &LoadArguments, launch: Launch<'_>) -> anyhow::Result<Self> {
         let Some(file) = &arguments.cluster else {
             return launch(&LaunchRequest {
                 replicas: arguments.replicas,
@@ -73,8 +82,8 @@ impl RunningCluster {
     }
 
     /// Stops a local cluster and says what went wrong.
-    pub fn stop(mut self) -> anyhow::Result<()> {
-        self.stop.take().map_or(Ok(()), |stop| stop())
+    pub fn stop(mut self) -> Vec<StopProblem> {
+        self.stop.take().map_or_else(Vec::new, |stop| stop())
     }
 }
 
@@ -122,15 +131,15 @@ mod tests {
             let stopped = Rc::clone(&stopped);
             let stop = move || {
                 stopped.set(stopped.get() + 1);
-                anyhow::bail!("replica 2 ended with code 1")
+                vec![StopProblem { replica: ReplicaId(2), text: "ended with code 1".to_owned() }]
             };
             Ok(RunningCluster::local(Arc::new(config(7)), vec![client_key()], vec![1], stop))
         };
-        let arguments = parse("--replicas 7 --clients 3").unwrap();
+        let arguments = parse("--replicas 7 --clients 3").unwrap().load;
         drop(RunningCluster::open(&arguments, &launch).unwrap());
         assert_eq!(stopped.get(), 1);
-        let error = RunningCluster::open(&arguments, &launch).unwrap().stop().unwrap_err();
-        assert_eq!(error.to_string(), "replica 2 ended with code 1");
+        let problems = RunningCluster::open(&arguments, &launch).unwrap().stop();
+        assert_eq!(problems[0].text, "ended with code 1");
         assert_eq!(stopped.get(), 2);
         let error = format!("{:#}", RunningCluster::open(&arguments, &no_launch).unwrap_err());
         assert_eq!(error, "cannot start the local cluster: not asked for");
@@ -156,12 +165,12 @@ mod tests {
         let unknown = file("unknown.key", &replica_key(9).to_hex());
         let broken = file("broken.key", "12");
         let open = |cluster: &str, key: &str| {
-            let arguments = parse(&format!("--cluster {cluster} --key {key}")).unwrap();
+            let arguments = parse(&format!("--cluster {cluster} --key {key}")).unwrap().load;
             RunningCluster::open(&arguments, &no_launch).map_err(|error| format!("{error:#}"))
         };
         let running = open(&cluster, &known).unwrap();
         assert_eq!(running.key(3).public(), client_key().public());
-        running.stop().unwrap();
+        assert!(running.stop().is_empty());
         assert!(open(&cluster, &unknown).unwrap_err().contains("is not among `clients`"));
         assert!(open(&cluster, &broken).unwrap_err().contains("broken.key: a key is 64 hexadecimal digits"));
         assert!(open("/nonexistent", &known).unwrap_err().contains("cannot read /nonexistent"));

@@ -1,86 +1,167 @@
 //! The client that asks the replicas for reports, and what their roots say.
 
-use anyhow::Context;
 use quorate_client::Client;
 use quorate_telemetry::ReplicaReport;
 use quorate_types::ReplicaId;
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long all replicas may take to report at the start and end of the measured time.
-const REPORTS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the slowest replica may take to execute what the others have.
 const ROOTS_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a replica that no longer reports is waited for when roots are compared.
+const ABSENT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one question about roots may take.
+const ROOT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a replica that did not answer the last time is waited for.
+const ABSENT_PATIENCE: Duration = Duration::from_millis(300);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One replica's report, or why there is none.
-type Answer = Result<ReplicaReport, String>;
+pub(crate) type Answer = Result<ReplicaReport, NoAnswer>;
 
-/// Whether all replicas hold the same state.
+/// Why a replica did not report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// It said nothing in time.
+    Silent(ReplicaId),
+    /// It cannot be reached, or does not speak as it should.
+    Failed(String),
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(replica) => write!(f, "replica {replica} is silent: stopped or overloaded"),
+            Self::Failed(error) => f.write_str(error),
+        }
+    }
+}
+
+/// What a report shall contain besides positions and costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Costs,
+    Root,
+    Histograms,
+}
+
+/// Whether all replicas that report hold the same state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Roots {
     /// All have this root after this seq.
     Equal { seq: u64, root: String },
     /// Two have different roots after the same seq.
     Different,
-    /// They have executed different amounts, or some do not answer.
+    /// They have executed different amounts, or none answers.
     Unknown,
 }
 
-/// Asks every replica once, all at the same time.
-async fn ask_all(client: &Client, replicas: &[ReplicaId], root: bool) -> Vec<Answer> {
-    let ask = |replica: ReplicaId| {
-        let client = client.clone();
-        tokio_uring::spawn(async move {
-            let json = client.report(replica, root).await.map_err(|error| error.to_string())?;
+/// Asks replicas for reports. One that owes an answer is not asked again before.
+#[derive(Debug)]
+pub(crate) struct Census {
+    client: Client,
+    replicas: Vec<ReplicaId>,
+    asked: Rc<Vec<Cell<bool>>>,
+    /// Who answered the last time, and is worth waiting for.
+    present: Vec<Cell<bool>>,
+}
+
+impl Census {
+    pub(crate) fn new(client: &Client, replicas: Vec<ReplicaId>) -> Self {
+        let asked = Rc::new(vec![Cell::new(false); replicas.len()]);
+        let present = vec![Cell::new(true); replicas.len()];
+        Self { client: client.clone(), replicas, asked, present }
+    }
+
+    /// Asks every replica once, all at the same time; the answers are in the order of the replicas. One that did
+    /// not answer the last time is not waited for so long.
+    pub(crate) async fn ask(&self, contents: Contents, patience: Duration) -> Vec<Answer> {
+        let now = Instant::now();
+        let tasks: Vec<_> = (0..self.replicas.len()).map(|index| self.ask_one(index, contents)).collect();
+        let mut answers = Vec::with_capacity(tasks.len());
+        for (index, task) in tasks.into_iter().enumerate() {
+            let patience = if self.present[index].get() { patience } else { patience.min(ABSENT_PATIENCE) };
+            let silent = || Err(NoAnswer::Silent(self.replicas[index]));
+            let answer = match task {
+                None => silent(),
+                Some(task) => match tokio::time::timeout_at((now + patience).into(), task).await {
+                    Ok(answer) => answer.unwrap_or_else(|error| Err(NoAnswer::Failed(error.to_string()))),
+                    Err(_) => silent(),
+                },
+            };
+            self.present[index].set(answer.is_ok());
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn ask_one(&self, index: usize, contents: Contents) -> Option<tokio::task::JoinHandle<Answer>> {
+        if self.asked[index].replace(true) {
+            return None;
+        }
+        let (client, asked, replica) = (self.client.clone(), Rc::clone(&self.asked), self.replicas[index]);
+        Some(tokio_uring::spawn(async move {
+            let json = match contents {
+                Contents::Costs => client.report(replica, false).await,
+                Contents::Root => client.report(replica, true).await,
+                Contents::Histograms => client.report_with_histograms(replica).await,
+            };
+            asked[index].set(false);
+            let json = json.map_err(|error| NoAnswer::Failed(error.to_string().replace("\n  ", " ")))?;
             serde_json::from_str(&json).map_err(|error| {
-                format!("the report of replica {replica} is not of this version of quorate: {error}")
+                NoAnswer::Failed(format!(
+                    "the report of replica {replica} is not of this version of quorate: {error}"
+                ))
             })
-        })
-    };
-    let tasks: Vec<_> = replicas.iter().map(|replica| ask(*replica)).collect();
-    let mut answers = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        answers.push(task.await.unwrap_or_else(|error| Err(error.to_string())));
+        }))
     }
-    answers
-}
 
-/// The reports of all replicas, for their costs; an error names those that do not answer.
-pub(crate) async fn reports(client: &Client, replicas: &[ReplicaId]) -> anyhow::Result<Vec<ReplicaReport>> {
-    let started = Instant::now();
-    loop {
-        let answers = ask_all(client, replicas, false).await;
-        let complete: Result<Vec<_>, String> = answers.into_iter().collect();
-        match complete {
-            Ok(reports) => return Ok(reports),
-            Err(error) if started.elapsed() > REPORTS_DEADLINE => {
-                return Err(anyhow::anyhow!(error)).context("not every replica reports its costs");
+    /// Asks until every replica has answered that did so before, or patience ends.
+    pub(crate) async fn ask_until_all(&self, contents: Contents, patience: Duration) -> Vec<Answer> {
+        let deadline = Instant::now() + patience;
+        let expected: Vec<bool> = self.present.iter().map(Cell::get).collect();
+        let mut answers = self.ask(contents, patience).await;
+        let waits = |answers: &[Answer]| {
+            answers.iter().zip(&expected).any(|(answer, expected)| *expected && answer.is_err())
+        };
+        while waits(&answers) && Instant::now() < deadline {
+            tokio::time::sleep(RETRY_INTERVAL).await;
+            let again = self.ask(contents, deadline.saturating_duration_since(Instant::now())).await;
+            for (answer, again) in answers.iter_mut().zip(again).filter(|(answer, _)| answer.is_err()) {
+                *answer = again;
             }
-            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
+        for (present, answer) in self.present.iter().zip(&answers) {
+            present.set(answer.is_ok());
+        }
+        answers
     }
-}
 
-/// Waits until all replicas have executed the same and says whether their roots are equal. The text has one
-/// line per replica.
-pub(crate) async fn roots(client: &Client, replicas: &[ReplicaId]) -> (Roots, String) {
-    let started = Instant::now();
-    loop {
-        let answers = ask_all(client, replicas, true).await;
-        let verdict = judge(&answers);
-        if verdict != Roots::Unknown || started.elapsed() > ROOTS_DEADLINE {
-            return (verdict, describe(&answers));
+    /// Waits until all replicas that report have executed the same and says whether their roots are equal, with
+    /// what each said last.
+    pub(crate) async fn roots(&self) -> (Roots, Vec<Answer>) {
+        let started = Instant::now();
+        let expected: Vec<bool> = self.present.iter().map(Cell::get).collect();
+        loop {
+            let answers = self.ask(Contents::Root, ROOT_PATIENCE).await;
+            let verdict = judge(&answers);
+            let there = answers.iter().zip(&expected).all(|(answer, expected)| answer.is_ok() || !expected);
+            let complete = there || started.elapsed() > ABSENT_DEADLINE;
+            let decided = verdict == Roots::Different || (verdict != Roots::Unknown && complete);
+            if decided || started.elapsed() > ROOTS_DEADLINE {
+                return (verdict, answers);
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
-        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
 fn judge(answers: &[Answer]) -> Roots {
-    let known: Vec<(u64, &str)> = answers
-        .iter()
-        .flatten()
-        .filter_map(|report| Some((report.root_seq?, report.root.as_deref()?)))
-        .collect();
+    let reports = || answers.iter().flatten();
+    let known: Vec<(u64, &str)> =
+        reports().filter_map(|report| Some((report.root_seq?, report.root.as_deref()?))).collect();
     let conflict = known.iter().any(|(seq, root)| {
         known.iter().any(|(other_seq, other_root)| seq == other_seq && root != other_root)
     });
@@ -88,21 +169,24 @@ fn judge(answers: &[Answer]) -> Roots {
         return Roots::Different;
     }
     match known.first() {
-        Some((seq, root)) if known.len() == answers.len() && known.iter().all(|(other, _)| other == seq) => {
+        Some((seq, root))
+            if known.len() == reports().count() && known.iter().all(|(other, _)| other == seq) =>
+        {
             Roots::Equal { seq: *seq, root: (*root).to_owned() }
         }
         _ => Roots::Unknown,
     }
 }
 
-fn describe(answers: &[Answer]) -> String {
+/// One line per replica.
+pub(crate) fn describe(answers: &[Answer]) -> String {
     let line = |answer: &Answer| match answer {
         Ok(report) => {
             let root = report.root.as_deref().unwrap_or("no root");
             let seq = report.root_seq.unwrap_or(report.executed);
             format!("\n  replica {} at seq {seq}: {root}; {}", report.replica, report.state)
         }
-        Err(error) => format!("\n  {}", error.replace("\n  ", " ")),
+        Err(error) => format!("\n  {error}"),
     };
     answers.iter().map(line).collect()
 }
@@ -125,11 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_replica_leaves_the_verdict_open_but_hides_no_conflict() {
-        let silent = || Err("no report:\n  replica 3 at 127.0.0.1:4: connection refused".to_owned());
+    fn a_silent_replica_has_no_part_in_the_comparison_and_hides_no_conflict() {
+        let silent =
+            || Err(NoAnswer::Failed("no report: replica 3 at 127.0.0.1:4: connection refused".to_owned()));
         let rootless = Ok(ReplicaReport::default());
-        assert_eq!(judge(&[at(0, 5, "aa"), silent()]), Roots::Unknown);
+        let equal = Roots::Equal { seq: 5, root: "aa".to_owned() };
+        assert_eq!(judge(&[at(0, 5, "aa"), silent(), at(2, 5, "aa")]), equal);
         assert_eq!(judge(&[at(0, 5, "aa"), rootless]), Roots::Unknown);
+        assert_eq!(judge(&[silent(), silent()]), Roots::Unknown);
         assert_eq!(judge(&[at(0, 5, "aa"), silent(), at(2, 5, "bb")]), Roots::Different);
         let text = describe(&[at(0, 5, "aa"), silent()]);
         assert_eq!(

@@ -1,5 +1,6 @@
 //! What an operation costs the whole cluster: differences of the replicas' totals over the measured time.
 
+use crate::control::Answer;
 use quorate_telemetry::{Costs, ReplicaReport};
 use serde::{Deserialize, Serialize};
 
@@ -27,14 +28,15 @@ pub struct ClusterCosts {
 impl ClusterCosts {
     /// The costs between two series of reports, in which `operations` were completed. A replica counts when
     /// it is in both; one that was restarted in between counts from zero.
-    #[must_use]
-    pub fn between(start: &[ReplicaReport], end: &[ReplicaReport], operations: u64) -> Self {
+    pub(crate) fn between(start: &[Answer], end: &[Answer], operations: u64) -> Self {
         let mut sum = Costs::default();
-        for report in end {
-            if let Some(before) = start.iter().find(|before| before.replica == report.replica) {
-                add(&mut sum, &before.costs, &report.costs);
-            }
+        for (before, after) in pairs(start, end) {
+            add(&mut sum, &before.costs, &after.costs);
         }
+        Self::of(&sum, operations)
+    }
+
+    fn of(sum: &Costs, operations: u64) -> Self {
         let per = |total: u64, count: u64| if count == 0 { 0.0 } else { total as f64 / count as f64 };
         let switches = sum.context_switches_voluntary + sum.context_switches_involuntary;
         Self {
@@ -48,6 +50,45 @@ impl ClusterCosts {
             rss_bytes_max: sum.rss_bytes_max,
         }
     }
+}
+
+/// What one replica spent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaCosts {
+    /// The replica.
+    pub replica: u8,
+    /// Its costs per operation of the cluster.
+    #[serde(flatten)]
+    pub costs: ClusterCosts,
+    /// The share of one CPU that it used.
+    pub cpu_share: f64,
+}
+
+/// The costs of each replica that is in both series of reports, `seconds` apart.
+pub(crate) fn per_replica(
+    start: &[Answer],
+    end: &[Answer],
+    operations: u64,
+    seconds: f64,
+) -> Vec<ReplicaCosts> {
+    let costs = pairs(start, end).map(|(before, after)| {
+        let mut sum = Costs::default();
+        add(&mut sum, &before.costs, &after.costs);
+        let cpu_share = sum.cpu_us as f64 / 1e6 / seconds;
+        ReplicaCosts { replica: after.replica, costs: ClusterCosts::of(&sum, operations), cpu_share }
+    });
+    costs.collect()
+}
+
+/// The reports of the replicas that are in both series.
+pub(crate) fn pairs<'a>(
+    start: &'a [Answer],
+    end: &'a [Answer],
+) -> impl Iterator<Item = (&'a ReplicaReport, &'a ReplicaReport)> {
+    end.iter().flatten().filter_map(|after| {
+        let before = start.iter().flatten().find(|before| before.replica == after.replica)?;
+        Some((before, after))
+    })
 }
 
 fn add(sum: &mut Costs, before: &Costs, after: &Costs) {
@@ -67,19 +108,18 @@ fn add(sum: &mut Costs, before: &Costs, after: &Costs) {
 }
 
 /// How often the view changed between two series of reports, as the replica that saw most of it tells.
-pub(crate) fn view_changes(start: &[ReplicaReport], end: &[ReplicaReport]) -> u64 {
-    let grown = end.iter().map(|report| {
-        let before = start.iter().find(|before| before.replica == report.replica);
-        report.view_changes.saturating_sub(before.map_or(0, |before| before.view_changes))
-    });
+pub(crate) fn view_changes(start: &[Answer], end: &[Answer]) -> u64 {
+    let grown =
+        pairs(start, end).map(|(before, after)| after.view_changes.saturating_sub(before.view_changes));
     grown.max().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::NoAnswer;
 
-    fn report(replica: u8, scale: u64) -> ReplicaReport {
+    fn report(replica: u8, scale: u64) -> Answer {
         let costs = Costs {
             cpu_us: 10 * scale,
             context_switches_voluntary: scale,
@@ -93,7 +133,7 @@ mod tests {
             uptime_ms: scale,
             ..Costs::default()
         };
-        ReplicaReport { replica, view_changes: scale / 10, costs, ..ReplicaReport::default() }
+        Ok(ReplicaReport { replica, view_changes: scale / 10, costs, ..ReplicaReport::default() })
     }
 
     #[test]
@@ -113,11 +153,20 @@ mod tests {
         };
         assert_eq!(costs, expected);
         assert_eq!(view_changes(&start, &end), 2);
+        let each = per_replica(&start, &end, 15, 0.001);
+        assert_eq!(each.iter().map(|one| one.replica).collect::<Vec<_>>(), [1, 0]);
+        let sum: f64 = each.iter().map(|one| one.costs.cpu_us_per_op).sum();
+        assert!((sum - 20.0).abs() < 1e-9);
+        assert!((each[0].cpu_share - 0.2).abs() < 1e-9, "{each:?}");
     }
 
     #[test]
     fn a_replica_that_is_missing_or_restarted_and_no_operations_do_no_harm() {
-        let costs = ClusterCosts::between(&[report(0, 50)], &[report(0, 10), report(1, 90)], 10);
+        let costs = ClusterCosts::between(
+            &[report(0, 50)],
+            &[report(0, 10), report(1, 90), Err(NoAnswer::Failed(String::new()))],
+            10,
+        );
         assert_eq!((costs.cpu_us_per_op, costs.rss_bytes_max), (10.0, 1010));
         let nothing = ClusterCosts::between(&[], &[], 0);
         assert_eq!(nothing, ClusterCosts::default());

@@ -1,16 +1,28 @@
-//! The clients that load the cluster: tasks on a few threads, each a closed loop.
+//! The clients that load the cluster: tasks on a few threads.
+//!
+//! In a closed loop a client keeps as many bundles open as it may. In an open one it sends each bundle when it
+//! is due, or as soon as there is room: what is due is never skipped.
 
 use crate::BenchArguments;
 use crate::cluster::RunningCluster;
+use crate::pacer::Pacer;
+use crate::progress::{Phase, Progress};
+use crate::recorder::{Recorder, Slice};
+use crate::schedule::Schedule;
 use crate::workload::Workload;
-use anyhow::Context;
-use hdrhistogram::Histogram;
+use anyhow::Context as _;
 use quorate_client::{Client, ClientError, ClientOptions, Completion, Pending};
 use quorate_types::{ArchivedOperationResult, ClusterConfig, OperationError, ReplicaId, SigningKey};
 use quorate_wire::reply::access_results;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,85 +30,13 @@ use std::time::{Duration, Instant};
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long open bundles may take after the load has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(15);
-/// How often a client that waits for a bundle looks whether the load has ended.
+/// How often a client that waits looks whether the load has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest latency that is told from longer ones, in nanoseconds.
-const LATENCY_MAX_NS: u64 = 600 * 1_000_000_000;
+/// How often a thread looks whether an interval has ended.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the clients do at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    /// Those that are connected wait for the others.
-    Connect,
-    /// They load.
-    Warmup,
-    /// They load, and latencies are recorded.
-    Measure,
-    /// They submit nothing more and wait for what is open.
-    Drain,
-}
-
-/// What the threads and their controller share.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    phase: AtomicU8,
-    connected: AtomicUsize,
-    operations: AtomicU64,
-    errors: AtomicU64,
-    first_error: Mutex<Option<String>>,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self {
-            phase: AtomicU8::new(Phase::Connect as u8),
-            connected: AtomicUsize::new(0),
-            operations: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            first_error: Mutex::new(None),
-        }
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    fn is(&self, phase: Phase) -> bool {
-        self.phase.load(Ordering::Relaxed) == phase as u8
-    }
-
-    /// How many clients are connected.
-    pub(crate) fn connected(&self) -> usize {
-        self.connected.load(Ordering::Relaxed)
-    }
-
-    /// How many operations are complete, from the first on.
-    pub(crate) fn operations(&self) -> u64 {
-        self.operations.load(Ordering::Relaxed)
-    }
-
-    /// How many operations failed or have an unknown outcome.
-    pub(crate) fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
-    }
-
-    /// What the first error said.
-    pub(crate) fn first_error(&self) -> Option<String> {
-        self.first_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn fail(&self, operations: usize, why: impl FnOnce() -> String) {
-        self.errors.fetch_add(operations as u64, Ordering::Relaxed);
-        let mut first = self.first_error.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(why);
-    }
-}
-
-/// An empty histogram of latencies in nanoseconds, exact to three digits.
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("invariant: the bounds are constant and valid")
-}
+/// A thread that generates load.
+pub(crate) type LoadThread = JoinHandle<anyhow::Result<()>>;
 
 /// One client's part.
 #[derive(Debug)]
@@ -107,91 +47,236 @@ struct Job {
     depth: usize,
     bundle: usize,
     workload: Workload,
+    /// The number of the client among those of its thread.
+    place: usize,
+    /// When bundles are due; nothing in a closed loop.
+    schedule: Option<Schedule>,
 }
 
-/// Starts the threads; each gives the latencies of its clients, merged.
+/// One thread's part.
+#[derive(Debug)]
+struct Part {
+    thread: usize,
+    cpu: Option<usize>,
+    jobs: Vec<Job>,
+    recorder: Recorder,
+    progress: Arc<Progress>,
+}
+
+/// What the tasks of one thread share.
+#[derive(Debug)]
+struct Shared {
+    progress: Arc<Progress>,
+    recorder: RefCell<Recorder>,
+    pacer: Pacer,
+}
+
+/// Starts the threads. What they measure comes as slices.
 pub(crate) fn start(
     arguments: &BenchArguments,
     cluster: &RunningCluster,
     progress: &Arc<Progress>,
-) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<Histogram<u64>>>>> {
-    let replicas = cluster.config.members().len();
-    let mut jobs: Vec<Vec<Job>> = (0..arguments.threads).map(|_| Vec::new()).collect();
-    for client in 0..arguments.clients {
-        jobs[client % arguments.threads].push(Job {
-            config: Arc::clone(&cluster.config),
-            key: cluster.key(client).clone(),
-            home: ReplicaId(u8::try_from(client % replicas).expect("invariant: at most REPLICAS_MAX")),
-            depth: arguments.depth,
-            bundle: arguments.bundle,
-            workload: Workload::new(arguments, client),
-        });
-    }
-    let start = |(index, jobs): (usize, Vec<Job>)| {
-        let progress = Arc::clone(progress);
+    slices: &Sender<Slice>,
+) -> anyhow::Result<Vec<LoadThread>> {
+    let load = &arguments.load;
+    let start = |thread: usize| {
+        let clients = (thread..load.clients).step_by(load.threads);
+        let jobs: Vec<_> =
+            clients.enumerate().map(|(place, client)| job(arguments, cluster, place, client)).collect();
+        let schedules = jobs.iter().filter_map(|job| job.schedule.clone()).collect();
+        let recorder = Recorder::new(thread, load.threads, schedules, slices.clone());
+        let cpu = load.client_cores.get(thread % load.client_cores.len().max(1)).copied();
+        let part = Part { thread, cpu, jobs, recorder, progress: Arc::clone(progress) };
         std::thread::Builder::new()
-            .name(format!("load-{index}"))
-            .spawn(move || tokio_uring::start(run_jobs(jobs, progress)))
+            .name(format!("load-{thread}"))
+            .spawn(move || run_thread(part))
             .context("cannot start a thread")
     };
-    jobs.into_iter().enumerate().map(start).collect()
+    (0..load.threads).map(start).collect()
 }
 
-async fn run_jobs(jobs: Vec<Job>, progress: Arc<Progress>) -> anyhow::Result<Histogram<u64>> {
-    let tasks: Vec<_> =
-        jobs.into_iter().map(|job| tokio_uring::spawn(run_job(job, Arc::clone(&progress)))).collect();
-    let mut merged = histogram();
-    for task in tasks {
-        merged.add(task.await.context("a client task failed")??).context("histograms of one shape")?;
+fn job(arguments: &BenchArguments, cluster: &RunningCluster, place: usize, client: usize) -> Job {
+    let replicas = cluster.config.members().len();
+    Job {
+        config: Arc::clone(&cluster.config),
+        key: cluster.key(client).clone(),
+        home: ReplicaId(u8::try_from(client % replicas).expect("invariant: at most REPLICAS_MAX")),
+        depth: arguments.depth(),
+        bundle: arguments.load.bundle,
+        workload: Workload::new(&arguments.load, client),
+        place,
+        schedule: arguments.arrivals().map(|rate| Schedule::new(&rate, client)),
     }
-    Ok(merged)
 }
 
-async fn run_job(mut job: Job, progress: Arc<Progress>) -> anyhow::Result<Histogram<u64>> {
+fn run_thread(part: Part) -> anyhow::Result<()> {
+    if let Some(cpu) = part.cpu {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        sched_setaffinity(None, &set).with_context(|| {
+            format!("--client-cores: cannot pin load thread {} to CPU {cpu}", part.thread)
+        })?;
+    }
+    tokio_uring::start(run_jobs(part))
+}
+
+async fn run_jobs(part: Part) -> anyhow::Result<()> {
+    let Part { jobs, recorder, progress, .. } = part;
+    let pacer = Pacer::new(jobs.len())?;
+    let shared = Rc::new(Shared { progress, recorder: RefCell::new(recorder), pacer });
+    let pacing = {
+        let shared = Rc::clone(&shared);
+        tokio_uring::spawn(async move { shared.pacer.run().await })
+    };
+    let tasks: Vec<_> =
+        jobs.into_iter().map(|job| tokio_uring::spawn(run_job(job, Rc::clone(&shared)))).collect();
+    let mut result = Ok(());
+    for mut task in tasks {
+        let ended = loop {
+            if let Ok(ended) = tokio::time::timeout(FOLLOW_INTERVAL, &mut task).await {
+                break ended;
+            }
+            shared.recorder.borrow_mut().follow(&shared.progress);
+        };
+        result = result.and(ended.context("a client task failed").and_then(|result| result));
+    }
+    shared.pacer.close();
+    result = result.and(pacing.await.context("the task of the schedule failed").and_then(|result| result));
+    let shared = Rc::into_inner(shared).expect("invariant: all tasks have ended");
+    shared.recorder.into_inner().finish(&shared.progress);
+    result
+}
+
+async fn run_job(job: Job, shared: Rc<Shared>) -> anyhow::Result<()> {
     let options =
         ClientOptions { home: job.home, connect_deadline: CONNECT_DEADLINE, ..ClientOptions::default() };
     let client = Client::connect(Arc::clone(&job.config), job.key.clone(), options).await?;
-    progress.connected.fetch_add(1, Ordering::Relaxed);
-    while progress.is(Phase::Connect) {
+    shared.progress.note_connected();
+    while shared.progress.is(Phase::Connect) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let latencies = load(&client, &mut job, &progress).await;
+    let open = VecDeque::with_capacity(job.depth);
+    let mut load = Load { client: &client, job, shared: &shared, open, room: None };
+    let result = load.run().await;
     client.close().await;
-    latencies
+    result
 }
 
-/// Keeps `depth` bundles open until the load ends. The oldest is awaited first: bundles of a session are
-/// executed in order, so that the others are complete hardly ever before it.
-async fn load(client: &Client, job: &mut Job, progress: &Progress) -> anyhow::Result<Histogram<u64>> {
-    let mut latencies = histogram();
-    let mut open: VecDeque<(Instant, Pending)> = VecDeque::with_capacity(job.depth);
-    let mut draining: Option<Instant> = None;
-    loop {
-        if progress.is(Phase::Drain) {
-            draining.get_or_insert_with(Instant::now);
-        }
-        while draining.is_none() && open.len() < job.depth {
-            let operations = job.workload.next();
-            let submitted = Instant::now();
-            open.push_back((submitted, client.submit(operations)?));
-        }
-        let Some((submitted, pending)) = open.front_mut() else { return Ok(latencies) };
-        if let Ok(completion) = tokio::time::timeout(LOOK_INTERVAL, pending).await {
-            let nanoseconds = u64::try_from(submitted.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            open.pop_front();
-            if note(completion, job.bundle, progress) && progress.is(Phase::Measure) {
-                latencies.saturating_record(nanoseconds.max(1));
+/// A bundle that is not complete.
+#[derive(Debug)]
+struct Open {
+    /// When it should have been sent.
+    due: Instant,
+    sent: Instant,
+    pending: Pending,
+}
+
+/// What a client waits for.
+#[derive(Debug)]
+enum Event {
+    /// The oldest open bundle has ended.
+    Ended(Result<Completion, ClientError>),
+    /// A bundle is due and there is room.
+    Due,
+}
+
+/// One client while it loads. The oldest bundle is awaited first: bundles of a session are executed in order,
+/// so that the others are complete hardly ever before it.
+#[derive(Debug)]
+struct Load<'a> {
+    client: &'a Client,
+    job: Job,
+    shared: &'a Shared,
+    open: VecDeque<Open>,
+    /// When there was room again after there had been none.
+    room: Option<Instant>,
+}
+
+impl Load<'_> {
+    async fn run(&mut self) -> anyhow::Result<()> {
+        let mut draining: Option<Instant> = None;
+        loop {
+            if self.shared.progress.is(Phase::Drain) {
+                draining.get_or_insert_with(Instant::now);
             }
-        } else if draining.is_some_and(|since| since.elapsed() > DRAIN_DEADLINE) {
-            let bundles = open.len();
-            progress.fail(bundles * job.bundle, || {
-                let seconds = DRAIN_DEADLINE.as_secs();
-                format!(
-                    "{bundles} bundles of one client had no agreed answer {seconds} s after the load ended"
-                )
-            });
-            return Ok(latencies);
+            if draining.is_none() {
+                self.send_due()?;
+            } else if self.open.is_empty() {
+                return Ok(());
+            }
+            match tokio::time::timeout(LOOK_INTERVAL, self.next(draining.is_some())).await {
+                Ok(Event::Ended(completion)) => self.note(completion),
+                Ok(Event::Due) => {}
+                Err(_) if draining.is_some_and(|since| since.elapsed() > DRAIN_DEADLINE) => {
+                    self.give_up();
+                    return Ok(());
+                }
+                Err(_) => {}
+            }
         }
+    }
+
+    /// Sends what is due as long as there is room.
+    fn send_due(&mut self) -> anyhow::Result<()> {
+        while self.open.len() < self.job.depth {
+            let mut due = self.due();
+            if due.is_some_and(|due| due > Instant::now()) {
+                break;
+            }
+            let operations = self.job.workload.next();
+            let sent = Instant::now();
+            let pending = self.client.submit(operations)?;
+            if let Some(schedule) = &mut self.job.schedule {
+                schedule.advance();
+            }
+            let due = *due.get_or_insert(sent);
+            self.shared.recorder.borrow_mut().sent(due, self.room, sent);
+            self.open.push_back(Open { due, sent, pending });
+        }
+        Ok(())
+    }
+
+    /// When the next bundle is due; in a closed loop at once.
+    fn due(&self) -> Option<Instant> {
+        self.job.schedule.as_ref().map(|schedule| self.shared.progress.began() + schedule.due())
+    }
+
+    async fn next(&mut self, draining: bool) -> Event {
+        let due = self.due().filter(|_| !draining && self.open.len() < self.job.depth);
+        poll_fn(|context| {
+            if let Some(open) = self.open.front_mut()
+                && let Poll::Ready(completion) = Pin::new(&mut open.pending).poll(context)
+            {
+                return Poll::Ready(Event::Ended(completion));
+            }
+            match due {
+                Some(due) => self.shared.pacer.poll_until(self.job.place, due, context).map(|()| Event::Due),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn note(&mut self, completion: Result<Completion, ClientError>) {
+        let now = Instant::now();
+        if self.open.len() == self.job.depth {
+            self.room = Some(now);
+        }
+        let Open { due, sent, .. } = self.open.pop_front().expect("invariant: it was polled");
+        let progress = &self.shared.progress;
+        // What ends after a closed loop would not have, had it gone on; in an open one it was due before.
+        let measured = self.job.schedule.is_some() || progress.is(Phase::Load);
+        if note(completion, self.job.bundle, progress) && measured {
+            self.shared.recorder.borrow_mut().completed(due, sent, now);
+        }
+    }
+
+    fn give_up(&self) {
+        let bundles = self.open.len();
+        self.shared.progress.fail(bundles * self.job.bundle, || {
+            let seconds = DRAIN_DEADLINE.as_secs();
+            format!("{bundles} bundles of one client had no agreed answer {seconds} s after the load ended")
+        });
     }
 }
 
@@ -210,7 +295,7 @@ fn note(completion: Result<Completion, ClientError>, bundle: usize, progress: &P
     };
     match count_failed(&results, bundle) {
         (0, _) => {
-            progress.operations.fetch_add(bundle as u64, Ordering::Relaxed);
+            progress.complete(bundle);
             true
         }
         (failed, why) => {
@@ -262,31 +347,5 @@ mod tests {
         let gone = Completion { number: BundleNumber(1), seq: Seq(2), results: None };
         assert!(!note(Ok(gone), 3, &progress));
         assert_eq!((progress.operations(), progress.errors()), (3, 9));
-    }
-
-    #[test]
-    fn histograms_of_clients_merge_without_loss() {
-        let mut merged = histogram();
-        for client in 1..=4u64 {
-            let mut latencies = histogram();
-            for step in 1..=250 {
-                latencies.saturating_record(1000 * (250 * (client - 1) + step));
-            }
-            latencies.saturating_record(u64::MAX);
-            merged.add(latencies).unwrap();
-        }
-        assert_eq!(merged.len(), 1004);
-        let median = merged.value_at_quantile(0.5);
-        assert!((500_000..504_000).contains(&median), "{median}");
-        assert!(merged.max() >= LATENCY_MAX_NS);
-    }
-
-    #[test]
-    fn phases_are_seen_by_their_number_alone() {
-        let progress = Progress::new();
-        for phase in [Phase::Connect, Phase::Warmup, Phase::Measure, Phase::Drain] {
-            progress.enter(phase);
-            assert!(progress.is(phase));
-        }
     }
 }

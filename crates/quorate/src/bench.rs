@@ -4,9 +4,11 @@
 use crate::failure::Failure;
 use crate::local_cluster::LocalCluster;
 use crate::{interrupt, output};
-use anyhow::anyhow;
-use clap::Args;
-use quorate_bench::{BenchArguments, LaunchRequest, RunningCluster, Verdict};
+use clap::{Args, Subcommand};
+use quorate_bench::{
+    BenchArguments, CompareArguments, Launch, LaunchRequest, LoadArguments, RunningCluster, StopProblem,
+    SweepArguments, Verdict,
+};
 use quorate_daemon::{read_cluster, read_key};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,21 +18,55 @@ use std::time::Duration;
 const INTERRUPTED: i32 = 130;
 
 const AFTER_HELP: &str = "\
-Without --cluster a local cluster of real processes is started on free ports, loaded, compared and removed. The \
-exit code is 0 only when no operation failed and all replicas hold the same state.
+Without --cluster a local cluster of real processes is started on free ports, loaded, compared and removed. \
+Without --rate the loop is closed: clients submit when they get an answer, and latency is service time. With \
+--rate bundles leave on a fixed schedule and latency counts from when they should have left.
+
+The exit code is 0 only when no operation failed, all replicas reported and hold the same state, the load \
+generator was not the bottleneck and, with --rate, the cluster kept up.
 
 Examples:
   quorate bench                                        throughput of 4 replicas and 4 clients here
   quorate bench --clients 1 --depth 1 --bundle 1       latency of single operations
-  quorate bench --replicas 7 --read-ratio 0.9 --json results.json
-  quorate bench --cluster data/cluster.toml --key data/client-0.key";
+  quorate bench --rate 50000 --arrival poisson         response time at 50,000 operations/s
+  quorate bench --replicas 7 --mix set=10,get=90 --distribution zipfian --out results
+  quorate bench --cluster data/cluster.toml --key data/client-0.key
+  quorate bench sweep --out results                    climb to the rate that is too high
+  quorate bench compare results-before results-after";
+
+const SWEEP_AFTER_HELP: &str = "\
+Each rate is an open loop on the same cluster, --step times the one before. The sweep ends when less than 98 % \
+of what was due was completed, or when the 99th percentile of response time is above --p99-max; the knee is the \
+last rate before that. With --out it writes sweep.json and sweep.html.
+
+Examples:
+  quorate bench sweep
+  quorate bench sweep --from 10000 --to 200000 --step 1.5 --p99-max 20 --out results";
+
+const COMPARE_AFTER_HELP: &str = "\
+A and B are summaries that `quorate bench` wrote with --json, or directories of --out.
+
+Examples:
+  quorate bench compare results-before results-after";
 
 /// Load a cluster, measure what an operation costs, and compare the states of all replicas.
 #[derive(Args, Debug)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchCommand {
     #[command(flatten)]
     arguments: BenchArguments,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Load a cluster at one rate after the other, up to the knee where it no longer keeps up.
+    #[command(after_help = SWEEP_AFTER_HELP)]
+    Sweep(Box<SweepArguments>),
+    /// Print two results side by side, and what was different about the runs.
+    #[command(after_help = COMPARE_AFTER_HELP)]
+    Compare(CompareArguments),
 }
 
 /// The local cluster, for whoever comes first: the end of the run or Ctrl-C.
@@ -43,21 +79,37 @@ struct Local {
 }
 
 pub(crate) fn run(command: &BenchCommand) -> Result<ExitCode, Failure> {
-    let arguments = &command.arguments;
-    check(arguments)?;
-    let slot = Slot::default();
-    stop_on_signal(&slot)?;
-    let launch = |request: &LaunchRequest| launch(request, &slot);
-    let result = quorate_bench::run(arguments, &launch);
-    finish(&slot, &result);
-    let verdict = result?;
+    match &command.action {
+        None => run_bench(&command.arguments),
+        Some(Action::Sweep(arguments)) => run_sweep(arguments),
+        Some(Action::Compare(arguments)) => {
+            output::print(quorate_bench::compare(arguments)?.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
+    arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    check_files(&arguments.load)?;
+    let verdict = with_cluster(|launch| quorate_bench::run(arguments, launch), Verdict::is_about_replicas)?;
     output::print(verdict.to_string())?;
+    say_where(&arguments.load, "report.html");
     Ok(ExitCode::from(verdict.exit_code()))
 }
 
-/// What is wrong with the arguments and the files that they name is told before anything runs.
-fn check(arguments: &BenchArguments) -> Result<(), Failure> {
+fn run_sweep(arguments: &SweepArguments) -> Result<ExitCode, Failure> {
     arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    check_files(&arguments.load)?;
+    let report =
+        with_cluster(|launch| quorate_bench::sweep(arguments, launch), |report| report.exit_code() != 0)?;
+    output::print(report.to_string())?;
+    say_where(&arguments.load, "sweep.html");
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// What is wrong with the files that the arguments name is told before anything runs.
+fn check_files(arguments: &LoadArguments) -> Result<(), Failure> {
     if let Some(cluster) = &arguments.cluster {
         read_cluster(cluster)?;
     }
@@ -65,6 +117,24 @@ fn check(arguments: &BenchArguments) -> Result<(), Failure> {
         read_key(key)?;
     }
     Ok(())
+}
+
+fn say_where(arguments: &LoadArguments, page: &str) {
+    if let Some(directory) = &arguments.out {
+        output::note(&format!("for the browser: {}", directory.join(page).display()));
+    }
+}
+
+/// Does something with a local cluster at hand, which ends with it or with Ctrl-C.
+fn with_cluster<T>(
+    work: impl FnOnce(Launch<'_>) -> anyhow::Result<T>,
+    is_about_replicas: fn(&T) -> bool,
+) -> anyhow::Result<T> {
+    let slot = Slot::default();
+    stop_on_signal(&slot)?;
+    let result = work(&|request: &LaunchRequest| launch(request, &slot));
+    finish(&slot, result.as_ref().is_ok_and(|done| !is_about_replicas(done)));
+    result
 }
 
 fn launch(request: &LaunchRequest, slot: &Slot) -> anyhow::Result<RunningCluster> {
@@ -91,16 +161,15 @@ fn launch(request: &LaunchRequest, slot: &Slot) -> anyhow::Result<RunningCluster
 }
 
 /// Stops the processes; their files stay until the results are known.
-fn stop(local: &mut Local) -> anyhow::Result<()> {
-    let problems = local.cluster.as_mut().map(LocalCluster::stop).unwrap_or_default();
-    if problems.is_empty() { Ok(()) } else { Err(anyhow!("{}", problems.join("\n"))) }
+fn stop(local: &mut Local) -> Vec<StopProblem> {
+    let problems = local.cluster.as_mut().map(LocalCluster::stop_each).unwrap_or_default();
+    problems.into_iter().map(|(replica, text)| StopProblem { replica, text }).collect()
 }
 
 /// After a failure the logs stay, and their ends are shown.
-fn finish(slot: &Slot, result: &anyhow::Result<Verdict>) {
+fn finish(slot: &Slot, good: bool) {
     wait_for_exit_if_interrupted(slot);
     let Some(mut cluster) = lock(slot).cluster.take() else { return };
-    let good = result.as_ref().is_ok_and(|verdict| verdict.exit_code() == 0);
     if !good {
         cluster.stop();
         output::note(&format!("the ends of the logs:\n{}", cluster.tails()));

@@ -178,11 +178,17 @@ impl LocalCluster {
     /// Tells all replicas to stop, waits for them, and kills what does not. Says what did not go in order,
     /// a replica that had ended before included unless that was told already.
     pub(crate) fn stop(&mut self) -> Vec<String> {
-        let mut problems = self.newly_ended();
+        self.stop_each().into_iter().map(|(_, problem)| problem).collect()
+    }
+
+    /// The same, with the replica to which each problem belongs.
+    pub(crate) fn stop_each(&mut self) -> Vec<(ReplicaId, String)> {
+        let ended = |replica: &mut Replica| Some((replica.id, replica.newly_ended()?));
+        let mut problems: Vec<_> = self.replicas.iter_mut().filter_map(ended).collect();
         self.replicas.iter().for_each(|replica| replica.tell(Signal::TERM));
         let deadline = Instant::now() + STOP_DEADLINE;
         for replica in &mut self.replicas {
-            problems.extend(replica.stop(deadline));
+            problems.extend(replica.stop(deadline).map(|problem| (replica.id, problem)));
         }
         problems
     }

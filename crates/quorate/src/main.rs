@@ -63,7 +63,7 @@ enum Command {
     Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
     Doctor(doctor::DoctorArguments),
-    Bench(bench::BenchCommand),
+    Bench(Box<bench::BenchCommand>),
 }
 
 fn main() -> ExitCode {
