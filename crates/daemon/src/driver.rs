@@ -54,6 +54,8 @@ pub(crate) struct Driver {
     doors: BTreeMap<ListenerId, Accepts>,
     client_count: u64,
     handshakes: Handshakes,
+    /// Stands in for an assembler that is in use.
+    spare_assembler: Option<Assembler>,
     /// A number of this process: a peer that sees another one later knows that this replica was restarted.
     incarnation: u64,
     pub(crate) clock: Clock,
@@ -116,6 +118,7 @@ impl Driver {
             doors,
             client_count: 0,
             handshakes: Handshakes::default(),
+            spare_assembler: None,
             incarnation,
             clock: shared.clock,
             step_ended: Nanoseconds(0),
@@ -339,7 +342,8 @@ impl Driver {
     fn on_received(&mut self, id: ConnectionId, mut bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // The assembler lends frames out while the rest of the driver handles them.
-        let mut assembler = std::mem::replace(&mut connection.assembler, Assembler::new(0));
+        let spare = self.spare_assembler.take().unwrap_or_else(|| Assembler::new(0));
+        let mut assembler = std::mem::replace(&mut connection.assembler, spare);
         loop {
             match assembler.next(&mut bytes) {
                 Ok(Some(frame)) => {
@@ -359,7 +363,7 @@ impl Driver {
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.assembler = assembler;
+            self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
         }
     }
 

@@ -48,7 +48,7 @@ use crate::waker::Waker;
 /// so that a tick has more to do and to send. A few small messages are no load, and what follows from them at once
 /// does not wait.
 const LOAD_BYTES: u64 = 8 * 1024;
-const LOAD_LASTS: Duration = Duration::from_millis(2);
+const LOAD_LASTS: Duration = Duration::from_millis(10);
 const UNDER_LOAD: Gather = Gather { completions: 16, micros: 200 };
 /// How long a finished connection waits for the peer to close its side too.
 const LINGER: Duration = Duration::from_secs(5);

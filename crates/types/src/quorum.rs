@@ -91,9 +91,18 @@ impl ReplicaSet {
 }
 
 /// The `n`-th highest of `values`, counting from 1: so much `n` replicas have reached, each of them reporting one
-/// value. The lowest possible value when there are fewer.
+/// value. The lowest possible value when there are fewer. Does not allocate.
+///
+/// # Panics
+/// With more than [`crate::limits::REPLICAS_MAX`] values.
 pub fn nth_highest<T: Copy + Default + Ord>(values: impl Iterator<Item = T>, n: usize) -> T {
-    let mut sorted: Vec<T> = values.collect();
+    let mut sorted = [T::default(); crate::limits::REPLICAS_MAX];
+    let mut count = 0;
+    for value in values {
+        sorted[count] = value;
+        count += 1;
+    }
+    let sorted = &mut sorted[..count];
     sorted.sort_unstable_by(|left, right| right.cmp(left));
     n.checked_sub(1).and_then(|index| sorted.get(index)).copied().unwrap_or_default()
 }

@@ -9,6 +9,7 @@ use quorate_types::signatures::{self, Claim};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, PublicKey, ReplicaId, Seq, SessionId, Signature, SigningKey, View,
 };
+use smallvec::SmallVec;
 
 const TAG: &[u8; 16] = b"quorate-signed-1";
 
@@ -30,13 +31,16 @@ pub enum StatementKind {
     Checkpoint = 6,
 }
 
+/// As long as a PREPARE of four slots; nearly every statement is shorter.
+const STATEMENT_BYTES: usize = 256;
+
 /// The bytes that a signature covers.
 #[derive(Clone, Debug)]
-pub struct Statement(Vec<u8>);
+pub struct Statement(SmallVec<[u8; STATEMENT_BYTES]>);
 
 impl Statement {
     fn new(config: &ClusterConfig, kind: StatementKind) -> Self {
-        let mut bytes = Vec::with_capacity(256);
+        let mut bytes = SmallVec::new();
         bytes.extend_from_slice(TAG);
         bytes.extend_from_slice(config.cluster_id());
         bytes.extend_from_slice(&config.epoch().0.to_le_bytes());

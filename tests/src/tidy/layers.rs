@@ -41,7 +41,7 @@ const PURE_EXTERNAL: &[(&str, &[&str])] = &[
         "types",
         &["blake3", "curve25519-dalek", "ed25519-dalek", "hex", "rkyv", "serde", "sha2", "thiserror", "toml"],
     ),
-    ("wire", &["blake3", "crc32c", "rkyv", "thiserror"]),
+    ("wire", &["blake3", "crc32c", "rkyv", "smallvec", "thiserror"]),
     ("journal", &["crc32c", "thiserror"]),
     ("state", &["blake3", "rkyv", "thiserror"]),
     ("lanes", &["rkyv", "thiserror"]),
