@@ -3,6 +3,7 @@
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
+use crate::hasher::Hasher;
 use crate::peers::Peers;
 use crate::shared::Shared;
 use quorate_reactor::{
@@ -46,6 +47,8 @@ pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) reactor: Reactor,
     pub(crate) mailbox: Mailbox<Mail>,
+    /// Where the states of checkpoints are hashed; on the execution core.
+    pub(crate) hasher: Option<Hasher>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
     /// The connections of established clients by their numbers.
@@ -82,6 +85,7 @@ impl Driver {
         shared: Arc<Shared>,
         id: CoreId,
         mailbox: Mailbox<Mail>,
+        hasher: Option<Hasher>,
         incarnation: u64,
     ) -> Result<Self, ReactorError> {
         let cpu = config.cores[id.index()];
@@ -113,6 +117,7 @@ impl Driver {
             id,
             reactor,
             mailbox,
+            hasher,
             connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             doors,
@@ -174,6 +179,9 @@ impl Driver {
         for _ in 0..MAIL_PER_TICK_MAX {
             let Some(mail) = self.mailbox.take() else { break };
             self.step(Input::Mail(mail));
+        }
+        while let Some((position, root)) = self.hasher.as_ref().and_then(Hasher::take) {
+            self.step(Input::Hashed { position, root });
         }
         self.dial_due();
         self.expire_handshakes();

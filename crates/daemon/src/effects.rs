@@ -59,6 +59,10 @@ impl Driver {
                 }
                 self.mailbox.post(core.index(), mail);
             }
+            Effect::Hash { position, state } => {
+                let hasher = self.hasher.as_ref().expect("invariant: the execution core has the hasher");
+                hasher.hash(position, state, self.reactor.waker());
+            }
             Effect::Report { connection, report } => self.send_report(connection, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
             Effect::Executed { bundles, operations } => {

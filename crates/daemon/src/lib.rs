@@ -12,6 +12,7 @@ mod connection;
 mod driver;
 mod dump;
 mod effects;
+mod hasher;
 mod peers;
 mod report;
 mod run;

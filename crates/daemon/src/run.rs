@@ -3,8 +3,10 @@
 use crate::config::NodeConfig;
 use crate::driver::Driver;
 use crate::dump::Dumper;
+use crate::hasher::Hasher;
 use crate::shared::Shared;
 use quorate_reactor::{Mailbox, ReactorError, Signal, Waker, mailbox, signals};
+use quorate_replica::Layout;
 use quorate_replica::mail::Mail;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -40,12 +42,19 @@ type Ready = Result<Waker, ReactorError>;
 /// Runs a replica until SIGINT or SIGTERM; SIGUSR1 has it write its histograms. `on_ready` is called once every core listens.
 pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
     signals::block(&SIGNALS)?;
+    if let Err(error) = quorate_reactor::refuse_huge_pages() {
+        warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
+    }
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let incarnation = fresh_incarnation();
     let mut threads = Vec::new();
+    let (hasher, hashing) = Hasher::start().map_err(StartError::Thread)?;
+    let mut hasher = Some(hasher);
+    let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
-        threads.push(CoreThread::start(&config, &shared, core, mailbox, incarnation)?);
+        let hasher = if core == execution { hasher.take() } else { None };
+        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher, incarnation)?);
     }
     let wakers: Result<Vec<Waker>, ReactorError> = threads
         .iter()
@@ -80,6 +89,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
             failure = Some(error);
         }
     }
+    hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     if let Some(dumper) = dumper {
         dumper.finish();
     }
@@ -103,13 +113,14 @@ impl CoreThread {
         shared: &Arc<Shared>,
         core: quorate_types::CoreId,
         mailbox: Mailbox<Mail>,
+        hasher: Option<Hasher>,
         incarnation: u64,
     ) -> Result<Self, StartError> {
         let (report, ready) = mpsc::channel();
         let (go, started) = mpsc::channel::<Vec<Waker>>();
         let (config, shared) = (Arc::clone(config), Arc::clone(shared));
         let body = move || {
-            let mut driver = match Driver::new(config, shared, core, mailbox, incarnation) {
+            let mut driver = match Driver::new(config, shared, core, mailbox, hasher, incarnation) {
                 Ok(driver) => driver,
                 Err(error) => {
                     let _ = report.send(Err(error));

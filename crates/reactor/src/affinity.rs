@@ -32,6 +32,15 @@ pub fn pin_current_thread(cpu: usize) -> Result<(), ReactorError> {
     sched_setaffinity(None, &set).map_err(|source| failed(source.into()))
 }
 
+/// Lowers the calling thread's share of CPUs that others want too: 0 changes nothing, 19 is the least.
+///
+/// # Errors
+/// What the kernel says, which it does not do for raising the number.
+pub fn be_nicer(by: i32) -> std::io::Result<()> {
+    rustix::process::nice(by)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

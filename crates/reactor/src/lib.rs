@@ -32,8 +32,8 @@ pub mod signals;
 mod usage;
 mod waker;
 
-pub use affinity::{allowed_cpus, pin_current_thread};
-pub use allocator::{CountingAllocator, allocations};
+pub use affinity::{allowed_cpus, be_nicer, pin_current_thread};
+pub use allocator::{CountingAllocator, allocations, refuse_huge_pages};
 pub use buffers::ReceivedBuffer;
 pub use chunk::Chunk;
 pub use connections::{ConnectionId, ListenerId};

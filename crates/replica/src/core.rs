@@ -198,6 +198,7 @@ impl Core {
             Input::ClientFrame { connection, frame } => self.on_client_frame(now, connection, frame, effects),
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
+            Input::Hashed { position, root } => self.on_hashed(position, root, effects),
             Input::TickEnd => self.on_tick_end(now, effects),
         }
         self.drain(now, effects);
@@ -612,6 +613,14 @@ impl Core {
         self.execute(effects);
     }
 
+    fn on_hashed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
+        let execution =
+            self.execution.as_mut().expect("invariant: only the execution core has states hashed");
+        execution.on_hashed(position, root);
+        let mail = Mail::Ordering(OrderingMail::Root { position, root });
+        self.post(self.layout.ordering(), mail, effects);
+    }
+
     fn execute(&mut self, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
         let turn = execution.run(effects);
@@ -620,10 +629,8 @@ impl Core {
         if !turn.progress {
             return;
         }
-        for (position, root) in turn.roots {
-            let mail = Mail::Ordering(OrderingMail::Root { position, root });
-            self.post(self.layout.ordering(), mail, effects);
-        }
+        effects
+            .extend(turn.checkpoints.into_iter().map(|(position, state)| Effect::Hash { position, state }));
         self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {

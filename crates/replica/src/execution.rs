@@ -3,7 +3,7 @@
 use crate::interface::{ClientConnection, Effect};
 use crate::report::ExecutionReport;
 use quorate_lanes::{Batch, Bundle};
-use quorate_state::{BundleInput, Context, Outcome, Reply, State};
+use quorate_state::{BundleInput, Context, Frozen, Outcome, Reply, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
     View,
@@ -52,8 +52,8 @@ pub(crate) struct Turn {
     pub(crate) replies: Vec<Answer>,
     /// The lanes' new executed tips.
     pub(crate) tips: Vec<LaneTip>,
-    /// The roots at slots at which a checkpoint is due, ascending.
-    pub(crate) roots: Vec<(Position, Digest)>,
+    /// The states at slots at which a checkpoint is due, ascending.
+    pub(crate) checkpoints: Vec<(Position, Frozen)>,
     /// Whether a header was executed to its end.
     pub(crate) progress: bool,
     bundles: u64,
@@ -106,6 +106,11 @@ impl ExecutionRole {
 
     pub(crate) fn executed(&self) -> Position {
         self.executed
+    }
+
+    /// The root of a checkpoint's state is known.
+    pub(crate) fn on_hashed(&mut self, position: Position, root: Digest) {
+        self.last_root = Some((position, root));
     }
 
     pub(crate) fn last_root(&self) -> Option<(Position, Digest)> {
@@ -259,9 +264,7 @@ impl ExecutionRole {
         self.timestamp = header.timestamp;
         turn.progress = true;
         if header.seq.0.is_multiple_of(self.config.tuning().checkpoint_interval) {
-            let root = self.state.root();
-            self.last_root = Some((position, root));
-            turn.roots.push((position, root));
+            turn.checkpoints.push((position, self.state.freeze()));
         }
     }
 

@@ -6,8 +6,9 @@
 
 use crate::mail::Mail;
 use quorate_journal::Record;
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage, StageTime};
-use quorate_wire::{DecodeError, Frame, FrameRef};
+use quorate_state::Frozen;
+use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage, StageTime};
+use quorate_wire::{DecodeError, Frame, FrameRef, Position};
 use thiserror::Error;
 
 /// One client's connection to this replica; numbers are the driver's and never used twice.
@@ -80,6 +81,13 @@ pub enum Input<'a> {
         /// The end of its contiguous durable prefix.
         upto: Lsn,
     },
+    /// The root of a state that [`Effect::Hash`] gave out; for the execution core. In the order of the effects.
+    Hashed {
+        /// The slot after which the state was such.
+        position: Position,
+        /// Its root.
+        root: Digest,
+    },
     /// The burst of inputs is over, or a deadline has passed.
     TickEnd,
 }
@@ -142,6 +150,13 @@ pub enum Effect {
         connection: ClientConnection,
         /// What the roles know.
         report: Box<crate::report::RoleReport>,
+    },
+    /// Compute the root of a state, away from the cores, as it takes milliseconds; then report [`Input::Hashed`].
+    Hash {
+        /// The slot after which the state was such.
+        position: Position,
+        /// The state.
+        state: Frozen,
     },
     /// Something was refused; counted by its name.
     Rejected(Reject),

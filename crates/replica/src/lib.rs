@@ -20,3 +20,4 @@ mod timeline;
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use interface::{ClientConnection, Effect, Input, Reject};
 pub use quorate_journal::Record;
+pub use quorate_state::Frozen;

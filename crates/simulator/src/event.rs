@@ -1,7 +1,8 @@
 //! What can happen next in a history.
 
 use crate::network::NetworkEvent;
-use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
+use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId};
+use quorate_wire::Position;
 
 /// Something that happens at a virtual time.
 #[derive(Debug)]
@@ -32,6 +33,17 @@ pub enum Event {
         journal: JournalId,
         /// The record.
         lsn: Lsn,
+    },
+    /// The state of a checkpoint is hashed.
+    Hashed {
+        /// The replica.
+        replica: ReplicaId,
+        /// Its execution core.
+        core: CoreId,
+        /// The slot.
+        position: Position,
+        /// The root.
+        root: Digest,
     },
     /// A client submits its next bundle.
     Submit {

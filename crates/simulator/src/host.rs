@@ -3,8 +3,8 @@
 use crate::disk::Disk;
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Input};
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
-use quorate_wire::Frame;
+use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
+use quorate_wire::{Frame, Position};
 use std::collections::{BTreeSet, VecDeque};
 
 /// An input that waits for a core; the owned form of [`Input`].
@@ -28,6 +28,8 @@ pub enum Arrival {
     Mail(Mail),
     /// See [`Input::Durable`].
     Durable(JournalId, Lsn),
+    /// See [`Input::Hashed`].
+    Hashed(Position, Digest),
 }
 
 impl Arrival {
@@ -47,6 +49,7 @@ impl Arrival {
             }
             Self::Mail(mail) => step(Input::Mail(mail)),
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
+            Self::Hashed(position, root) => step(Input::Hashed { position, root }),
         }
     }
 }
@@ -85,6 +88,8 @@ pub struct Host {
     pub stalls: u32,
     /// Writes that fell due while the disk was stalled.
     pub stalled_writes: Vec<(JournalId, Lsn)>,
+    /// When the last state that was to be hashed is.
+    pub hashed_at: Nanoseconds,
     /// The links that its cores know to stand.
     pub links: BTreeSet<(ReplicaId, LinkId)>,
     /// The number of the next client connection.
@@ -114,6 +119,7 @@ impl Host {
             slowness: 1,
             stalls: 0,
             stalled_writes: Vec::new(),
+            hashed_at: Nanoseconds(0),
             links: BTreeSet::new(),
             client_connections: 0,
         }

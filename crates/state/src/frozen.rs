@@ -24,6 +24,14 @@ impl Frozen {
         self.tree.digest(&mut Vec::new())
     }
 
+    /// As [`Frozen::root`], but `pause` is called after each few nodes that were hashed, which are some tens of
+    /// microseconds of work: whoever has time can spread the work over it.
+    #[must_use]
+    pub fn root_with_pauses(&self, mut pause: impl FnMut()) -> Digest {
+        self.tree.hash_below(&mut Vec::new(), &mut pause);
+        self.root()
+    }
+
     /// All entries in key order, system records first; keys begin with their namespace byte.
     #[must_use]
     pub fn entries(&self) -> Entries<'_> {

@@ -19,6 +19,9 @@ const CHILD_WEIGHT: usize = 256;
 /// tree would hold more than 10^12 entries.
 pub(crate) const HEIGHT_MAX: usize = 16;
 
+/// After hashing so many leaves, others may go first.
+const LEAVES_PER_PAUSE: usize = 8;
+
 const CHILD_WEIGHT_MAX: usize = CHILD_WEIGHT + TREE_KEY_BYTES_MAX;
 // Both parts of a split inner node stay above the least weight, the separator that moves up deducted.
 const _: () = assert!((INNER_WEIGHT_MAX / 2).saturating_sub(2 * CHILD_WEIGHT_MAX) >= INNER_WEIGHT_MIN);
@@ -157,6 +160,21 @@ impl Node {
         self.encode(page);
         let digest = Digest(*blake3::hash(page).as_bytes());
         *cache.get_or_init(|| digest)
+    }
+
+    /// Hashes what is below this node and was not hashed yet, calling `pause` after each few leaves.
+    pub(crate) fn hash_below(&self, page: &mut Vec<u8>, pause: &mut impl FnMut()) {
+        let Self::Inner(inner) = self else { return };
+        if inner.digest.get().is_some() {
+            return;
+        }
+        for children in inner.children.chunks(LEAVES_PER_PAUSE) {
+            for child in children {
+                child.hash_below(page, pause);
+                child.digest(page);
+            }
+            pause();
+        }
     }
 
     /// Replaces `page` by the node's page. Its first byte is the domain tag, so one call hashes it whole.

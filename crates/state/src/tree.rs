@@ -153,6 +153,11 @@ impl Tree {
         writer.finish()
     }
 
+    /// Hashes all nodes below the root, calling `pause` after the children of each inner node.
+    pub(crate) fn hash_below(&self, page: &mut Vec<u8>, pause: &mut impl FnMut()) {
+        self.root.hash_below(page, pause);
+    }
+
     fn grow(&mut self) {
         let (separator, upper) = Arc::make_mut(&mut self.root).split();
         let lower = std::mem::take(&mut self.root);

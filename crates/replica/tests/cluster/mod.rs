@@ -4,14 +4,14 @@
 
 use quorate_replica::mail::Mail;
 use quorate_replica::report::RoleReport;
-use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
+use quorate_replica::{ClientConnection, Core, Effect, Frozen, Input, Layout, Reject, ReplicaSetup};
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, CoreId, JournalId, LinkId, Lsn, Nanoseconds, Operation,
     ReplicaId, SessionId, SigningKey, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{Attach, Message};
 use quorate_wire::reply::ReplyBody;
-use quorate_wire::{Frame, Kind, ReplyView, bundle, testing};
+use quorate_wire::{Frame, Kind, Position, ReplyView, bundle, testing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub(crate) struct Cluster {
     layout: Layout,
     flights: VecDeque<Sent>,
     mails: VecDeque<(usize, CoreId, Mail)>,
+    /// States that are to be hashed.
+    states: VecDeque<(ReplicaId, CoreId, Position, Frozen)>,
     /// Pairs between which nothing arrives.
     pub(crate) cut: BTreeSet<(ReplicaId, ReplicaId)>,
     pub(crate) sent: Vec<Sent>,
@@ -102,6 +104,7 @@ impl Cluster {
             layout,
             flights: VecDeque::new(),
             mails: VecDeque::new(),
+            states: VecDeque::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
             to_clients: Vec::new(),
@@ -186,6 +189,7 @@ impl Cluster {
             Effect::ClosePeer { peer, reject, .. } => self.closed_peers.push((me, peer, reject)),
             Effect::CloseClient { connection, reject } => self.closed_clients.push((me, connection, reject)),
             Effect::Mail { core, mail } => self.mails.push_back((me.index(), core, mail)),
+            Effect::Hash { position, state } => self.states.push_back((me, core, position, state)),
             Effect::Report { connection, report } => self.reports.push((me, connection, *report)),
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
             Effect::Executed { operations, .. } => *self.operations.entry(me).or_default() += operations,
@@ -234,6 +238,10 @@ impl Cluster {
         while let Some((me, core, mail)) = self.mails.pop_front() {
             moved = true;
             self.step(self.ids()[me], core, Input::Mail(mail));
+        }
+        while let Some((me, core, position, state)) = self.states.pop_front() {
+            moved = true;
+            self.step(me, core, Input::Hashed { position, root: state.root() });
         }
         for me in self.ids() {
             moved |= self.tick(me);

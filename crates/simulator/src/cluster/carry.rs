@@ -10,10 +10,13 @@ use crate::trace::Detail;
 use quorate_journal::Record;
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Effect};
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, ReplicaId};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::message::{Checkpoint, Commit, LaneAcks, Message, PrePrepare, Prepare, Status};
 use quorate_wire::{DecodeError, Frame, Kind, ReplyView};
 use std::sync::Arc;
+
+/// The longest that hashing a state takes.
+const HASH_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(50);
 
 impl Cluster {
     /// Carries out the effects of one step, in order.
@@ -50,6 +53,18 @@ impl Cluster {
             }
             Effect::Mail { core, mail } => {
                 self.post(origin, core, mail);
+                Ok(())
+            }
+            Effect::Hash { position, state } => {
+                // Always in order: a state is hashed when the one before it is.
+                let Origin { replica, core } = origin;
+                let delay = self.disk_random.between(0, HASH_TIME_MAX.0);
+                let now = self.now;
+                let host = self.host(replica);
+                let at = host.hashed_at.max(now).plus(delay);
+                host.hashed_at = at;
+                let root = state.root();
+                self.queue.push(at, Event::Hashed { replica, core, position, root });
                 Ok(())
             }
             Effect::Report { report, .. } => {
