@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// The votes of one replica that are kept; it votes in ascending order, so older ones are obsolete.
 const VOTES_KEPT: usize = 4;
 
+/// As many certified roots are kept for a replica whose own come late.
+const CERTIFIED_ROOTS_MAX: usize = 64;
+
 /// Checkpoint votes of all replicas, and the highest certificate.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
@@ -20,6 +23,8 @@ pub(crate) struct Checkpoints {
     votes: BTreeMap<(Seq, ReplicaId), Checkpoint>,
     /// The roots that this replica has computed itself and that no certificate covers yet.
     own_roots: BTreeMap<Seq, (Position, Digest)>,
+    /// The certified roots that wait for this replica's own, which may come more than one checkpoint later.
+    certified_roots: BTreeMap<Seq, Digest>,
     /// This replica's highest vote, to send again while it is not certified.
     pub(crate) own: Option<Checkpoint>,
 }
@@ -31,6 +36,7 @@ impl Checkpoints {
             certificate: None,
             votes: BTreeMap::new(),
             own_roots: BTreeMap::new(),
+            certified_roots: BTreeMap::new(),
             own: None,
         }
     }
@@ -135,6 +141,10 @@ impl Consensus {
         let certificate = Arc::new(certificate);
         self.checkpoints.stable = certificate.position;
         self.append(Fact::Stable(Arc::clone(&certificate)), out);
+        self.checkpoints.certified_roots.insert(certificate.position.seq, certificate.root);
+        if self.checkpoints.certified_roots.len() > CERTIFIED_ROOTS_MAX {
+            self.checkpoints.certified_roots.pop_first();
+        }
         self.checkpoints.certificate = Some(certificate);
         let stable = self.checkpoints.stable.seq;
         self.checkpoints.votes.retain(|(seq, _), _| *seq > stable);
@@ -154,14 +164,16 @@ impl Consensus {
                 certified.seq, certified.digest
             )));
         }
-        if let Some((_, root)) = self.checkpoints.own_roots.get(&certified.seq)
-            && *root != certificate.root
-        {
-            out.push(Output::Halt(format!(
-                "the state after {} has root {root} here and {} in a checkpoint certificate",
-                certified.seq, certificate.root
-            )));
+        let uncovered = self.checkpoints.own_roots.split_off(&certified.seq.next());
+        for (seq, (_, root)) in std::mem::replace(&mut self.checkpoints.own_roots, uncovered) {
+            if let Some(proven) = self.checkpoints.certified_roots.get(&seq).filter(|proven| **proven != root)
+            {
+                out.push(Output::Halt(format!(
+                    "the state after {seq} has root {root} here and {proven} in a checkpoint certificate"
+                )));
+            }
+            // Own roots come in order: what is certified below this one has been compared, or never will be.
+            self.checkpoints.certified_roots = self.checkpoints.certified_roots.split_off(&seq.next());
         }
-        self.checkpoints.own_roots = self.checkpoints.own_roots.split_off(&certified.seq);
     }
 }

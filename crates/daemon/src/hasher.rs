@@ -7,6 +7,8 @@ use quorate_reactor::Waker;
 use quorate_replica::Frozen;
 use quorate_types::Digest;
 use quorate_wire::Position;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,13 +32,25 @@ impl Pace {
         Self { worked_since: Instant::now() }
     }
 
-    fn keep(&mut self) {
+    /// Pauses if it is time to, unless another state waits or the replica stops: then nothing is gained by patience.
+    fn keep(&mut self, hurry: &Hurry) {
         let worked = self.worked_since.elapsed();
         if worked >= SLICE {
-            std::thread::sleep(worked * (SHARE - 1));
+            if hurry.waiting.load(Ordering::Relaxed) <= 1 && !hurry.stop.load(Ordering::Relaxed) {
+                // A slice that was preempted has not worked for all of its time.
+                std::thread::sleep(worked.min(2 * SLICE) * (SHARE - 1));
+            }
             self.worked_since = Instant::now();
         }
     }
+}
+
+/// What both sides know of the haste that is due.
+#[derive(Debug, Default)]
+struct Hurry {
+    /// States that were given out and whose root is not there.
+    waiting: AtomicUsize,
+    stop: AtomicBool,
 }
 
 struct Job {
@@ -50,6 +64,13 @@ struct Job {
 pub(crate) struct Hasher {
     jobs: Sender<Job>,
     roots: Receiver<(Position, Digest)>,
+    hurry: Arc<Hurry>,
+}
+
+impl Drop for Hasher {
+    fn drop(&mut self) {
+        self.hurry.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Hasher {
@@ -57,14 +78,17 @@ impl Hasher {
     pub(crate) fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, waiting) = mpsc::channel::<Job>();
         let (finished, roots) = mpsc::channel();
+        let hurry = Arc::new(Hurry::default());
+        let seen = Arc::clone(&hurry);
         let body = move || {
             if let Err(error) = quorate_reactor::be_nicer(NICE) {
                 debug!("states are hashed with the priority of the cores: {error}");
             }
             for Job { position, state, done } in waiting {
                 let mut pace = Pace::start();
-                let root = state.root_with_pauses(|| pace.keep());
+                let root = state.root_with_pauses(|| pace.keep(&seen));
                 drop(state);
+                seen.waiting.fetch_sub(1, Ordering::Relaxed);
                 if finished.send((position, root)).is_err() {
                     return;
                 }
@@ -72,11 +96,12 @@ impl Hasher {
             }
         };
         let thread = std::thread::Builder::new().name("hasher".to_owned()).spawn(body)?;
-        Ok((Self { jobs, roots }, thread))
+        Ok((Self { jobs, roots, hurry }, thread))
     }
 
     /// Has a state hashed; `done` is woken when its root can be taken.
     pub(crate) fn hash(&self, position: Position, state: Frozen, done: Waker) {
+        self.hurry.waiting.fetch_add(1, Ordering::Relaxed);
         let sent = self.jobs.send(Job { position, state, done });
         assert!(sent.is_ok(), "the thread lasts as long as this handle");
     }

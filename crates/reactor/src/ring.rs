@@ -206,7 +206,10 @@ impl Ring {
                 }
                 let mut completions = 1;
                 if let Some(gather) = gather.filter(|_| self.uring.params().is_feature_min_timeout()) {
-                    arguments = arguments.min_wait_usec(gather.micros);
+                    // The least wait would outlast a shorter limit.
+                    let limit =
+                        limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_micros()).unwrap_or(u32::MAX));
+                    arguments = arguments.min_wait_usec(gather.micros.min(limit));
                     completions = gather.completions;
                 }
                 let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;

@@ -607,8 +607,17 @@ impl Core {
         if let Some(ordering) = &mut self.ordering {
             ordering.answer(&mut self.consensus_outputs);
             ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
+            let completed = ordering.completes_a_certificate();
             self.carry_out_consensus(now, effects);
             self.drain(now, effects);
+            if completed {
+                // What was just accepted is voted for already: its COMMIT need not wait for another tick.
+                self.check_signatures(now, effects);
+                let ordering = self.ordering.as_mut().expect("invariant: just used");
+                ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
+                self.carry_out_consensus(now, effects);
+                self.drain(now, effects);
+            }
         }
         self.execute(effects);
     }

@@ -13,6 +13,10 @@ use quorate_wire::{Claims, DecodeError, FrameRef, Kind, Verdicts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The proposals, and the PREPAREs, of one peer that wait for their verdicts. An honest peer seldom has more under way,
+/// and sends again what is dropped; a liar costs no more than so many checks before its connection is closed.
+const WAITING_MAX: usize = 16;
+
 /// The ordering role of a replica.
 #[derive(Debug)]
 pub(crate) struct OrderingRole {
@@ -100,14 +104,9 @@ impl OrderingRole {
         Ok(())
     }
 
-    /// An honest peer has no more slots open than that; what a liar sends beyond it is dropped, unverified.
-    fn waiting_max(&self) -> usize {
-        usize::try_from(2 * self.config.tuning().proposals_max).unwrap_or(usize::MAX)
-    }
-
     fn add_proposal(&mut self, from: ReplicaId, message: PrePrepare) {
         let same = self.proposals.iter().any(|(_, known)| *known == message);
-        let many = self.proposals.iter().filter(|(sender, _)| *sender == from).count() >= self.waiting_max();
+        let many = self.proposals.iter().filter(|(sender, _)| *sender == from).count() >= WAITING_MAX;
         if !same && !many {
             self.proposals.push((from, message));
         }
@@ -115,12 +114,17 @@ impl OrderingRole {
 
     fn add_prepare(&mut self, from: ReplicaId, message: Prepare) {
         let mut others = self.prepares.iter().filter(|(sender, _)| *sender == from).map(|(_, known)| known);
-        if others.clone().count() >= self.waiting_max() || others.clone().any(|known| *known == message) {
+        if others.clone().count() >= WAITING_MAX || others.clone().any(|known| *known == message) {
             return;
         }
-        // Two votes of one replica for one slot: whoever of them is genuine is to be known.
-        self.prepares_due |= others.any(|known| contradict(known, &message));
+        // Two votes of one replica for one slot: which of them is genuine is to be known, and who forges, stopped.
+        self.prepares_due |= others.any(|known| overlap(known, &message));
         self.prepares.push((from, message));
+    }
+
+    /// Whether the PREPAREs that wait would complete a certificate.
+    pub(crate) fn completes_a_certificate(&self) -> bool {
+        self.consensus.would_prepare(&self.prepares)
     }
 
     /// The burst of inputs is over: asks for the verdicts on what is to be verified. They must be given to
@@ -208,13 +212,8 @@ impl OrderingRole {
     }
 }
 
-/// Whether two PREPAREs of one replica vote for different headers at one slot of one view.
-fn contradict(left: &Prepare, right: &Prepare) -> bool {
-    let end = |prepare: &Prepare| prepare.lo.plus(prepare.digests.len() as u64).0;
-    let at = |prepare: &Prepare, seq: u64| {
-        let offset = usize::try_from(seq - prepare.lo.0).expect("invariant: 64-bit platform");
-        prepare.digests[offset]
-    };
-    let both = left.lo.max(right.lo).0..end(left).min(end(right));
-    left.view == right.view && both.into_iter().any(|seq| at(left, seq) != at(right, seq))
+/// Whether two PREPAREs of one replica name a slot of one view both.
+fn overlap(left: &Prepare, right: &Prepare) -> bool {
+    let end = |prepare: &Prepare| prepare.lo.plus(prepare.digests.len() as u64);
+    left.view == right.view && left.lo < end(right) && right.lo < end(left)
 }

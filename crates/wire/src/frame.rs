@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub const HEADER_BYTES: usize = 16;
 /// The version of the format.
 pub const VERSION: u16 = 1;
+/// The largest buffer that an [`Assembler`] uses again for the next frame.
+const REUSED_BYTES_MAX: usize = 16 * 1024;
 /// What an [`Assembler`] reserves on the word of a header. Larger frames get more as they come.
 const ANNOUNCED_BYTES_MAX: usize = 64 * 1024;
 
@@ -140,7 +142,9 @@ impl Frame {
     /// once more.
     #[must_use]
     pub fn keep(frame: FrameRef<'_>) -> Self {
-        let bytes = frame.shared.map_or_else(|| Arc::new(frame.whole.to_vec()), Arc::clone);
+        // What is kept is counted by its length: memory beyond that would be nobody's.
+        let fits = frame.shared.filter(|bytes| bytes.capacity() <= bytes.len() + bytes.len() / 4);
+        let bytes = fits.map_or_else(|| Arc::new(frame.whole.to_vec()), Arc::clone);
         Self { kind: frame.kind, bytes }
     }
 
@@ -257,8 +261,8 @@ impl Assembler {
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
         if self.delivered {
             match Arc::get_mut(&mut self.partial) {
-                Some(partial) => partial.clear(),
-                None => self.partial = Arc::default(),
+                Some(partial) if partial.capacity() <= REUSED_BYTES_MAX => partial.clear(),
+                _ => self.partial = Arc::default(),
             }
             self.delivered = false;
         }
@@ -395,6 +399,29 @@ mod tests {
         assert_eq!(kept.len(), 2);
         assert!(kept[0].payload().iter().all(|byte| *byte == 1) && kept[0].payload().len() == 3000);
         assert!(kept[1].payload().iter().all(|byte| *byte == 2) && kept[1].payload().len() == 3000);
+    }
+
+    #[test]
+    fn a_kept_frame_holds_no_more_memory_than_is_counted_for_it() {
+        let mut assembler = Assembler::new(4 * 1024 * 1024);
+        for small in [20, 300, 5000, 20_000] {
+            let stream =
+                [frame(Kind::Batch, &vec![1; 3_000_000]), frame(Kind::Batch, &vec![2; small])].concat();
+            let mut kept = Vec::new();
+            for mut piece in stream.chunks(stream.len() - small / 2) {
+                while let Some(frame) = assembler.next(&mut piece).unwrap() {
+                    if frame.payload.len() == small {
+                        kept.push(Frame::keep(frame));
+                    }
+                }
+            }
+            assert_eq!(kept.len(), 1);
+            assert!(
+                kept[0].bytes.capacity() <= 2 * kept[0].bytes.len(),
+                "{small}: {}",
+                kept[0].bytes.capacity()
+            );
+        }
     }
 
     #[test]
