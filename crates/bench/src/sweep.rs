@@ -13,6 +13,7 @@ use crate::verdict::{Bottleneck, bottleneck, remark};
 use crate::{BenchArguments, Environment, LoadArguments};
 use anyhow::ensure;
 use clap::Args;
+use quorate_types::Quorums;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::Write;
@@ -131,6 +132,24 @@ pub struct SweepReport {
 }
 
 impl SweepReport {
+    /// A sweep that has not tried a rate yet.
+    pub(crate) fn start(quorums: Quorums, environment: Environment, flags: SweepArguments) -> Self {
+        Self {
+            steps: Vec::new(),
+            knee_ops_s: None,
+            closed_loop_ops_s: None,
+            ended: String::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            replicas: quorums.replicas,
+            faults: quorums.faults,
+            durability: String::new(),
+            security: String::new(),
+            environment,
+            flags,
+        }
+    }
+
     /// 0 when a knee was found or the highest rate was no problem; otherwise 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -157,21 +176,7 @@ pub fn sweep(arguments: &SweepArguments, launch: Launch<'_>) -> anyhow::Result<S
 }
 
 fn climb(arguments: &SweepArguments, cluster: &RunningCluster) -> anyhow::Result<SweepReport> {
-    let quorums = cluster.config.quorums();
-    let mut report = SweepReport {
-        steps: Vec::new(),
-        knee_ops_s: None,
-        closed_loop_ops_s: None,
-        ended: String::new(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        replicas: quorums.replicas,
-        faults: quorums.faults,
-        durability: String::new(),
-        security: String::new(),
-        environment: Environment::here(),
-        flags: arguments.clone(),
-    };
+    let mut report = SweepReport::start(cluster.config.quorums(), Environment::here(), arguments.clone());
     let estimate = match arguments.from {
         Some(_) => None,
         None => Some(estimate(arguments, cluster)?),

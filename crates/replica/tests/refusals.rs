@@ -5,9 +5,11 @@ mod cluster;
 use cluster::*;
 use proptest::prelude::*;
 use quorate_replica::Reject;
-use quorate_types::{BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, SessionId, View, limits};
-use quorate_wire::message::{FetchHeaders, LaneAcks, Message, ReportRequest, Status};
-use quorate_wire::{DecodeError, Frame, Kind, LaneTip, Position, bundle, header, testing};
+use quorate_types::{
+    BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, SessionId, Signature, View, limits,
+};
+use quorate_wire::message::{FetchHeaders, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, Status};
+use quorate_wire::{DecodeError, Frame, Header, Kind, LaneTip, Position, bundle, header, testing};
 
 fn frame(kind: Kind, payload: &[u8]) -> Frame {
     Frame::encode(kind, |out| out.extend_from_slice(payload))
@@ -168,6 +170,45 @@ fn every_reject_has_a_label_that_is_listed_once() {
     ];
     let labels: Vec<&str> = all.iter().map(Reject::label).collect();
     assert_eq!(labels, Reject::LABELS);
+}
+
+/// The check waits for the end of the tick, and still costs the sender its connection, whoever is the primary.
+#[test]
+fn a_forged_proposal_is_refused() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let parent = header::genesis(cluster.config.digest()).digest;
+    let (epoch, timestamp) = (cluster.config.epoch(), cluster.now);
+    let header = Header { epoch, seq: Seq(1), parent, timestamp, cut: Vec::new() };
+    let forged = PrePrepare { view: View(0), header, signature: Signature([7; 64]) };
+    for from in [R0, R3] {
+        cluster.inject(from, R1, &forged.encode());
+        cluster.run();
+        assert_eq!(cluster.closed_peers.pop(), Some((R1, from, Reject::ConsensusSignature)));
+    }
+    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    cluster.run();
+    assert_eq!(client.replies(&cluster, R1).len(), 1);
+}
+
+/// A vote that completes nothing waits unverified; a second one for its slot tells that one of both is no vote.
+#[test]
+fn forged_votes_for_one_slot_are_refused() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let forged = |byte| {
+        let (digests, signature) = (vec![Digest([9; 32])], Signature([byte; 64]));
+        Prepare { view: View(0), lo: Seq(1), digests, signature }.encode()
+    };
+    cluster.inject(R3, R1, &forged(1));
+    cluster.run();
+    cluster.inject(R3, R1, &forged(1));
+    cluster.run();
+    assert_eq!(cluster.closed_peers, [], "it waits, and said again it says nothing new");
+    cluster.inject(R3, R1, &forged(2));
+    cluster.run();
+    assert_eq!(cluster.closed_peers, [(R1, R3, Reject::ConsensusSignature)]);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    cluster.run();
+    assert_eq!(client.replies(&cluster, R1).len(), 1);
 }
 
 /// A small frame may ask for a large answer: one burst gets one (lanes-2, lanes-8).

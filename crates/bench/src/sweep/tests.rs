@@ -5,6 +5,7 @@ use crate::report::tests::verdict;
 use crate::verdict::OpenLoop;
 use clap::{CommandFactory, Parser};
 use expect_test::expect;
+use quorate_types::Quorums;
 
 #[derive(Parser, Debug)]
 struct Command {
@@ -17,20 +18,7 @@ fn parse(line: &str) -> SweepArguments {
 }
 
 pub(crate) fn empty(line: &str) -> SweepReport {
-    SweepReport {
-        steps: Vec::new(),
-        knee_ops_s: None,
-        closed_loop_ops_s: None,
-        ended: String::new(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        replicas: 4,
-        faults: 1,
-        durability: String::new(),
-        security: String::new(),
-        environment: verdict("").report.environment,
-        flags: parse(line),
-    }
+    SweepReport::start(Quorums::of(4), verdict("").report.environment, parse(line))
 }
 
 /// Ten seconds at a rate, with a share completed and a p99 in milliseconds.
