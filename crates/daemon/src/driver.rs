@@ -181,7 +181,7 @@ impl Driver {
             self.step(Input::Mail(mail));
         }
         while let Some((position, root)) = self.hasher.as_ref().and_then(Hasher::take) {
-            self.step(Input::Hashed { position, root });
+            self.step(Input::Checkpointed { position, root });
         }
         self.dial_due();
         self.expire_handshakes();

@@ -59,7 +59,7 @@ impl Driver {
                 }
                 self.mailbox.post(core.index(), mail);
             }
-            Effect::Hash { position, state } => {
+            Effect::Checkpoint { position, state } => {
                 let hasher = self.hasher.as_ref().expect("invariant: the execution core has the hasher");
                 hasher.hash(position, state, self.reactor.waker());
             }

@@ -198,7 +198,7 @@ impl Core {
             Input::ClientFrame { connection, frame } => self.on_client_frame(now, connection, frame, effects),
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
-            Input::Hashed { position, root } => self.on_hashed(position, root, effects),
+            Input::Checkpointed { position, root } => self.on_checkpointed(position, root, effects),
             Input::TickEnd => self.on_tick_end(now, effects),
         }
         self.drain(now, effects);
@@ -622,10 +622,10 @@ impl Core {
         self.execute(effects);
     }
 
-    fn on_hashed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
+    fn on_checkpointed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
         let execution =
             self.execution.as_mut().expect("invariant: only the execution core has states hashed");
-        execution.on_hashed(position, root);
+        execution.on_checkpointed(position, root);
         let mail = Mail::Ordering(OrderingMail::Root { position, root });
         self.post(self.layout.ordering(), mail, effects);
     }
@@ -639,7 +639,7 @@ impl Core {
             return;
         }
         effects
-            .extend(turn.checkpoints.into_iter().map(|(position, state)| Effect::Hash { position, state }));
+            .extend(turn.checkpoints.into_iter().map(|(position, state)| Effect::Checkpoint { position, state }));
         self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {

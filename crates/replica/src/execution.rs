@@ -81,6 +81,15 @@ pub(crate) struct ExecutionRole {
     attached: BTreeMap<SessionId, BTreeSet<ClientConnection>>,
     sessions: BTreeMap<ClientConnection, SessionId>,
     last_root: Option<(Position, Digest)>,
+    /// What was executed since the last checkpoint.
+    since: SinceCheckpoint,
+}
+
+/// What was executed since the last checkpoint: alike on every replica, as each begins at zero there.
+#[derive(Debug, Default)]
+struct SinceCheckpoint {
+    headers: u64,
+    bytes: u64,
 }
 
 impl ExecutionRole {
@@ -101,6 +110,7 @@ impl ExecutionRole {
             attached: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_root: None,
+            since: SinceCheckpoint::default(),
         }
     }
 
@@ -109,7 +119,7 @@ impl ExecutionRole {
     }
 
     /// The root of a checkpoint's state is known.
-    pub(crate) fn on_hashed(&mut self, position: Position, root: Digest) {
+    pub(crate) fn on_checkpointed(&mut self, position: Position, root: Digest) {
         self.last_root = Some((position, root));
     }
 
@@ -244,6 +254,7 @@ impl ExecutionRole {
             if batch.lane().origin == self.me {
                 progress.own += batch.bundles().len() as u64;
             }
+            self.since.bytes += batch.bytes() as u64;
             progress.batch += 1;
             progress.bundle = 0;
         }
@@ -263,7 +274,10 @@ impl ExecutionRole {
         self.executed = position;
         self.timestamp = header.timestamp;
         turn.progress = true;
-        if header.seq.0.is_multiple_of(self.config.tuning().checkpoint_interval) {
+        let tuning = self.config.tuning();
+        self.since.headers += 1;
+        if self.since.headers >= tuning.checkpoint_interval || self.since.bytes >= tuning.checkpoint_bytes {
+            self.since = SinceCheckpoint::default();
             turn.checkpoints.push((position, self.state.freeze()));
         }
     }

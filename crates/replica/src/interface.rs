@@ -81,8 +81,9 @@ pub enum Input<'a> {
         /// The end of its contiguous durable prefix.
         upto: Lsn,
     },
-    /// The root of a state that [`Effect::Hash`] gave out; for the execution core. In the order of the effects.
-    Hashed {
+    /// A state that [`Effect::Checkpoint`] gave out is durable, and this is its root; for the execution core. In the
+    /// order of the effects, though a state that another one overtook may be left out.
+    Checkpointed {
         /// The slot after which the state was such.
         position: Position,
         /// Its root.
@@ -151,8 +152,9 @@ pub enum Effect {
         /// What the roles know.
         report: Box<crate::report::RoleReport>,
     },
-    /// Compute the root of a state, away from the cores, as it takes milliseconds; then report [`Input::Hashed`].
-    Hash {
+    /// Make a state durable and compute its root, away from the cores, as it takes long; then report
+    /// [`Input::Checkpointed`]: nothing vouches for a state that a crash could take back.
+    Checkpoint {
         /// The slot after which the state was such.
         position: Position,
         /// The state.

@@ -185,8 +185,8 @@ impl Cluster {
             Event::Tick { replica, core } => self.on_tick(replica, core)?,
             Event::Mail { replica, from, to } => self.on_mail(replica, from, to),
             Event::Written { replica, journal, lsn } => self.on_written(replica, journal, lsn),
-            Event::Hashed { replica, core, position, root } => {
-                self.deliver(replica, core, Arrival::Hashed(position, root));
+            Event::Checkpointed { replica, core, position, root } => {
+                self.deliver(replica, core, Arrival::Checkpointed(position, root));
             }
             Event::Submit { client } => self.on_submit(client)?,
             Event::Patience { client } => self.on_patience(client)?,

@@ -35,7 +35,7 @@ pub enum Event {
         lsn: Lsn,
     },
     /// The state of a checkpoint is hashed.
-    Hashed {
+    Checkpointed {
         /// The replica.
         replica: ReplicaId,
         /// Its execution core.

@@ -28,8 +28,8 @@ pub enum Arrival {
     Mail(Mail),
     /// See [`Input::Durable`].
     Durable(JournalId, Lsn),
-    /// See [`Input::Hashed`].
-    Hashed(Position, Digest),
+    /// See [`Input::Checkpointed`].
+    Checkpointed(Position, Digest),
 }
 
 impl Arrival {
@@ -49,7 +49,7 @@ impl Arrival {
             }
             Self::Mail(mail) => step(Input::Mail(mail)),
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
-            Self::Hashed(position, root) => step(Input::Hashed { position, root }),
+            Self::Checkpointed(position, root) => step(Input::Checkpointed { position, root }),
         }
     }
 }
@@ -89,7 +89,7 @@ pub struct Host {
     /// Writes that fell due while the disk was stalled.
     pub stalled_writes: Vec<(JournalId, Lsn)>,
     /// When the last state that was to be hashed is.
-    pub hashed_at: Nanoseconds,
+    pub checkpointed_at: Nanoseconds,
     /// The links that its cores know to stand.
     pub links: BTreeSet<(ReplicaId, LinkId)>,
     /// The number of the next client connection.
@@ -119,7 +119,7 @@ impl Host {
             slowness: 1,
             stalls: 0,
             stalled_writes: Vec::new(),
-            hashed_at: Nanoseconds(0),
+            checkpointed_at: Nanoseconds(0),
             links: BTreeSet::new(),
             client_connections: 0,
         }

@@ -227,6 +227,7 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
     Tuning {
         window: checkpoint_interval * random.between(2, 6),
         checkpoint_interval,
+        checkpoint_bytes: random.magnitude(4 * 1024, 1024 * 1024),
         proposals_max: random.magnitude(1, 16),
         pipeline_bytes: *random.pick(&[0, 1, 500, 5_000, 256 * 1024]),
         cut_batches_max: random.magnitude(1, limits::CUT_BATCHES_MAX),

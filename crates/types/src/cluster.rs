@@ -147,8 +147,11 @@ impl Member {
 pub struct Tuning {
     /// How far above the stable checkpoint headers are accepted (W), in headers.
     pub window: u64,
-    /// The distance of checkpoints, in headers.
+    /// The longest distance of checkpoints, in headers.
     pub checkpoint_interval: u64,
+    /// The bytes of executed batches after which a checkpoint is due however few headers named them, so that what
+    /// a restart has to execute again is bounded.
+    pub checkpoint_bytes: u64,
     /// The number of headers that may be proposed and uncommitted (P).
     pub proposals_max: u64,
     /// While so many bytes wait to be proposed, another header is proposed beside an uncommitted one; below it,
@@ -186,6 +189,7 @@ impl Default for Tuning {
         Self {
             window: limits::WINDOW,
             checkpoint_interval: limits::CHECKPOINT_INTERVAL,
+            checkpoint_bytes: limits::CHECKPOINT_BYTES,
             proposals_max: limits::PROPOSALS_MAX,
             pipeline_bytes: 256 * 1024,
             cut_batches_max: limits::CUT_BATCHES_MAX,
@@ -292,6 +296,7 @@ impl ClusterConfig {
             writer.bytes(client.as_bytes());
         }
         writer.u64(self.tuning.window).u64(self.tuning.checkpoint_interval);
+        writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
         writer.finish()

@@ -189,7 +189,7 @@ impl Cluster {
             Effect::ClosePeer { peer, reject, .. } => self.closed_peers.push((me, peer, reject)),
             Effect::CloseClient { connection, reject } => self.closed_clients.push((me, connection, reject)),
             Effect::Mail { core, mail } => self.mails.push_back((me.index(), core, mail)),
-            Effect::Hash { position, state } => self.states.push_back((me, core, position, state)),
+            Effect::Checkpoint { position, state } => self.states.push_back((me, core, position, state)),
             Effect::Report { connection, report } => self.reports.push((me, connection, *report)),
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
             Effect::Executed { operations, .. } => *self.operations.entry(me).or_default() += operations,
@@ -241,7 +241,7 @@ impl Cluster {
         }
         while let Some((me, core, position, state)) = self.states.pop_front() {
             moved = true;
-            self.step(me, core, Input::Hashed { position, root: state.root() });
+            self.step(me, core, Input::Checkpointed { position, root: state.root() });
         }
         for me in self.ids() {
             moved |= self.tick(me);

@@ -55,16 +55,16 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
-            Effect::Hash { position, state } => {
+            Effect::Checkpoint { position, state } => {
                 // Always in order: a state is hashed when the one before it is.
                 let Origin { replica, core } = origin;
                 let delay = self.disk_random.between(0, HASH_TIME_MAX.0);
                 let now = self.now;
                 let host = self.host(replica);
-                let at = host.hashed_at.max(now).plus(delay);
-                host.hashed_at = at;
+                let at = host.checkpointed_at.max(now).plus(delay);
+                host.checkpointed_at = at;
                 let root = state.root();
-                self.queue.push(at, Event::Hashed { replica, core, position, root });
+                self.queue.push(at, Event::Checkpointed { replica, core, position, root });
                 Ok(())
             }
             Effect::Report { report, .. } => {
