@@ -353,7 +353,12 @@ impl Shared {
     }
 
     fn describe(&self) -> String {
-        self.links.iter().map(Link::describe).collect()
+        let session = self.session.borrow();
+        let described = self.config.replica_ids().zip(&self.links).map(|(replica, link)| {
+            let declined = session.declined(replica).map(|reason| format!("; {}", reason.describe()));
+            link.describe() + &declined.unwrap_or_default()
+        });
+        described.collect()
     }
 
     fn now(&self) -> Nanoseconds {

@@ -17,7 +17,7 @@ use quorate_types::{
     ArchivedOperationError, ArchivedOperationResult, BundleNumber, ClusterConfig, Digest, Nanoseconds,
     Operation, ReplicaId, ReplicaSet, Seq, SessionId, SigningKey, limits,
 };
-use quorate_wire::message::{Attach, Busy, Message};
+use quorate_wire::message::{Attach, Busy, BusyReason, Message};
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::{DecodeError, Frame, FrameRef, Kind, ReplyView, bundle};
 use std::collections::VecDeque;
@@ -177,6 +177,8 @@ pub struct Session {
     /// The home was lost while nobody else was connected: the next connection becomes the home.
     homeless: bool,
     connected: ReplicaSet,
+    /// What each replica that declined to be the home said last. Forgotten when one of its bundles is complete.
+    declined: Vec<Option<BusyReason>>,
     /// Bundles `first`, `first` + 1, …; the first one is never complete.
     window: VecDeque<Slot>,
     first: BundleNumber,
@@ -197,6 +199,7 @@ impl Session {
         let id = SessionId::derive(&key.public(), counter);
         let mut session = Self {
             answers: Answers::new(config.members().len()),
+            declined: vec![None; config.members().len()],
             config,
             key,
             counter,
@@ -243,6 +246,12 @@ impl Session {
     #[must_use]
     pub fn home(&self) -> ReplicaId {
         self.home
+    }
+
+    /// Why a replica declined to take this session's bundles, if it did and none was completed there since.
+    #[must_use]
+    pub fn declined(&self, replica: ReplicaId) -> Option<BusyReason> {
+        self.declined.get(replica.index()).copied().flatten()
     }
 
     /// Whether the cluster has opened the session.
@@ -333,7 +342,7 @@ impl Session {
     ) -> Result<(), DecodeError> {
         match frame.kind {
             Kind::Reply => self.on_reply(now, replica, &ReplyView::parse(frame.payload)?, out),
-            Kind::Busy => self.on_busy(now, replica, &Busy::from_frame(frame)?),
+            Kind::Busy => self.on_busy(now, replica, &Busy::from_frame(frame)?, out),
             other => return Err(DecodeError::Misplaced(other)),
         }
         Ok(())
@@ -396,9 +405,11 @@ impl Session {
         let replicas = self.config.members().len();
         let home = self.home.index();
         let after = (1..=replicas).map(|step| (home + step) % replicas);
-        let next = after
+        let mut connected = after
             .map(|index| ReplicaId(u8::try_from(index).expect("invariant: below REPLICAS_MAX")))
-            .find(|replica| self.connected.contains(*replica));
+            .filter(|replica| self.connected.contains(*replica));
+        let willing = |replica: &ReplicaId| self.declined[replica.index()].is_none();
+        let next = connected.clone().find(willing).or_else(|| connected.next());
         if let Some(next) = next {
             self.home = next;
             self.send_all_again(now, out);
@@ -432,10 +443,15 @@ impl Session {
         }
     }
 
-    fn on_busy(&mut self, now: Nanoseconds, replica: ReplicaId, busy: &Busy) {
+    fn on_busy(&mut self, now: Nanoseconds, replica: ReplicaId, busy: &Busy, out: &mut Vec<Action>) {
         let waiting = matches!(self.slot(busy.number), Some(Slot::Waiting { .. }));
         if busy.session != self.id || replica != self.home || !waiting {
             return;
+        }
+        if busy.reason != BusyReason::InFlight && self.declined[replica.index()].is_none() {
+            // Somebody else may take it. Once all have declined, they are asked again like busy ones.
+            self.declined[replica.index()] = Some(busy.reason);
+            return self.move_home(now, out);
         }
         match &mut self.retry {
             Some(retry) => retry.from = retry.from.min(busy.number),
@@ -495,6 +511,7 @@ impl Session {
     ) {
         *self.slot(number).expect("invariant: the caller found it waiting") = Slot::Complete;
         self.busy_wait = self.timing.busy;
+        self.declined[self.home.index()] = None;
         let progress = number == self.first;
         while matches!(self.window.front(), Some(Slot::Complete)) {
             self.window.pop_front();

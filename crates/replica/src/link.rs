@@ -4,7 +4,7 @@ use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{ExecutionMail, OrderingMail};
 use quorate_lanes::Lanes;
 use quorate_types::{ClusterConfig, JournalId, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
-use quorate_wire::message::{Attach, Busy, Message, ReportRequest};
+use quorate_wire::message::{Attach, Busy, BusyReason, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +26,10 @@ pub(crate) struct LinkRole {
     links: Vec<LinkId>,
     pub(crate) lanes: Lanes,
     clients: BTreeMap<ClientConnection, Client>,
+    /// Writes are declined, as the disk is nearly full.
+    pub(crate) read_only: bool,
+    /// All bundles are declined: this replica catches up, or is a learner.
+    pub(crate) following: bool,
     /// The bundle that this step has admitted: its link, and when it arrived. The next step, which comes at once,
     /// tells how long its check took.
     pub(crate) admitted: Option<(LinkId, Nanoseconds)>,
@@ -46,7 +50,15 @@ impl LinkRole {
         journal: JournalId,
     ) -> Self {
         let lanes = Lanes::new(Arc::clone(&config), me, &links, journal);
-        Self { config, links, lanes, clients: BTreeMap::new(), admitted: None }
+        Self {
+            config,
+            links,
+            lanes,
+            clients: BTreeMap::new(),
+            read_only: false,
+            following: false,
+            admitted: None,
+        }
     }
 
     pub(crate) fn on_client_connected(&mut self, connection: ClientConnection, key: &[u8; 32]) {
@@ -102,13 +114,23 @@ impl LinkRole {
         if &bundle.head.client != client.key.as_bytes() {
             return Err(Reject::ForeignBundle);
         }
-        if !self.lanes.admit(client.link, connection.number, &bundle, OPEN_PER_CLIENT_MAX) {
-            let busy = Busy { session: bundle.head.session, number: bundle.head.number };
-            effects.push(Effect::SendClient { connection, frame: busy.encode() });
-            effects.push(Effect::Rejected(Reject::Busy));
-            return Ok(());
+        let reason = if self.following {
+            Some(BusyReason::Following)
+        } else if self.read_only && bundle.operations().iter().any(|operation| operation.writes()) {
+            Some(BusyReason::ReadOnly)
+        } else if !self.lanes.admit(client.link, connection.number, &bundle, OPEN_PER_CLIENT_MAX) {
+            Some(BusyReason::InFlight)
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => {
+                let busy = Busy { session: bundle.head.session, number: bundle.head.number, reason };
+                effects.push(Effect::SendClient { connection, frame: busy.encode() });
+                effects.push(Effect::Rejected(Reject::Busy));
+            }
+            None => self.admitted = Some((client.link, now)),
         }
-        self.admitted = Some((client.link, now));
         Ok(())
     }
 }

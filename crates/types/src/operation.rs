@@ -87,6 +87,25 @@ pub enum Operation {
     },
 }
 
+impl ArchivedOperation {
+    /// Whether it may change a user's keys. Opening a session does not: readers need one too.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::Register { .. }
+            | Self::Get { .. }
+            | Self::Exists { .. }
+            | Self::MultiGet { .. }
+            | Self::Scan { .. } => false,
+            Self::Set { .. }
+            | Self::Delete { .. }
+            | Self::IncrementBy { .. }
+            | Self::Append { .. }
+            | Self::MultiSet { .. } => true,
+        }
+    }
+}
+
 /// A key with a value to write.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]

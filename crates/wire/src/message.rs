@@ -96,6 +96,32 @@ fn check_cut(header: &Header) -> Result<(), DecodeError> {
     within("lanes in a cut", header.cut.len(), LANES_MAX)
 }
 
+/// Why a bundle was not taken.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub enum BusyReason {
+    /// Too much of this client or lane is under way: soon there is room again.
+    InFlight,
+    /// The replica takes no writes for now, as its disk or journal is nearly full.
+    ReadOnly,
+    /// The replica takes no bundles at all: it catches up, or follows without a vote.
+    Following,
+}
+
+impl BusyReason {
+    /// What a user may make of it.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::InFlight => "it has too much under way",
+            Self::ReadOnly => {
+                "it takes no writes because its disk or journal is nearly full; `quorate status` says which limit"
+            }
+            Self::Following => "it takes no requests because it catches up or is a learner",
+        }
+    }
+}
+
 messages! {
     /// Which session's replies a connection wants: the one that its client's key opens with `counter`.
     Attach {
@@ -109,6 +135,8 @@ messages! {
         session: SessionId,
         /// The bundle.
         number: BundleNumber,
+        /// Why.
+        reason: BusyReason,
     } check |_| Ok(());
 
     /// Asks for a report.

@@ -11,7 +11,7 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
-    Attach, Busy, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders, FetchedHeaders,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders, FetchedHeaders,
     LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status, decode_fetched_batches,
     encode_fetched_batches,
 };
@@ -224,7 +224,7 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             (Kind::Bundle, bundle),
             (Kind::Batch, batch),
             encoded(&Attach { counter: number }),
-            encoded(&Busy { session, number: BundleNumber(number) }),
+            encoded(&Busy { session, number: BundleNumber(number), reason: BusyReason::ReadOnly }),
             encoded(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 }),
             encoded(&Report { json: String::from_utf8_lossy(&bytes).into_owned() }),
             encoded(&LaneAcks { full: number % 2 == 0, tips }),
@@ -312,7 +312,8 @@ proptest! {
     ) {
         let (view, seq) = (View(number), Seq(number));
         round_trip(&Attach { counter: number });
-        round_trip(&Busy { session: SessionId(digest.0), number: BundleNumber(number) });
+        let reason = BusyReason::Following;
+        round_trip(&Busy { session: SessionId(digest.0), number: BundleNumber(number), reason });
         round_trip(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 });
         round_trip(&Report { json: String::from_utf8_lossy(&bytes).into_owned() });
         round_trip(&LaneAcks { full: number % 2 == 0, tips });

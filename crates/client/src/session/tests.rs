@@ -107,7 +107,11 @@ impl Fixture {
     }
 
     fn busy(&mut self, replica: u8, number: u64) {
-        let busy = Busy { session: self.session.id(), number: BundleNumber(number) };
+        self.decline(replica, number, BusyReason::InFlight);
+    }
+
+    fn decline(&mut self, replica: u8, number: u64, reason: BusyReason) {
+        let busy = Busy { session: self.session.id(), number: BundleNumber(number), reason };
         self.frame(replica, &busy.encode()).unwrap();
     }
 
@@ -443,9 +447,45 @@ fn busy_counts_only_from_the_home_and_for_an_open_bundle_of_this_session() {
     fixture.busy(1, 0);
     fixture.busy(1, 2);
     fixture.busy(1, u64::MAX);
-    let foreign = Busy { session: SessionId([9; 32]), number: BundleNumber(1) };
+    let reason = BusyReason::InFlight;
+    let foreign = Busy { session: SessionId([9; 32]), number: BundleNumber(1), reason };
     fixture.frame(1, &foreign.encode()).unwrap();
     assert_eq!(fixture.session.deadline(), deadline);
+}
+
+#[test]
+fn a_replica_that_declines_is_left_for_one_that_does_not() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.submit();
+    fixture.happened();
+    fixture.decline(1, 1, BusyReason::ReadOnly);
+    assert_eq!(fixture.happened(), "2:b1 2:b2");
+    // What the old home says about the next bundle is of no more interest.
+    fixture.decline(1, 2, BusyReason::ReadOnly);
+    fixture.decline(2, 1, BusyReason::Following);
+    let home = fixture.session.home();
+    assert!(![1, 2].contains(&home.0), "the next one has not declined yet: {home}");
+    assert_eq!(fixture.session.declined(ReplicaId(1)), Some(BusyReason::ReadOnly));
+    assert_eq!(fixture.session.declined(ReplicaId(2)), Some(BusyReason::Following));
+}
+
+#[test]
+fn where_everybody_declines_the_last_home_is_asked_again_later() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    for _ in 0..4 {
+        let home = fixture.session.home().0;
+        fixture.decline(home, 1, BusyReason::ReadOnly);
+    }
+    fixture.happened();
+    let home = fixture.session.home().0;
+    fixture.decline(home, 1, BusyReason::ReadOnly);
+    assert_eq!(fixture.happened(), "", "not at once");
+    let deadline = fixture.session.deadline().unwrap();
+    fixture.at(deadline);
+    assert_eq!(fixture.happened(), format!("{home}:b1"));
 }
 
 #[test]
