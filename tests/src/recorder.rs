@@ -54,7 +54,8 @@ impl Recorder {
                 let session = Client::connect(config, key, options).await.expect("a quorum is connected");
                 let mut number = 0;
                 while !stopped.load(Ordering::Relaxed) {
-                    let writes: Vec<Operation> = (number..number + BUNDLE).map(|n| write(client, n)).collect();
+                    let writes: Vec<Operation> =
+                        (number..number + BUNDLE).map(|n| write(client, n)).collect();
                     number += BUNDLE;
                     let (_, results) = session.execute(&writes).await.expect("the bundle completes");
                     note(&noted, &writes, &results);

@@ -79,7 +79,7 @@ impl Attacker {
                     self.send(frame.bytes());
                     last = frame;
                 }
-                DialerStep::Done { .. } => return Ok(last),
+                DialerStep::Done => return Ok(last),
             }
         }
         panic!("the handshake was cut off without a reason");
@@ -168,7 +168,7 @@ fn unknown_keys_wrong_signatures_and_replayed_handshakes_are_refused() {
     attacker.assert_closed();
 
     let mut attacker = Attacker::connect(cluster.mesh_address(0));
-    let peer = Identity::Replica { replica: ReplicaId(3), link: LinkId(0), incarnation: 1 };
+    let peer = Identity::Replica { replica: ReplicaId(3), link: LinkId(0) };
     let error = attacker.shake(config, &stranger, peer, 0).unwrap_err();
     assert_eq!(error, HandshakeError::RefusedByPeer(Refusal::UnknownKey));
 
@@ -243,7 +243,7 @@ fn a_replica_that_forges_votes_is_cut_off_and_the_others_go_on() {
     let load = Load::start(&cluster, 0, ReplicaId(1), 5);
     wait_for("three of four work", || (load.completed() > 10).then_some(()));
     let key = cluster.replica_key(3);
-    let identity = Identity::Replica { replica: ReplicaId(3), link: LinkId(0), incarnation: 1 };
+    let identity = Identity::Replica { replica: ReplicaId(3), link: LinkId(0) };
     // Ahead of what is accepted, but near enough for its vote to be of interest.
     let next = cluster.report(1, false)["committed"].as_u64().expect("a number") + 100;
     let vote =

@@ -32,7 +32,8 @@ fn wait_for_progress(what: &str, recorders: &[Recorder], more: u64) {
 #[test]
 fn the_primary_is_killed_and_operations_go_on_and_it_comes_back() {
     let mut cluster = Cluster::start(4);
-    let recorders = vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(0))];
+    let recorders =
+        vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(0))];
     wait_for_progress("the load runs", &recorders, 20);
     cluster.kill(0);
     wait_for_progress("operations flow without the first primary", &recorders, 20);
@@ -47,7 +48,8 @@ fn the_primary_is_killed_and_operations_go_on_and_it_comes_back() {
 #[test]
 fn all_replicas_lose_power_at_once_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::start(4);
-    let recorders = vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
+    let recorders =
+        vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
     wait_for_progress("the load runs", &recorders, 30);
     for replica in 0..4 {
         cluster.kill(replica);
@@ -65,7 +67,8 @@ fn all_replicas_lose_power_at_once_and_nothing_acknowledged_is_lost() {
 fn rounds_of_killing_a_random_subset_lose_nothing() {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let mut cluster = Cluster::start(4);
-    let recorders = vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
+    let recorders =
+        vec![Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
     let mut chance = 42;
     for round in 0..rounds {
         wait_for_progress(&format!("operations flow before round {round}"), &recorders, 3);

@@ -275,7 +275,7 @@ fn shake_hands(
     let link = shared.link(replica);
     match dialer.on_frame(frame) {
         Ok(DialerStep::Send(proof)) => link.queue(&proof),
-        Ok(DialerStep::Done { .. }) => {
+        Ok(DialerStep::Done) => {
             *link.state.borrow_mut() = LinkState::Connected;
             tracing::debug!(%replica, address = %link.address, "connected");
             shared.on_connected(replica);

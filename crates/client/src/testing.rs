@@ -128,7 +128,7 @@ fn accept(id: u8, listener: &TcpListener, config: &Arc<ClusterConfig>, state: &A
 /// One connection, until it ends.
 fn serve(id: u8, mut stream: TcpStream, config: &Arc<ClusterConfig>, state: &Mutex<FakeState>) -> Option<()> {
     let mut handshake =
-        Listener::new(Arc::clone(config), replica_key(id), ReplicaId(id), 1, Accepts::Clients, [id; 32]);
+        Listener::new(Arc::clone(config), replica_key(id), ReplicaId(id), Accepts::Clients, [id; 32]);
     let mut done = false;
     let mut assembler = Assembler::new(limits::FRAME_BYTES_MAX);
     let mut buffer = vec![0; 4096];

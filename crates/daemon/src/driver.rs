@@ -59,8 +59,6 @@ pub(crate) struct Driver {
     handshakes: Handshakes,
     /// Stands in for an assembler that is in use.
     spare_assembler: Option<Assembler>,
-    /// A number of this process: a peer that sees another one later knows that this replica was restarted.
-    incarnation: u64,
     pub(crate) clock: Clock,
     /// When the steps whose effects are being carried out had ended.
     pub(crate) step_ended: Nanoseconds,
@@ -86,7 +84,6 @@ impl Driver {
         id: CoreId,
         mailbox: Mailbox<Mail>,
         hasher: Option<Hasher>,
-        incarnation: u64,
     ) -> Result<Self, ReactorError> {
         let cpu = config.cores[id.index()];
         let mut reactor =
@@ -124,7 +121,6 @@ impl Driver {
             client_count: 0,
             handshakes: Handshakes::default(),
             spare_assembler: None,
-            incarnation,
             clock: shared.clock,
             step_ended: Nanoseconds(0),
             published: ReactorCounters::default(),
@@ -276,7 +272,6 @@ impl Driver {
             Arc::clone(&self.config.cluster),
             self.config.key.clone(),
             self.config.replica,
-            self.incarnation,
             accepts,
             fresh_nonce(),
         ));
@@ -333,8 +328,7 @@ impl Driver {
         self.count(Counter::ConnectionsOpened);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Phase::Connecting { peer, link } = connection.phase else { return };
-        let identity =
-            Identity::Replica { replica: self.config.replica, link, incarnation: self.incarnation };
+        let identity = Identity::Replica { replica: self.config.replica, link };
         let (dialer, hello) = Dialer::start(
             Arc::clone(&self.config.cluster),
             self.config.key.clone(),
@@ -440,12 +434,7 @@ impl Driver {
                 self.on_client_established(id, key);
                 true
             }
-            Ok(ListenerStep::Done(welcome, Identity::Replica { replica, link, incarnation })) => {
-                if !self.peers.admit(replica, link, incarnation) {
-                    warn!("replica {replica} was restarted without its votes and is refused");
-                    self.fail_handshake(id, Some(Refusal::Restarted));
-                    return false;
-                }
+            Ok(ListenerStep::Done(welcome, Identity::Replica { replica, link })) => {
                 self.reactor.send(id, welcome.bytes());
                 self.on_peer_established(id, replica, link);
                 true
@@ -475,12 +464,7 @@ impl Driver {
                 self.reactor.send(id, frame.bytes());
                 false
             }
-            Ok(DialerStep::Done { incarnation }) => {
-                if !self.peers.admit(peer, link, incarnation) {
-                    warn!("replica {peer} was restarted without its votes and is refused");
-                    self.fail_handshake(id, None);
-                    return false;
-                }
+            Ok(DialerStep::Done) => {
                 self.on_peer_established(id, peer, link);
                 true
             }

@@ -1,4 +1,4 @@
-//! The links of one core to the other replicas: who dials whom, when to try again, and who was restarted.
+//! The links of one core to the other replicas: who dials whom, and when to try again.
 
 use quorate_reactor::ConnectionId;
 use quorate_types::{ClusterConfig, LinkId, ReplicaId};
@@ -19,8 +19,6 @@ pub(crate) struct PeerLink {
     since: Option<Instant>,
     /// Frames were dropped because the queue was full.
     pub(crate) lagging: bool,
-    /// The peer's first incarnation. With a memory journal a later one has lost its votes and is refused.
-    incarnation: Option<u64>,
     /// When to dial; none while a connection or an attempt is there, or when the peer dials.
     pub(crate) dial_at: Option<Instant>,
     backoff: Duration,
@@ -42,7 +40,6 @@ impl Peers {
             connection: None,
             since: None,
             lagging: false,
-            incarnation: None,
             dial_at: dials(me, peer).then_some(now),
             backoff: BACKOFF_FIRST,
         };
@@ -72,12 +69,6 @@ impl Peers {
 
     pub(crate) fn next_dial(&self) -> Option<Instant> {
         self.links.values().filter_map(|link| link.dial_at).min()
-    }
-
-    /// A handshake with the peer is complete. False when the peer was restarted since the first one.
-    pub(crate) fn admit(&mut self, peer: ReplicaId, link: LinkId, incarnation: u64) -> bool {
-        let Some(state) = self.links.get_mut(&(peer, link)) else { return false };
-        *state.incarnation.get_or_insert(incarnation) == incarnation
     }
 
     /// The connection stands; returns the one that it replaces.
@@ -149,14 +140,8 @@ mod tests {
         // Ids are made by a reactor alone; nobody listens at the address.
         let mut reactor = quorate_reactor::Reactor::new(&quorate_reactor::ReactorOptions::default()).unwrap();
         let id = reactor.connect("127.0.0.1:9".parse().unwrap()).unwrap();
-        let link = PeerLink {
-            connection: None,
-            since: None,
-            lagging: false,
-            incarnation: None,
-            dial_at: None,
-            backoff: BACKOFF_FIRST,
-        };
+        let link =
+            PeerLink { connection: None, since: None, lagging: false, dial_at: None, backoff: BACKOFF_FIRST };
         let mut peers = Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1) };
         let waits: Vec<u128> =
             (0..9).map(|_| wait_after(&mut peers, id, Duration::from_millis(1)).as_millis()).collect();

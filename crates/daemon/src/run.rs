@@ -47,14 +47,13 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     }
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
-    let incarnation = fresh_incarnation();
     let mut threads = Vec::new();
     let (hasher, hashing) = Hasher::start().map_err(StartError::Thread)?;
     let mut hasher = Some(hasher);
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
         let hasher = if core == execution { hasher.take() } else { None };
-        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher, incarnation)?);
+        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher)?);
     }
     let wakers: Result<Vec<Waker>, ReactorError> = threads
         .iter()
@@ -114,13 +113,12 @@ impl CoreThread {
         core: quorate_types::CoreId,
         mailbox: Mailbox<Mail>,
         hasher: Option<Hasher>,
-        incarnation: u64,
     ) -> Result<Self, StartError> {
         let (report, ready) = mpsc::channel();
         let (go, started) = mpsc::channel::<Vec<Waker>>();
         let (config, shared) = (Arc::clone(config), Arc::clone(shared));
         let body = move || {
-            let mut driver = match Driver::new(config, shared, core, mailbox, hasher, incarnation) {
+            let mut driver = match Driver::new(config, shared, core, mailbox, hasher) {
                 Ok(driver) => driver,
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -146,11 +144,4 @@ impl CoreThread {
     fn join(self) -> Result<(), ReactorError> {
         self.handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
-}
-
-/// A number that no other run of this replica has.
-fn fresh_incarnation() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("invariant: the kernel's random source does not fail");
-    u64::from_le_bytes(bytes)
 }

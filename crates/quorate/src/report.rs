@@ -70,7 +70,7 @@ fn ask(
             }
             match dialer.on_frame(frame).map_err(|error| error.to_string())? {
                 DialerStep::Send(proof) => connection.send(proof.bytes())?,
-                DialerStep::Done { .. } => {
+                DialerStep::Done => {
                     established = true;
                     connection.send(request.encode().bytes())?;
                 }

@@ -638,8 +638,9 @@ impl Core {
         if !turn.progress {
             return;
         }
-        effects
-            .extend(turn.checkpoints.into_iter().map(|(position, state)| Effect::Checkpoint { position, state }));
+        effects.extend(
+            turn.checkpoints.into_iter().map(|(position, state)| Effect::Checkpoint { position, state }),
+        );
         self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {

@@ -29,8 +29,6 @@ pub enum Identity {
         replica: ReplicaId,
         /// Which link.
         link: LinkId,
-        /// A number that the replica draws when it starts: another one means that it was restarted.
-        incarnation: u64,
     },
     /// An allowed client.
     Client {
@@ -72,12 +70,6 @@ pub enum Refusal {
     /// The signature does not match.
     #[error("the signature does not match the key")]
     Signature,
-    /// The replica was started again, but its memory journal could not keep its votes.
-    #[error(
-        "the replica was restarted, and with durability = \"memory\" its votes are lost; restart the whole \
-         cluster"
-    )]
-    Restarted,
     /// There is no room for another connection.
     #[error("too many connections")]
     Full,
@@ -91,14 +83,12 @@ struct Hello {
     replica: u8,
     link: u8,
     listener: u8,
-    incarnation: u64,
     key: [u8; 32],
     nonce: [u8; 32],
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 struct Challenge {
-    incarnation: u64,
     nonce: [u8; 32],
     signature: Signature,
 }
@@ -145,11 +135,11 @@ pub fn refusal_frame(refusal: Refusal) -> Frame {
     Refused { refusal }.encode()
 }
 
-fn transcript(hello: &Hello, listener_incarnation: u64, listener_nonce: &[u8; 32]) -> Digest {
+fn transcript(hello: &Hello, listener_nonce: &[u8; 32]) -> Digest {
     let mut writer = Digest::writer(Domain::Handshake);
     writer.bytes(&hello.cluster_id).digest(&hello.config_digest);
-    writer.bytes(&[hello.replica, hello.link, hello.listener]).u64(hello.incarnation);
-    writer.bytes(&hello.key).bytes(&hello.nonce).u64(listener_incarnation).bytes(listener_nonce);
+    writer.bytes(&[hello.replica, hello.link, hello.listener]);
+    writer.bytes(&hello.key).bytes(&hello.nonce).bytes(listener_nonce);
     writer.finish()
 }
 
@@ -159,8 +149,8 @@ pub struct Dialer {
     config: Arc<ClusterConfig>,
     key: SigningKey,
     hello: Hello,
-    /// The listener's incarnation, once its signature was verified.
-    proven: Option<u64>,
+    /// Whether the listener's signature was verified.
+    proven: bool,
 }
 
 /// What a dialer does next.
@@ -168,11 +158,8 @@ pub struct Dialer {
 pub enum DialerStep {
     /// Send this and go on.
     Send(Frame),
-    /// The connection stands; the listener's incarnation is proven.
-    Done {
-        /// The listener's incarnation.
-        incarnation: u64,
-    },
+    /// The connection stands.
+    Done,
 }
 
 impl Dialer {
@@ -186,9 +173,9 @@ impl Dialer {
         listener: ReplicaId,
         nonce: [u8; 32],
     ) -> (Self, Frame) {
-        let (replica, link, incarnation) = match identity {
-            Identity::Replica { replica, link, incarnation } => (replica.0, link.0, incarnation),
-            Identity::Client { .. } => (CLIENT, 0, 0),
+        let (replica, link) = match identity {
+            Identity::Replica { replica, link } => (replica.0, link.0),
+            Identity::Client { .. } => (CLIENT, 0),
         };
         let hello = Hello {
             cluster_id: *config.cluster_id(),
@@ -196,21 +183,20 @@ impl Dialer {
             replica,
             link,
             listener: listener.0,
-            incarnation,
             key: *key.public().as_bytes(),
             nonce,
         };
         let frame = hello.encode();
-        (Self { config, key, hello, proven: None }, frame)
+        (Self { config, key, hello, proven: false }, frame)
     }
 
     /// Takes the listener's next frame.
     pub fn on_frame(&mut self, frame: FrameRef<'_>) -> Result<DialerStep, HandshakeError> {
         match (frame.kind, self.proven) {
-            (Kind::Challenge, None) => self.on_challenge(&Challenge::from_frame(frame)?),
-            (Kind::Welcome, Some(incarnation)) => {
+            (Kind::Challenge, false) => self.on_challenge(&Challenge::from_frame(frame)?),
+            (Kind::Welcome, true) => {
                 Welcome::from_frame(frame)?;
-                Ok(DialerStep::Done { incarnation })
+                Ok(DialerStep::Done)
             }
             (Kind::Refused, _) => Err(HandshakeError::RefusedByPeer(Refused::from_frame(frame)?.refusal)),
             (other, _) => Err(DecodeError::Misplaced(other).into()),
@@ -218,13 +204,13 @@ impl Dialer {
     }
 
     fn on_challenge(&mut self, challenge: &Challenge) -> Result<DialerStep, HandshakeError> {
-        let transcript = transcript(&self.hello, challenge.incarnation, &challenge.nonce);
+        let transcript = transcript(&self.hello, &challenge.nonce);
         let statement = Statement::handshake(&self.config, StatementKind::HandshakeListener, &transcript);
         let listener = ReplicaId(self.hello.listener);
         if !statement.is_signed_by_replica(&self.config, listener, &challenge.signature) {
             return Err(HandshakeError::Refuse(Refusal::Signature));
         }
-        self.proven = Some(challenge.incarnation);
+        self.proven = true;
         let statement = Statement::handshake(&self.config, StatementKind::HandshakeDialer, &transcript);
         Ok(DialerStep::Send(Proof { signature: statement.sign(&self.key) }.encode()))
     }
@@ -236,7 +222,6 @@ pub struct Listener {
     config: Arc<ClusterConfig>,
     key: SigningKey,
     me: ReplicaId,
-    incarnation: u64,
     nonce: [u8; 32],
     /// Which dialers this socket is for.
     accepts: Accepts,
@@ -272,11 +257,10 @@ impl Listener {
         config: Arc<ClusterConfig>,
         key: SigningKey,
         me: ReplicaId,
-        incarnation: u64,
         accepts: Accepts,
         nonce: [u8; 32],
     ) -> Self {
-        Self { config, key, me, incarnation, nonce, accepts, pending: None, greeted: false }
+        Self { config, key, me, nonce, accepts, pending: None, greeted: false }
     }
 
     /// Takes the dialer's next frame. On [`HandshakeError::Refuse`], send [`refusal_frame`] and close.
@@ -302,13 +286,9 @@ impl Listener {
     /// Cheap checks first; only then a signature is made.
     fn on_hello(&mut self, hello: &Hello) -> Result<ListenerStep, HandshakeError> {
         let (key, identity) = self.admit(hello).map_err(HandshakeError::Refuse)?;
-        let transcript = transcript(hello, self.incarnation, &self.nonce);
+        let transcript = transcript(hello, &self.nonce);
         let statement = Statement::handshake(&self.config, StatementKind::HandshakeListener, &transcript);
-        let challenge = Challenge {
-            incarnation: self.incarnation,
-            nonce: self.nonce,
-            signature: statement.sign(&self.key),
-        };
+        let challenge = Challenge { nonce: self.nonce, signature: statement.sign(&self.key) };
         self.pending = Some((key, identity, transcript));
         Ok(ListenerStep::Send(challenge.encode()))
     }
@@ -337,8 +317,7 @@ impl Listener {
                 if member.key.as_bytes() != &hello.key {
                     return Err(Refusal::UnknownKey);
                 }
-                let identity = Identity::Replica { replica, link, incarnation: hello.incarnation };
-                Ok((member.key.clone(), identity))
+                Ok((member.key.clone(), Identity::Replica { replica, link }))
             }
             _ => Err(Refusal::UnknownReplica),
         }
@@ -357,7 +336,7 @@ mod tests {
     }
 
     fn listen(accepts: Accepts, nonce: u8) -> Listener {
-        Listener::new(Arc::new(config(4)), replica_key(1), ME, 11, accepts, [nonce; 32])
+        Listener::new(Arc::new(config(4)), replica_key(1), ME, accepts, [nonce; 32])
     }
 
     fn client() -> Identity {
@@ -365,7 +344,7 @@ mod tests {
     }
 
     fn peer(replica: u8) -> Identity {
-        Identity::Replica { replica: ReplicaId(replica), link: LinkId(0), incarnation: 22 }
+        Identity::Replica { replica: ReplicaId(replica), link: LinkId(0) }
     }
 
     fn sent(step: ListenerStep) -> Frame {
@@ -380,7 +359,7 @@ mod tests {
         let ListenerStep::Done(welcome, identity) = listener.on_frame(proof.as_frame_ref())? else {
             panic!("not done")
         };
-        assert!(matches!(dialer.on_frame(welcome.as_frame_ref())?, DialerStep::Done { incarnation: 11 }));
+        assert!(matches!(dialer.on_frame(welcome.as_frame_ref())?, DialerStep::Done));
         Ok(identity)
     }
 
@@ -429,7 +408,7 @@ mod tests {
     fn a_listener_without_the_replicas_key_is_found_out() {
         let (mut dialer, hello) = dial(client(), client_key(), 1);
         let config = Arc::new(config(4));
-        let mut liar = Listener::new(config, replica_key(2), ME, 11, Accepts::Clients, [2; 32]);
+        let mut liar = Listener::new(config, replica_key(2), ME, Accepts::Clients, [2; 32]);
         let challenge = sent(liar.on_frame(hello.as_frame_ref()).unwrap());
         let error = dialer.on_frame(challenge.as_frame_ref()).unwrap_err();
         assert_eq!(error, HandshakeError::Refuse(Refusal::Signature));

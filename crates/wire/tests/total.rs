@@ -11,9 +11,9 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders, FetchedHeaders,
-    LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status, decode_fetched_batches,
-    encode_fetched_batches,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
+    FetchedHeaders, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status,
+    decode_fetched_batches, encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -38,7 +38,7 @@ fn handshake_sides() -> (Dialer, Frame, Listener) {
     let config = Arc::new(config(4));
     let identity = Identity::Client { key: *client_key().public().as_bytes() };
     let (dialer, hello) = Dialer::start(Arc::clone(&config), client_key(), identity, ME, [1; 32]);
-    let listener = Listener::new(config, replica_key(1), ME, 11, Accepts::Clients, [2; 32]);
+    let listener = Listener::new(config, replica_key(1), ME, Accepts::Clients, [2; 32]);
     (dialer, hello, listener)
 }
 
