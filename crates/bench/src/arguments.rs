@@ -62,7 +62,7 @@ pub struct LoadArguments {
     #[arg(long, value_enum, default_value_t = Arrival::Constant)]
     pub arrival: Arrival,
     /// What an acknowledgement promises on the local cluster.
-    #[arg(long, value_enum, default_value_t = Durability::Memory, conflicts_with = "cluster")]
+    #[arg(long, value_enum, default_value_t = Durability::Sync, conflicts_with = "cluster")]
     pub durability: Durability,
     /// Seed of keys, values and arrivals: the same seed and clients give the same operations.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -113,8 +113,10 @@ pub struct BenchArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
-    /// Nothing is on disk: what f+1 replicas that stop together held is lost.
-    Memory,
+    /// What is acknowledged is on the disks of a quorum.
+    Sync,
+    /// Nothing waits for a disk: a loss of power may cost what was acknowledged last.
+    Async,
 }
 
 impl Durability {
@@ -122,7 +124,8 @@ impl Durability {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Memory => "memory",
+            Self::Sync => "sync",
+            Self::Async => "async",
         }
     }
 }
@@ -327,7 +330,7 @@ pub(crate) mod tests {
         assert!(parse("--cluster c.toml").is_err());
         assert!(parse("--key a").is_err());
         assert!(parse("--cluster c.toml --key a --replicas 7").is_err());
-        assert!(parse("--durability sync").is_err());
+        assert!(parse("--durability memory").is_err());
     }
 
     #[test]

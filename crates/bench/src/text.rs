@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_closed_loop_has_figures_units_and_verdict() {
         expect![[r#"
-            4 replicas (f = 1), memory durability, plaintext; 4 clients with up to 16 open bundles of 100 operations each; set=100; 100-byte values, 100,000 keys, uniform; seed 1
+            4 replicas (f = 1), sync durability, plaintext; 4 clients with up to 16 open bundles of 100 operations each; set=100; 100-byte values, 100,000 keys, uniform; seed 1
             closed loop: a client submits when a bundle is complete, so latency is service time
 
               throughput                    123,457 operations/s
@@ -202,7 +202,7 @@ mod tests {
         verdict.report.problems.push("replica 2 ended with code 1".to_owned());
         verdict.report.warnings.push("something to know".to_owned());
         expect![[r#"
-            4 replicas (f = 1), memory durability, plaintext; 4 clients with up to 64 open bundles of 100 operations each; set=100; 100-byte values, 100,000 keys, uniform; seed 1
+            4 replicas (f = 1), sync durability, plaintext; 4 clients with up to 64 open bundles of 100 operations each; set=100; 100-byte values, 100,000 keys, uniform; seed 1
             open loop: 120,000 operations/s in bundles on a poisson schedule; response time counts from when a bundle should have been sent
 
               throughput                    123,457 operations/s

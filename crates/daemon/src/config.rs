@@ -8,10 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// The largest number of cores of one replica.
 /// How long a core polls before it sleeps when it has a CPU of its own: about as long as a wake takes (DESIGN section 3).
 const SPIN_US: u64 = 20;
+/// The largest number of cores of one replica.
 const CORES_MAX: usize = 64;
+/// What the logs of all cores may take when nothing is said.
+const JOURNAL_BYTES: u64 = 2 << 30;
+/// With less, a replica would be read-only most of the time: a few segments of each core, and the batches that peers
+/// that lag may ask for.
+const JOURNAL_BYTES_MIN: u64 = 128 << 20;
+/// What is left free on the disk when nothing is said.
+const FREE_BYTES: u64 = 256 << 20;
 
 /// The longest time between two dumps of histograms.
 const HISTOGRAM_INTERVAL_S_MAX: u64 = 86_400;
@@ -33,8 +40,23 @@ pub struct NodeFile {
     /// What protects the links. Only `plaintext` exists yet, and only on loopback addresses.
     #[serde(default = "plaintext")]
     pub security: String,
-    /// What an acknowledgement promises. Only `memory` exists yet: data lives as long as the processes.
+    /// Where the replica keeps its data: a directory of its own, made by `quorate init` or `quorate format`. Default:
+    /// `data-N` for replica N, beside this file. Change it to put the data on another disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// What an acknowledgement promises. Default `sync`: what is acknowledged is on the disks of a quorum and survives
+    /// the loss of power of all. `async`: it survives the end of all processes, and not the loss of power of more than
+    /// f machines; faster where syncs are slow.
+    #[serde(default = "sync")]
     pub durability: String,
+    /// The bytes that the logs of all cores may take. Default 2 GiB, at least 128 MiB. When they are full of what is
+    /// still needed, the replica takes no writes until it is not. Raise it when replicas are away for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_journal_bytes: Option<u64>,
+    /// The bytes that are left free on the disk. Default 256 MiB. With less the replica takes no writes until there is
+    /// room again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free_bytes: Option<u64>,
     /// How long a core polls before it sleeps, in microseconds. Default: 20 when `cores` are named, else 0. Polling
     /// shortens hand-offs but burns a core; 0 when cores are shared with others. With more threads than CPUs it is 0
     /// whatever stands here.
@@ -58,6 +80,30 @@ pub struct HistogramFile {
 
 fn plaintext() -> String {
     "plaintext".to_owned()
+}
+
+fn sync() -> String {
+    Durability::Sync.name().to_owned()
+}
+
+/// What an acknowledgement promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on the disks of a quorum.
+    Sync,
+    /// A quorum's systems have it; the loss of power of more than f machines may lose it.
+    Async,
+}
+
+impl Durability {
+    /// The word in configurations and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
 }
 
 /// What is wrong with the configuration, with the file, the field and the remedy.
@@ -117,8 +163,14 @@ pub struct NodeConfig {
     pub cores: Vec<Option<usize>>,
     /// How long a core polls before it sleeps.
     pub spin: Duration,
+    /// Where its data is.
+    pub data_directory: PathBuf,
     /// What an acknowledgement promises.
-    pub durability: &'static str,
+    pub durability: Durability,
+    /// What the logs of all cores may take.
+    pub journal_bytes_max: u64,
+    /// What is left free on the disk.
+    pub free_bytes_min: u64,
     /// What protects the links.
     pub security: &'static str,
     /// Where and how often histograms are dumped.
@@ -158,7 +210,22 @@ impl NodeConfig {
         let cores = check_cores(path, &file.cores)?;
         let spin = Duration::from_micros(spin_us(file.spin_us, &file.cores));
         let histograms = check_histograms(path, &file.histograms)?;
-        Ok(Self { cluster, replica, key, cores, spin, durability, security, histograms })
+        let data_directory = check_data_directory(path, &file)?;
+        let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes)?;
+        let free_bytes_min = file.min_free_bytes.unwrap_or(FREE_BYTES);
+        Ok(Self {
+            cluster,
+            replica,
+            key,
+            cores,
+            spin,
+            data_directory,
+            durability,
+            journal_bytes_max,
+            free_bytes_min,
+            security,
+            histograms,
+        })
     }
 
     /// The core ids, in order.
@@ -210,14 +277,42 @@ fn check_security(path: &Path, security: &str, cluster: &ClusterConfig) -> Resul
     }
 }
 
-fn check_durability(path: &Path, durability: &str) -> Result<&'static str, ConfigError> {
-    match durability {
-        "memory" => Ok("memory"),
-        "sync" | "async" => Err(invalid(
+fn check_durability(path: &Path, durability: &str) -> Result<Durability, ConfigError> {
+    let both = [Durability::Sync, Durability::Async];
+    match both.into_iter().find(|known| known.name() == durability) {
+        Some(durability) => Ok(durability),
+        None if durability == "memory" => Err(invalid(
             path,
-            format!("durability = \"{durability}\" does not exist in this version; use \"memory\""),
+            "durability = \"memory\" was removed: replicas keep their data on disk; use \"sync\", or \"async\" where a \
+             loss of power may cost what was acknowledged last",
         )),
-        other => Err(invalid(path, format!("durability = \"{other}\"; use \"memory\""))),
+        None => Err(invalid(path, format!("durability = \"{durability}\"; use \"sync\" or \"async\""))),
+    }
+}
+
+fn check_data_directory(path: &Path, file: &NodeFile) -> Result<PathBuf, ConfigError> {
+    let beside = path.parent().unwrap_or(Path::new("."));
+    let directory = match &file.data_dir {
+        Some(directory) => beside.join(directory),
+        None => beside.join(format!("data-{}", file.replica)),
+    };
+    if directory.exists() && !directory.is_dir() {
+        let problem = format!("data_dir: {} is no directory; name another one", directory.display());
+        return Err(invalid(path, problem));
+    }
+    Ok(directory)
+}
+
+fn check_journal_bytes(path: &Path, wanted: Option<u64>) -> Result<u64, ConfigError> {
+    match wanted {
+        Some(wanted) if wanted < JOURNAL_BYTES_MIN => Err(invalid(
+            path,
+            format!(
+                "max_journal_bytes = {wanted}; use {JOURNAL_BYTES_MIN} (128 MiB) or more, such as {JOURNAL_BYTES}"
+            ),
+        )),
+        Some(wanted) => Ok(wanted),
+        None => Ok(JOURNAL_BYTES),
     }
 }
 

@@ -251,7 +251,7 @@ impl Driver {
                 debug!(core = self.id.0, %reason, "connection closed");
                 self.on_closed(connection, false);
             }
-            Event::Woken => {}
+            Event::Woken | Event::FileWritten { .. } => {}
             Event::Signal(Signal::User1) => self.shared.request_dump(),
             Event::Signal(signal) => {
                 info!(?signal, "stopping");

@@ -9,6 +9,7 @@
 mod clock;
 mod config;
 mod connection;
+mod data_directory;
 mod driver;
 mod dump;
 mod effects;
@@ -17,6 +18,13 @@ mod peers;
 mod report;
 mod run;
 mod shared;
+mod sync_probe;
 
-pub use config::{ConfigError, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key};
+pub use config::{
+    ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
+};
+pub use data_directory::{
+    DataDirectory, DirectoryError, Identity, Opened, Role, examine, format, open, open_or_learn,
+    sync_directory, write_durably,
+};
 pub use run::{Outcome, StartError, run};

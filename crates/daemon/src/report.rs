@@ -32,7 +32,7 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         user_keys: execution.user_keys,
         stored_bytes: execution.stored_bytes,
         view_changes: ordering.view.0,
-        durability: config.durability.to_owned(),
+        durability: config.durability.name().to_owned(),
         security: config.security.to_owned(),
         costs: costs(shared),
         rejects: shared.rejects(),

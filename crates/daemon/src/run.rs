@@ -1,13 +1,16 @@
 //! Starting the cores of a replica, and stopping them.
 
 use crate::config::NodeConfig;
+use crate::data_directory::{self, DataDirectory, DirectoryError, Role};
 use crate::driver::Driver;
 use crate::dump::Dumper;
 use crate::hasher::Hasher;
 use crate::shared::Shared;
+use crate::sync_probe;
 use quorate_reactor::{Mailbox, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::Layout;
 use quorate_replica::mail::Mail;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use thiserror::Error;
@@ -22,6 +25,25 @@ pub enum StartError {
     /// A core could not be set up, or its ring failed.
     #[error(transparent)]
     Reactor(#[from] ReactorError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The disk of the data directory does not take writes.
+    #[error("{path}: cannot write to the disk: {source}; check its space and its rights", path = path.display())]
+    Disk {
+        /// The data directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// There is data that this version cannot go on with.
+    #[error("{path}: {problem}", path = path.display())]
+    Recovery {
+        /// The data directory.
+        path: PathBuf,
+        /// What, and the remedy.
+        problem: String,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; raise the limit of processes")]
     Thread(std::io::Error),
@@ -45,6 +67,10 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
+    let data = data_directory::open_or_learn(&config.data_directory, &config.cluster, config.replica)?;
+    check_role(&data)?;
+    let disk = sync_probe::probe(data.path())
+        .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let mut threads = Vec::new();
@@ -71,10 +97,11 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         replica = config.replica.0,
         cores = config.cores.len(),
         clients = %config.client_address(),
-        durability = config.durability,
+        durability = config.durability.name(),
         security = config.security,
         "replica is ready"
     );
+    disk.tell(data.path());
     let dumper = Dumper::start(&shared, config.replica, config.histograms.clone());
     let dumper = dumper.inspect_err(|error| warn!("there will be no dumps of histograms: {error}")).ok();
     on_ready();
@@ -96,6 +123,20 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         (Some(error), _) => Err(error.into()),
         (None, Some(reason)) => Ok(Outcome::Halted(reason.to_owned())),
         (None, None) => Ok(Outcome::Stopped),
+    }
+}
+
+/// A learner's core does not exist yet; one that votes must not run on its directory.
+fn check_role(data: &DataDirectory) -> Result<(), StartError> {
+    match data.role() {
+        Role::Founding => Ok(()),
+        Role::Learner { reason } => Err(StartError::Recovery {
+            path: data.path().to_owned(),
+            problem: format!(
+                "the replica may cast no votes ({reason}), and this version cannot run one that casts none; start it on \
+                 the directory that it had"
+            ),
+        }),
     }
 }
 

@@ -2,13 +2,30 @@
 //!
 //! A role appends a [`Record`] and gets its log sequence number at once; what depends on it carries that
 //! number ([`quorate_types::After`]) and passes the [`Gate`] only when every named journal has reported a
-//! contiguous durable prefix up to it. Where records go (memory now, segments on disk later) is the driver's
-//! business.
+//! contiguous durable prefix up to it. All journals that a core appends to share one physical [`Log`], whose groups go
+//! to segments with one write and one sync each. [`Scanner`] reads it back after a stop and tells a torn tail from
+//! damage.
+//!
+//! Nothing here touches a file: the log plans, the driver acts. [`mod@layout`] has the bytes, [`mod@scan`] the rules of
+//! recovery.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod gate;
-mod record;
+pub mod layout;
+pub mod scan;
 
+mod bytes;
+mod chain;
+mod damage;
+mod gate;
+mod log;
+mod record;
+mod segments;
+
+pub use damage::{Damage, LostRecords, TornTail};
 pub use gate::{Gate, Watermarks};
-pub use record::{CONSENSUS_JOURNAL, Record, batch_journal};
+pub use layout::{BLOCK_BYTES, GroupNumber, JOURNALS_MAX, LogIdentity, SegmentHeader, SegmentNumber};
+pub use log::{Log, LogOptions, Write, WriteId};
+pub use record::{CONSENSUS_JOURNAL, Record, RecordError, RecordKind, batch_journal};
+pub use scan::{Fate, GroupSummary, RecordState, RecordSummary, Scan, Scanner, SegmentSummary, scan};
+pub use segments::SegmentAction;

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
-use quorate_daemon::{HistogramConfig, NodeConfig, read_cluster};
+use quorate_daemon::{HistogramConfig, NodeConfig, Role, read_cluster};
 use quorate_types::{ClusterConfig, Quorums};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,9 @@ fn describe(path: &Path) -> Result<String, Failure> {
     if is_cluster_file(path) {
         Ok(describe_cluster(path, &read_cluster(path)?))
     } else {
-        Ok(describe_replica(path, &NodeConfig::read(path)?))
+        let config = NodeConfig::read(path)?;
+        let data = describe_data(&config)?;
+        Ok(describe_replica(path, &config, &data))
     }
 }
 
@@ -79,7 +81,7 @@ fn describe_cluster(path: &Path, config: &ClusterConfig) -> String {
     text
 }
 
-fn describe_replica(path: &Path, config: &NodeConfig) -> String {
+fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
     let Quorums { replicas, .. } = config.cluster.quorums();
     let member = &config.cluster.members()[config.replica.index()];
     let cores = match config.cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>() {
@@ -88,17 +90,35 @@ fn describe_replica(path: &Path, config: &NodeConfig) -> String {
     };
     format!(
         "{}: replica {} of {replicas}: clients {}, replicas {}\n  {cores}, polling for {} µs before it sleeps; \
-         durability {}, security {}, configuration {}\n  {}\n",
+         durability {}, security {}, configuration {}\n  {data}\n  {}\n",
         path.display(),
         config.replica,
         member.client,
         member.mesh,
         config.spin.as_micros(),
-        config.durability,
+        config.durability.name(),
         config.security,
         config.cluster.digest().short(),
         describe_dumps(&config.histograms),
     )
+}
+
+/// Where the data is, whose it is, and what it may take. That of others is as wrong as a wrong file.
+fn describe_data(config: &NodeConfig) -> Result<String, Failure> {
+    let directory = &config.data_directory;
+    let role = match quorate_daemon::examine(directory, &config.cluster, config.replica)? {
+        Ok(Role::Founding) => "formatted".to_owned(),
+        Ok(Role::Learner { reason }) => format!("of a learner, which casts no votes: {reason}"),
+        Err(reason) => {
+            format!("not formatted: {reason}; `quorate format` makes it, or the replica will cast no votes")
+        }
+    };
+    Ok(format!(
+        "data in {}, {role}; the log takes at most {} MiB and leaves {} MiB of the disk free",
+        directory.display(),
+        config.journal_bytes_max >> 20,
+        config.free_bytes_min >> 20
+    ))
 }
 
 fn describe_dumps(config: &HistogramConfig) -> String {

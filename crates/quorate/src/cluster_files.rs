@@ -1,7 +1,8 @@
-//! The files of a new cluster: `cluster.toml`, and a configuration and a key for each party.
+//! The files of a new cluster: `cluster.toml`, a configuration and a key for each party, and the data directories.
 
 use crate::failure::Failure;
 use anyhow::Context;
+use quorate_daemon::{Identity, NodeConfig, Role};
 use quorate_types::{ClusterConfig, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -20,6 +21,11 @@ const FREE_PORTS_ATTEMPTS: usize = 200;
 /// The name of the configuration of a replica.
 pub(crate) fn replica_file(replica: usize) -> String {
     format!("replica-{replica}.toml")
+}
+
+/// The name of the data directory of a replica.
+pub(crate) fn data_directory(replica: usize) -> String {
+    format!("data-{replica}")
 }
 
 /// The name of the secret key of a client.
@@ -80,8 +86,8 @@ impl NewCluster {
         Ok(())
     }
 
-    /// Draws keys and writes all files into `directory`; returns their names. Files that exist are left alone
-    /// and make it fail.
+    /// Draws keys, writes all files into `directory`, and formats the data directories; returns the names of all. What
+    /// exists is left alone and makes it fail.
     pub(crate) fn write(&self, directory: &Path) -> Result<Vec<String>, Failure> {
         let files = self.files()?;
         std::fs::create_dir_all(directory)
@@ -103,7 +109,18 @@ impl NewCluster {
                 return Err(error.into());
             }
         }
-        Ok(files.into_iter().map(|file| file.name).collect())
+        let mut names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+        for replica in 0..self.replicas {
+            if let Err(failure) = format_data(&directory.join(replica_file(replica))) {
+                files.iter().for_each(|file| drop(std::fs::remove_file(directory.join(&file.name))));
+                // Those before it were made here a moment ago, and hold nothing.
+                (0..replica)
+                    .for_each(|made| drop(std::fs::remove_dir_all(directory.join(data_directory(made)))));
+                return Err(failure);
+            }
+            names.push(data_directory(replica));
+        }
+        Ok(names)
     }
 
     fn files(&self) -> Result<Vec<NewFile>, Failure> {
@@ -180,6 +197,7 @@ clients = [
     fn replica_text(&self, replica: usize) -> String {
         let key = replica_key_file(replica);
         let durability = self.durability;
+        let data = data_directory(replica);
         format!(
             "\
 # Replica {replica}. `quorate start --config {file}` runs it; `quorate check-config {file}` checks it.
@@ -194,9 +212,19 @@ replica = {replica}
 # The secret key. Nobody else may read it (mode 0600), and no two processes may use it.
 key_file = \"{key}\"
 
-# What an acknowledgement promises. \"memory\": what f+1 replicas that stop together held is lost, and a replica
-# that stops must not come back alone, since it has forgotten its votes; restart the whole cluster.
+# Where the data is, relative to this file: a directory that `quorate init` or `quorate format` has made, used by no
+# other process. Never give a replica an older copy of it: a vote that it has forgotten may be cast again.
+data_dir = \"{data}\"
+
+# What an acknowledgement promises. \"sync\": what is acknowledged is on the disks of a quorum, and survives the loss of
+# power of all. \"async\": no write waits for a disk; the end of all processes costs nothing, the loss of power of more
+# than f machines may cost what was acknowledged last.
 durability = \"{durability}\"
+
+# The bytes that the log may take, and those that are left free on the disk. When the log is full of what is still
+# needed, or the disk nearly full, the replica takes no writes until there is room again.
+# max_journal_bytes = 2147483648
+# min_free_bytes = 268435456
 
 # What protects the connections. \"plaintext\": nothing, so only loopback addresses are accepted.
 security = \"plaintext\"
@@ -221,6 +249,13 @@ interval_s = 0
             file = replica_file(replica),
         )
     }
+}
+
+/// Formats the data directory of a replica of a new cluster, whose configuration is at `path`.
+fn format_data(path: &Path) -> Result<(), Failure> {
+    let config = NodeConfig::read(path)?;
+    let identity = Identity::new(&config.cluster, config.replica, Role::Founding);
+    Ok(quorate_daemon::format(&config.data_directory, &identity)?)
 }
 
 /// More keys than this in one cluster file are a mistake.
@@ -285,15 +320,14 @@ pub(crate) fn free_ports(host: IpAddr, count: usize) -> Result<u16, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_daemon::NodeConfig;
 
     #[test]
     fn what_is_written_is_what_replicas_accept_and_only_its_owner_reads_keys() {
         let directory = tempfile::tempdir().unwrap();
-        let mut cluster = NewCluster::local(7, 2, "memory").unwrap();
+        let mut cluster = NewCluster::local(7, 2, "sync").unwrap();
         cluster.links = 3;
         let names = cluster.write(directory.path()).unwrap();
-        assert_eq!(names.len(), 1 + 7 * 2 + 2);
+        assert_eq!(names.len(), 1 + 7 * 3 + 2);
         for replica in 0..7 {
             let config = NodeConfig::read(&directory.path().join(replica_file(replica))).unwrap();
             assert_eq!(config.replica.index(), replica);
@@ -309,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_last_port_is_used_and_no_port_beyond_it() {
-        let mut cluster = NewCluster::local(4, 1, "memory").unwrap();
+        let mut cluster = NewCluster::local(4, 1, "sync").unwrap();
         cluster.base_port = 65_528;
         cluster.check().unwrap();
         cluster.files().unwrap();

@@ -19,7 +19,7 @@ const AFTER_HELP: &str = "\
 Each replica is a process of its own, on free ports of 127.0.0.1. Their logs are replica-N.log in the directory; \
 QUORATE_LOG=debug makes them longer. When a replica dies, the others go on.
 
-Data lives in memory: it is gone after Ctrl-C, with --dir too.
+Without --dir the data is gone after Ctrl-C.
 
 Examples:
   quorate dev
@@ -55,10 +55,10 @@ pub(crate) fn run(arguments: &DevArguments) -> Result<ExitCode, Failure> {
 
 fn start(arguments: &DevArguments) -> Result<LocalCluster, Failure> {
     let Some(directory) = &arguments.dir else {
-        return LocalCluster::start_new("quorate-dev-", arguments.replicas.unwrap_or(4), 1, "memory");
+        return LocalCluster::start_new("quorate-dev-", arguments.replicas.unwrap_or(4), 1, "sync");
     };
     if !directory.join(CLUSTER_FILE).exists() {
-        NewCluster::local(arguments.replicas.unwrap_or(4), 1, "memory")?.write(directory)?;
+        NewCluster::local(arguments.replicas.unwrap_or(4), 1, "sync")?.write(directory)?;
     }
     let cluster = LocalCluster::start_in(directory)?;
     check_size(arguments.replicas, cluster.config().members().len(), directory)?;

@@ -1,6 +1,6 @@
 //! How a subcommand fails: the exit code and the message.
 
-use quorate_daemon::ConfigError;
+use quorate_daemon::{ConfigError, DirectoryError};
 use std::fmt;
 use std::process::ExitCode;
 
@@ -43,7 +43,12 @@ impl Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        match error.into().downcast::<ConfigError>() {
+        let error = match error.into().downcast::<ConfigError>() {
+            Ok(error) => return Self::usage(error),
+            Err(error) => error,
+        };
+        match error.downcast::<DirectoryError>() {
+            Ok(error @ DirectoryError::Io { .. }) => Self::Run(error.into()),
             Ok(error) => Self::usage(error),
             Err(error) => Self::Run(error),
         }

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Written are cluster.toml, which all replicas and clients share, replica-N.toml and replica-N.key for each replica, \
-and client-N.key for each client; keys with mode 0600. Nothing that exists is overwritten.
+client-N.key for each client, keys with mode 0600, and data-N for each replica: its data directory, empty and formatted. \
+Nothing that exists is overwritten. On another host, `quorate format` makes the data directory.
 
 Ports from the base on: one for the clients of each replica, then `links` mesh ports for each replica. With the \
 defaults clients use 7400 to 7403 and replicas among themselves 7404 to 7407.
@@ -53,7 +54,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode, Failure> {
         links: arguments.links,
         host: arguments.host,
         base_port: arguments.base_port,
-        durability: "memory",
+        durability: "sync",
     };
     cluster.check()?;
     if arguments.free_ports {

@@ -8,6 +8,7 @@ mod cluster_files;
 mod dev;
 mod doctor;
 mod failure;
+mod format;
 mod histograms;
 mod init;
 mod interrupt;
@@ -56,6 +57,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Init(init::InitArguments),
+    Format(format::FormatArguments),
     Start(start::StartArguments),
     Dev(dev::DevArguments),
     Kv(kv::KvArguments),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(arguments) => init::run(arguments),
+        Command::Format(arguments) => format::run(arguments),
         Command::Start(arguments) => start::run(arguments),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Kv(arguments) => kv::run(arguments),

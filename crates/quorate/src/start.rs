@@ -88,7 +88,9 @@ fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
         StartError::Reactor(error) => {
             Failure::usage(format!("{error}; `quorate doctor` checks this machine"))
         }
-        error @ StartError::Thread(_) => Failure::Run(error.into()),
+        StartError::Directory(error) => error.into(),
+        error @ StartError::Recovery { .. } => Failure::usage(error),
+        error @ (StartError::Thread(_) | StartError::Disk { .. }) => Failure::Run(error.into()),
     }
 }
 

@@ -74,8 +74,8 @@ fn unknown_fields() {
 #[test]
 fn a_missing_field() {
     let files = Files::new(4);
-    files.edit("replica-1.toml", "durability = \"memory\"", "");
-    both_refuse(&files, &["replica-1.toml", "missing field `durability`"]);
+    files.edit("replica-1.toml", "key_file = ", "# key_file = ");
+    both_refuse(&files, &["replica-1.toml", "missing field `key_file`"]);
 }
 
 #[test]
@@ -150,8 +150,10 @@ fn unknown_security() {
 #[test]
 fn unknown_durability() {
     let files = Files::new(4);
-    files.edit("replica-1.toml", "durability = \"memory\"", "durability = \"eternal\"");
-    both_refuse(&files, &["replica-1.toml", "durability = \"eternal\"", "use \"memory\""]);
+    files.edit("replica-1.toml", "durability = \"sync\"", "durability = \"eternal\"");
+    both_refuse(&files, &["replica-1.toml", "durability = \"eternal\"", "use \"sync\" or \"async\""]);
+    files.edit("replica-1.toml", "durability = \"eternal\"", "durability = \"memory\"");
+    both_refuse(&files, &["replica-1.toml", "durability = \"memory\" was removed", "use \"sync\""]);
 }
 
 #[test]
@@ -240,6 +242,47 @@ fn histograms_go_to_a_directory_and_at_least_daily() {
 }
 
 #[test]
+fn a_log_that_is_too_small() {
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "# max_journal_bytes = 2147483648", "max_journal_bytes = 1000000");
+    both_refuse(&files, &["replica-1.toml", "max_journal_bytes = 1000000", "or more"]);
+}
+
+#[test]
+fn the_data_of_another_replica_or_of_something_else() {
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "data_dir = \"data-1\"", "data_dir = \"data-3\"");
+    both_refuse(&files, &["/data-3", "data of replica 3", "name the data_dir of replica 1"]);
+    files.edit("replica-1.toml", "data_dir = \"data-3\"", "data_dir = \".\"");
+    both_refuse(&files, &["client-0.key", "no part of a replica's data", "data_dir"]);
+    files.edit("replica-1.toml", "data_dir = \".\"", "data_dir = \"cluster.toml\"");
+    both_refuse(&files, &["replica-1.toml", "cluster.toml is no directory"]);
+}
+
+#[test]
+fn format_makes_a_data_directory_once() {
+    let files = Files::new(4);
+    let config = files.argument("replica-1.toml");
+    let again = quorate(&["format", "--config", &config]);
+    refused(&again, &["/data-1", "not formatted over", "name another data_dir"]);
+    std::fs::remove_dir_all(files.path("data-1")).unwrap();
+    let before = quorate(&["check-config", &config]);
+    assert!(before.stdout.contains("not formatted") && before.code == Some(0), "{before:?}");
+    let made = quorate(&["format", "--config", &config, "--learner"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(made.stdout.contains("casts no votes"), "{made:?}");
+    let after = quorate(&["check-config", &config]);
+    assert!(
+        after.stdout.contains("of a learner, which casts no votes: formatted with --learner"),
+        "{after:?}"
+    );
+    std::fs::remove_dir_all(files.path("data-1")).unwrap();
+    assert_eq!(quorate(&["format", "--config", &config]).code, Some(0));
+    let founding = quorate(&["check-config", &config]);
+    assert!(founding.stdout.contains("/data-1, formatted"), "{founding:?}");
+}
+
+#[test]
 fn check_config_says_what_would_run() {
     let files = Files::new(4);
     let (cluster, replica) = (files.argument("cluster.toml"), files.argument("replica-2.toml"));
@@ -249,7 +292,8 @@ fn check_config_says_what_would_run() {
         "a cluster of 4 replicas",
         "replica 2 of 4",
         "not pinned",
-        "durability memory",
+        "durability sync",
+        "/data-2, formatted; the log takes at most 2048 MiB and leaves 256 MiB",
         "histograms on SIGUSR1",
     ] {
         assert!(outcome.stdout.contains(part), "no {part:?} in {}", outcome.stdout);

@@ -44,6 +44,7 @@ impl Reactor {
                 }
                 None
             }
+            Kind::FileWrite | Kind::FileSync => self.complete_file(operation, completion.result),
             Kind::Ignored => None,
         }
     }
@@ -60,7 +61,7 @@ impl Reactor {
                 drop(self.received_buffer(completion));
                 true
             }
-            Kind::Connect | Kind::Send | Kind::Wake | Kind::Signal => true,
+            Kind::Connect | Kind::Send | Kind::Wake | Kind::Signal | Kind::FileWrite | Kind::FileSync => true,
             Kind::Cancel | Kind::DoorbellHeard | Kind::DoorbellFailed | Kind::Ignored => false,
         };
         if counted && !cqueue::more(completion.flags) {

@@ -37,4 +37,10 @@ pub struct ReactorCounters {
     pub doorbells_rung: u64,
     /// Doorbells heard from other cores.
     pub doorbells_heard: u64,
+    /// Writes to files that ended well; a short one that was continued counts once.
+    pub file_writes: u64,
+    /// Bytes of those writes.
+    pub file_bytes: u64,
+    /// Those of them that were synced, in whatever way.
+    pub file_syncs: u64,
 }

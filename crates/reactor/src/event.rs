@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::aligned::AlignedBuffer;
 use crate::buffers::ReceivedBuffer;
 use crate::connections::{ConnectionId, ListenerId};
+use crate::files::FileId;
 use crate::signals::Signal;
 
 /// Something that happened. Every connection that was announced, by [`Event::Accepted`] or as the result of
@@ -44,6 +46,19 @@ pub enum Event {
         connection: ConnectionId,
         /// Why it ended.
         reason: CloseReason,
+    },
+    /// A [`write`](crate::Reactor::write) is over: all of it is where it was to go, and synced as was asked for, or
+    /// nothing is known about any byte of it.
+    FileWritten {
+        /// The file.
+        file: FileId,
+        /// The number that the caller gave to the write.
+        token: u64,
+        /// What was written, for the next write.
+        buffer: AlignedBuffer,
+        /// The error, if it failed. It was not retried: after a failed sync the kernel may have dropped the data and
+        /// report success the next time.
+        result: io::Result<()>,
     },
     /// A [`Waker`](crate::Waker) was used since the last such event.
     Woken,

@@ -1,5 +1,5 @@
 //! One pinned thread and one io_uring per core: TCP connections, receive buffers, deadlines, cross-core
-//! mailboxes and signals. It knows nothing of consensus.
+//! mailboxes, writes to files and signals. It knows nothing of consensus.
 //!
 //! A caller turns one loop: take every [`Event`] with [`Reactor::next_event`], queue what follows from it with
 //! [`Reactor::send`] and [`Reactor::send_shared`], then call [`Reactor::wait`], which submits everything in one
@@ -12,6 +12,7 @@
 
 mod address;
 mod affinity;
+mod aligned;
 mod allocator;
 mod buffers;
 mod chunk;
@@ -21,6 +22,7 @@ mod counters;
 mod doorbell;
 mod error;
 mod event;
+mod files;
 pub mod mailbox;
 mod operation;
 mod options;
@@ -33,6 +35,7 @@ mod usage;
 mod waker;
 
 pub use affinity::{allowed_cpus, be_nicer, pin_current_thread};
+pub use aligned::{AlignedBuffer, AlignedBuffers, BLOCK_BYTES};
 pub use allocator::{CountingAllocator, allocations, refuse_huge_pages};
 pub use buffers::ReceivedBuffer;
 pub use chunk::Chunk;
@@ -40,6 +43,7 @@ pub use connections::{ConnectionId, ListenerId};
 pub use counters::ReactorCounters;
 pub use error::ReactorError;
 pub use event::{CloseReason, Event};
+pub use files::{FileId, FileSync};
 pub use mailbox::Mailbox;
 pub use options::ReactorOptions;
 pub use probe::{KernelReport, Support, probe};

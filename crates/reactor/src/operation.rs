@@ -30,6 +30,10 @@ pub(crate) enum Kind {
     DoorbellFailed = 9,
     /// Nobody waits for the result.
     Ignored = 10,
+    /// The write `index` to a file.
+    FileWrite = 11,
+    /// The sync that follows the write `index`.
+    FileSync = 12,
 }
 
 /// A decoded name.
@@ -62,6 +66,8 @@ impl Operation {
             7 => Kind::Signal,
             8 => Kind::DoorbellHeard,
             9 => Kind::DoorbellFailed,
+            11 => Kind::FileWrite,
+            12 => Kind::FileSync,
             _ => Kind::Ignored,
         };
         Operation { kind, index: (bits >> 32) as u32 & (INDEX_MAX - 1), generation: bits as u32 }
@@ -85,6 +91,8 @@ mod tests {
             Kind::DoorbellHeard,
             Kind::DoorbellFailed,
             Kind::Ignored,
+            Kind::FileWrite,
+            Kind::FileSync,
         ] {
             for (index, generation) in [(0, 0), (INDEX_MAX - 1, u32::MAX), (7, 9)] {
                 let operation = Operation::new(kind, index, generation);

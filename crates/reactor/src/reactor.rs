@@ -5,6 +5,8 @@
 //! - a connection's staged bytes, chunks, request and address: a connection leaves the slab only when none of its
 //!   operations is with the kernel (`Connections::remove` asserts it), all of it is on the heap, so that a growing
 //!   slab does not move it, and it is not changed meanwhile (`Outgoing`);
+//! - the buffer of a write to a file: the write owns it, leaves its slab only when none of its operations is with the
+//!   kernel, and gives it back to the caller with the event that says so (`files.rs`);
 //! - receive buffers and the wake-up word: they belong to the reactor.
 //!
 //! Dropping the reactor cancels everything and reaps until the count is zero. Should the kernel fail to let go, the
@@ -37,6 +39,7 @@ use crate::counters::ReactorCounters;
 use crate::doorbell::Bell;
 use crate::error::{ReactorError, socket_remedy};
 use crate::event::{CloseReason, Event};
+use crate::files::Files;
 use crate::mailbox::Mailbox;
 use crate::operation::{INDEX_MAX, Kind, Operation};
 use crate::options::ReactorOptions;
@@ -72,12 +75,13 @@ pub struct Reactor {
     pub(crate) pool: Rc<BufferPool>,
     pub(crate) connections: Connections,
     pub(crate) listeners: Vec<Listener>,
+    pub(crate) files: Files,
     /// Connections that have something to send and nothing in flight.
     sendable: Vec<ConnectionId>,
     /// Connections whose receive found no buffer, first come first served.
     pub(crate) starved: VecDeque<ConnectionId>,
     /// Events that did not come from the completion at hand.
-    ready: VecDeque<Event>,
+    pub(crate) ready: VecDeque<Event>,
     /// Listeners that rest after a failed accept, with the time to go on. All rest equally long, so the first ends
     /// first.
     pub(crate) resting: VecDeque<(Instant, ListenerId)>,
@@ -126,6 +130,7 @@ impl Reactor {
             pool,
             connections: Connections::default(),
             listeners: Vec::new(),
+            files: Files::default(),
             sendable: Vec::new(),
             starved: VecDeque::new(),
             ready: VecDeque::new(),
@@ -424,10 +429,27 @@ impl Reactor {
     /// # Safety
     /// The memory that `entry` names stays valid, unmoved and unchanged until then. `complete` frees or changes it
     /// only after it has seen that completion.
-    unsafe fn submit(&mut self, entry: squeue::Entry, operation: Operation) {
+    pub(crate) unsafe fn submit(&mut self, entry: squeue::Entry, operation: Operation) {
         self.operations += 1;
         // SAFETY: the caller's promise is the one that `push` asks for.
         unsafe { self.ring.push(entry.user_data(operation.encode())) };
+    }
+
+    /// Gives two operations to the kernel, the second to start when the first has succeeded in full, with the caveat
+    /// of `Ring::push_linked`. Counts both.
+    ///
+    /// # Safety
+    /// As for [`submit`](Self::submit), for both.
+    pub(crate) unsafe fn submit_linked(
+        &mut self,
+        (first, first_operation): (squeue::Entry, Operation),
+        (second, second_operation): (squeue::Entry, Operation),
+    ) {
+        self.operations += 2;
+        let first = first.user_data(first_operation.encode());
+        let second = second.user_data(second_operation.encode());
+        // SAFETY: the caller's promise is the one that `push_linked` asks for.
+        unsafe { self.ring.push_linked(first, second) };
     }
 
     /// Submits an operation whose completion need not be waited for.
@@ -667,6 +689,7 @@ impl Drop for Reactor {
         if self.operations > 0 {
             // The kernel may still use the memory, so it must not be freed; this loses it and its descriptors.
             std::mem::forget(std::mem::take(&mut self.connections));
+            std::mem::forget(std::mem::take(&mut self.files));
             std::mem::forget(Rc::clone(&self.pool));
             std::mem::forget(std::mem::replace(&mut self.wake_count, Box::new(UnsafeCell::new(0))));
             return;

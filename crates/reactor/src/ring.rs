@@ -79,10 +79,29 @@ pub(crate) struct Ring {
     /// The index of the ring in the thread's table of registered ring descriptors.
     registered: Option<u32>,
     /// Entries that found the queue full while the kernel would take none.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<Queued>,
     message_ring: bool,
     pub(crate) enters: u64,
     pub(crate) entries_submitted: u64,
+    /// Submissions of which the kernel took a part only, which may cut a pair of linked entries in two.
+    pub(crate) partial_submissions: u64,
+}
+
+/// What enters the submission queue together.
+enum Queued {
+    One([squeue::Entry; 1]),
+    /// The first is linked to the second, which starts when the first has succeeded. A link ends with a submission,
+    /// so both go into one.
+    Linked([squeue::Entry; 2]),
+}
+
+impl Queued {
+    fn entries(&self) -> &[squeue::Entry] {
+        match self {
+            Queued::One(entries) => entries,
+            Queued::Linked(entries) => entries,
+        }
+    }
 }
 
 impl Ring {
@@ -100,6 +119,7 @@ impl Ring {
             message_ring,
             enters: 0,
             entries_submitted: 0,
+            partial_submissions: 0,
         };
         ring.registered = ring.register_descriptor();
         Ok(ring)
@@ -133,20 +153,42 @@ impl Ring {
     /// All memory that `entry` points to stays valid, unmoved and unaliased in the way the operation uses it until
     /// its last completion has been taken from the ring, or the ring is gone.
     pub(crate) unsafe fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: the caller of `push` promised that the memory named by the entry outlives the operation.
-        if self.backlog.is_empty() && unsafe { self.uring.submission().push(&entry) }.is_ok() {
-            return;
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.push_together(Queued::One([entry])) };
+    }
+
+    /// Queues two entries, of which the second starts when the first has succeeded in full; otherwise it completes
+    /// with ECANCELED. That holds unless [`partial_submissions`](Self::partial_submissions) grows meanwhile: then the
+    /// second may have started at any time.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push), for both.
+    pub(crate) unsafe fn push_linked(&mut self, first: squeue::Entry, second: squeue::Entry) {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.push_together(Queued::Linked([first.flags(squeue::Flags::IO_LINK), second])) };
+    }
+
+    /// # Safety
+    /// As for [`push`](Self::push), for each entry.
+    unsafe fn push_together(&mut self, queued: Queued) {
+        if self.backlog.is_empty() {
+            // SAFETY: the caller promised that the memory named by the entries outlives the operations.
+            let pushed = unsafe { self.uring.submission().push_multiple(queued.entries()) };
+            if pushed.is_ok() {
+                return;
+            }
         }
-        self.backlog.push_back(entry);
+        self.backlog.push_back(queued);
         self.drain_backlog();
     }
 
     fn drain_backlog(&mut self) {
         while !self.backlog.is_empty() {
             let mut queue = self.uring.submission();
-            while let Some(entry) = self.backlog.front() {
-                // SAFETY: the caller of `push` promised that the memory named by the entry outlives the operation.
-                if unsafe { queue.push(entry) }.is_err() {
+            while let Some(queued) = self.backlog.front() {
+                // SAFETY: the caller of `push_together` promised that the memory named by the entries outlives the
+                // operations.
+                if unsafe { queue.push_multiple(queued.entries()) }.is_err() {
                     break;
                 }
                 self.backlog.pop_front();
@@ -266,6 +308,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         };
         self.entries_submitted += u64::from(taken.min(to_submit));
+        self.partial_submissions += u64::from(taken < to_submit);
         Ok(taken)
     }
 
@@ -388,6 +431,32 @@ mod tests {
             }
         }
         assert_eq!(ring.entries_submitted, total);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_linked_entries_together() {
+        let mut ring = Ring::new(SUBMISSION_ENTRIES_MIN).unwrap();
+        let total = u64::from(ring.uring.params().sq_entries()) * 9;
+        for number in (0..total).step_by(3) {
+            let entry = |number| opcode::Nop::new().build().user_data(number);
+            // SAFETY: a no-op names no memory.
+            unsafe { ring.push(entry(number)) };
+            // Nothing is open under that number, so that the first of the pair fails and the second is cancelled.
+            let fails = opcode::AsyncCancel::new(u64::MAX).build().user_data(number + 1);
+            // SAFETY: neither names memory.
+            unsafe { ring.push_linked(fails, entry(number + 2)) };
+        }
+        let mut results = vec![0; usize::try_from(total).unwrap()];
+        let mut count = 0;
+        while count < total {
+            ring.enter(Wait::at_most(Duration::from_secs(1))).unwrap();
+            while let Some(completion) = ring.next_completion() {
+                results[usize::try_from(completion.user_data).unwrap()] = completion.result;
+                count += 1;
+            }
+        }
+        assert!(results.chunks(3).all(|three| three == [0, -libc::ENOENT, -libc::ECANCELED]), "{results:?}");
+        assert_eq!(ring.partial_submissions, 0);
     }
 
     #[test]

@@ -670,7 +670,7 @@ fn condemns(reject: Reject) -> bool {
 
 fn record(fact: Fact) -> Record {
     match fact {
-        Fact::Accepted { view, header } => Record::Accept { view, header },
+        Fact::Accepted { view, header } => Record::Accept { view, header, voted: true },
         Fact::Prepared { view, position, votes } => Record::Prepared { view, position, votes },
         Fact::Stable(certificate) => Record::Checkpoint(certificate),
     }

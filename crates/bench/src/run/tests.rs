@@ -19,7 +19,7 @@ fn report(calls: &AtomicU64, replica: u8, root: bool, roots: [&str; 4]) -> Strin
         replica,
         root: root.then(|| roots[usize::from(replica)].to_owned()),
         root_seq: root.then_some(77),
-        durability: "memory".to_owned(),
+        durability: "sync".to_owned(),
         security: "plaintext".to_owned(),
         costs,
         ..ReplicaReport::default()
@@ -80,7 +80,7 @@ fn a_run_loads_measures_compares_roots_and_stops_the_cluster() {
     assert!(verdict.report.roots.contains("all 4 roots are equal at seq 77: aa"));
     let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!(written["roots_equal"], true);
-    assert_eq!(written["durability"], "memory");
+    assert_eq!(written["durability"], "sync");
     assert_eq!(written["flags"]["bundle"], 5);
 }
 

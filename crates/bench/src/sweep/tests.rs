@@ -91,7 +91,7 @@ fn the_knee_is_the_last_rate_that_is_kept_up_with() {
     let sweep = climbed(&[(1e4, 1.0, 5.0), (2e4, 0.999, 9.0), (4e4, 0.9, 800.0), (8e4, 0.5, 900.0)]);
     assert_eq!((sweep.steps.len(), sweep.knee_ops_s, sweep.exit_code()), (3, Some(2e4), 0));
     expect![[r#"
-        4 replicas (f = 1), memory durability, plaintext; open loop, constant arrivals; latency of bundles of 100 from the intended start
+        4 replicas (f = 1), sync durability, plaintext; open loop, constant arrivals; latency of bundles of 100 from the intended start
 
             target/s  achieved/s    of due        p50        p99      p99.9        max  left late    CPU/op
               10,000      10,000   100.0 %    1.50 ms    5.00 ms    5.50 ms    7.50 ms    80.0 µs  12.50 µs

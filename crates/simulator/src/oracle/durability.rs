@@ -35,7 +35,7 @@ impl Fact {
                     noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain,
                 )
             }
-            Record::Accept { view, header } => Self::Accept(*view, ledger.note_header(header)),
+            Record::Accept { view, header, .. } => Self::Accept(*view, ledger.note_header(header)),
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
         })

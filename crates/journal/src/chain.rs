@@ -1,0 +1,286 @@
+//! The groups that count, and what is missing among them. [`crate::scan`] has the rules.
+
+use crate::damage::{Damage, LostRecords, TornTail};
+use crate::layout::{GroupHeader, GroupNumber, LogIdentity, SegmentNumber};
+use crate::scan::{Fate, FoundGroup, GroupSummary, RecordSummary, Scan};
+use crate::{CONSENSUS_JOURNAL, RecordKind};
+use quorate_types::{CoreId, JournalId, Lsn};
+use std::collections::BTreeMap;
+
+/// The groups found, in the order of the log.
+pub(crate) struct Chain {
+    groups: Vec<FoundGroup>,
+    abandoned: Vec<FoundGroup>,
+    watermark: GroupNumber,
+    lowest: Option<(SegmentNumber, GroupNumber)>,
+    trimmed: BTreeMap<JournalId, Lsn>,
+    votes_lost: bool,
+}
+
+impl Chain {
+    /// Puts the runs behind one another. What a header states was true when it was written, whatever became of its
+    /// group: watermarks, trims and the lowest segment count from all of them.
+    pub(crate) fn link(mut found: Vec<FoundGroup>) -> Self {
+        found.sort_by_key(|group| (group.header.run, group.header.number));
+        let mut chain = Self {
+            groups: Vec::with_capacity(found.len()),
+            abandoned: Vec::new(),
+            watermark: GroupNumber(0),
+            lowest: None,
+            trimmed: BTreeMap::new(),
+            votes_lost: false,
+        };
+        let mut run = None;
+        for group in found {
+            chain.note_statements(&group.header);
+            if run != Some(group.header.run) {
+                run = Some(group.header.run);
+                let kept = chain.groups.partition_point(|kept| kept.header.number <= group.header.run_after);
+                chain.abandoned.extend(chain.groups.drain(kept..));
+            }
+            let follows = chain.groups.last().is_none_or(|last| last.header.number < group.header.number);
+            if follows { &mut chain.groups } else { &mut chain.abandoned }.push(group);
+        }
+        chain
+    }
+
+    fn note_statements(&mut self, header: &GroupHeader) {
+        self.watermark = self.watermark.max(header.watermark);
+        self.votes_lost |= header.votes_lost;
+        let lowest = (header.lowest_segment, header.lowest_group);
+        if self.lowest.is_none_or(|(_, group)| group < lowest.1) {
+            self.lowest = Some(lowest);
+        }
+        for mark in &header.journals {
+            let trimmed = self.trimmed.entry(mark.journal).or_default();
+            *trimmed = mark.trimmed.max(*trimmed);
+        }
+    }
+
+    /// Reads the groups in order into `scan`.
+    pub(crate) fn read(self, identity: LogIdentity, scan: &mut Scan) {
+        let mut reading = Reading {
+            watermark: self.watermark,
+            carries_votes: identity.core == CoreId(0),
+            expected: self.lowest.map_or(GroupNumber(1), |(_, group)| group.max(GroupNumber(1))),
+            last: self.trimmed.clone(),
+            trimmed: self.trimmed,
+            unknown: None,
+            votes: None,
+            scan,
+        };
+        reading.read(self.groups);
+        for group in self.abandoned {
+            reading.summarize(group, Fate::Abandoned);
+        }
+        let Reading { expected, last, trimmed, votes, .. } = reading;
+        scan.last_group = expected.previous();
+        scan.watermark = self.watermark;
+        scan.lowest = self.lowest;
+        scan.last = last;
+        scan.trimmed = trimmed;
+        scan.votes_lost = self.votes_lost;
+        scan.groups.sort_by_key(|group| (group.segment, group.offset));
+        conclude(scan, votes);
+    }
+}
+
+/// Where a reader of the chain stands.
+struct Reading<'a> {
+    watermark: GroupNumber,
+    carries_votes: bool,
+    /// The group that comes next.
+    expected: GroupNumber,
+    /// Where each journal stands.
+    last: BTreeMap<JournalId, Lsn>,
+    trimmed: BTreeMap<JournalId, Lsn>,
+    /// A durable group of which nothing is known, until the next one tells where the journals stood.
+    unknown: Option<String>,
+    /// Why votes are lost.
+    votes: Option<String>,
+    scan: &'a mut Scan,
+}
+
+impl Reading<'_> {
+    fn read(&mut self, groups: Vec<FoundGroup>) {
+        let mut groups = groups.into_iter().peekable();
+        while let Some(group) = groups.next_if(|group| self.admit(group)) {
+            self.take(group);
+        }
+        let mut torn = None;
+        for group in groups {
+            let GroupHeader { segment, offset, .. } = group.header;
+            let first = TornTail { segment, offset, group: self.expected, groups: 0 };
+            torn.get_or_insert(first).groups += 1;
+            self.summarize(group, Fate::Torn);
+        }
+        if torn.is_none() && self.expected <= self.watermark {
+            self.unknown = Some(format!("group {} is missing", self.expected));
+            self.expected = self.watermark.next();
+        }
+        self.scan.torn = torn.or_else(|| self.broken_end());
+        if let Some(reason) = self.unknown.take() {
+            self.lose_unknown(reason);
+        }
+    }
+
+    /// Whether the log goes on with `group`. What is missing before it is noted as lost if it was durable.
+    fn admit(&mut self, group: &FoundGroup) -> bool {
+        let header = &group.header;
+        if header.number < self.expected {
+            return true;
+        }
+        if header.number > self.expected {
+            if self.expected > self.watermark {
+                self.note_lost_before(header);
+                return false;
+            }
+            self.unknown = Some(format!("group {} is missing", self.expected));
+            self.note_lost_before(header);
+            self.expected = header.number.min(self.watermark.next());
+        } else {
+            self.note_lost_before(header);
+        }
+        header.number == self.expected && (group.is_whole() || header.number <= self.watermark)
+    }
+
+    /// Compares where the journals stood before a group with what was read, if something durable was not.
+    fn note_lost_before(&mut self, header: &GroupHeader) {
+        let Some(reason) = self.unknown.take() else { return };
+        for mark in &header.journals {
+            let last = self.last.entry(mark.journal).or_default();
+            if mark.last > *last {
+                let lost = LostRecords { journal: mark.journal, first: last.next(), last: mark.last };
+                *last = mark.last;
+                self.lose(lost, mark.journal == CONSENSUS_JOURNAL, &reason);
+            }
+        }
+    }
+
+    fn lose(&mut self, lost: LostRecords, votes: bool, reason: &str) {
+        if votes && self.votes.is_none() {
+            self.votes = Some(format!("{lost}: {reason}"));
+        }
+        match self.scan.lost.last_mut() {
+            Some(before) if before.journal == lost.journal && before.last.next() == lost.first => {
+                before.last = lost.last;
+            }
+            _ => self.scan.lost.push(lost),
+        }
+    }
+
+    /// A durable group is lost, and nothing tells what was in it.
+    fn lose_unknown(&mut self, reason: String) {
+        if self.carries_votes {
+            self.votes.get_or_insert(reason);
+        } else {
+            self.scan.damage = Damage::LostBatches(Vec::new());
+        }
+    }
+
+    /// Takes a group that counts.
+    fn take(&mut self, mut group: FoundGroup) {
+        let trimmed = group.header.number < self.expected;
+        let place = place(&group.header);
+        self.note_in_segment(&group, trimmed);
+        if trimmed {
+            self.summarize(group, Fate::Trimmed);
+            return;
+        }
+        self.expected = group.header.number.next();
+        if group.directory_lost {
+            self.unknown = Some(format!("{place} has no readable directory"));
+        }
+        let mut fate = if group.directory_lost { Fate::Damaged } else { Fate::Kept };
+        for found in &mut group.records {
+            let (journal, lsn) = (found.entry.journal, found.entry.lsn);
+            let needed = lsn > self.trimmed.get(&journal).copied().unwrap_or_default();
+            let last = self.last.entry(journal).or_default();
+            *last = lsn.max(*last);
+            match found.record.take() {
+                Some(record) if needed => self.scan.records.push((journal, lsn, record)),
+                Some(_) => {}
+                None => {
+                    fate = Fate::Damaged;
+                    let votes = found.entry.kind != RecordKind::Batch || journal == CONSENSUS_JOURNAL;
+                    if needed {
+                        let lost = LostRecords { journal, first: lsn, last: lsn };
+                        self.lose(lost, votes, &format!("{place} is damaged"));
+                    }
+                }
+            }
+        }
+        self.scan.repaired += u64::from(group.repaired);
+        self.summarize(group, fate);
+    }
+
+    fn note_in_segment(&mut self, group: &FoundGroup, trimmed: bool) {
+        let number = group.header.segment;
+        let Some(segment) = self.scan.segments.iter_mut().find(|segment| segment.number == number) else {
+            return;
+        };
+        let first = segment.first_group.get_or_insert(group.header.number);
+        *first = group.header.number.min(*first);
+        if trimmed {
+            return;
+        }
+        for found in &group.records {
+            let highest = segment.highest.entry(found.entry.journal).or_default();
+            *highest = found.entry.lsn.max(*highest);
+        }
+    }
+
+    /// The beginning of a group behind the last one that counts, of which no more can be read.
+    fn broken_end(&self) -> Option<TornTail> {
+        let last = self.scan.groups.iter().filter(|group| group.fate != Fate::Abandoned);
+        let last = last.map(|group| group.segment).max().unwrap_or_default();
+        let mut ends = self.scan.segments.iter().filter(|segment| segment.number >= last);
+        let end = ends.find_map(|segment| Some((segment.number, segment.broken_at?)));
+        end.map(|(segment, offset)| TornTail { segment, offset, group: self.expected, groups: 0 })
+    }
+
+    fn summarize(&mut self, group: FoundGroup, fate: Fate) {
+        let record = |found: &crate::scan::FoundRecord| RecordSummary {
+            journal: found.entry.journal,
+            lsn: found.entry.lsn,
+            kind: found.entry.kind,
+            bytes: found.entry.bytes,
+            state: found.state,
+        };
+        self.scan.groups.push(GroupSummary {
+            segment: group.header.segment,
+            offset: group.header.offset,
+            bytes: group.header.sizes.group_bytes() as u64,
+            number: group.header.number,
+            watermark: group.header.watermark,
+            run: group.header.run,
+            fate,
+            repaired: group.repaired,
+            announced: group.header.sizes.records,
+            records: group.records.iter().map(record).collect(),
+        });
+    }
+}
+
+fn place(header: &GroupHeader) -> String {
+    format!("group {} in segment {} at {}", header.number, header.segment, header.offset)
+}
+
+/// Names the worst of what was found.
+fn conclude(scan: &mut Scan, votes: Option<String>) {
+    let nothing_own = scan.groups.is_empty() && scan.foreign > 0;
+    let reason = if scan.votes_lost {
+        Some("an earlier start has found votes lost".to_owned())
+    } else if nothing_own {
+        Some("the files hold the log of another cluster, replica, core or data directory".to_owned())
+    } else {
+        votes
+    };
+    scan.damage = match (reason, scan.torn) {
+        (Some(reason), _) => Damage::LostVotes { reason },
+        _ if !scan.lost.is_empty() => Damage::LostBatches(scan.lost.clone()),
+        _ if matches!(scan.damage, Damage::LostBatches(_)) => Damage::LostBatches(Vec::new()),
+        (None, Some(torn)) => Damage::TornTail(torn),
+        (None, None) => Damage::None,
+    };
+}

@@ -1,0 +1,425 @@
+//! The bytes of segments and groups.
+//!
+//! A **segment** is a file of fixed length. Its first block names it; groups follow, each at a multiple of 4096
+//! bytes. A **group** is what one write brings to the disk:
+//!
+//! | part | content |
+//! | --- | --- |
+//! | header | 256 bytes, below |
+//! | directory | 24 bytes per record, in the order appended |
+//! | critical records | the bytes of all records but batches, in order |
+//! | batches | the frames of the batches, in order |
+//! | padding | zeroes, up to a whole number of blocks |
+//! | directory again | as above |
+//! | critical records again | as above |
+//! | header again | as above; it ends with the group |
+//!
+//! Where there are critical records, the two copies share no block: one damaged sector loses no vote. Batches
+//! stand once; they can be had from others.
+//!
+//! | offset | header of a group | |
+//! | --- | --- | --- |
+//! | 0 | magic `QUORGRUP` | 8 bytes |
+//! | 8 | format version | u16, 1 |
+//! | 10 | flags: 1 = votes of this log were lost before | u16 |
+//! | 12 | replica, core, number of journals, zero | 4 × u8 |
+//! | 16 | first half of the cluster's id | 16 bytes |
+//! | 32 | mark of the data directory | 16 bytes |
+//! | 48 | segment, offset in it | 2 × u64 |
+//! | 64 | number of the group | u64 |
+//! | 72 | durable watermark: the group up to which all were durable | u64 |
+//! | 80 | run: the first segment since the start of the process | u64 |
+//! | 88 | the last group before the run that still counts | u64 |
+//! | 96 | lowest segment needed, its first group | 2 × u64 |
+//! | 112 | bytes of the group | u32 |
+//! | 116 | records, bytes of critical ones, bytes of batches | 3 × u32 |
+//! | 128 | crc32c of the directory | u32 |
+//! | 132 | zero | u32 |
+//! | 136 | per journal: its number (u8), zero (7 bytes), its last record before this group, up to which nothing is needed | 4 × 24 bytes |
+//! | 232 | zero | 20 bytes |
+//! | 252 | crc32c of bytes 0 to 251 | u32 |
+//!
+//! | offset | entry of a directory | |
+//! | --- | --- | --- |
+//! | 0 | log sequence number | u64 |
+//! | 8 | bytes of the record | u32 |
+//! | 12 | crc32c of the record (of a batch: of its frame's header, which holds the payload's) | u32 |
+//! | 16 | journal, kind | 2 × u8 |
+//! | 18 | zero | 6 bytes |
+//!
+//! | offset | first block of a segment | |
+//! | --- | --- | --- |
+//! | 0 | magic `QUORSEGM` | 8 bytes |
+//! | 8 | format version, zero, replica, core, zero | u16, u16, 2 × u8, u16 |
+//! | 16 | first half of the cluster's id, mark of the data directory | 2 × 16 bytes |
+//! | 48 | segment, run | 2 × u64 |
+//! | 64 | crc32c of bytes 0 to 63 | u32 |
+//!
+//! The first block goes to the disk together with the first group. Nothing depends on it: it tells a reader what a
+//! file is.
+
+use crate::RecordKind;
+use crate::bytes::{Reader, Writer};
+use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
+use std::fmt;
+
+/// What groups and segments are multiples of.
+pub const BLOCK_BYTES: usize = 4096;
+/// The number of journals that may share one log: a core has at most two.
+pub const JOURNALS_MAX: usize = 4;
+
+pub(crate) const GROUP_HEADER_BYTES: usize = 256;
+pub(crate) const ENTRY_BYTES: usize = 24;
+const SEGMENT_HEADER_BYTES: usize = 68;
+const GROUP_MAGIC: [u8; 8] = *b"QUORGRUP";
+const SEGMENT_MAGIC: [u8; 8] = *b"QUORSEGM";
+const VERSION: u16 = 1;
+const VOTES_LOST: u16 = 1;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The number after this one.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+
+            /// The number before this one, or zero at zero.
+            #[must_use]
+            pub fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// The number of a segment, from 1; never given twice.
+    SegmentNumber
+);
+number!(
+    /// The number of a group, from 1; 0 is "none". Consecutive along the log.
+    GroupNumber
+);
+
+/// Whose log it is. Groups of another log are recognised and never read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The cluster.
+    pub cluster_id: [u8; 32],
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The core.
+    pub core: CoreId,
+    /// What tells this data directory from every other, drawn when it is formatted. As nobody else knows it, no
+    /// bytes of a client that stand in a damaged group are ever taken for a group.
+    pub directory: [u8; 16],
+}
+
+impl LogIdentity {
+    fn write(&self, writer: &mut Writer<'_>) {
+        writer.bytes(&self.cluster_id[..16]);
+        writer.bytes(&self.directory);
+    }
+
+    fn matches(&self, replica: u8, core: u8, cluster: [u8; 16], directory: [u8; 16]) -> bool {
+        (replica, core) == (self.replica.0, self.core.0)
+            && cluster[..] == self.cluster_id[..16]
+            && directory == self.directory
+    }
+}
+
+/// Where a journal stood when a group was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JournalMark {
+    pub(crate) journal: JournalId,
+    /// Its last record before the group.
+    pub(crate) last: Lsn,
+    /// Nothing at or below is needed.
+    pub(crate) trimmed: Lsn,
+}
+
+/// The header of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupHeader {
+    pub(crate) votes_lost: bool,
+    pub(crate) segment: SegmentNumber,
+    pub(crate) offset: u64,
+    pub(crate) number: GroupNumber,
+    pub(crate) watermark: GroupNumber,
+    pub(crate) run: SegmentNumber,
+    pub(crate) run_after: GroupNumber,
+    pub(crate) lowest_segment: SegmentNumber,
+    pub(crate) lowest_group: GroupNumber,
+    pub(crate) sizes: Sizes,
+    pub(crate) directory_checksum: u32,
+    pub(crate) journals: Vec<JournalMark>,
+}
+
+/// What the length of a group follows from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) records: u32,
+    pub(crate) critical_bytes: u32,
+    pub(crate) batch_bytes: u32,
+}
+
+impl Sizes {
+    /// With one more record.
+    pub(crate) fn and(self, kind: RecordKind, bytes: u32) -> Option<Self> {
+        let mut sizes = self;
+        sizes.records = sizes.records.checked_add(1)?;
+        let part = if kind.is_critical() { &mut sizes.critical_bytes } else { &mut sizes.batch_bytes };
+        *part = part.checked_add(bytes)?;
+        Some(sizes)
+    }
+
+    pub(crate) fn directory_bytes(self) -> usize {
+        self.records as usize * ENTRY_BYTES
+    }
+
+    /// The length of header, directory and critical records, which all stand twice.
+    pub(crate) fn copy_bytes(self) -> usize {
+        GROUP_HEADER_BYTES + self.directory_bytes() + self.critical_bytes as usize
+    }
+
+    /// The length of the group.
+    pub(crate) fn group_bytes(self) -> usize {
+        let copy = self.copy_bytes();
+        let mut whole = (2 * copy + self.batch_bytes as usize).next_multiple_of(BLOCK_BYTES);
+        if self.critical_bytes > 0 {
+            while (whole - copy) / BLOCK_BYTES * BLOCK_BYTES < copy {
+                whole += BLOCK_BYTES;
+            }
+        }
+        whole
+    }
+}
+
+/// What stands where the header of a group was looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HeaderFound {
+    /// A header of this log, at its place or not.
+    Valid(GroupHeader),
+    /// A header of another log.
+    Foreign,
+    /// The beginning of a header, and no more.
+    Broken,
+    /// No header.
+    Nothing,
+}
+
+impl GroupHeader {
+    pub(crate) fn encode(&self, identity: &LogIdentity, out: &mut [u8]) {
+        assert_eq!(out.len(), GROUP_HEADER_BYTES);
+        assert!(self.journals.len() <= JOURNALS_MAX);
+        out.fill(0);
+        let mut writer = Writer::new(out);
+        writer.bytes(&GROUP_MAGIC);
+        writer.u16(VERSION);
+        writer.u16(if self.votes_lost { VOTES_LOST } else { 0 });
+        writer.u8(identity.replica.0);
+        writer.u8(identity.core.0);
+        writer.u8(u8::try_from(self.journals.len()).expect("invariant: few journals"));
+        writer.u8(0);
+        identity.write(&mut writer);
+        for number in [self.segment.0, self.offset, self.number.0, self.watermark.0, self.run.0] {
+            writer.u64(number);
+        }
+        for number in [self.run_after.0, self.lowest_segment.0, self.lowest_group.0] {
+            writer.u64(number);
+        }
+        writer.count(self.sizes.group_bytes());
+        for number in [self.sizes.records, self.sizes.critical_bytes, self.sizes.batch_bytes] {
+            writer.u32(number);
+        }
+        writer.u32(self.directory_checksum);
+        writer.u32(0);
+        for mark in &self.journals {
+            writer.u64(u64::from(mark.journal.0));
+            writer.u64(mark.last.0);
+            writer.u64(mark.trimmed.0);
+        }
+        let checksum = crc32c::crc32c(&out[..GROUP_HEADER_BYTES - 4]);
+        out[GROUP_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Reads what stands at the beginning of `bytes`.
+    pub(crate) fn find(identity: &LogIdentity, bytes: &[u8]) -> HeaderFound {
+        if !bytes.starts_with(&GROUP_MAGIC) {
+            return HeaderFound::Nothing;
+        }
+        let Some(header) = bytes.first_chunk::<GROUP_HEADER_BYTES>() else { return HeaderFound::Broken };
+        let (content, checksum) = header.split_at(GROUP_HEADER_BYTES - 4);
+        if crc32c::crc32c(content).to_le_bytes() != checksum {
+            return HeaderFound::Broken;
+        }
+        let mut reader = Reader::new(&content[GROUP_MAGIC.len()..]);
+        Self::read(identity, &mut reader).unwrap_or(HeaderFound::Broken)
+    }
+
+    fn read(identity: &LogIdentity, reader: &mut Reader<'_>) -> Option<HeaderFound> {
+        if reader.u16()? != VERSION {
+            return Some(HeaderFound::Foreign);
+        }
+        let flags = reader.u16()?;
+        let [replica, core, journals, _] = reader.array()?;
+        if !identity.matches(replica, core, reader.array()?, reader.array()?) {
+            return Some(HeaderFound::Foreign);
+        }
+        let (segment, offset) = (SegmentNumber(reader.u64()?), reader.u64()?);
+        let (number, watermark) = (GroupNumber(reader.u64()?), GroupNumber(reader.u64()?));
+        let (run, run_after) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
+        let (lowest_segment, lowest_group) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
+        let bytes = reader.u32()? as usize;
+        let sizes =
+            Sizes { records: reader.u32()?, critical_bytes: reader.u32()?, batch_bytes: reader.u32()? };
+        let directory_checksum = reader.u32()?;
+        reader.u32()?;
+        let mut marks = Vec::with_capacity(JOURNALS_MAX);
+        for _ in 0..usize::from(journals).min(JOURNALS_MAX) {
+            let journal = JournalId(u8::try_from(reader.u64()?).ok()?);
+            marks.push(JournalMark { journal, last: Lsn(reader.u64()?), trimmed: Lsn(reader.u64()?) });
+        }
+        if bytes != sizes.group_bytes() || number == GroupNumber(0) || usize::from(journals) > JOURNALS_MAX {
+            return None;
+        }
+        let votes_lost = flags & VOTES_LOST != 0;
+        let (journals, this) = (marks, (segment, offset));
+        Some(HeaderFound::Valid(Self {
+            votes_lost,
+            segment: this.0,
+            offset: this.1,
+            number,
+            watermark,
+            run,
+            run_after,
+            lowest_segment,
+            lowest_group,
+            sizes,
+            directory_checksum,
+            journals,
+        }))
+    }
+}
+
+/// The entry of a record in the directory of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) journal: JournalId,
+    pub(crate) lsn: Lsn,
+    pub(crate) kind: RecordKind,
+    pub(crate) bytes: u32,
+    pub(crate) checksum: u32,
+}
+
+impl Entry {
+    pub(crate) fn encode(&self, out: &mut [u8]) {
+        assert_eq!(out.len(), ENTRY_BYTES);
+        let mut writer = Writer::new(out);
+        writer.u64(self.lsn.0);
+        writer.u32(self.bytes);
+        writer.u32(self.checksum);
+        writer.u8(self.journal.0);
+        writer.u8(self.kind as u8);
+        writer.bytes(&[0; 6]);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let (lsn, bytes, checksum) = (Lsn(reader.u64()?), reader.u32()?, reader.u32()?);
+        let journal = JournalId(reader.u8()?);
+        let kind = RecordKind::from_number(reader.u8()?).ok()?;
+        Some(Self { journal, lsn, kind, bytes, checksum })
+    }
+}
+
+/// Reads a directory and compares it with the header that announces it.
+pub(crate) fn decode_directory(header: &GroupHeader, bytes: &[u8]) -> Option<Vec<Entry>> {
+    if crc32c::crc32c(bytes) != header.directory_checksum || bytes.len() != header.sizes.directory_bytes() {
+        return None;
+    }
+    let entries: Vec<Entry> = bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect::<Option<_>>()?;
+    let mut sizes = Sizes::default();
+    for entry in &entries {
+        sizes = sizes.and(entry.kind, entry.bytes)?;
+    }
+    (sizes == header.sizes).then_some(entries)
+}
+
+/// Writes the first block of a segment.
+pub(crate) fn encode_segment_header(
+    identity: &LogIdentity,
+    segment: SegmentNumber,
+    run: SegmentNumber,
+    out: &mut [u8],
+) {
+    assert_eq!(out.len(), BLOCK_BYTES);
+    out.fill(0);
+    let mut writer = Writer::new(out);
+    writer.bytes(&SEGMENT_MAGIC);
+    writer.u16(VERSION);
+    writer.u16(0);
+    writer.u8(identity.replica.0);
+    writer.u8(identity.core.0);
+    writer.u16(0);
+    identity.write(&mut writer);
+    writer.u64(segment.0);
+    writer.u64(run.0);
+    let end = writer.at();
+    assert_eq!(end, SEGMENT_HEADER_BYTES - 4);
+    let checksum = crc32c::crc32c(&out[..end]);
+    out[end..SEGMENT_HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// What the first block of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentHeader {
+    /// It names this segment of this log.
+    Own,
+    /// It names another segment of this log: the file is prepared for use, and nothing is in it yet.
+    Other(SegmentNumber),
+    /// It names another log.
+    Foreign,
+    /// It is empty, as in a file that is prepared for use.
+    Blank,
+    /// It is neither.
+    Damaged,
+}
+
+impl SegmentHeader {
+    pub(crate) fn find(identity: &LogIdentity, number: SegmentNumber, bytes: &[u8]) -> Self {
+        let Some(header) = bytes.first_chunk::<SEGMENT_HEADER_BYTES>() else { return Self::Blank };
+        if header.iter().all(|byte| *byte == 0) {
+            return Self::Blank;
+        }
+        let (content, checksum) = header.split_at(SEGMENT_HEADER_BYTES - 4);
+        if !content.starts_with(&SEGMENT_MAGIC) || crc32c::crc32c(content).to_le_bytes() != checksum {
+            return Self::Damaged;
+        }
+        let mut reader = Reader::new(&content[SEGMENT_MAGIC.len()..]);
+        Self::read(identity, number, &mut reader).unwrap_or(Self::Damaged)
+    }
+
+    fn read(identity: &LogIdentity, number: SegmentNumber, reader: &mut Reader<'_>) -> Option<Self> {
+        let version = reader.u16()?;
+        reader.u16()?;
+        let [replica, core, _, _] = reader.array()?;
+        if version != VERSION || !identity.matches(replica, core, reader.array()?, reader.array()?) {
+            return Some(Self::Foreign);
+        }
+        let found = SegmentNumber(reader.u64()?);
+        Some(if found == number { Self::Own } else { Self::Other(found) })
+    }
+}

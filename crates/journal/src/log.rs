@@ -1,0 +1,517 @@
+//! The physical log of one core: what to write where, what is durable, and which segments are needed.
+//!
+//! Pure: it plans, the driver acts. The driver
+//! 1. carries out [`Log::next_action`]s on files: a created segment is written with zeroes over its whole length; a
+//!    segment is reported ready ([`Log::on_segment_ready`]) only when the file and its directory entry are durable;
+//! 2. asks [`Log::next_write`] when [`Log::wants_write`] (or whenever it likes), has it encoded into aligned memory, and
+//!    reports it written ([`Log::on_written`]) when it is durable, in any order;
+//! 3. stops the replica when a write or sync fails. Nothing is ever tried again.
+//!
+//! Before it resumes a log, a driver that promises durability syncs every segment that the scan has read: what a
+//! killed process has written may stand in a cache, and from here on it is taken for durable.
+
+use crate::layout::{
+    BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, JOURNALS_MAX, JournalMark,
+    LogIdentity, SegmentNumber, Sizes, encode_segment_header,
+};
+use crate::segments::{SegmentAction, Segments};
+use crate::{Record, Scan};
+use quorate_types::{JournalId, Lsn};
+use std::collections::VecDeque;
+
+/// How a log is laid out and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The length of a segment, a multiple of 4096. The largest record must fit with a block for the segment and
+    /// less than two for its group.
+    pub segment_bytes: usize,
+    /// The number of writes that may be under way.
+    pub writes_in_flight_max: usize,
+    /// The length that a group may have, unless a single record is longer.
+    pub group_bytes_max: usize,
+    /// From how many pending bytes on a write does not wait for the one before.
+    pub eager_bytes: usize,
+    /// The number of segments that are prepared ahead.
+    pub segments_ahead: usize,
+    /// The number of segments without use that are kept to be used again, before they are removed.
+    pub segments_spare_max: usize,
+    /// Whether a written group is durable. Without it groups do not claim that those before them are, and a scan
+    /// takes whatever is missing for a tail that was lost.
+    pub durable_watermark: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 * 1024 * 1024,
+            writes_in_flight_max: 4,
+            group_bytes_max: 1024 * 1024,
+            eager_bytes: 256 * 1024,
+            segments_ahead: 1,
+            segments_spare_max: 4,
+            durable_watermark: true,
+        }
+    }
+}
+
+impl LogOptions {
+    fn check(&self) {
+        let segment = self.segment_bytes;
+        assert!(
+            segment.is_multiple_of(BLOCK_BYTES) && segment >= 4 * BLOCK_BYTES,
+            "segment_bytes: {segment}"
+        );
+        assert!(self.writes_in_flight_max > 0 && self.segments_ahead > 0);
+    }
+}
+
+/// The name of a write until it is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId(pub u64);
+
+/// A write to carry out: aligned, of whole blocks, and of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Its name.
+    pub id: WriteId,
+    /// Where to.
+    pub segment: SegmentNumber,
+    /// The offset in the segment.
+    pub offset: u64,
+    /// Its length.
+    pub len: usize,
+}
+
+#[derive(Debug)]
+struct Pending {
+    journal: JournalId,
+    lsn: Lsn,
+    record: Record,
+    bytes: u32,
+}
+
+/// A group on its way.
+#[derive(Debug)]
+struct InFlight {
+    write: Write,
+    header: GroupHeader,
+    /// Until it is encoded.
+    records: Vec<Pending>,
+    /// The last record of each journal in it.
+    ends: Vec<(JournalId, Lsn)>,
+    /// The number of records appended up to its last one.
+    appended: u64,
+    encoded: bool,
+    written: bool,
+}
+
+/// A trim that counts once all that was appended before it is durable.
+#[derive(Debug)]
+struct Trim {
+    appended: u64,
+    journal: JournalId,
+    upto: Lsn,
+}
+
+/// The physical log of one core.
+#[derive(Debug)]
+pub struct Log {
+    identity: LogIdentity,
+    options: LogOptions,
+    segments: Segments,
+    run: SegmentNumber,
+    run_after: GroupNumber,
+    votes_lost: bool,
+    /// The last record appended to each journal.
+    last: Vec<(JournalId, Lsn)>,
+    /// Where each journal stands behind the last group planned.
+    journals: Vec<JournalMark>,
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    /// The records appended by this process, and how many of them are durable.
+    appended: u64,
+    durable_appended: u64,
+    trims: VecDeque<Trim>,
+    next_group: GroupNumber,
+    durable: GroupNumber,
+    groups: VecDeque<InFlight>,
+    /// What the last group planned says about those before it.
+    stated: (GroupNumber, SegmentNumber),
+    /// The last group with records.
+    last_filled: GroupNumber,
+    confirm: bool,
+}
+
+impl Log {
+    /// An empty log.
+    #[must_use]
+    pub fn create(identity: LogIdentity, options: LogOptions) -> Self {
+        let segments = Segments::new(&options, SegmentNumber(1));
+        Self::start(identity, options, segments, Vec::new(), GroupNumber(0))
+    }
+
+    /// Goes on after `scan`, on a fresh segment: what was scanned is never overwritten.
+    #[must_use]
+    pub fn resume(identity: LogIdentity, options: LogOptions, scan: &Scan) -> Self {
+        let segments = Segments::resume(&options, scan);
+        let mark = |(journal, last): (&JournalId, &Lsn)| JournalMark {
+            journal: *journal,
+            last: *last,
+            trimmed: scan.trimmed(*journal),
+        };
+        let journals = scan.last.iter().map(mark).collect();
+        let mut log = Self::start(identity, options, segments, journals, scan.last_group);
+        log.stated.0 = scan.watermark;
+        log.votes_lost = scan.votes_are_lost();
+        log
+    }
+
+    fn start(
+        identity: LogIdentity,
+        options: LogOptions,
+        segments: Segments,
+        journals: Vec<JournalMark>,
+        last: GroupNumber,
+    ) -> Self {
+        options.check();
+        let stated = (last, segments.lowest().0);
+        Self {
+            identity,
+            options,
+            run: segments.first_planned(),
+            segments,
+            run_after: last,
+            votes_lost: false,
+            last: journals.iter().map(|mark| (mark.journal, mark.last)).collect(),
+            journals,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            appended: 0,
+            durable_appended: 0,
+            trims: VecDeque::new(),
+            next_group: last.next(),
+            durable: last,
+            groups: VecDeque::new(),
+            stated,
+            last_filled: last,
+            confirm: false,
+        }
+    }
+
+    /// Queues a record for the next group.
+    ///
+    /// # Panics
+    /// When `lsn` is not the next one of `journal`, when more than [`JOURNALS_MAX`] journals share the log, or when
+    /// the record does not fit into a segment: records are own and limited.
+    pub fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
+        assert_eq!(lsn, self.last(journal).next(), "records of {journal:?} are consecutive");
+        let bytes = u32::try_from(record.encoded_bytes()).expect("invariant: a record is limited");
+        let alone = Sizes::default().and(record.kind(), bytes).expect("invariant: a record is limited");
+        let room = self.options.segment_bytes - BLOCK_BYTES;
+        assert!(
+            alone.group_bytes() <= room,
+            "a record of {bytes} bytes exceeds a segment: raise segment_bytes"
+        );
+        match self.last.iter_mut().find(|(other, _)| *other == journal) {
+            Some((_, last)) => *last = lsn,
+            None => self.last.push((journal, lsn)),
+        }
+        assert!(self.last.len() <= JOURNALS_MAX, "too many journals in one log");
+        self.pending_bytes += bytes as usize;
+        self.appended += 1;
+        self.pending.push_back(Pending { journal, lsn, record, bytes });
+    }
+
+    /// The last record appended to `journal`; 0 when there is none.
+    #[must_use]
+    pub fn last(&self, journal: JournalId) -> Lsn {
+        self.last.iter().find(|(other, _)| *other == journal).map(|(_, last)| *last).unwrap_or_default()
+    }
+
+    /// The bytes of the records that are in no group yet.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// The number of records that are in no group yet.
+    #[must_use]
+    pub fn pending_records(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The number of writes under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.groups.iter().filter(|group| !group.written).count()
+    }
+
+    /// Whether a write now is worth it: what is pending forms one group while another is written, until it is so
+    /// much that waiting would cost more than a further sync.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        let in_flight = self.in_flight();
+        if in_flight >= self.options.writes_in_flight_max {
+            return false;
+        }
+        match in_flight {
+            0 => !self.pending.is_empty() || self.confirm_is_due(),
+            _ => self.pending_bytes >= self.options.eager_bytes,
+        }
+    }
+
+    /// Asks for a group without records, once nothing is pending or under way, if the last groups on disk are not
+    /// yet known there to be durable, or segments without use are not yet known to be. Whoever is idle or stops can
+    /// so have every record protected: only below a watermark is damage told from a torn tail.
+    pub fn confirm(&mut self) {
+        self.confirm = true;
+    }
+
+    fn confirm_is_due(&self) -> bool {
+        let (watermark, lowest) = self.stated;
+        let known = watermark >= self.last_filled || !self.options.durable_watermark;
+        self.confirm
+            && self.groups.is_empty()
+            && self.pending.is_empty()
+            && (!known || lowest < self.segments.lowest().0)
+    }
+
+    /// Forms the next group, if there is anything to write, a write may be added to those under way, and the segment
+    /// is ready.
+    pub fn next_write(&mut self) -> Option<Write> {
+        if self.in_flight() >= self.options.writes_in_flight_max
+            || (self.pending.is_empty() && !self.confirm_is_due())
+        {
+            return None;
+        }
+        let (count, sizes) = self.next_group_of_pending();
+        let group_bytes = sizes.group_bytes();
+        let (segment, offset) = self.segments.place(self.next_group, group_bytes)?;
+        let header = self.next_header(segment, offset, sizes);
+        let records: Vec<Pending> = self.pending.drain(..count).collect();
+        let ends = self.note_ends(segment, &records);
+        let first = offset == BLOCK_BYTES as u64;
+        let write = Write {
+            id: WriteId(self.next_group.0),
+            segment,
+            offset: if first { 0 } else { offset },
+            len: if first { group_bytes + BLOCK_BYTES } else { group_bytes },
+        };
+        self.stated = (header.watermark, header.lowest_segment);
+        if count > 0 {
+            self.last_filled = self.next_group;
+        } else {
+            self.confirm = false;
+        }
+        let appended = self.appended - self.pending.len() as u64;
+        let (encoded, written) = (false, false);
+        self.groups.push_back(InFlight { write, header, records, ends, appended, encoded, written });
+        self.next_group = self.next_group.next();
+        Some(write)
+    }
+
+    /// How many pending records the next group takes, and their sizes.
+    fn next_group_of_pending(&self) -> (usize, Sizes) {
+        let limit = self.options.group_bytes_max.min(self.options.segment_bytes - BLOCK_BYTES);
+        let mut sizes = Sizes::default();
+        let mut count = 0;
+        for pending in &self.pending {
+            let Some(more) = sizes.and(pending.record.kind(), pending.bytes) else { break };
+            if count > 0 && more.group_bytes() > limit {
+                break;
+            }
+            sizes = more;
+            count += 1;
+        }
+        (count, sizes)
+    }
+
+    fn next_header(&self, segment: SegmentNumber, offset: u64, sizes: Sizes) -> GroupHeader {
+        let (lowest_segment, lowest_group) = self.segments.lowest();
+        GroupHeader {
+            votes_lost: self.votes_lost,
+            segment,
+            offset,
+            number: self.next_group,
+            watermark: if self.options.durable_watermark { self.durable } else { GroupNumber(0) },
+            run: self.run,
+            run_after: self.run_after,
+            lowest_segment,
+            lowest_group,
+            sizes,
+            directory_checksum: 0,
+            journals: self.journals.clone(),
+        }
+    }
+
+    /// Notes where the journals stand behind a group.
+    fn note_ends(&mut self, segment: SegmentNumber, records: &[Pending]) -> Vec<(JournalId, Lsn)> {
+        let mut ends: Vec<(JournalId, Lsn)> = Vec::with_capacity(JOURNALS_MAX);
+        for Pending { journal, lsn, bytes, .. } in records {
+            self.pending_bytes -= *bytes as usize;
+            match ends.iter_mut().find(|(other, _)| other == journal) {
+                Some((_, end)) => *end = *lsn,
+                None => ends.push((*journal, *lsn)),
+            }
+        }
+        for (journal, end) in &ends {
+            self.segments.note(segment, *journal, *end);
+            match self.journals.iter_mut().find(|mark| mark.journal == *journal) {
+                Some(mark) => mark.last = *end,
+                None => {
+                    self.journals.push(JournalMark { journal: *journal, last: *end, trimmed: Lsn(0) });
+                }
+            }
+        }
+        ends
+    }
+
+    /// Fills `out` with the bytes of a write. The records are let go.
+    ///
+    /// # Panics
+    /// When there is no such write, when it was encoded before, or when `out` has not its length.
+    pub fn encode(&mut self, id: WriteId, out: &mut [u8]) {
+        let (identity, run) = (self.identity, self.run);
+        let group = self.group_mut(id);
+        assert!(!group.encoded, "a write is encoded once");
+        assert_eq!(out.len(), group.write.len);
+        group.encoded = true;
+        let records = std::mem::take(&mut group.records);
+        let out = match group.write.offset {
+            0 => {
+                let (block, rest) = out.split_at_mut(BLOCK_BYTES);
+                encode_segment_header(&identity, group.write.segment, run, block);
+                rest
+            }
+            _ => out,
+        };
+        encode_group(&identity, &mut group.header, &records, out);
+    }
+
+    fn group_mut(&mut self, id: WriteId) -> &mut InFlight {
+        let group = self.groups.iter_mut().find(|group| group.write.id == id && !group.written);
+        group.expect("invariant: a write is reported once, by the name it was given")
+    }
+
+    /// Notes that a write is durable. Adds to `durable` up to where each journal has become so.
+    ///
+    /// # Panics
+    /// When there is no such write, or when it was not encoded.
+    pub fn on_written(&mut self, id: WriteId, durable: &mut Vec<(JournalId, Lsn)>) {
+        let group = self.group_mut(id);
+        assert!(group.encoded, "a write is encoded before it is written");
+        group.written = true;
+        let start = durable.len();
+        while self.groups.front().is_some_and(|group| group.written) {
+            let Some(group) = self.groups.pop_front() else { break };
+            self.durable = group.header.number;
+            self.durable_appended = group.appended;
+            self.segments.release_below(group.header.lowest_segment);
+            for (journal, end) in group.ends {
+                match durable[start..].iter_mut().find(|(other, _)| *other == journal) {
+                    Some((_, upto)) => *upto = end,
+                    None => durable.push((journal, end)),
+                }
+            }
+        }
+        self.apply_trims();
+    }
+
+    /// Notes that nothing of `journal` at or below `upto` is needed any more. It takes effect when all that was
+    /// appended before, to any journal, is durable: what replaces the old records is so never behind them. Segments
+    /// are released when a durable group has said that they are not needed.
+    pub fn trim(&mut self, journal: JournalId, upto: Lsn) {
+        let upto = upto.min(self.last(journal));
+        self.trims.push_back(Trim { appended: self.appended, journal, upto });
+        self.apply_trims();
+    }
+
+    fn apply_trims(&mut self) {
+        let mut trimmed = false;
+        while self.trims.front().is_some_and(|trim| trim.appended <= self.durable_appended) {
+            let Some(trim) = self.trims.pop_front() else { break };
+            if let Some(mark) = self.journals.iter_mut().find(|mark| mark.journal == trim.journal) {
+                trimmed |= trim.upto > mark.trimmed;
+                mark.trimmed = mark.trimmed.max(trim.upto);
+            }
+        }
+        if trimmed || self.segments.may_rise() {
+            self.segments.raise_lowest(self.durable, &self.journals);
+        }
+    }
+
+    /// The next thing to do with the files of segments, in this order.
+    pub fn next_action(&mut self) -> Option<SegmentAction> {
+        self.segments.next_action()
+    }
+
+    /// Notes that a segment that was created or recycled is ready: the file has its full length and is, like its
+    /// directory entry, durable.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn on_segment_ready(&mut self, segment: SegmentNumber) {
+        self.segments.on_ready(segment);
+    }
+
+    /// Whether the next group may have to wait for a segment to become ready.
+    #[must_use]
+    pub fn waits_for_segment(&self) -> bool {
+        let (_, sizes) = self.next_group_of_pending();
+        !self.pending.is_empty() && !self.segments.has_room(sizes.group_bytes())
+    }
+
+    /// The segments that hold something needed, ascending.
+    pub fn segments_needed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.segments.needed()
+    }
+
+    /// The bytes of all files of the log: in use, prepared, and kept to be used again.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.segments.files() as u64 * self.options.segment_bytes as u64
+    }
+
+    /// The bytes of the segments that hold something needed.
+    #[must_use]
+    pub fn bytes_needed(&self) -> u64 {
+        self.segments.needed().count() as u64 * self.options.segment_bytes as u64
+    }
+
+    /// Up to where `journal` is trimmed, in effect.
+    #[must_use]
+    pub fn trimmed(&self, journal: JournalId) -> Lsn {
+        self.journals.iter().find(|mark| mark.journal == journal).map(|mark| mark.trimmed).unwrap_or_default()
+    }
+
+    /// The group up to which all are durable.
+    #[must_use]
+    pub fn durable(&self) -> GroupNumber {
+        self.durable
+    }
+}
+
+fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pending], out: &mut [u8]) {
+    let (whole, copy) = (out.len(), header.sizes.copy_bytes());
+    let directory_end = GROUP_HEADER_BYTES + header.sizes.directory_bytes();
+    let (mut critical_at, mut batch_at) = (directory_end, copy);
+    for (index, pending) in records.iter().enumerate() {
+        let kind = pending.record.kind();
+        let at = if kind.is_critical() { &mut critical_at } else { &mut batch_at };
+        let bytes = &mut out[*at..*at + pending.bytes as usize];
+        pending.record.encode(bytes);
+        *at += bytes.len();
+        let checksum = Record::checksum(kind, bytes);
+        let Pending { journal, lsn, bytes, .. } = *pending;
+        let entry_at = GROUP_HEADER_BYTES + index * ENTRY_BYTES;
+        let entry = Entry { journal, lsn, kind, bytes, checksum };
+        entry.encode(&mut out[entry_at..entry_at + ENTRY_BYTES]);
+    }
+    assert_eq!((critical_at, batch_at), (copy, copy + header.sizes.batch_bytes as usize));
+    header.directory_checksum = crc32c::crc32c(&out[GROUP_HEADER_BYTES..directory_end]);
+    let tail = whole - copy;
+    out[batch_at..tail].fill(0);
+    out.copy_within(GROUP_HEADER_BYTES..copy, tail);
+    header.encode(identity, &mut out[..GROUP_HEADER_BYTES]);
+    out.copy_within(..GROUP_HEADER_BYTES, whole - GROUP_HEADER_BYTES);
+}

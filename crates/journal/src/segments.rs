@@ -1,0 +1,225 @@
+//! The files of a log: which is open, which come next, and which are needed.
+
+use crate::layout::{BLOCK_BYTES, GroupNumber, JournalMark, SegmentNumber};
+use crate::{LogOptions, Scan};
+use quorate_types::{JournalId, Lsn};
+use std::collections::VecDeque;
+
+/// What to do with the file of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentAction {
+    /// Create the file, write zeroes over its whole length, and report it ready when it is durable.
+    Create {
+        /// The number of the segment.
+        number: SegmentNumber,
+    },
+    /// Rename a file that is not needed, and report it ready when that is durable. What it holds names the number
+    /// under which it was written and is never read again.
+    Recycle {
+        /// Its number until now.
+        from: SegmentNumber,
+        /// Its number from now on.
+        to: SegmentNumber,
+    },
+    /// Remove the file.
+    Remove {
+        /// The number of the segment.
+        number: SegmentNumber,
+    },
+}
+
+/// A segment with groups in it.
+#[derive(Debug)]
+struct Used {
+    number: SegmentNumber,
+    /// Its first group that counts.
+    first_group: Option<GroupNumber>,
+    /// The last record of each journal.
+    highest: Vec<(JournalId, Lsn)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Segments {
+    segment_bytes: u64,
+    ahead_count: usize,
+    spare_max: usize,
+    /// Ascending; the last one is open if there is an `open_offset`.
+    used: VecDeque<Used>,
+    open_offset: Option<u64>,
+    /// Asked for, in the order of use, and whether they are ready.
+    ahead: VecDeque<(SegmentNumber, bool)>,
+    spare: Vec<SegmentNumber>,
+    next_number: SegmentNumber,
+    lowest: (SegmentNumber, GroupNumber),
+    may_rise: bool,
+    actions: VecDeque<SegmentAction>,
+}
+
+impl Segments {
+    pub(crate) fn new(options: &LogOptions, first: SegmentNumber) -> Self {
+        let mut segments = Self {
+            segment_bytes: options.segment_bytes as u64,
+            ahead_count: options.segments_ahead,
+            spare_max: options.segments_spare_max,
+            used: VecDeque::new(),
+            open_offset: None,
+            ahead: VecDeque::new(),
+            spare: Vec::new(),
+            next_number: first,
+            lowest: (first, GroupNumber(1)),
+            may_rise: false,
+            actions: VecDeque::new(),
+        };
+        segments.plan();
+        segments
+    }
+
+    /// The files that a scan has found. Those behind the last one with a group were prepared and never used.
+    pub(crate) fn resume(options: &LogOptions, scan: &Scan) -> Self {
+        let mut segments = Self::new(options, scan.next_segment);
+        segments.ahead.clear();
+        segments.actions.clear();
+        segments.next_number = scan.next_segment;
+        let last_used = scan.segments.iter().rev().find(|found| found.groups > 0).map(|found| found.number);
+        for found in &scan.segments {
+            let (number, first_group) = (found.number, found.first_group);
+            let whole = found.bytes == segments.segment_bytes;
+            if Some(number) <= last_used {
+                let highest = found.highest.iter().map(|(journal, lsn)| (*journal, *lsn)).collect();
+                segments.used.push_back(Used { number, first_group, highest });
+            } else if whole {
+                segments.spare.push(number);
+            } else {
+                // Its preparation was interrupted.
+                segments.actions.push_back(SegmentAction::Remove { number });
+            }
+        }
+        // What the log goes on with is the first group of the next segment.
+        segments.lowest = match scan.lowest {
+            Some(lowest) => lowest,
+            None => (scan.next_segment, scan.last_group.next()),
+        };
+        segments.may_rise = true;
+        segments.plan();
+        segments
+    }
+
+    pub(crate) fn first_planned(&self) -> SegmentNumber {
+        self.ahead.front().map_or(self.next_number, |(number, _)| *number)
+    }
+
+    /// The lowest segment with something needed, and its first group.
+    pub(crate) fn lowest(&self) -> (SegmentNumber, GroupNumber) {
+        self.lowest
+    }
+
+    fn has_room_in_open(&self, bytes: usize) -> bool {
+        self.open_offset.is_some_and(|offset| offset + bytes as u64 <= self.segment_bytes)
+    }
+
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.has_room_in_open(bytes) || self.ahead.front().is_some_and(|(_, ready)| *ready)
+    }
+
+    /// Takes room for a group; closes the open segment when it has none.
+    pub(crate) fn place(&mut self, group: GroupNumber, bytes: usize) -> Option<(SegmentNumber, u64)> {
+        if !self.has_room(bytes) {
+            return None;
+        }
+        if !self.has_room_in_open(bytes) {
+            let (number, _) = self.ahead.pop_front()?;
+            self.used.push_back(Used { number, first_group: Some(group), highest: Vec::new() });
+            self.open_offset = Some(BLOCK_BYTES as u64);
+            self.may_rise = true;
+            self.plan();
+        }
+        let offset = self.open_offset?;
+        self.open_offset = Some(offset + bytes as u64);
+        Some((self.used.back()?.number, offset))
+    }
+
+    /// Notes the last record of `journal` in the open segment.
+    pub(crate) fn note(&mut self, segment: SegmentNumber, journal: JournalId, upto: Lsn) {
+        let open = self.used.back_mut().filter(|used| used.number == segment);
+        let open = open.expect("invariant: groups go to the open segment");
+        match open.highest.iter_mut().find(|(other, _)| *other == journal) {
+            Some((_, highest)) => *highest = upto,
+            None => open.highest.push((journal, upto)),
+        }
+    }
+
+    /// Whether a segment was closed since the lowest one was looked for.
+    pub(crate) fn may_rise(&self) -> bool {
+        self.may_rise
+    }
+
+    /// Looks for the lowest segment that is needed: one with a record above the trims, or the last one. All before
+    /// it must be durable as a whole, so that none comes into being after it was given up.
+    pub(crate) fn raise_lowest(&mut self, durable: GroupNumber, marks: &[JournalMark]) {
+        self.may_rise = false;
+        let trimmed = |journal: JournalId| {
+            marks.iter().find(|mark| mark.journal == journal).map(|mark| mark.trimmed).unwrap_or_default()
+        };
+        let needed = |used: &Used| used.highest.iter().any(|(journal, highest)| *highest > trimmed(*journal));
+        for index in 0..self.used.len() {
+            let used = &self.used[index];
+            let candidate = used.first_group.filter(|first| first.previous() <= durable);
+            if let Some(first) = candidate
+                && used.number > self.lowest.0
+            {
+                self.lowest = (used.number, first);
+            }
+            if needed(used) {
+                return;
+            }
+            if used.first_group.is_some() && candidate.is_none() {
+                self.may_rise = true;
+                return;
+            }
+        }
+    }
+
+    /// A durable group has said that no segment below `lowest` is needed.
+    pub(crate) fn release_below(&mut self, lowest: SegmentNumber) {
+        while self.used.len() > 1 && self.used.front().is_some_and(|used| used.number < lowest) {
+            if let Some(used) = self.used.pop_front() {
+                self.spare.push(used.number);
+            }
+        }
+        self.plan();
+    }
+
+    /// Prepares segments ahead, and removes spare ones that are too many.
+    fn plan(&mut self) {
+        while self.ahead.len() < self.ahead_count {
+            let to = self.next_number;
+            self.next_number = to.next();
+            self.ahead.push_back((to, false));
+            self.actions.push_back(match self.spare.pop() {
+                Some(from) => SegmentAction::Recycle { from, to },
+                None => SegmentAction::Create { number: to },
+            });
+        }
+        while self.spare.len() > self.spare_max {
+            let number = self.spare.remove(0);
+            self.actions.push_back(SegmentAction::Remove { number });
+        }
+    }
+
+    pub(crate) fn next_action(&mut self) -> Option<SegmentAction> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn on_ready(&mut self, number: SegmentNumber) {
+        let ahead = self.ahead.iter_mut().find(|(other, ready)| *other == number && !ready);
+        ahead.expect("invariant: a segment is reported ready once, after it was asked for").1 = true;
+    }
+
+    pub(crate) fn needed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.used.iter().map(|used| used.number).filter(|number| *number >= self.lowest.0)
+    }
+
+    pub(crate) fn files(&self) -> usize {
+        self.used.len() + self.ahead.len() + self.spare.len()
+    }
+}
