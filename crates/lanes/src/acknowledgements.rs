@@ -68,6 +68,13 @@ impl Acknowledgements {
         nth_highest(self.0.iter().map(|entry| entry.covered), count)
     }
 
+    /// How many replicas hold the batch at `number` of the own chain, if they still hold what they said last:
+    /// `holds` tells whether that may be.
+    pub(crate) fn holders(&self, number: LaneNumber, holds: impl Fn(LaneNumber, Digest) -> bool) -> usize {
+        let held = |entry: &&Acknowledgement| entry.covered >= number && holds(entry.upto, entry.chain);
+        self.0.iter().filter(held).count()
+    }
+
     /// The replicas other than `me` that say to hold more than `tip`, with what they say.
     pub(crate) fn ahead_of(&self, tip: LaneNumber, me: ReplicaId) -> Vec<(ReplicaId, LaneNumber, Digest)> {
         (0u8..)

@@ -130,6 +130,11 @@ impl Batch {
         &self.frame.payload()[bundle.body.clone()]
     }
 
+    /// One of the bundles as the client sent it.
+    pub(crate) fn bundle_bytes(&self, bundle: &Bundle) -> &[u8] {
+        &self.frame.payload()[bundle.body.start - bundle::HEAD_BYTES..bundle.body.end]
+    }
+
     /// The operations of one of the bundles.
     ///
     /// # Panics

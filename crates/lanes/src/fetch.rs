@@ -132,17 +132,21 @@ impl Lanes {
         if !share.fetches.wanted.is_empty() {
             return self.start_final_fetch(now, lane, out);
         }
-        if share.fetches.current.is_some() || !stuck || lane.origin == me {
+        if share.fetches.current.is_some() || (!stuck && lane.origin != me) {
             return;
         }
         if share.lane.unexecuted_bytes() > held_max {
             return;
         }
         // Rule (b): a chain that f+1 others acknowledged, once fetched.
-        let ahead = share.lane.acknowledgements.ahead_of(share.lane.tip().upto, me);
+        let mut ahead = share.lane.acknowledgements.ahead_of(share.lane.tip().upto, me);
+        if lane.origin == me {
+            ahead = self.unknown_claims(lane, ahead);
+        }
         if ahead.len() < weak {
             return;
         }
+        let Some(share) = self.share_mut(lane) else { return };
         // The origin sends by itself whenever it can: it is asked last.
         let others = ahead.iter().map(|(replica, ..)| *replica).filter(|replica| *replica != lane.origin);
         let candidates = others.chain(ahead.iter().map(|(replica, ..)| *replica));
@@ -279,14 +283,15 @@ impl Lanes {
         let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
         let quorum = self.config().quorums().quorum;
         let Some(share) = self.share_mut(lane) else { return LaneNumber(0) };
-        let replaced = share.lane.acknowledgements.acknowledged_by(quorum) > floor;
+        let replaced = share.lane.is_quorums(floor.next(), quorum);
         if replaced || share.lane.unexecuted_bytes() > held_max {
             return LaneNumber(0);
         }
-        let ahead = share.lane.acknowledgements.ahead_of(floor, me);
-        let on_chain = ahead.into_iter().filter_map(|(_, upto, chain)| {
-            batches.iter().any(|batch| (batch.number(), batch.chain()) == (upto, chain)).then_some(upto)
+        let mut claims = share.lane.acknowledgements.ahead_of(floor, me);
+        claims.retain(|(_, upto, chain)| {
+            batches.iter().any(|batch| (batch.number(), batch.chain()) == (*upto, *chain))
         });
-        nth_highest(on_chain, weak)
+        self.note_known_claims(lane, &claims);
+        nth_highest(claims.into_iter().map(|(_, upto, _)| upto), weak)
     }
 }

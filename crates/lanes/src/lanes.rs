@@ -4,16 +4,20 @@ use crate::batch::Batch;
 use crate::fetch::Fetches;
 use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
+use crate::recovery::Adoption;
+use crate::retention::Records;
 use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
     ReplicaSet, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
-use quorate_wire::{BundleView, Claims, DecodeError, Frame, FrameRef, LaneTip, Verdicts, batch};
+use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 
+/// The bundles whose signatures one tick has checked; a recovered lane has many.
+const CLAIMED_BUNDLES_MAX: usize = 16 * 1024;
 /// The bytes of batches that one frontier brings; the next frontier brings the next ones.
 const RESEND_BYTES_MAX: usize = 1024 * 1024;
 
@@ -67,6 +71,11 @@ pub enum Output {
     Progress(LaneUpdate),
     /// Own bundles have passed a stage.
     Stage(StageTime),
+    /// The journal of this core is not needed up to and with this position.
+    Trim {
+        /// The position.
+        upto: Lsn,
+    },
 }
 
 /// Why something was refused.
@@ -99,17 +108,21 @@ pub(crate) struct Share {
     pub(crate) fetches: Fetches,
     /// The tip and the quorum's tip when the retransmission timer last looked.
     seen: (LaneNumber, LaneNumber),
+    /// How often the origin has made this lane change its chain since then.
+    pub(crate) switches: usize,
 }
 
 #[derive(Debug)]
-struct Link {
-    own: OwnLane,
+pub(crate) struct Link {
+    pub(crate) own: OwnLane,
+    /// Set while the own lane waits for what peers hold of it.
+    pub(crate) adoption: Option<Adoption>,
     connected: ReplicaSet,
     /// Peers that are to get a full acknowledgement at the end of the tick.
     greet: ReplicaSet,
     /// Peers whose frames were lost: they get a full acknowledgement when the timer next looks, and not with
     /// every further batch.
-    gaps: ReplicaSet,
+    pub(crate) gaps: ReplicaSet,
     /// The frontiers of the own lane that peers have shown in this tick. One small frame may show many, and an
     /// answer is large: the last one counts, at the end of the tick.
     frontiers: BTreeMap<ReplicaId, LaneTip>,
@@ -123,11 +136,14 @@ pub struct Lanes {
     config: Arc<ClusterConfig>,
     me: ReplicaId,
     journal: JournalId,
-    last_lsn: Lsn,
-    links: BTreeMap<LinkId, Link>,
-    shares: BTreeMap<LaneId, Share>,
-    /// Batches of this tick, the signatures in which are still to be checked.
-    unchecked: Vec<LaneTip>,
+    pub(crate) last_lsn: Lsn,
+    pub(crate) links: BTreeMap<LinkId, Link>,
+    pub(crate) shares: BTreeMap<LaneId, Share>,
+    pub(crate) records: Records,
+    /// Batches, the signatures in which are still to be checked: those of this tick, and what was recovered.
+    pub(crate) unchecked: VecDeque<LaneTip>,
+    /// The verdicts on so many of them are under way.
+    claimed: usize,
     timer: Nanoseconds,
 }
 
@@ -142,11 +158,12 @@ impl Lanes {
             .map(|lane| {
                 let lane_state = Lane::new(lane, replicas, journal);
                 let seen = (LaneNumber(0), LaneNumber(0));
-                (lane, Share { lane: lane_state, fetches: Fetches::default(), seen })
+                (lane, Share { lane: lane_state, fetches: Fetches::default(), seen, switches: 0 })
             })
             .collect();
         let link = || Link {
             own: OwnLane::default(),
+            adoption: None,
             connected: ReplicaSet::EMPTY,
             greet: ReplicaSet::EMPTY,
             gaps: ReplicaSet::EMPTY,
@@ -162,7 +179,9 @@ impl Lanes {
             last_lsn: Lsn(0),
             links,
             shares,
-            unchecked: Vec::new(),
+            records: Records::default(),
+            unchecked: VecDeque::new(),
+            claimed: 0,
             timer: Nanoseconds(0),
         }
     }
@@ -205,7 +224,7 @@ impl Lanes {
         self.links.get(&link).map_or(ReplicaSet::EMPTY, |link| link.connected).iter()
     }
 
-    fn own_lane(&self, link: LinkId) -> LaneId {
+    pub(crate) fn own_lane(&self, link: LinkId) -> LaneId {
         LaneId { origin: self.me, link }
     }
 
@@ -240,6 +259,7 @@ impl Lanes {
         for link in self.links.values_mut() {
             link.own.on_durable(now, upto, |time| out.push(Output::Stage(time)));
         }
+        self.records.on_durable(upto, out);
     }
 
     /// A committed header names the own lane of `link` up to `upto`; it was accepted, prepared and committed here at
@@ -266,72 +286,61 @@ impl Lanes {
     /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
     /// the tick, after all that was appended before.
     pub(crate) fn append_unchecked(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
-        self.unchecked.push(batch.tip());
+        let tip = batch.tip();
+        let share = self.shares.get_mut(&tip.lane).expect("invariant: the lane was looked up before");
+        if share.lane.take_back(&tip) {
+            return;
+        }
+        self.unchecked.push_back(tip);
         self.append(batch, out);
     }
 
     fn append(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
-        self.last_lsn = self.last_lsn.next();
-        let lsn = self.last_lsn;
-        out.push(Output::Append { lsn, frame: batch.frame().clone() });
+        let lsn = self.write(&batch, out);
         let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
         share.lane.append(batch, lsn);
     }
 
-    /// Takes a batch from the origin of its lane.
-    ///
-    /// It is appended and acknowledged at once, as what clients signed does not matter to that, and held with the
-    /// verdicts on their signatures at the end of the tick.
-    pub fn on_batch(
-        &mut self,
-        from: ReplicaId,
-        link: LinkId,
-        frame: FrameRef<'_>,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Reject> {
-        let head = batch::parse_head(frame.payload)?;
-        if head.lane.origin != from {
-            return Err(Reject::ForeignLane);
-        }
-        let held_max = self.lane_bytes_held_max();
-        let share = self.share_on(head.lane, link)?;
-        let tip = share.lane.tip();
-        if head.number <= tip.upto {
-            let known = share.lane.batch(head.number);
-            let same = known.is_none_or(|batch| batch.frame().payload() == frame.payload);
-            return if same { Ok(()) } else { Err(Reject::Fork) };
-        }
-        if head.number > tip.upto.next() {
-            // Frames were lost: the origin learns from a full acknowledgement what to send again.
-            if let Some(state) = self.links.get_mut(&link) {
-                state.gaps.insert(from);
-            }
-            return Err(Reject::Gap);
-        }
-        if head.previous != tip.chain {
-            return Err(Reject::Fork);
-        }
-        if share.lane.unexecuted_bytes() + frame.payload.len() > held_max {
-            return Err(Reject::Budget);
-        }
-        let batch = Batch::read(Frame::keep(frame))?;
-        self.append_unchecked(Arc::new(batch), out);
-        Ok(())
+    /// As [`Lanes::append_unchecked`], but beside the present chain.
+    pub(crate) fn set_aside_unchecked(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
+        self.unchecked.push_back(batch.tip());
+        let lsn = self.write(&batch, out);
+        let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
+        share.lane.set_aside(batch, lsn);
+    }
+
+    /// Appends a batch to the journal.
+    pub(crate) fn write(&mut self, batch: &Batch, out: &mut Vec<Output>) -> Lsn {
+        self.last_lsn = self.last_lsn.next();
+        let lsn = self.last_lsn;
+        out.push(Output::Append { lsn, frame: batch.frame().clone() });
+        self.records.push(lsn, batch.tip());
+        lsn
     }
 
     /// The burst of inputs is over: asks for the verdicts on all signatures of clients that came in it. They must be
     /// given to [`Lanes::settle`] before anything else happens.
     pub fn claim(&mut self, claims: &mut Claims<'_>) {
+        self.finish_adoptions();
         let shares = &self.shares;
         // What came twice is held once; what was replaced and dropped in the meantime is of no more interest.
         let mut seen = BTreeSet::new();
+        let (mut claimed, mut bundles) = (0, 0);
         self.unchecked.retain(|tip| {
             if !seen.insert((tip.lane, tip.upto, tip.chain)) {
                 return false;
             }
+            if bundles >= CLAIMED_BUNDLES_MAX {
+                return true;
+            }
             let batch = shares.get(&tip.lane).and_then(|share| share.lane.find(tip.upto, tip.chain));
-            batch.inspect(|batch| batch.claim(claims)).is_some()
+            let Some(batch) = batch else { return false };
+            batch.claim(claims);
+            bundles += batch.bundles().len();
+            claimed += 1;
+            true
         });
+        self.claimed = claimed;
         for (link, state) in &self.links {
             if self.may_seal(*link) {
                 state.own.claim(claims);
@@ -342,7 +351,8 @@ impl Lanes {
     /// Takes the verdicts that [`Lanes::claim`] has asked for: batches are held with them, and what is forged is not
     /// sealed.
     pub fn settle(&mut self, verdicts: &mut Verdicts, out: &mut Vec<Output>) {
-        for tip in std::mem::take(&mut self.unchecked) {
+        let claimed = std::mem::take(&mut self.claimed);
+        for tip in self.unchecked.drain(..claimed) {
             let share = self.shares.get_mut(&tip.lane);
             let batch = share.and_then(|share| share.lane.find_mut(tip.upto, tip.chain));
             let batch = batch.expect("invariant: nothing has happened since the claims were gathered");
@@ -359,7 +369,7 @@ impl Lanes {
         }
     }
 
-    fn greet(&mut self, peer: ReplicaId, link: LinkId) {
+    pub(crate) fn greet(&mut self, peer: ReplicaId, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
             link.greet.insert(peer);
         }
@@ -379,6 +389,9 @@ impl Lanes {
             let Some(state) = self.links.get_mut(&link) else { continue };
             if tip.lane.origin == me {
                 state.frontiers.insert(from, *tip);
+                if let Some(adoption) = &mut state.adoption {
+                    adoption.heard.insert(from);
+                }
             } else if lost {
                 // The origin has more than ever came: it learns what to send again, as after a gap.
                 state.gaps.insert(from);
@@ -387,9 +400,11 @@ impl Lanes {
         Ok(())
     }
 
+    /// Sends a peer what it lacks of the own lane. One that holds another chain gets all that may differ.
     fn resend_above(&self, to: ReplicaId, tip: &LaneTip, out: &mut Vec<Output>) {
         let Some(share) = self.shares.get(&tip.lane) else { return };
-        let (mut number, mut bytes) = (tip.upto.next(), 0);
+        let common = share.lane.branch(tip).unwrap_or(tip.upto.min(share.lane.executed()));
+        let (mut number, mut bytes) = (common.next(), 0);
         while let Some(batch) = share.lane.batch(number)
             && bytes < RESEND_BYTES_MAX
         {
@@ -405,11 +420,11 @@ impl Lanes {
         let kept_max = self.tuning().lane_bytes_kept_max;
         for tip in tips {
             let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
-            share.lane.on_executed(tip, kept_max);
+            let dead = share.lane.on_executed(tip, kept_max);
             if tip.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&tip.lane.link)
             {
-                link.own.on_executed(tip.upto);
+                link.own.on_executed(tip.upto, &dead);
             }
         }
     }
@@ -470,7 +485,10 @@ impl Lanes {
     fn answer(&mut self, link: LinkId, out: &mut Vec<Output>) {
         let bytes_max = self.tuning().fetch_bytes_max;
         let Some(state) = self.links.get_mut(&link) else { return };
-        for (peer, tip) in std::mem::take(&mut state.frontiers) {
+        // What is sent of a lane whose chain is not settled might have to be replaced.
+        let settled = state.adoption.is_none();
+        let frontiers = if settled { std::mem::take(&mut state.frontiers) } else { BTreeMap::new() };
+        for (peer, tip) in frontiers {
             self.resend_above(peer, &tip, out);
         }
         let mut bytes = 0;
@@ -506,7 +524,11 @@ impl Lanes {
         let pending = state.own.pending_bytes();
         let acknowledged = share.lane.acknowledgements.acknowledged_by(self.config.quorums().quorum);
         let in_flight = share.lane.tip().upto.since(acknowledged);
+        // While the own lane is forked, one of the chains will be executed soon and the bundles of the others be sealed
+        // again: those of one session keep their order only if nothing is sealed in between.
         pending > 0
+            && state.adoption.is_none()
+            && share.lane.forked() == 0
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)
             && share.lane.open_bytes() <= tuning.lane_bytes_open_max
     }
@@ -529,16 +551,21 @@ impl Lanes {
     }
 
     fn acknowledge(&mut self, link: LinkId, out: &mut Vec<Output>) {
-        let mut tips = Vec::new();
+        let (mut tips, mut replacing) = (Vec::new(), Vec::new());
         let mut after = Lsn(0);
         for share in self.shares.values_mut().filter(|share| share.lane.id.link == link) {
-            if let Some((tip, lsn)) = share.lane.announce() {
-                tips.push(tip);
+            if let Some((tip, lsn, replaced)) = share.lane.announce() {
+                if replaced { &mut replacing } else { &mut tips }.push(tip);
                 after = after.max(lsn);
             }
         }
         if !tips.is_empty() {
             out.push(Output::Acknowledge { link, acks: LaneAcks { full: false, tips }, after });
+        }
+        if !replacing.is_empty() {
+            // Later than all that was acknowledged of the other chain, and in its place.
+            let (acks, after) = (LaneAcks { full: true, tips: replacing }, self.last_lsn);
+            out.push(Output::Acknowledge { link, acks, after });
         }
         let Some(state) = self.links.get_mut(&link) else { return };
         let greet = std::mem::take(&mut state.greet);
@@ -565,7 +592,10 @@ impl Lanes {
             share.fetches.is_open()
                 || share.lane.tip().upto > share.lane.acknowledgements.acknowledged_by(quorum)
                 || !share.lane.acknowledgements.ahead_of(share.lane.tip().upto, self.me).is_empty()
-        }) || self.links.values().any(|link| link.own.pending_bytes() > 0 || !link.gaps.is_empty())
+        }) || self
+            .links
+            .values()
+            .any(|link| link.adoption.is_some() || link.own.pending_bytes() > 0 || !link.gaps.is_empty())
     }
 
     /// Every T_retx while anything is open, else every T_idle: a lane that has not moved since the last time
@@ -580,6 +610,7 @@ impl Lanes {
             let stuck = share.seen == state;
             let open = state.0 > state.1;
             share.seen = state;
+            share.switches = 0;
             self.fetches_on_time(now, lane, stuck, out);
             if (stuck && open) || !was_open {
                 let peers = self.connected_peers(lane.link);
@@ -606,6 +637,16 @@ impl Lanes {
     #[must_use]
     pub fn after(&self, lsn: Option<Lsn>) -> After {
         lsn.map_or(After::nothing(), |lsn| After::position(self.journal, lsn))
+    }
+
+    /// The bytes of own batches and bundles that are not executed, of all links.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        let of_link = |(link, state): (&LinkId, &Link)| {
+            let share = self.shares.get(&self.own_lane(*link));
+            share.map_or(0, |share| share.lane.unexecuted_bytes()) + state.own.pending_bytes()
+        };
+        self.links.iter().map(of_link).sum()
     }
 
     /// The bytes held, for audits of bounded memory.

@@ -13,6 +13,10 @@ mod fetch;
 mod lane;
 mod lanes;
 mod own;
+mod receive;
+mod recovery;
+mod retention;
 
 pub use batch::{Batch, Bundle};
 pub use lanes::{Destination, Lanes, Output, Reject};
+pub use recovery::Recovered;

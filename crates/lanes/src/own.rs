@@ -1,11 +1,12 @@
 //! Admission and batching of the bundles of one own lane, and where their time goes on the way to being committed.
 
 use crate::batch::{Batch, Bundle};
-use quorate_types::{LaneNumber, Lsn, Nanoseconds, Stage, StageTime, limits};
+use quorate_types::{Digest, LaneNumber, Lsn, Nanoseconds, Stage, StageTime, limits};
 use quorate_wire::{
     BatchHead, BundleHead, BundleView, Claims, Frame, Kind, LaneTip, Verdicts, batch, bundle,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// What stands in front of a bundle's operations in a batch: its length and its head.
 const BUNDLE_OVERHEAD: usize = 4 + bundle::HEAD_BYTES;
@@ -16,7 +17,8 @@ pub(crate) type Owner = u64;
 /// A bundle that waits for its batch.
 #[derive(Debug)]
 struct Pending {
-    owner: Owner,
+    /// Nobody for a bundle that was sealed before this replica was restarted.
+    owner: Option<Owner>,
     head: BundleHead,
     /// Where it ends in the pending bytes.
     end: usize,
@@ -28,9 +30,10 @@ struct Pending {
 #[derive(Debug)]
 struct Sealed {
     number: LaneNumber,
+    chain: Digest,
     lsn: Lsn,
     /// The owners of its bundles, and when each bundle was admitted.
-    bundles: Vec<(Owner, Option<Nanoseconds>)>,
+    bundles: Vec<(Option<Owner>, Option<Nanoseconds>)>,
     /// The last stage that it has passed, and when.
     passed: Stage,
     at: Nanoseconds,
@@ -69,7 +72,12 @@ impl OwnLane {
     pub(crate) fn admit(&mut self, owner: Owner, bundle: &BundleView<'_>) {
         *self.open.entry(owner).or_insert(0) += 1;
         batch::write_bundle(&mut self.bytes, bundle.bytes);
-        self.pending.push_back(Pending { owner, head: bundle.head, end: self.bytes.len(), admitted: None });
+        self.pending.push_back(Pending {
+            owner: Some(owner),
+            head: bundle.head,
+            end: self.bytes.len(),
+            admitted: None,
+        });
     }
 
     /// Asks for the verdicts on all signatures that were not checked yet.
@@ -80,12 +88,14 @@ impl OwnLane {
     /// Takes the verdicts that [`OwnLane::claim`] asked for. Returns the owners of bundles whose signature is wrong;
     /// nothing that they brought since the last time is taken.
     pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) -> BTreeSet<Owner> {
-        let unchecked = self.pending.range(self.checked..).zip(verdicts);
-        let liars: BTreeSet<Owner> =
-            unchecked.filter(|(_, verdict)| !verdict.holds()).map(|(one, _)| one.owner).collect();
-        if !liars.is_empty() {
-            for at in (self.checked..self.pending.len()).rev() {
-                if liars.contains(&self.pending[at].owner) {
+        let holds: Vec<bool> =
+            self.pending.range(self.checked..).zip(verdicts).map(|(_, verdict)| verdict.holds()).collect();
+        let mut liars = BTreeSet::new();
+        if holds.contains(&false) {
+            let unchecked = self.pending.range(self.checked..).zip(&holds);
+            liars = unchecked.filter(|(_, holds)| !**holds).filter_map(|(one, _)| one.owner).collect();
+            for (at, holds) in (self.checked..).zip(holds).collect::<Vec<_>>().into_iter().rev() {
+                if !holds || self.pending[at].owner.is_some_and(|owner| liars.contains(&owner)) {
                     self.take_out(at);
                 }
             }
@@ -142,9 +152,10 @@ impl OwnLane {
         }
         self.pending.iter_mut().for_each(|one| one.end -= bytes);
         self.checked -= count;
-        let (passed, at) = (Stage::Admitted, Nanoseconds(0));
-        self.sealed.push_back(Sealed { number: head.number, lsn, bundles: owners, passed, at });
-        Some(Batch::sealed(head, frame, bundles))
+        let batch = Batch::sealed(head, frame, bundles);
+        let (number, chain, passed, at) = (batch.number(), batch.chain(), Stage::Admitted, Nanoseconds(0));
+        self.sealed.push_back(Sealed { number, chain, lsn, bundles: owners, passed, at });
+        Some(batch)
     }
 
     /// The batches that were sealed since this was last called are on their way at `now`.
@@ -187,15 +198,49 @@ impl OwnLane {
         }
     }
 
-    /// Batches up to `number` are executed: their owners may admit more.
-    pub(crate) fn on_executed(&mut self, number: LaneNumber) {
+    /// Batches up to `number` are executed: their owners may admit more. What is `dead` will never be executed: its
+    /// bundles are sealed again, before all that came later (DESIGN section 6).
+    pub(crate) fn on_executed(&mut self, number: LaneNumber, dead: &[Arc<Batch>]) {
+        let mut returned = Vec::new();
+        for batch in dead {
+            let sealed = self.sealed.iter().position(|sealed| sealed.chain == batch.chain());
+            let sealed = sealed.and_then(|at| self.sealed.remove(at));
+            let mut owners = sealed.map(|sealed| sealed.bundles).unwrap_or_default().into_iter();
+            for bundle in batch.bundles() {
+                let (owner, admitted) = owners.next().unwrap_or_default();
+                let bytes = batch.bundle_bytes(bundle);
+                returned.push((Pending { owner, head: bundle.head, end: 0, admitted }, bytes));
+            }
+        }
+        self.put_back(returned);
+        // They lie here in the order of sealing and, the dead ones gone, in that of their numbers.
         while let Some(batch) = self.sealed.pop_front_if(|batch| batch.number <= number) {
             batch.bundles.into_iter().for_each(|(owner, _)| self.close(owner));
         }
     }
 
+    /// Puts bundles in front of what is pending. Their signatures are checked once more with the next ones: whether
+    /// those in a batch that was recovered were checked yet is not known here.
+    fn put_back(&mut self, returned: Vec<(Pending, &[u8])>) {
+        if returned.is_empty() {
+            return;
+        }
+        let mut bytes = Vec::new();
+        let mut pending = VecDeque::new();
+        for (mut one, bundle) in returned {
+            batch::write_bundle(&mut bytes, bundle);
+            one.end = bytes.len();
+            pending.push_back(one);
+        }
+        self.pending.iter_mut().for_each(|one| one.end += bytes.len());
+        bytes.append(&mut self.bytes);
+        pending.append(&mut self.pending);
+        (self.bytes, self.pending, self.checked) = (bytes, pending, 0);
+    }
+
     /// One bundle of `owner` is no longer open.
-    fn close(&mut self, owner: Owner) {
+    fn close(&mut self, owner: Option<Owner>) {
+        let Some(owner) = owner else { return };
         if let Some(open) = self.open.get_mut(&owner) {
             *open -= 1;
             if *open == 0 {

@@ -59,7 +59,11 @@ impl Network {
                     self.send(at, Destination::Others, acks.encode(), after);
                     self.send(at, Destination::One(self.machines[at].node.me), acks.encode(), after);
                 }
-                Output::Held(_) | Output::Progress(_) | Output::Forged { .. } | Output::Stage(_) => {}
+                Output::Held(_)
+                | Output::Progress(_)
+                | Output::Forged { .. }
+                | Output::Stage(_)
+                | Output::Trim { .. } => {}
             }
         }
     }

@@ -506,6 +506,8 @@ impl Core {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
             }
             Output::Stage(time) => effects.push(Effect::Stage(time)),
+            // Asked for by `Lanes::trim` alone.
+            Output::Trim { .. } => {}
         }
     }
 

@@ -242,13 +242,10 @@ impl Outputs {
         to_peer.map(|(_, frame, _)| batch::parse_head(frame.payload()).expect("a batch").number.0).collect()
     }
 
-    /// Cumulative acknowledgements with what must be durable first.
+    /// Acknowledgements to all with what must be durable first. Full ones follow a change of the chain.
     pub(crate) fn acknowledgements(&self) -> Vec<(LaneTip, Lsn)> {
         let tips = |output: &Output| match output {
-            Output::Acknowledge { acks, after, .. } => {
-                assert!(!acks.full);
-                acks.tips.iter().map(|tip| (*tip, *after)).collect()
-            }
+            Output::Acknowledge { acks, after, .. } => acks.tips.iter().map(|tip| (*tip, *after)).collect(),
             _ => Vec::new(),
         };
         self.0.iter().flat_map(tips).collect()
