@@ -13,7 +13,7 @@ use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
     SigningKey, Stage, StageTime,
 };
-use quorate_wire::message::{FetchBatches, LaneAcks, Message};
+use quorate_wire::message::{CheckpointCertificate, FetchBatches, LaneAcks, Message};
 use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -98,6 +98,8 @@ enum Gated {
         link: LinkId,
         acks: LaneAcks,
     },
+    /// A certificate, which leads to trimming once it is durable.
+    Stable(Arc<CheckpointCertificate>),
 }
 
 /// What an audit sees.
@@ -199,6 +201,7 @@ impl Core {
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
             Input::Checkpointed { position, root } => self.on_checkpointed(position, root, effects),
+            Input::ReadOnly(read_only) => self.link.read_only = read_only,
             Input::TickEnd => self.on_tick_end(now, effects),
         }
         self.drain(now, effects);
@@ -356,6 +359,10 @@ impl Core {
                 self.link.lanes.want(now, tip, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
+            LinkMail::Trim(tips) => {
+                self.link.lanes.trim(&tips, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
             LinkMail::Reply { connection, frame } => effects.push(Effect::SendClient { connection, frame }),
             LinkMail::Ordered { lane, upto, times } => {
                 self.link.lanes.on_ordered(lane.link, upto, &times, &mut self.lanes_outputs);
@@ -392,6 +399,10 @@ impl Core {
             ExecutionMail::Held(batch) => execution.on_held(batch),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
+            }
+            ExecutionMail::Stable(certificate) => {
+                execution.on_stable(certificate);
+                self.trim_batches(effects);
             }
             ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
             ExecutionMail::Detach(connection) => execution.on_detach(connection),
@@ -436,6 +447,10 @@ impl Core {
                 let ordering = self.ordering.as_mut().expect("invariant: only the ordering core votes");
                 ordering.on_own(&message, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
+            }
+            Gated::Stable(certificate) => {
+                let mail = Mail::Execution(ExecutionMail::Stable(certificate));
+                self.post(self.layout.execution(), mail, effects);
             }
             Gated::OwnAcks { link, acks } => {
                 let taken = self.link.lanes.on_acks(self.me, link, &acks);
@@ -506,8 +521,7 @@ impl Core {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
             }
             Output::Stage(time) => effects.push(Effect::Stage(time)),
-            // Asked for by `Lanes::trim` alone.
-            Output::Trim { .. } => {}
+            Output::Trim { upto } => effects.push(Effect::Trim { journal: self.link.lanes.journal(), upto }),
         }
     }
 
@@ -532,6 +546,10 @@ impl Core {
         use quorate_consensus::{Destination, Output};
         match output {
             Output::Append { lsn, fact } => {
+                if let Fact::Stable(certificate) = &fact {
+                    let (after, stable) = (After::position(CONSENSUS_JOURNAL, lsn), Arc::clone(certificate));
+                    self.send_after(now, after, Gated::Stable(stable), effects);
+                }
                 effects.push(Effect::Append { journal: CONSENSUS_JOURNAL, lsn, record: record(fact) });
             }
             Output::Send { to, message, after } => {
@@ -628,8 +646,17 @@ impl Core {
         let execution =
             self.execution.as_mut().expect("invariant: only the execution core has states hashed");
         execution.on_checkpointed(position, root);
+        self.trim_batches(effects);
         let mail = Mail::Ordering(OrderingMail::Root { position, root });
         self.post(self.layout.ordering(), mail, effects);
+    }
+
+    /// Once a state is durable here and certified, nothing that led to it is needed for a restart.
+    fn trim_batches(&mut self, effects: &mut Vec<Effect>) {
+        let Some(tips) = self.execution.as_mut().and_then(ExecutionRole::trim) else { return };
+        for core in self.layout.all() {
+            self.post(core, Mail::Link(LinkMail::Trim(Arc::clone(&tips))), effects);
+        }
     }
 
     fn execute(&mut self, effects: &mut Vec<Effect>) {

@@ -8,6 +8,7 @@ use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
     View,
 };
+use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -81,8 +82,22 @@ pub(crate) struct ExecutionRole {
     attached: BTreeMap<SessionId, BTreeSet<ClientConnection>>,
     sessions: BTreeMap<ClientConnection, SessionId>,
     last_root: Option<(Position, Digest)>,
+    /// The checkpoints that were given out and are of use yet, ascending.
+    checkpoints: VecDeque<Checkpoint>,
+    /// The highest certificate.
+    stable: Option<Arc<CheckpointCertificate>>,
+    /// The checkpoint up to which journals were last said to be trimmed.
+    trimmed: Seq,
     /// What was executed since the last checkpoint.
     since: SinceCheckpoint,
+}
+
+/// A state that was given out to be made durable.
+#[derive(Debug)]
+struct Checkpoint {
+    position: Position,
+    tips: Arc<[LaneTip]>,
+    durable: bool,
 }
 
 /// What was executed since the last checkpoint: alike on every replica, as each begins at zero there.
@@ -110,6 +125,9 @@ impl ExecutionRole {
             attached: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_root: None,
+            checkpoints: VecDeque::new(),
+            stable: None,
+            trimmed: Seq(0),
             since: SinceCheckpoint::default(),
         }
     }
@@ -118,9 +136,27 @@ impl ExecutionRole {
         self.executed
     }
 
-    /// The root of a checkpoint's state is known.
+    /// A checkpoint's state is durable and its root is known. Those before it are of no more use.
     pub(crate) fn on_checkpointed(&mut self, position: Position, root: Digest) {
         self.last_root = Some((position, root));
+        self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= position.seq || checkpoint.durable);
+        for checkpoint in &mut self.checkpoints {
+            checkpoint.durable |= checkpoint.position == position;
+        }
+    }
+
+    pub(crate) fn on_stable(&mut self, certificate: Arc<CheckpointCertificate>) {
+        self.stable = Some(certificate);
+    }
+
+    /// The lane tips of the newest state that is durable here and certified, if that is news.
+    pub(crate) fn trim(&mut self) -> Option<Arc<[LaneTip]>> {
+        let stable = self.stable.as_ref()?.position.seq;
+        let is_safe = |checkpoint: &&Checkpoint| checkpoint.durable && checkpoint.position.seq <= stable;
+        let newest = self.checkpoints.iter().rev().find(is_safe)?;
+        let (seq, tips) = (newest.position.seq, Arc::clone(&newest.tips));
+        self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= seq);
+        (std::mem::replace(&mut self.trimmed, seq) < seq).then_some(tips)
     }
 
     pub(crate) fn last_root(&self) -> Option<(Position, Digest)> {
@@ -178,6 +214,15 @@ impl ExecutionRole {
         }
     }
 
+    fn lane_tips(&self) -> Vec<LaneTip> {
+        let tip = |(lane, (upto, chain)): (&LaneId, &(LaneNumber, Digest))| LaneTip {
+            lane: *lane,
+            upto: *upto,
+            chain: *chain,
+        };
+        self.tips.iter().map(tip).collect()
+    }
+
     fn tip(&self, lane: LaneId) -> (LaneNumber, Digest) {
         self.tips.get(&lane).copied().unwrap_or((LaneNumber(0), Digest::ZERO))
     }
@@ -228,11 +273,7 @@ impl ExecutionRole {
             }
         }
         if turn.progress {
-            turn.tips = self
-                .tips
-                .iter()
-                .map(|(lane, (upto, chain))| LaneTip { lane: *lane, upto: *upto, chain: *chain })
-                .collect();
+            turn.tips = self.lane_tips();
         }
         if turn.bundles > 0 {
             effects.push(Effect::Executed { bundles: turn.bundles, operations: turn.operations });
@@ -278,6 +319,11 @@ impl ExecutionRole {
         self.since.headers += 1;
         if self.since.headers >= tuning.checkpoint_interval || self.since.bytes >= tuning.checkpoint_bytes {
             self.since = SinceCheckpoint::default();
+            self.checkpoints.push_back(Checkpoint {
+                position,
+                tips: self.lane_tips().into(),
+                durable: false,
+            });
             turn.checkpoints.push((position, self.state.freeze()));
         }
     }

@@ -89,6 +89,8 @@ pub enum Input<'a> {
         /// Its root.
         root: Digest,
     },
+    /// Whether the disk is so nearly full that clients' writes are declined. For every core.
+    ReadOnly(bool),
     /// The burst of inputs is over, or a deadline has passed.
     TickEnd,
 }
@@ -104,6 +106,13 @@ pub enum Effect {
         lsn: Lsn,
         /// The record.
         record: Record,
+    },
+    /// A journal is not needed any more up to and with a position: what lies there may be overwritten.
+    Trim {
+        /// The journal.
+        journal: JournalId,
+        /// The position.
+        upto: Lsn,
     },
     /// Send a frame to a peer. All it depends on is durable. Dropped if there is no connection or its queue
     /// is full.

@@ -5,6 +5,7 @@ use crate::report::RoleReport;
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
 use quorate_types::{Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, SessionId, View};
+use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub enum LinkMail {
     Executed(Arc<[LaneTip]>),
     /// A committed header names a tip that is not held.
     Want(LaneTip),
+    /// The state with these tips is durable and certified: what led to it may be trimmed from the journal.
+    Trim(Arc<[LaneTip]>),
     /// A reply for one of its clients.
     Reply {
         /// The client's connection.
@@ -107,6 +110,8 @@ pub enum ExecutionMail {
         /// When it was committed.
         committed: Nanoseconds,
     },
+    /// A state is certified.
+    Stable(Arc<CheckpointCertificate>),
     /// A connection wants the replies of a session; its client's key owns the session.
     Attach {
         /// The connection.

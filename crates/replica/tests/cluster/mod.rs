@@ -175,6 +175,7 @@ impl Cluster {
                 assert_eq!((*owner, appended.next()), (core, lsn), "records of a journal are consecutive");
                 *appended = lsn;
             }
+            Effect::Trim { .. } => {}
             Effect::SendPeer { peer, link, frame } => {
                 assert_ne!(peer, me);
                 assert_eq!(self.layout.core_of_link(link), core, "a core sends on its own links");

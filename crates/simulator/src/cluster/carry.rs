@@ -36,6 +36,7 @@ impl Cluster {
     fn carry_one(&mut self, origin: Origin, effect: Effect) -> Result<(), Violation> {
         match effect {
             Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, &record),
+            Effect::Trim { .. } => Ok(()),
             Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
