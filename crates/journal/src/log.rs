@@ -7,12 +7,13 @@
 //!    reports it written ([`Log::on_written`]) when it is durable, in any order;
 //! 3. stops the replica when a write or sync fails. Nothing is ever tried again.
 //!
-//! Before it resumes a log, a driver that promises durability syncs every segment that the scan has read: what a
-//! killed process has written may stand in a cache, and from here on it is taken for durable.
+//! Before it resumes a log, a driver carries out [`Scan::repairs`], and one that promises durability syncs every
+//! segment that the scan has read: what a killed process has written may stand in a cache, and from here on it is
+//! taken for durable.
 
 use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, JOURNALS_MAX, JournalMark,
-    LogIdentity, SegmentNumber, Sizes, encode_segment_header,
+    LogIdentity, RUNS_MAX, Run, SegmentNumber, Sizes, encode_segment_header,
 };
 use crate::segments::{SegmentAction, Segments};
 use crate::{Record, Scan};
@@ -119,8 +120,8 @@ pub struct Log {
     identity: LogIdentity,
     options: LogOptions,
     segments: Segments,
-    run: SegmentNumber,
-    run_after: GroupNumber,
+    /// The runs that the log consists of, this one last.
+    runs: Vec<Run>,
     votes_lost: bool,
     /// The last record appended to each journal.
     last: Vec<(JournalId, Lsn)>,
@@ -162,6 +163,8 @@ impl Log {
         let journals = scan.last.iter().map(mark).collect();
         let mut log = Self::start(identity, options, segments, journals, scan.last_group);
         log.stated.0 = scan.watermark;
+        let before = scan.runs.len().saturating_sub(RUNS_MAX - 1);
+        log.runs.splice(0..0, scan.runs[before..].iter().copied());
         log.votes_lost = scan.votes_are_lost();
         log
     }
@@ -178,9 +181,8 @@ impl Log {
         Self {
             identity,
             options,
-            run: segments.first_planned(),
+            runs: vec![Run { first_segment: segments.first_planned(), first_group: last.next() }],
             segments,
-            run_after: last,
             votes_lost: false,
             last: journals.iter().map(|mark| (mark.journal, mark.last)).collect(),
             journals,
@@ -334,13 +336,12 @@ impl Log {
             offset,
             number: self.next_group,
             watermark: if self.options.durable_watermark { self.durable } else { GroupNumber(0) },
-            run: self.run,
-            run_after: self.run_after,
             lowest_segment,
             lowest_group,
             sizes,
             directory_checksum: 0,
             journals: self.journals.clone(),
+            runs: self.runs.clone(),
         }
     }
 
@@ -371,7 +372,7 @@ impl Log {
     /// # Panics
     /// When there is no such write, when it was encoded before, or when `out` has not its length.
     pub fn encode(&mut self, id: WriteId, out: &mut [u8]) {
-        let (identity, run) = (self.identity, self.run);
+        let identity = self.identity;
         let group = self.group_mut(id);
         assert!(!group.encoded, "a write is encoded once");
         assert_eq!(out.len(), group.write.len);
@@ -380,7 +381,7 @@ impl Log {
         let out = match group.write.offset {
             0 => {
                 let (block, rest) = out.split_at_mut(BLOCK_BYTES);
-                encode_segment_header(&identity, group.write.segment, run, block);
+                encode_segment_header(&identity, group.write.segment, block);
                 rest
             }
             _ => out,
@@ -492,7 +493,7 @@ impl Log {
 }
 
 fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pending], out: &mut [u8]) {
-    let (whole, copy) = (out.len(), header.sizes.copy_bytes());
+    let copy = header.sizes.copy_bytes();
     let directory_end = GROUP_HEADER_BYTES + header.sizes.directory_bytes();
     let (mut critical_at, mut batch_at) = (directory_end, copy);
     for (index, pending) in records.iter().enumerate() {
@@ -509,9 +510,7 @@ fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pen
     }
     assert_eq!((critical_at, batch_at), (copy, copy + header.sizes.batch_bytes as usize));
     header.directory_checksum = crc32c::crc32c(&out[GROUP_HEADER_BYTES..directory_end]);
-    let tail = whole - copy;
+    let tail = out.len() - copy;
     out[batch_at..tail].fill(0);
-    out.copy_within(GROUP_HEADER_BYTES..copy, tail);
-    header.encode(identity, &mut out[..GROUP_HEADER_BYTES]);
-    out.copy_within(..GROUP_HEADER_BYTES, whole - GROUP_HEADER_BYTES);
+    header.seal(identity, out);
 }

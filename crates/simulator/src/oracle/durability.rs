@@ -23,8 +23,8 @@ pub enum Fact {
     Prepared(View, Position),
     /// A checkpoint is certified.
     Checkpoint(Seq),
-    /// A view was entered, or is waited for.
-    View,
+    /// A view is announced or entered.
+    View(View),
 }
 
 impl Fact {
@@ -40,7 +40,7 @@ impl Fact {
             Record::Accept { view, header, .. } => Self::Accept(*view, ledger.note_header(header)),
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
-            Record::ViewState { .. } | Record::EnterView { .. } => Self::View,
+            Record::ViewState { view } | Record::EnterView { view, .. } => Self::View(*view),
         })
     }
 }
@@ -110,7 +110,7 @@ impl Durability {
                     disk.prepared.insert((view, position.seq), position.digest);
                 }
                 Some(Fact::Checkpoint(seq)) => disk.stable = disk.stable.max(seq),
-                Some(Fact::View) | None => {}
+                Some(Fact::View(_)) | None => {}
             }
         }
     }
