@@ -153,6 +153,7 @@ fn a_fork_that_left_below_the_executed_tip_is_dead() {
 /// An origin that was restarted with `held` batches of its own lane, and has a bundle to seal.
 fn origin(chain: &Chain, held: usize) -> Node {
     let mut node = restarted(journal(&chain.upto(held).frames, &[]));
+    node.next_bundle = 100_000;
     assert!(node.admit(16), "bundles are admitted while sealing waits");
     node.tick();
     assert!(node.take().broadcasts().is_empty());

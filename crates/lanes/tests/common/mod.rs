@@ -120,7 +120,8 @@ pub(crate) struct Node {
     pub(crate) now: Nanoseconds,
     /// What was put out since it was last taken.
     pub(crate) out: Vec<Output>,
-    next_bundle: u64,
+    /// The number of the bundle that was admitted last.
+    pub(crate) next_bundle: u64,
 }
 
 impl Node {
@@ -144,7 +145,7 @@ impl Node {
     /// A replica that was restarted, with all others connected, before its first tick.
     pub(crate) fn recovered(me: ReplicaId, config: Arc<ClusterConfig>, recovered: Recovered) -> Self {
         let lanes = Lanes::recover(Arc::clone(&config), me, &[LINK], JOURNAL, recovered);
-        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 100_000 };
+        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0 };
         for peer in node.peers() {
             node.lanes.on_connected(peer, LINK);
         }
