@@ -1,6 +1,7 @@
 //! Who acknowledged how much of one lane.
 
-use quorate_types::{Digest, LaneNumber, ReplicaId, nth_highest};
+use quorate_types::{Digest, LaneId, LaneNumber, ReplicaId, nth_highest};
+use quorate_wire::LaneTip;
 
 /// What one replica said last, and how much of the own chain that covers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +67,12 @@ impl Acknowledgements {
     /// The highest batch of the own chain that `count` replicas hold.
     pub(crate) fn acknowledged_by(&self, count: usize) -> LaneNumber {
         nth_highest(self.0.iter().map(|entry| entry.covered), count)
+    }
+
+    /// The tip of `lane` that a replica named last.
+    pub(crate) fn claim(&self, replica: ReplicaId, lane: LaneId) -> LaneTip {
+        let Acknowledgement { upto, chain, .. } = self.0[replica.index()];
+        LaneTip { lane, upto, chain }
     }
 
     /// How many replicas hold the batch at `number` of the own chain, if they still hold what they said last:

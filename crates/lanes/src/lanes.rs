@@ -522,8 +522,9 @@ impl Lanes {
         };
         let tuning = self.tuning();
         let pending = state.own.pending_bytes();
+        // Peers that were restarted, or hold another tail, may say nothing of what is executed.
         let acknowledged = share.lane.acknowledgements.acknowledged_by(self.config.quorums().quorum);
-        let in_flight = share.lane.tip().upto.since(acknowledged);
+        let in_flight = share.lane.tip().upto.since(acknowledged.max(share.lane.executed()));
         // While the own lane is forked, one of the chains will be executed soon and the bundles of the others be sealed
         // again: those of one session keep their order only if nothing is sealed in between.
         pending > 0
@@ -568,22 +569,32 @@ impl Lanes {
             out.push(Output::Acknowledge { link, acks, after });
         }
         let Some(state) = self.links.get_mut(&link) else { return };
-        let greet = std::mem::take(&mut state.greet);
-        if !greet.is_empty() {
-            let (acks, after) = self.frontier(link);
-            let frame = acks.encode();
-            for peer in greet.iter() {
-                let (to, frame) = (Destination::One(peer), frame.clone());
-                out.push(Output::Send { to, link, frame, after: Some(after) });
-            }
+        for peer in std::mem::take(&mut state.greet).iter() {
+            let (acks, after) = self.frontier(link, peer);
+            let (to, frame) = (Destination::One(peer), acks.encode());
+            out.push(Output::Send { to, link, frame, after: Some(after) });
         }
     }
 
     /// All that is held on a link, with the journal position up to which it must be durable.
-    fn frontier(&self, link: LinkId) -> (LaneAcks, Lsn) {
-        let of_link = self.shares.values().filter(|share| share.lane.id.link == link);
-        let (tips, lsns): (Vec<LaneTip>, Vec<Lsn>) = of_link.map(|share| share.lane.frontier()).unzip();
-        (LaneAcks { full: true, tips }, lsns.into_iter().max().unwrap_or_default())
+    ///
+    /// A tip means nothing to a peer that does not hold it: what the peer holds of the same chain is named before it.
+    /// Otherwise a tail that an origin has lost, and nobody fetches, would hide for ever what is held below it.
+    fn frontier(&self, link: LinkId, peer: ReplicaId) -> (LaneAcks, Lsn) {
+        let (mut tips, mut after) = (Vec::new(), Lsn(0));
+        for share in self.shares.values().filter(|share| share.lane.id.link == link) {
+            let (tip, lsn) = share.lane.frontier();
+            let claim = share.lane.acknowledgements.claim(peer, tip.lane);
+            if claim.upto > LaneNumber(0)
+                && claim.upto < tip.upto
+                && share.lane.chain_at(claim.upto) == Some(claim.chain)
+            {
+                tips.push(claim);
+            }
+            tips.push(tip);
+            after = after.max(lsn);
+        }
+        (LaneAcks { full: true, tips }, after)
     }
 
     fn is_open(&self) -> bool {

@@ -15,8 +15,8 @@ const REWRITTEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Records {
     records: VecDeque<(Lsn, LaneTip)>,
     durable: Lsn,
-    /// The end of the journal when it was trimmed last.
-    last: Lsn,
+    /// The end of the journal when it was trimmed last, and the time before.
+    ends: [Lsn; 2],
     trimmed: Lsn,
     /// What may be trimmed once the journal is durable up to a position.
     waiting: Option<(Lsn, Lsn)>,
@@ -53,8 +53,8 @@ impl Lanes {
     /// up to where it is not needed any more.
     ///
     /// Needed is each batch above its lane's tip in that state, on whatever chain, as long as it may be executed. One
-    /// that was so old at the last call already is appended again, within bounds, so that a lane that stands still does
-    /// not keep what others have appended after it.
+    /// that was there two calls ago already is appended again, within bounds, so that a lane that stands still does not
+    /// keep what others have appended after it.
     pub fn trim(&mut self, tips: &[LaneTip], out: &mut Vec<Output>) {
         let floors: BTreeMap<LaneId, LaneNumber> = tips.iter().map(|tip| (tip.lane, tip.upto)).collect();
         let (last, mut rewritten) = (self.last_lsn, 0);
@@ -70,7 +70,7 @@ impl Lanes {
                     break;
                 }
                 if let Some(batch) = share.lane.find(tip.upto, tip.chain) {
-                    let is_old = lsn <= self.records.last && lsn <= self.records.durable;
+                    let is_old = lsn <= self.records.ends[1] && lsn <= self.records.durable;
                     if !is_old || rewritten >= REWRITTEN_BYTES_MAX {
                         break;
                     }
@@ -84,7 +84,7 @@ impl Lanes {
         let needed = self.records.records.front().map(|(lsn, _)| *lsn);
         let upto = Lsn(needed.map_or(last.0, |lsn| lsn.0 - 1)).min(last);
         let after = if rewritten > 0 { self.last_lsn } else { upto };
-        self.records.last = last;
+        self.records.ends = [last, self.records.ends[0]];
         // This point takes the place of one that still waits, and waits for what that waits for.
         let before = self.records.waiting.map_or(Lsn(0), |(after, _)| after);
         self.records.waiting = Some((after.max(before), upto));

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use quorate_lanes::Reject;
+use quorate_lanes::{Output, Reject};
 use quorate_types::LaneNumber;
 
 /// r3's lane forks after 5: A6 on one side, B6', B7' on the other.
@@ -149,6 +149,150 @@ fn rule_b_does_not_replace_what_a_quorum_acknowledged() {
     node.tick();
     assert!(node.take().held().is_empty());
     assert_eq!(node.asked(R1, a.tips[6], 5), [6]);
+}
+
+/// An origin that has lost its tail sends other batches at those positions (DESIGN section 5).
+#[test]
+fn the_newest_chain_on_the_origins_own_link_wins() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.lanes.on_executed(&[a.tips[4]]);
+    node.tick();
+    node.take();
+    assert_eq!(node.batch(b.frame(7)), Err(Reject::Fork), "its parent is not here");
+    node.wait(1);
+    assert!(node.take().frontiers(lane_of(R3)).iter().any(|(peer, ..)| *peer == R3), "the origin is told");
+    node.receive(&b, 6..=7);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [6, 7]);
+    assert_eq!(outputs.appended().len(), 2);
+    assert_eq!(outputs.acknowledgements().last().unwrap(), &(b.tip(), *outputs.appended().last().unwrap()));
+    let update = &outputs.progress(lane_of(R3))[0];
+    assert_eq!((update.first, update.before), (LaneNumber(6), a.tips[5].chain));
+    assert_eq!(node.asked(R2, a.tips[6], 5), [6], "what was replaced is still served");
+}
+
+/// What takes the place of an acknowledgement says so, or others would believe the higher one.
+#[test]
+fn a_shorter_chain_is_acknowledged_in_the_place_of_the_longer_one() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&b, 1..=7);
+    node.tick();
+    node.take();
+    node.receive(&a, 6..=6);
+    node.tick();
+    let full = |output: &Output| match output {
+        Output::Acknowledge { acks, .. } => Some((acks.full, acks.tips[0])),
+        _ => None,
+    };
+    assert_eq!(node.take().0.iter().filter_map(full).collect::<Vec<_>>(), [(true, a.tips[6])]);
+}
+
+#[test]
+fn an_origin_replaces_nothing_that_is_executed() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.lanes.on_executed(&[a.tips[6]]);
+    node.take();
+    assert_eq!(node.batch(b.frame(6)), Err(Reject::Fork));
+    assert_eq!(node.batch(b.frame(7)), Err(Reject::Fork));
+    node.tick();
+    assert!(node.take().held().is_empty());
+    assert_eq!(node.asked(R1, a.tips[6], 5), [6]);
+}
+
+/// A liar may have made this replica believe in a quorum: it ends when the others turn out to hold the newer chain.
+#[test]
+fn an_origin_replaces_nothing_that_a_quorum_holds_until_it_does_no_longer() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=6);
+    node.tick();
+    for replica in [R0, R1, R2] {
+        node.ack(replica, a.tips[6]);
+    }
+    node.tick();
+    node.take();
+    assert_eq!(node.batch(b.frame(6)), Err(Reject::Fork));
+    assert_eq!(node.batch(b.frame(7)), Err(Reject::Fork));
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [6, 7], "the newer chain is held beside");
+    assert!(outputs.acknowledgements().is_empty());
+    assert_eq!(node.asked(R1, b.tips[7], 5), [7, 6]);
+    node.acks(R2, true, vec![b.tips[7]]);
+    node.acks(R3, true, vec![b.tips[7]]);
+    assert_eq!(node.batch(b.frame(7)), Ok(()), "sent again");
+    node.tick();
+    let outputs = node.take();
+    assert!(outputs.appended().is_empty() && outputs.held().is_empty());
+    assert_eq!(outputs.acknowledgements()[0].0, b.tips[7]);
+}
+
+/// Each fork costs the origin its own budget, and changing the chain costs little.
+#[test]
+fn an_origin_that_forks_for_ever_fills_its_own_budget_and_no_more() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_open_max = 1000);
+    let trunk = Chain::new(&node.config, R3, 1, 1);
+    node.receive(&trunk, 1..=1);
+    let mut refused = 0;
+    for salt in 2..60 {
+        let fork = trunk.clone().grown(&node.config, 1, salt, 16);
+        refused += usize::from(node.batch(fork.frame(2)) == Err(Reject::Budget));
+        node.wait(1);
+        node.take();
+    }
+    assert!(refused > 40, "{refused}");
+    assert!(node.lanes.held_bytes() <= 4000);
+    let other = Chain::new(&node.config, R2, 1, 2);
+    assert_eq!(node.batch(other.frame(1)), Ok(()));
+    let (a, b) = (trunk.clone().grown(&node.config, 1, 2, 16), trunk.grown(&node.config, 1, 3, 16));
+    let mut refused = 0;
+    for _ in 0..50 {
+        refused += usize::from(node.batch(a.frame(2)).is_err());
+        refused += usize::from(node.batch(b.frame(2)).is_err());
+    }
+    assert!(refused > 40, "one of the two stays for the rest of the retransmission time: {refused}");
+}
+
+/// The own lane is executed along a chain that this replica has abandoned (DESIGN section 6).
+#[test]
+fn bundles_of_own_batches_that_are_dead_are_sealed_again_in_order() {
+    let mut node = Node::with(R0, |tuning| tuning.batches_in_flight = 3);
+    let first = Chain::new(&node.config, R0, 1, 5);
+    for _ in 0..3 {
+        assert!(node.admit(16));
+        node.tick();
+    }
+    let own: Vec<Vec<u8>> =
+        node.take().held().iter().map(|batch| batch.body(&batch.bundles()[0]).to_vec()).collect();
+    assert!(node.admit(16), "a fourth one waits");
+    node.want(first.tip());
+    let (server, _) = node.take().question();
+    node.fetched(server, &first.answer(1, 1)).unwrap();
+    node.tick();
+    assert!(node.take().broadcasts().is_empty(), "nothing is sealed out of order");
+    node.lanes.on_executed(&[first.tip()]);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts(), [(2, 4)]);
+    let batch = &outputs.held()[0];
+    let bodies: Vec<Vec<u8>> = batch.bundles().iter().map(|bundle| batch.body(bundle).to_vec()).collect();
+    assert_eq!(bodies[..3], own);
+    assert!(batch.bundles().iter().all(|bundle| bundle.signed));
+    assert_eq!(batch.previous(), first.tip().chain);
+    let bundle = bundle_of(&node.config, 77, 16);
+    let bundle = quorate_wire::BundleView::parse(&bundle).unwrap();
+    assert!(!node.lanes.admit(LINK, 1, &bundle, 4), "four are open");
+    node.lanes.on_executed(&[batch.tip()]);
+    for _ in 0..4 {
+        assert!(node.lanes.admit(LINK, 1, &bundle, 4), "none is");
+    }
+    assert!(!node.lanes.admit(LINK, 1, &bundle, 4));
 }
 
 /// An origin that makes two honest sides follow each other's forks cannot fill memory.

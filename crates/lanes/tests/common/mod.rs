@@ -1,7 +1,7 @@
 //! One replica's lanes with the outputs that they made, and everything that an origin or a liar may send them.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use quorate_lanes::{Batch, Destination, Lanes, Output, Reject};
+use quorate_lanes::{Batch, Destination, Lanes, Output, Recovered, Reject};
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn,
     Nanoseconds, Operation, ReplicaId, SessionId, Tuning,
@@ -20,6 +20,18 @@ pub(crate) const R3: ReplicaId = ReplicaId(3);
 
 pub(crate) fn lane_of(origin: ReplicaId) -> LaneId {
     LaneId { origin, link: LINK }
+}
+
+pub(crate) fn config(tune: impl FnOnce(&mut Tuning)) -> Arc<ClusterConfig> {
+    let mut tuning = Tuning::default();
+    tune(&mut tuning);
+    Arc::new(testing::config_with_links(4, 1).with_tuning(tuning))
+}
+
+/// A journal with these batches, from position 1 on, and executed tips in the state.
+pub(crate) fn journal<'a>(frames: impl IntoIterator<Item = &'a Frame>, tips: &[LaneTip]) -> Recovered {
+    let batches: Vec<(Lsn, Frame)> = (1..).map(Lsn).zip(frames.into_iter().cloned()).collect();
+    Recovered { last_lsn: Lsn(batches.len() as u64), tips: tips.to_vec(), batches }
 }
 
 /// A position as an index into a [`Chain`].
@@ -108,7 +120,8 @@ pub(crate) struct Node {
     pub(crate) now: Nanoseconds,
     /// What was put out since it was last taken.
     pub(crate) out: Vec<Output>,
-    next_bundle: u64,
+    /// The number of the bundle that was admitted last.
+    pub(crate) next_bundle: u64,
 }
 
 impl Node {
@@ -118,9 +131,7 @@ impl Node {
     }
 
     pub(crate) fn with(me: ReplicaId, tune: impl FnOnce(&mut Tuning)) -> Self {
-        let mut tuning = Tuning::default();
-        tune(&mut tuning);
-        let config = Arc::new(testing::config_with_links(4, 1).with_tuning(tuning));
+        let config = config(tune);
         let lanes = Lanes::new(Arc::clone(&config), me, &[LINK], JOURNAL);
         let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0 };
         for peer in node.peers() {
@@ -128,6 +139,16 @@ impl Node {
         }
         node.tick();
         node.out.clear();
+        node
+    }
+
+    /// A replica that was restarted, with all others connected, before its first tick.
+    pub(crate) fn recovered(me: ReplicaId, config: Arc<ClusterConfig>, recovered: Recovered) -> Self {
+        let lanes = Lanes::recover(Arc::clone(&config), me, &[LINK], JOURNAL, recovered);
+        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0 };
+        for peer in node.peers() {
+            node.lanes.on_connected(peer, LINK);
+        }
         node
     }
 
@@ -256,7 +277,7 @@ impl Outputs {
         let of_lane = |(to, frame, after): (Destination, Frame, Option<Lsn>)| {
             let Destination::One(peer) = to else { panic!("a frontier for all") };
             let acks = LaneAcks::decode(frame.payload()).expect("own acknowledgements");
-            let tip = acks.tips.iter().find(|tip| tip.lane == lane).expect("all lanes");
+            let tip = acks.tips.iter().rfind(|tip| tip.lane == lane).expect("all lanes");
             assert!(acks.full);
             (peer, tip.upto.0, after)
         };
@@ -308,6 +329,14 @@ impl Outputs {
             _ => None,
         };
         self.0.iter().filter_map(lsn).collect()
+    }
+
+    pub(crate) fn trims(&self) -> Vec<u64> {
+        let upto = |output: &Output| match output {
+            Output::Trim { upto } => Some(upto.0),
+            _ => None,
+        };
+        self.0.iter().filter_map(upto).collect()
     }
 
     pub(crate) fn progress(&self, lane: LaneId) -> Vec<LaneUpdate> {

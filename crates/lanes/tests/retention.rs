@@ -1,0 +1,165 @@
+//! What stays in the journal and in memory: trimming, pinned batches, and lanes of an installed state.
+
+mod common;
+
+use common::*;
+use quorate_types::{LaneNumber, Lsn, Nanoseconds};
+
+fn durable(node: &mut Node, upto: u64) {
+    node.lanes.on_durable(Nanoseconds(0), Lsn(upto), &mut node.out);
+}
+
+fn trim(node: &mut Node, tips: &[quorate_wire::LaneTip]) -> Vec<u64> {
+    node.take();
+    node.lanes.trim(tips, &mut node.out);
+    node.take().trims()
+}
+
+#[test]
+fn the_journal_is_needed_from_the_first_batch_above_the_checkpoint() {
+    let mut node = Node::new(R0);
+    let (one, two) = (Chain::new(&node.config, R1, 4, 1), Chain::new(&node.config, R2, 4, 2));
+    for number in 1..=4 {
+        node.receive(&one, number..=number);
+        node.receive(&two, number..=number);
+    }
+    durable(&mut node, 8);
+    assert_eq!(trim(&mut node, &[]), Vec::<u64>::new());
+    node.lanes.on_executed(&[one.tips[3], two.tips[1]]);
+    assert_eq!(trim(&mut node, &[one.tips[2], two.tips[1]]), [3], "executed above the checkpoint is needed");
+    node.lanes.on_executed(&[one.tips[4], two.tips[4]]);
+    assert_eq!(trim(&mut node, &[one.tips[4], two.tips[3]]), [7]);
+    assert_eq!(trim(&mut node, &[one.tips[4], two.tips[3]]), Vec::<u64>::new(), "once");
+    assert_eq!(trim(&mut node, &[one.tips[4], two.tips[4]]), [8]);
+}
+
+#[test]
+fn nothing_is_trimmed_that_is_not_durable_yet() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    node.receive(&chain, 1..=3);
+    durable(&mut node, 2);
+    node.lanes.on_executed(&[chain.tips[3]]);
+    assert_eq!(trim(&mut node, &[chain.tips[3]]), Vec::<u64>::new());
+    durable(&mut node, 3);
+    assert_eq!(node.take().trims(), [3]);
+}
+
+#[test]
+fn chains_that_may_be_executed_are_needed_and_dead_ones_are_not() {
+    let mut node = Node::new(R0);
+    let trunk = Chain::new(&node.config, R3, 1, 1);
+    let (a, b) = (trunk.clone().grown(&node.config, 1, 1, 16), trunk.grown(&node.config, 3, 2, 16));
+    node.receive(&a, 1..=2);
+    node.receive(&b, 2..=4);
+    durable(&mut node, 5);
+    node.lanes.on_executed(&[a.tips[1]]);
+    assert_eq!(trim(&mut node, &[a.tips[1]]), [1], "2 is set aside");
+    node.lanes.on_executed(&[a.tips[2]]);
+    assert_eq!(trim(&mut node, &[a.tips[2]]), [5], "the other chain is dead");
+}
+
+/// A lane that stands still does not keep the journal of all others.
+#[test]
+fn an_old_batch_that_is_still_needed_is_appended_again() {
+    let mut node = Node::new(R0);
+    let (still, mut busy) = (Chain::new(&node.config, R3, 1, 9), Chain::new(&node.config, R1, 3, 1));
+    node.receive(&still, 1..=1);
+    node.receive(&busy, 1..=3);
+    durable(&mut node, 4);
+    node.lanes.on_executed(&[busy.tips[3]]);
+    assert_eq!(trim(&mut node, &[busy.tips[2]]), Vec::<u64>::new());
+    assert_eq!(trim(&mut node, &[busy.tips[3]]), Vec::<u64>::new());
+    busy = busy.grown(&node.config, 1, 1, 16);
+    node.receive(&busy, 4..=4);
+    node.lanes.on_executed(&[busy.tips[4]]);
+    durable(&mut node, 5);
+    node.take();
+    node.lanes.trim(&[busy.tips[4]], &mut node.out);
+    let outputs = node.take();
+    assert_eq!(
+        (outputs.appended(), outputs.trims()),
+        (vec![Lsn(6)], vec![]),
+        "not before it is durable there"
+    );
+    durable(&mut node, 6);
+    assert_eq!(node.take().trims(), [5]);
+    node.lanes.on_executed(&[still.tips[1]]);
+    assert_eq!(trim(&mut node, &[still.tips[1], busy.tips[4]]), [6]);
+}
+
+#[test]
+fn a_recovered_journal_is_trimmed_as_well() {
+    let config = config(|_| ());
+    let chain = Chain::new(&config, R1, 5, 1);
+    let mut node = Node::recovered(R0, config, journal(&chain.frames, &[chain.tips[2]]));
+    node.tick();
+    assert_eq!(trim(&mut node, &[chain.tips[2]]), [2]);
+    node.lanes.on_executed(&[chain.tips[5]]);
+    assert_eq!(trim(&mut node, &[chain.tips[4]]), [4]);
+}
+
+#[test]
+fn while_pinned_more_of_what_is_executed_is_kept_up_to_a_bound() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_kept_max = 2000);
+    let chain = Chain::new(&node.config, R1, 100, 1);
+    let each = chain.frame(1).bytes().len();
+    node.receive(&chain, 1..=100);
+    node.tick();
+    node.take();
+    let kept = |node: &mut Node, upto: usize| node.asked(R2, chain.tips[upto], 0).len() * each;
+    node.lanes.on_executed(&[chain.tips[10]]);
+    assert!(kept(&mut node, 10) <= 2000);
+    node.lanes.pin(&[chain.tips[8]]);
+    node.lanes.on_executed(&[chain.tips[25]]);
+    assert_eq!(node.asked(R2, chain.tips[25], 8).len(), 17, "all above the pinned tip");
+    assert_eq!(node.asked(R2, chain.tips[8], 0), Vec::<u64>::new(), "and nothing below");
+    node.lanes.on_executed(&[chain.tips[99]]);
+    let bytes = kept(&mut node, 99);
+    assert!(bytes > 6000 && bytes <= 8000, "four times the usual: {bytes}");
+    node.lanes.unpin();
+    assert!(kept(&mut node, 99) <= 2000);
+}
+
+#[test]
+fn after_an_installation_lanes_go_on_from_the_installed_tips() {
+    let mut node = Node::new(R0);
+    let (behind, beyond) = (Chain::new(&node.config, R1, 6, 1), Chain::new(&node.config, R2, 9, 2));
+    node.receive(&behind, 1..=6);
+    node.receive(&beyond, 1..=3);
+    node.want(beyond.tips[5]);
+    node.tick();
+    let (server, _) = node.take().question();
+    node.lanes.install(&[behind.tips[4], beyond.tips[8]], &mut node.out);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [5, 6], "what descends from the installed tip is held on");
+    let update = &outputs.progress(lane_of(R1))[0];
+    assert_eq!((update.first, update.before, update.entries.len()), (LaneNumber(5), behind.tips[4].chain, 2));
+    let acknowledged: Vec<_> = outputs.acknowledgements().into_iter().map(|(tip, _)| tip).collect();
+    assert_eq!(acknowledged, [behind.tips[6], beyond.tips[8]]);
+    assert_eq!(
+        outputs.frontiers(lane_of(R2)).iter().map(|(_, upto, _)| *upto).collect::<Vec<_>>(),
+        [8, 8, 8]
+    );
+    node.fetched(server, &beyond.answer(5, 4)).unwrap();
+    node.wait(3);
+    let outputs = node.take();
+    assert!(outputs.held().is_empty() && outputs.questions().is_empty(), "fetches are of no more use");
+    node.receive(&beyond, 9..=9);
+    assert_eq!(node.take().held_numbers(), [9]);
+}
+
+#[test]
+fn what_contradicts_an_installed_state_is_dropped() {
+    let mut node = Node::new(R0);
+    let trunk = Chain::new(&node.config, R3, 2, 1);
+    let (a, b) = (trunk.clone().grown(&node.config, 3, 1, 16), trunk.grown(&node.config, 2, 2, 16));
+    node.receive(&a, 1..=5);
+    node.tick();
+    node.take();
+    node.lanes.install(&[b.tips[4]], &mut node.out);
+    node.tick();
+    assert!(node.take().held().is_empty());
+    assert_eq!(node.lanes.held_bytes(), 0);
+}
