@@ -3,6 +3,7 @@
 use quorate_types::Digest;
 
 use crate::entries::Entries;
+use crate::totals::Totals;
 use crate::tree::Tree;
 
 /// The state as it was when it was frozen. Shares its nodes with the living state, which copies what it
@@ -10,6 +11,7 @@ use crate::tree::Tree;
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub(crate) tree: Tree,
+    pub(crate) totals: Totals,
 }
 
 const _: () = {

@@ -3,11 +3,13 @@
 //! A value above [`INLINE_BYTES_MAX`] is kept apart with its own digest, so that a change of another entry
 //! does not hash it again and copying the leaf does not copy it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use quorate_types::{Digest, Domain};
 
+use crate::cache::Cache;
 use crate::node::Target;
+use crate::page::{PageFault, Reader};
 use crate::records::{Records, common_bytes};
 
 /// The longest value that stands in its leaf, in bytes.
@@ -25,6 +27,13 @@ const VERSION_BYTES: usize = 8;
 const DIGEST_BYTES: usize = 32;
 /// Long values keep up to this much unused memory besides their own length.
 const SPARE_BYTES_MAX: usize = 4096;
+/// The longest value there is: results of a bundle are longer than users' values may be.
+const LONG_BYTES_MAX: usize = quorate_types::limits::RESULTS_BYTES_MAX;
+const _: () = assert!(quorate_types::limits::VALUE_BYTES_MAX <= LONG_BYTES_MAX);
+/// Tag and count.
+const PAGE_HEAD_BYTES: usize = 1 + 2;
+/// Lengths, version and kind of an entry.
+const ENTRY_HEAD_BYTES: usize = 2 + VERSION_BYTES + 1 + 4;
 const INLINE: u8 = 0;
 const BY_DIGEST: u8 = 1;
 
@@ -72,9 +81,9 @@ pub(crate) struct Shared {
 
 /// A value that stands outside its leaf.
 #[derive(Clone, Debug)]
-struct LongValue {
+pub(crate) struct LongValue {
     content: Content,
-    digest: OnceLock<Digest>,
+    pub(crate) cache: Cache,
 }
 
 #[derive(Clone, Debug)]
@@ -83,9 +92,17 @@ enum Content {
     Shared(Shared),
 }
 
+/// A long value that stands by its digest in a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MissingValue {
+    pub(crate) entry: usize,
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u32,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaf {
-    pub(crate) digest: OnceLock<Digest>,
+    pub(crate) cache: Cache,
     weight: usize,
     /// The body of a record is the version (8 bytes, little-endian) and the value unless it is long.
     records: Records,
@@ -104,7 +121,7 @@ impl Leaf {
 
     /// Reads what every edit reads of the leaf itself.
     pub(crate) fn touch(&self) -> usize {
-        usize::from(self.digest.get().is_some()) + self.weight + self.long.len() + self.records.len()
+        usize::from(self.cache.digest().is_some()) + self.weight + self.long.len() + self.records.len()
     }
 
     /// Reads the first bytes of a long value, if there is one at `at`.
@@ -187,7 +204,7 @@ impl Leaf {
             (Ok(at), Edit::Append(suffix)) => Some(self.append_value(at, version, suffix)),
             (Err(at), Edit::Put(value) | Edit::Append(value)) => Some(self.insert(at, key, version, value)),
         };
-        forget(&mut self.digest);
+        self.cache.forget();
         Change { before, after, written: true, reshaped: false }
     }
 
@@ -249,12 +266,12 @@ impl Leaf {
 
     fn put_long(&mut self, at: usize, value: &[u8]) {
         if let Some(Some(long)) = self.long.get_mut(at)
-            && let Some(LongValue { content: Content::Own(bytes), digest }) = Arc::get_mut(long)
+            && let Some(LongValue { content: Content::Own(bytes), cache }) = Arc::get_mut(long)
             && bytes.capacity() <= 2 * value.len() + SPARE_BYTES_MAX
         {
             bytes.clear();
             bytes.extend_from_slice(value);
-            digest.take();
+            cache.forget();
             return;
         }
         self.set_long(at, LongValue::own(value.to_vec()));
@@ -299,13 +316,13 @@ impl Leaf {
         }
         let long = if self.long.is_empty() { Vec::new() } else { self.long.split_off(at) };
         let upper = Self {
-            digest: OnceLock::new(),
+            cache: Cache::default(),
             weight: self.weight - lower_weight,
             records: self.records.split_off(at),
             long,
         };
         self.weight = lower_weight;
-        self.digest.take();
+        self.cache.forget();
         let first = upper.key(0);
         let shared = common_bytes(self.key(self.len() - 1), first);
         (first[..=shared].to_vec(), upper)
@@ -320,7 +337,7 @@ impl Leaf {
         }
         self.records.append(&next.records);
         self.weight += next.weight;
-        self.digest.take();
+        self.cache.forget();
     }
 
     /// Appends the leaf's page: what its digest is of, and what catch-up will transfer.
@@ -345,6 +362,76 @@ impl Leaf {
                 None => page.extend_from_slice(entry.value),
             }
         }
+    }
+
+    /// The length of the page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        PAGE_HEAD_BYTES + self.weight + self.len() * ENTRY_HEAD_BYTES - self.len() * ENTRY_WEIGHT
+    }
+
+    /// The long values in the order of their entries.
+    pub(crate) fn long_values(&self) -> impl Iterator<Item = &Arc<LongValue>> {
+        self.long.iter().flatten()
+    }
+
+    /// The long value of the entry at `at`, if it has one.
+    pub(crate) fn long_value(&self, at: usize) -> Option<&Arc<LongValue>> {
+        self.long.get(at)?.as_ref()
+    }
+
+    /// The leaf that has this page, and the long values that it still lacks. Takes the canonical form alone.
+    pub(crate) fn decode(page: &[u8]) -> Result<(Self, Vec<MissingValue>), PageFault> {
+        let mut reader = Reader::new(page);
+        if reader.byte()? != Domain::TreeLeaf as u8 {
+            return Err(PageFault::Kind);
+        }
+        let count = usize::from(reader.u16()?);
+        if count * ENTRY_WEIGHT > LEAF_WEIGHT_MAX {
+            return Err(PageFault::Weight);
+        }
+        let mut leaf = Self { records: Records::with_room(count, page.len()), ..Self::default() };
+        let mut missing = Vec::new();
+        let mut last: Option<&[u8]> = None;
+        for at in 0..count {
+            let key_bytes = usize::from(reader.u16()?);
+            let version = reader.array::<VERSION_BYTES>()?;
+            let kind = reader.byte()?;
+            let value_bytes = reader.u32()?;
+            if key_bytes > TREE_KEY_BYTES_MAX || value_bytes as usize > LONG_BYTES_MAX {
+                return Err(PageFault::Length);
+            }
+            let key = reader.bytes(key_bytes)?;
+            if last.is_some_and(|last| last >= key) {
+                return Err(PageFault::Order);
+            }
+            last = Some(key);
+            let long = is_long(value_bytes as usize);
+            if kind != if long { BY_DIGEST } else { INLINE } {
+                return Err(PageFault::Kind);
+            }
+            let inline = if long {
+                let digest = Digest(reader.array()?);
+                missing.push(MissingValue { entry: at, digest, bytes: value_bytes });
+                &[][..]
+            } else {
+                reader.bytes(value_bytes as usize)?
+            };
+            leaf.weight += ENTRY_WEIGHT + key_bytes + if long { DIGEST_BYTES } else { inline.len() };
+            if leaf.weight > LEAF_WEIGHT_MAX {
+                return Err(PageFault::Weight);
+            }
+            let body = leaf.records.push_body(key, VERSION_BYTES + inline.len());
+            body[..VERSION_BYTES].copy_from_slice(&version);
+            body[VERSION_BYTES..].copy_from_slice(inline);
+        }
+        reader.end()?;
+        leaf.records.index();
+        Ok((leaf, missing))
+    }
+
+    /// Gives the leaf a long value that [`Leaf::decode`] said is missing.
+    pub(crate) fn supply(&mut self, at: usize, value: Arc<LongValue>) {
+        self.set_long(at, value);
     }
 
     fn entry_weight(&self, at: usize) -> usize {
@@ -382,15 +469,15 @@ impl Leaf {
 }
 
 impl LongValue {
-    fn own(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self { content: Content::Own(bytes), digest: OnceLock::new() })
+    pub(crate) fn own(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { content: Content::Own(bytes), cache: Cache::default() })
     }
 
     fn shared(shared: Shared) -> Arc<Self> {
-        Arc::new(Self { content: Content::Shared(shared), digest: OnceLock::new() })
+        Arc::new(Self { content: Content::Shared(shared), cache: Cache::default() })
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.content {
             Content::Own(bytes) => bytes,
             Content::Shared(shared) => &shared.bytes,
@@ -402,24 +489,12 @@ impl LongValue {
             Content::Own(bytes) => bytes.extend_from_slice(suffix),
             Content::Shared(shared) => self.content = Content::Own([&shared.bytes[..], suffix].concat()),
         }
-        self.digest.take();
+        self.cache.forget();
     }
 
-    /// The digest, from the cache or from the bytes. Hashes outside the cell, so that nobody ever waits.
-    fn digest(&self) -> Digest {
-        if let Some(digest) = self.digest.get() {
-            return *digest;
-        }
-        let digest = Digest::of(Domain::TreeValue, self.bytes());
-        *self.digest.get_or_init(|| digest)
-    }
-}
-
-/// Empties the cache of a digest. Most often it is empty already, and moving nothing out of it would cost more
-/// than to look.
-pub(crate) fn forget(digest: &mut OnceLock<Digest>) {
-    if digest.get().is_some() {
-        *digest = OnceLock::new();
+    /// The digest, from the cache or from the bytes.
+    pub(crate) fn digest(&self) -> Digest {
+        self.cache.digest_or(|| Digest::of(Domain::TreeValue, self.bytes()))
     }
 }
 

@@ -8,24 +8,48 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod block;
+mod builder;
+mod cache;
+mod checkpoint;
 mod entries;
 mod execute;
+mod forest;
 mod frozen;
 mod leaf;
+mod load;
+mod manifest;
 mod node;
+mod page;
 mod records;
 mod reply;
 mod results;
+mod serve;
 mod session;
 mod state;
+mod store;
 mod system;
 mod totals;
+mod transfer;
 mod tree;
+mod walk;
 mod window;
 
+pub use block::{ADDRESS_BYTES, Address, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, BlockFault, FILE_HEAD_BYTES};
+pub use cache::FileNumber;
+pub use checkpoint::{Checkpoint, PageWrite, Progress};
 pub use entries::Entries;
+pub use forest::Forest;
 pub use frozen::Frozen;
 pub use leaf::VersionedRef;
+pub use load::{LoadError, LoadFigures, ReadPages, verify};
+pub use manifest::{
+    CheckpointHead, FileEntry, MANIFEST_BYTES_MAX, Manifest, ManifestFault, RootEntry, root_digest,
+};
+pub use page::PageFault;
 pub use reply::{Outcome, Reply, SkipReason};
+pub use serve::{PageAnswer, PageRequest};
 pub use state::{BundleInput, Context, State};
+pub use store::{PageStore, Removal, StoreOptions};
 pub use system::HeaderRecord;
+pub use transfer::{BadAnswer, Received, Transfer, TransferOptions};

@@ -1,12 +1,14 @@
 //! A node of the tree: a leaf, or an inner node with its children. Nodes are shared between the tree and
 //! its frozen copies; who changes one that is shared copies it first.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use quorate_types::{Digest, Domain};
 
+use crate::cache::Cache;
+use crate::leaf::count_bytes;
 use crate::leaf::{Change, Edit, LEAF_WEIGHT_MAX, LEAF_WEIGHT_MIN, Leaf, TREE_KEY_BYTES_MAX, VersionedRef};
-use crate::leaf::{count_bytes, forget};
+use crate::page::{PageFault, Reader};
 use crate::records::Records;
 
 /// An inner node above this weight is split.
@@ -17,7 +19,7 @@ pub(crate) const INNER_WEIGHT_MIN: usize = INNER_WEIGHT_MAX / 4;
 const CHILD_WEIGHT: usize = 256;
 /// The longest way from the root to a leaf. Nodes at the least weight have at least six children, so the
 /// tree would hold more than 10^12 entries.
-pub(crate) const HEIGHT_MAX: usize = 16;
+pub(crate) const HEIGHT_MAX: usize = quorate_types::limits::TREE_HEIGHT_MAX;
 
 /// After hashing so many leaves, others may go first.
 const LEAVES_PER_PAUSE: usize = 8;
@@ -26,6 +28,11 @@ const CHILD_WEIGHT_MAX: usize = CHILD_WEIGHT + TREE_KEY_BYTES_MAX;
 // Both parts of a split inner node stay above the least weight, the separator that moves up deducted.
 const _: () = assert!((INNER_WEIGHT_MAX / 2).saturating_sub(2 * CHILD_WEIGHT_MAX) >= INNER_WEIGHT_MIN);
 const _: () = assert!(INNER_WEIGHT_MIN / CHILD_WEIGHT_MAX >= 6);
+
+/// Tag and count.
+const PAGE_HEAD_BYTES: usize = 1 + 2;
+/// The length of a child's separator, and its digest.
+const CHILD_HEAD_BYTES: usize = 2 + 32;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
@@ -37,10 +44,62 @@ pub(crate) enum Node {
 /// separator `i` (excluded).
 #[derive(Clone, Debug)]
 pub(crate) struct Inner {
-    digest: OnceLock<Digest>,
+    cache: Cache,
     weight: usize,
     separators: Records,
     children: Vec<Arc<Node>>,
+}
+
+/// What the page of an inner node says: all but the children themselves.
+#[derive(Debug)]
+pub(crate) struct InnerPage {
+    weight: usize,
+    separators: Records,
+    pub(crate) digests: Vec<Digest>,
+}
+
+impl InnerPage {
+    /// Whether a node with this page is too light unless it is a root.
+    pub(crate) fn is_underweight(&self) -> bool {
+        self.weight < INNER_WEIGHT_MIN
+    }
+
+    /// Reads a page. Takes the canonical form alone.
+    pub(crate) fn decode(page: &[u8]) -> Result<Self, PageFault> {
+        let mut reader = Reader::new(page);
+        if reader.byte()? != Domain::TreeInner as u8 {
+            return Err(PageFault::Kind);
+        }
+        let count = usize::from(reader.u16()?);
+        if count < 2 || count * CHILD_WEIGHT > INNER_WEIGHT_MAX {
+            return Err(PageFault::Weight);
+        }
+        let mut separators =
+            Records::with_room(count - 1, page.len().saturating_sub(count * CHILD_HEAD_BYTES));
+        let mut digests = Vec::with_capacity(count);
+        let mut weight = count * CHILD_WEIGHT;
+        for at in 0..count {
+            let bytes = usize::from(reader.u16()?);
+            if bytes > TREE_KEY_BYTES_MAX || (at == 0 && bytes > 0) {
+                return Err(PageFault::Length);
+            }
+            let separator = reader.bytes(bytes)?;
+            weight += bytes;
+            if weight > INNER_WEIGHT_MAX {
+                return Err(PageFault::Weight);
+            }
+            if at > 0 {
+                if separator.is_empty() || (at > 1 && separators.key(at - 2) >= separator) {
+                    return Err(PageFault::Order);
+                }
+                separators.push_body(separator, 0);
+            }
+            digests.push(Digest(reader.array()?));
+        }
+        reader.end()?;
+        separators.index();
+        Ok(Self { weight, separators, digests })
+    }
 }
 
 /// Where a key was found at some time: the children's indices from the root down and a guess of the place in
@@ -122,7 +181,7 @@ impl Node {
         }
     }
 
-    fn is_underweight(&self) -> bool {
+    pub(crate) fn is_underweight(&self) -> bool {
         match self {
             Self::Leaf(leaf) => leaf.weight() < LEAF_WEIGHT_MIN,
             Self::Inner(inner) => inner.weight < INNER_WEIGHT_MIN,
@@ -153,19 +212,16 @@ impl Node {
 
     /// The digest, from the cache or from the page; children first. `page` is scratch space.
     pub(crate) fn digest(&self, page: &mut Vec<u8>) -> Digest {
-        let cache = self.digest_cache();
-        if let Some(digest) = cache.get() {
-            return *digest;
-        }
-        self.encode(page);
-        let digest = Digest(*blake3::hash(page).as_bytes());
-        *cache.get_or_init(|| digest)
+        self.cache().digest_or(|| {
+            self.encode(page);
+            digest_of_page(page)
+        })
     }
 
     /// Hashes what is below this node and was not hashed yet, calling `pause` after each few leaves.
     pub(crate) fn hash_below(&self, page: &mut Vec<u8>, pause: &mut impl FnMut()) {
         let Self::Inner(inner) = self else { return };
-        if inner.digest.get().is_some() {
+        if inner.cache.digest().is_some() {
             return;
         }
         for children in inner.children.chunks(LEAVES_PER_PAUSE) {
@@ -197,10 +253,18 @@ impl Node {
         }
     }
 
-    fn digest_cache(&self) -> &OnceLock<Digest> {
+    /// The length of the node's page.
+    pub(crate) fn page_bytes(&self) -> usize {
         match self {
-            Self::Leaf(leaf) => &leaf.digest,
-            Self::Inner(inner) => &inner.digest,
+            Self::Leaf(leaf) => leaf.page_bytes(),
+            Self::Inner(inner) => inner.page_bytes(),
+        }
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        match self {
+            Self::Leaf(leaf) => &leaf.cache,
+            Self::Inner(inner) => &inner.cache,
         }
     }
 }
@@ -209,13 +273,29 @@ impl Inner {
     /// A new root over the two parts of the old one.
     pub(crate) fn over(lower: Arc<Node>, separator: &[u8], upper: Arc<Node>) -> Self {
         let mut inner = Self {
-            digest: OnceLock::new(),
+            cache: Cache::default(),
             weight: 2 * CHILD_WEIGHT + separator.len(),
             separators: Records::default(),
             children: vec![lower, upper],
         };
         inner.separators.append_one(separator);
         inner
+    }
+
+    /// The length of the page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        PAGE_HEAD_BYTES + self.weight + self.children.len() * CHILD_HEAD_BYTES
+            - self.children.len() * CHILD_WEIGHT
+    }
+
+    /// The node that [`InnerPage::decode`] told of, over its children. `digest` is that of the page.
+    pub(crate) fn assemble(page: InnerPage, children: Vec<Arc<Node>>) -> Self {
+        assert_eq!(page.digests.len(), children.len(), "invariant: all children are there");
+        Self { cache: Cache::default(), weight: page.weight, separators: page.separators, children }
+    }
+
+    pub(crate) fn separators(&self) -> &Records {
+        &self.separators
     }
 
     pub(crate) fn children(&self) -> &[Arc<Node>] {
@@ -241,7 +321,7 @@ impl Inner {
         let mut change = child.edit(target, depth + 1, decide);
         if change.written {
             let (overweight, underweight) = (child.is_overweight(), child.is_underweight());
-            forget(&mut self.digest);
+            self.cache.forget();
             if overweight {
                 self.split_child(at);
             } else if underweight {
@@ -286,14 +366,14 @@ impl Inner {
         }
         let separator = self.separators.key(at - 1).to_vec();
         let upper = Self {
-            digest: OnceLock::new(),
+            cache: Cache::default(),
             weight: self.weight - lower_weight - separator.len(),
             separators: self.separators.split_off(at),
             children: self.children.split_off(at),
         };
         self.separators.remove(at - 1);
         self.weight = lower_weight;
-        self.digest.take();
+        self.cache.forget();
         (separator, upper)
     }
 
@@ -302,7 +382,7 @@ impl Inner {
         self.separators.append(&next.separators);
         self.children.extend(next.children);
         self.weight += separator.len() + next.weight;
-        self.digest.take();
+        self.cache.forget();
     }
 
     fn encode(&self, page: &mut Vec<u8>) {
@@ -310,8 +390,7 @@ impl Inner {
         page.extend_from_slice(&count_bytes(self.children.len()));
         for (at, child) in self.children.iter().enumerate() {
             let separator = if at == 0 { &[][..] } else { self.separators.key(at - 1) };
-            let digest =
-                child.digest_cache().get().expect("invariant: children are hashed before their parent");
+            let digest = child.cache().digest().expect("invariant: children are hashed before their parent");
             page.extend_from_slice(&count_bytes(separator.len()));
             page.extend_from_slice(separator);
             page.extend_from_slice(&digest.0);
@@ -319,14 +398,19 @@ impl Inner {
     }
 }
 
+/// The digest of the node with this page: the domain tag is the page's first byte.
+pub(crate) fn digest_of_page(page: &[u8]) -> Digest {
+    Digest(*blake3::hash(page).as_bytes())
+}
+
 /// Panics when the part of the tree below `node` contradicts itself; returns its height.
 pub(crate) fn check_invariants(node: &Node, low: &[u8], high: Option<&[u8]>, is_root: bool) -> usize {
     assert!(!node.is_overweight(), "a node is too heavy");
     assert!(is_root || !node.is_underweight(), "a node is too light");
-    if let Some(digest) = node.digest_cache().get() {
+    if let Some(digest) = node.cache().digest() {
         let mut page = Vec::new();
         node.encode(&mut page);
-        assert_eq!(*digest, Digest(*blake3::hash(&page).as_bytes()), "a cached digest is stale");
+        assert_eq!(*digest, digest_of_page(&page), "a cached digest is stale");
     }
     match node {
         Node::Leaf(leaf) => {

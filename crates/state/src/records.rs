@@ -251,16 +251,30 @@ impl Records {
         copy
     }
 
+    /// Records without heads, with room for so many and so many bytes of keys and bodies; [`Records::push_body`] and
+    /// [`Records::index`] follow.
+    pub(crate) fn with_room(count: usize, bytes: usize) -> Self {
+        Self {
+            slots: Vec::with_capacity(count),
+            heap: Vec::with_capacity(bytes + count * ROOM_STEP),
+            ..Self::default()
+        }
+    }
+
+    /// Appends a record with a greater key than all others, without its head; returns its body, filled with zeros.
+    pub(crate) fn push_body(&mut self, key: &[u8], body_bytes: usize) -> &mut [u8] {
+        let slot = self.place(key, body_bytes);
+        self.slots.push(slot);
+        self.body_mut(self.len() - 1)
+    }
+
     /// Appends a record without its head; [`Records::index`] follows.
     fn push(&mut self, key: &[u8], body: &[u8]) {
-        let slot = self.place(key, body.len());
-        let start = usize::from(slot.offset) + key.len();
-        self.heap[start..start + body.len()].copy_from_slice(body);
-        self.slots.push(slot);
+        self.push_body(key, body.len()).copy_from_slice(body);
     }
 
     /// Computes the shared bytes and all heads anew.
-    fn index(&mut self) {
+    pub(crate) fn index(&mut self) {
         self.common = match self.len() {
             0 => 0,
             count => common_bytes(self.key(0), self.key(count - 1)),

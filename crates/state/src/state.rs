@@ -53,6 +53,10 @@ pub struct State {
     results: Results,
     window: Window,
     page: Vec<u8>,
+    /// The seq of the last checkpoint, and the bytes of batches executed since. Not in the tree: at every checkpoint
+    /// they are what they are after a restart from it.
+    checkpointed: Seq,
+    bytes_since: u64,
 }
 
 impl fmt::Debug for State {
@@ -95,14 +99,18 @@ impl State {
     }
 
     fn over(tree: Tree, sessions_max: usize) -> Self {
-        Self {
+        let mut state = Self {
             totals: Totals::rebuild(&tree),
             sessions: Sessions::rebuild(&tree, sessions_max),
             tree,
             results: Results::default(),
             window: Window::default(),
             page: Vec::new(),
-        }
+            checkpointed: Seq(0),
+            bytes_since: 0,
+        };
+        state.checkpointed = state.header().map_or(Seq(0), |header| header.seq);
+        state
     }
 
     /// Executes a bundle, or says why not. Allocates the reply's results and what the tree keeps, no more.
@@ -312,7 +320,39 @@ impl State {
     /// An unchanging copy, in constant time. Until it is dropped, what the state changes is copied first.
     #[must_use]
     pub fn freeze(&self) -> Frozen {
-        Frozen { tree: self.tree.clone() }
+        Frozen { tree: self.tree.clone(), totals: self.totals }
+    }
+
+    /// Counts the bytes of executed batches towards the next checkpoint.
+    pub fn note_executed_bytes(&mut self, bytes: u64) {
+        self.bytes_since = self.bytes_since.saturating_add(bytes);
+    }
+
+    /// The bytes of batches executed since the last checkpoint.
+    #[must_use]
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        self.bytes_since
+    }
+
+    /// The seq of the last checkpoint: of the last [`State::checkpoint`], or of the state that this one continues.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Seq {
+        self.checkpointed
+    }
+
+    /// Whether so many headers or bytes have passed since the last checkpoint. A function of the history alone, as
+    /// long as every state that is continued was frozen by [`State::checkpoint`].
+    #[must_use]
+    pub fn is_checkpoint_due(&self, headers: u64, bytes: u64) -> bool {
+        let seq = self.header().map_or(Seq(0), |header| header.seq);
+        seq.since(self.checkpointed) >= headers || (self.bytes_since >= bytes && seq > self.checkpointed)
+    }
+
+    /// As [`State::freeze`], and the counts towards the next checkpoint begin anew.
+    pub fn checkpoint(&mut self) -> Frozen {
+        self.checkpointed = self.header().map_or(Seq(0), |header| header.seq);
+        self.bytes_since = 0;
+        self.freeze()
     }
 
     /// The number of users' keys.

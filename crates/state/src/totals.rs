@@ -4,6 +4,9 @@ use crate::leaf::Change;
 use crate::system::USER;
 use crate::tree::Tree;
 
+/// What an entry takes on disk besides its key and value, at the least.
+pub(crate) const ENTRY_BYTES_MIN: u64 = 15;
+
 /// What the tree holds in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -17,7 +20,7 @@ impl Totals {
     pub(crate) fn rebuild(tree: &Tree) -> Self {
         let mut totals = Self::default();
         for (key, entry) in tree.range(&[], &[]) {
-            totals.user_keys += u64::from(key[0] == USER);
+            totals.user_keys += u64::from(key.first() == Some(&USER));
             totals.stored_bytes += (key.len() + entry.value.len()) as u64;
         }
         totals

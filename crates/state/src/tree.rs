@@ -6,14 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quorate_types::{Digest, Domain};
+use quorate_types::Digest;
 
 use crate::entries::Entries;
 use crate::leaf::{Change, Edit, Leaf, Shared, VersionedRef};
+use crate::manifest::root_digest;
 use crate::node::{self, HEIGHT_MAX, Hint, Inner, Node, Target};
-
-/// The version of the page layout; part of the root.
-const FORMAT: u8 = 1;
 
 #[derive(Clone)]
 pub(crate) struct Tree {
@@ -48,6 +46,15 @@ impl Tree {
 
     pub(crate) fn root(&self) -> &Node {
         &self.root
+    }
+
+    pub(crate) fn shared_root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// The tree with this root node, all of whose leaves are at the last of `height` levels.
+    pub(crate) fn over(root: Arc<Node>, height: usize) -> Self {
+        Self { root, height, shape: 0 }
     }
 
     pub(crate) fn height(&self) -> usize {
@@ -148,9 +155,7 @@ impl Tree {
     pub(crate) fn digest(&self, page: &mut Vec<u8>) -> Digest {
         let root = self.root.digest(page);
         let height = u8::try_from(self.height).expect("invariant: HEIGHT_MAX fits 8 bits");
-        let mut writer = Digest::writer(Domain::StateRoot);
-        writer.bytes(&[FORMAT, height]).digest(&root);
-        writer.finish()
+        root_digest(height, &root)
     }
 
     /// Hashes all nodes below the root, calling `pause` after the children of each inner node.

@@ -14,6 +14,7 @@ mod keys;
 mod lane;
 pub mod limits;
 mod operation;
+mod page;
 mod quorum;
 mod rounds;
 pub mod signatures;
@@ -33,6 +34,7 @@ pub use operation::{
     ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,
     OperationResult, Versioned, VersionedEntry,
 };
+pub use page::PageName;
 pub use quorum::{Quorums, ReplicaSet, nth_highest};
 pub use rounds::Rounds;
 pub use stage::{Stage, StageTime};

@@ -59,10 +59,15 @@ pub const LANE_BYTES_KEPT_MAX: usize = 32 * 1024 * 1024;
 pub const HEADERS_KEPT_MAX: u64 = 16 * 1024;
 /// The number of headers in one answer to a fetch.
 pub const FETCH_HEADERS_MAX: usize = 256;
+/// The number of pages that one request of a state transfer names.
+pub const FETCH_PAGES_MAX: usize = 256;
+/// The levels of the state's tree.
+pub const TREE_HEIGHT_MAX: usize = 16;
 /// The bytes of batches in one answer to a fetch.
 pub const FETCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(FETCH_BYTES_MAX + RESULTS_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX as u64 <= CUT_BYTES_MAX);
 const _: () = assert!(2 * CHECKPOINT_INTERVAL <= WINDOW);

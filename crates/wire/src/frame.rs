@@ -95,6 +95,10 @@ kinds! {
     FetchHeaders = 54,
     /// Headers that link backwards from what was asked for.
     FetchedHeaders = 55,
+    /// Asks for pages of the state's tree by digest.
+    FetchPages = 64,
+    /// Pages of the state's tree.
+    FetchedPages = 65,
 }
 
 /// A frame in borrowed memory, its checksums verified.

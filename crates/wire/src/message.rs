@@ -8,7 +8,8 @@
 use crate::batch::parse_head;
 use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
 use quorate_types::{
-    BundleNumber, Digest, LaneId, LaneNumber, LinkId, ReplicaId, Seq, SessionId, Signature, View, limits,
+    BundleNumber, Digest, LaneId, LaneNumber, LinkId, PageName, ReplicaId, Seq, SessionId, Signature, View,
+    limits,
 };
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -265,6 +266,33 @@ messages! {
         within("fetched headers", message.headers.len(), limits::FETCH_HEADERS_MAX)?;
         message.headers.iter().try_for_each(check_cut)
     };
+
+    /// Asks for pages of the tree of a state.
+    FetchPages {
+        /// Repeated in the answer.
+        request: u64,
+        /// The root of the state.
+        root: Digest,
+        /// The pages; none when only the top is wanted.
+        wanted: Vec<PageName>,
+    } check |message| {
+        within("pages asked for", message.wanted.len(), limits::FETCH_PAGES_MAX)?;
+        message.wanted.iter().try_for_each(|name| within("levels of a tree", name.path.len(), limits::TREE_HEIGHT_MAX))
+    };
+
+    /// What the sender has of the pages that it was asked for, up to its limit of bytes.
+    FetchedPages {
+        /// The number of the request.
+        request: u64,
+        /// The root of the state.
+        root: Digest,
+        /// The number of levels of its tree and the digest of its root node; nothing if the sender does not have it.
+        top: Option<(u8, Digest)>,
+        /// Pages, in the order asked for.
+        pages: Vec<Vec<u8>>,
+        /// Long values, in the order asked for.
+        values: Vec<Vec<u8>>,
+    } check |message| within("fetched pages", message.pages.len() + message.values.len(), limits::FETCH_PAGES_MAX);
 }
 
 /// Batches of `lane` in descending order, each the predecessor of the one before: the lane in four bytes, then

@@ -5,14 +5,14 @@
 use expect_test::{Expect, expect};
 use quorate_types::{
     BundleNumber, Condition, Digest, Domain, Epoch, KeyValue, LaneId, LaneNumber, LinkId, Nanoseconds,
-    Operation, OperationError, OperationResult, ReplicaId, Seq, SessionId, Signature, Versioned,
+    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, SessionId, Signature, Versioned,
     VersionedEntry, View,
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
     Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchedHeaders, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status,
-    encode_fetched_batches,
+    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
+    Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -709,6 +709,34 @@ fn messages_of_consensus() {
         02000000c0ffffff01000000
     "#]],
     );
+    let page = PageName { path: vec![1, 2], entry: None, digest: digest(3) };
+    let value = PageName { path: vec![4], entry: Some(5), digest: digest(6) };
+    check(
+        FetchPages { request: 7, root: digest(8), wanted: vec![page, value] }.encode(),
+        expect![[r#"
+        8900000040000100f106240658dc1e74010204fdffffff020000000000000303
+        030303030303030303030303030303030303030303030303030303030303d4ff
+        ffff010000000105000606060606060606060606060606060606060606060606
+        0606060606060606060700000000000000080808080808080808080808080808
+        080808080808080808080808080808080882ffffff02000000
+    "#]],
+    );
+    check(
+        FetchedPages {
+            request: 7,
+            root: digest(8),
+            top: Some((2, digest(9))),
+            pages: vec![vec![1, 2, 3]],
+            values: vec![vec![4]],
+        }
+        .encode(),
+        expect![[r#"
+            6e00000041000100bc8be24cfe1d2300010203fdffffff0300000004ffffffff
+            0100000007000000000000000808080808080808080808080808080808080808
+            0808080808080808080808080102090909090909090909090909090909090909
+            0909090909090909090909090909a5ffffff01000000a6ffffff01000000
+        "#]],
+    );
 }
 
 #[test]
@@ -823,6 +851,8 @@ fn kinds_keep_their_numbers() {
         Status = 53
         FetchHeaders = 54
         FetchedHeaders = 55
+        FetchPages = 64
+        FetchedPages = 65
     "#]]
     .assert_eq(&list);
 }

@@ -5,15 +5,15 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use quorate_types::{
     BundleNumber, Condition, Digest, Domain, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Operation,
-    OperationResult, ReplicaId, Seq, SessionId, Signature, Versioned, View,
+    OperationResult, PageName, ReplicaId, Seq, SessionId, Signature, Versioned, View, limits,
 };
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
     Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchedHeaders, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest, Status,
-    decode_fetched_batches, encode_fetched_batches,
+    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
+    Status, decode_fetched_batches, encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -99,6 +99,8 @@ fn decode(kind: Kind, payload: &[u8]) -> Result<(), String> {
         Kind::Status => read::<Status>(frame),
         Kind::FetchHeaders => read::<FetchHeaders>(frame),
         Kind::FetchedHeaders => read::<FetchedHeaders>(frame),
+        Kind::FetchPages => read::<FetchPages>(frame),
+        Kind::FetchedPages => read::<FetchedPages>(frame),
     };
     done.map_err(|error| error.to_string())
 }
@@ -191,6 +193,17 @@ fn encode_reply(number: u64, results: &Vec<OperationResult>) -> Frame {
     ReplyView { session, number, seq, view, digest, body: ReplyBody::Results(&results) }.encode()
 }
 
+fn fetch_pages(request: u64, root: Digest, path: &[u8]) -> FetchPages {
+    let path = path[..path.len().min(limits::TREE_HEIGHT_MAX)].to_vec();
+    let value = PageName { path: path.clone(), entry: Some(7), digest: root };
+    FetchPages { request, root, wanted: vec![PageName { path, entry: None, digest: root }, value] }
+}
+
+fn fetched_pages(request: u64, root: Digest, bytes: Vec<u8>) -> FetchedPages {
+    let top = (request % 2 == 0).then_some((3, root));
+    FetchedPages { request, root, top, pages: vec![bytes.clone(), Vec::new()], values: vec![bytes] }
+}
+
 fn encoded<T: Message>(message: &T) -> (Kind, Vec<u8>) {
     (T::KIND, message.encode().payload().to_vec())
 }
@@ -249,6 +262,8 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             }),
             encoded(&FetchHeaders { last: position, above: lo }),
             encoded(&FetchedHeaders { headers: vec![header.clone(), header] }),
+            encoded(&fetch_pages(number, digest, &bytes)),
+            encoded(&fetched_pages(number, digest, bytes)),
         ];
         assert_eq!(all.len(), Kind::ALL.len(), "a kind is missing from this test");
         all[which.index(all.len())].clone()
@@ -331,6 +346,8 @@ proptest! {
         });
         round_trip(&FetchHeaders { last: position, above: seq });
         round_trip(&FetchedHeaders { headers: vec![header.clone(), header] });
+        round_trip(&fetch_pages(number, digest, &bytes));
+        round_trip(&fetched_pages(number, digest, bytes));
     }
 
     #[test]

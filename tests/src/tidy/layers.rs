@@ -43,7 +43,7 @@ const PURE_EXTERNAL: &[(&str, &[&str])] = &[
     ),
     ("wire", &["blake3", "crc32c", "rkyv", "smallvec", "thiserror"]),
     ("journal", &["crc32c", "thiserror"]),
-    ("state", &["blake3", "rkyv", "thiserror"]),
+    ("state", &["blake3", "crc32c", "rkyv", "thiserror"]),
     ("lanes", &["rkyv", "thiserror"]),
     ("consensus", &["thiserror"]),
     ("replica", &["thiserror"]),

@@ -1,0 +1,541 @@
+//! Writing a checkpoint: one walk over a frozen state that hashes and writes what is not on disk, children before
+//! parents, in pieces.
+//!
+//! First the walk measures what it will write. If the page files would then be too large for what lives in them, a
+//! second walk counts what is live in each file, and those with the least become *victims*: what lives in them is
+//! written again, and the files are needed no more. Only then every node is visited; otherwise subtrees that are on
+//! disk are passed by.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use quorate_types::Digest;
+
+use crate::block::{self, Address, BlockKind, FILE_HEAD_BYTES};
+use crate::cache::{Cache, FileNumber, Place, PlaceEpoch};
+use crate::forest::Forest;
+use crate::frozen::Frozen;
+use crate::leaf::Leaf;
+use crate::manifest::{CheckpointHead, FileEntry, Manifest, RootEntry, root_digest};
+use crate::node::{Node, digest_of_page};
+use crate::store::{FileUse, PageStore, Removal};
+use crate::totals::ENTRY_BYTES_MIN;
+use crate::walk::{Exit, Walk};
+
+/// After so many bytes of pages, others may go first: some tens of microseconds.
+const PAUSE_BYTES: usize = 128 * 1024;
+/// What looking at a node costs, in bytes hashed and written.
+const VISIT_BYTES: usize = 256;
+
+/// What the writer does next.
+#[derive(Debug)]
+pub enum Progress {
+    /// Remove these files first, so that the checkpoint has room.
+    Remove(Removal),
+    /// Write these bytes.
+    Write(PageWrite),
+    /// Some tens of microseconds were worked: others may go first.
+    Pause,
+    /// All was written: make the page files durable, then the manifest, then its directory entry.
+    Finished,
+}
+
+/// Bytes to be written to a page file. A file is written from its beginning, without gaps.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PageWrite {
+    /// The file; it begins to exist with the write at offset 0.
+    pub file: FileNumber,
+    /// Where in it.
+    pub offset: u32,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Measure,
+    Count,
+    Write,
+    Finished,
+}
+
+/// A checkpoint that is being written. Belongs to the store that began it.
+pub struct Checkpoint {
+    head: CheckpointHead,
+    complete: bool,
+    /// What a partial one is on the way to.
+    target: Digest,
+    forest: Forest,
+    /// A lower bound of what the state takes on disk.
+    live_bytes_min: u64,
+    phase: Phase,
+    walk: Walk,
+    /// The bytes of blocks that are not on disk.
+    missing_bytes: u64,
+    /// The live bytes of each file: exact once they were counted.
+    live: BTreeMap<FileNumber, u64>,
+    /// The files that the new manifest does not need.
+    gone: BTreeSet<FileNumber>,
+    /// The epoch of the places that nodes get: another than the store's when files are gone.
+    epoch: PlaceEpoch,
+    old_epoch: PlaceEpoch,
+    writer: BlockWriter,
+    work: usize,
+    removal: Option<Removal>,
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("head", &self.head)
+            .field("phase", &self.phase)
+            .field("written_bytes", &self.writer.written_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PageStore {
+    /// Begins the checkpoint of a state. One at a time, each later than the one before.
+    #[must_use]
+    pub fn begin(&self, head: CheckpointHead, state: &Frozen) -> Checkpoint {
+        let totals = state.totals;
+        let live_bytes_min = totals.stored_bytes + totals.user_keys * ENTRY_BYTES_MIN;
+        Checkpoint::new(self, head, Forest::of(&state.tree), None, live_bytes_min)
+    }
+
+    /// Begins a partial checkpoint: of what a transfer of the state with this `root` has received.
+    #[must_use]
+    pub fn begin_partial(&self, head: CheckpointHead, root: Digest, forest: Forest) -> Checkpoint {
+        Checkpoint::new(self, head, forest, Some(root), 0)
+    }
+
+    /// The checkpoint's manifest, as [`Checkpoint::manifest`] gave it, and its directory entry are durable: says what
+    /// may be removed.
+    ///
+    /// # Panics
+    /// When the checkpoint is not finished.
+    pub fn on_durable(&mut self, checkpoint: Checkpoint) -> Removal {
+        let manifest = checkpoint.manifest(self);
+        let open = checkpoint.writer.file.map(|(file, _)| file);
+        let open = open.or(self.open).filter(|file| !checkpoint.gone.contains(file));
+        self.install(&manifest, checkpoint.epoch, open)
+    }
+
+    /// The checkpoint will not become durable. The next one writes everything anew.
+    pub fn abandon(&mut self, checkpoint: Checkpoint) {
+        drop(checkpoint);
+        self.void();
+    }
+}
+
+impl Checkpoint {
+    fn new(
+        store: &PageStore,
+        head: CheckpointHead,
+        forest: Forest,
+        target: Option<Digest>,
+        live_bytes_min: u64,
+    ) -> Self {
+        Self {
+            head,
+            complete: target.is_none(),
+            target: target.unwrap_or_default(),
+            walk: Walk::over(&forest),
+            forest,
+            live_bytes_min,
+            phase: Phase::Measure,
+            missing_bytes: 0,
+            live: store.files.iter().map(|(number, file)| (*number, u64::from(file.live_bytes))).collect(),
+            gone: BTreeSet::new(),
+            epoch: store.epoch,
+            old_epoch: store.epoch,
+            writer: BlockWriter::new(store),
+            work: 0,
+            removal: None,
+        }
+    }
+
+    /// Works a little.
+    pub fn advance(&mut self, store: &mut PageStore) -> Progress {
+        assert_eq!(self.old_epoch, store.epoch, "invariant: one checkpoint of a store at a time");
+        loop {
+            if let Some(removal) = self.removal.take() {
+                return Progress::Remove(removal);
+            }
+            if let Some(write) = self.writer.take(self.phase == Phase::Finished) {
+                return Progress::Write(write);
+            }
+            if self.work >= PAUSE_BYTES {
+                self.work = 0;
+                return Progress::Pause;
+            }
+            match self.phase {
+                Phase::Measure => self.measure(store),
+                Phase::Count => self.count(store),
+                Phase::Write => self.write(store),
+                Phase::Finished => return Progress::Finished,
+            }
+        }
+    }
+
+    /// The bytes that were written so far.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.writer.written_bytes
+    }
+
+    /// The page files that must be durable before the manifest is written.
+    #[must_use]
+    pub fn files_written(&self) -> &BTreeSet<FileNumber> {
+        &self.writer.files
+    }
+
+    /// The root of the state; of a partial checkpoint, the one that it is on the way to.
+    ///
+    /// # Panics
+    /// When the checkpoint is not finished.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        assert_eq!(self.phase, Phase::Finished, "invariant: asked for when all is written");
+        match &self.forest.trees[..] {
+            [(height, node)] if self.complete => root_digest(*height, &digest_of(node.cache())),
+            _ => self.target,
+        }
+    }
+
+    /// The manifest, to be written once the page files are durable.
+    ///
+    /// # Panics
+    /// When the checkpoint is not finished.
+    #[must_use]
+    pub fn manifest(&self, store: &PageStore) -> Manifest {
+        let roots = self.forest.trees.iter().map(|(height, node)| RootEntry {
+            height: *height,
+            digest: digest_of(node.cache()),
+            address: address_of_node(node, self.epoch).expect("invariant: the roots are written"),
+        });
+        let mut files: BTreeMap<FileNumber, FileUse> = store.files.clone();
+        files.extend(
+            self.writer
+                .ends
+                .iter()
+                .map(|(number, bytes)| (*number, FileUse { bytes: *bytes, live_bytes: 0 })),
+        );
+        files.retain(|number, _| !self.gone.contains(number));
+        let files = files.into_iter().map(|(number, file)| {
+            let live = self.live.get(&number).copied().unwrap_or_default();
+            let live_bytes = u32::try_from(live).map_or(file.bytes, |live| live.min(file.bytes));
+            FileEntry { number, bytes: file.bytes, live_bytes }
+        });
+        Manifest {
+            number: store.next_manifest(),
+            complete: self.complete,
+            head: self.head.clone(),
+            root: self.root(),
+            roots: roots.collect(),
+            files: files.collect(),
+        }
+    }
+
+    /// Adds up what is not on disk.
+    fn measure(&mut self, store: &mut PageStore) {
+        let epoch = self.epoch;
+        match self.walk.next(|node| node.cache().place(epoch).is_none()) {
+            Exit::Node { node, .. } => {
+                self.work += VISIT_BYTES;
+                self.count_block(node.cache(), block_bytes_of(&node));
+                self.count_values(&node);
+            }
+            Exit::Passed => self.work += VISIT_BYTES,
+            Exit::End => {
+                let bytes = store.bytes() + self.missing_bytes;
+                self.walk = Walk::over(&self.forest);
+                if bytes > 2 * self.live_bytes_min + u64::from(store.options.file_bytes_max) {
+                    self.missing_bytes = 0;
+                    self.live.values_mut().for_each(|live| *live = 0);
+                    self.phase = Phase::Count;
+                } else {
+                    self.make_room(store, 2 * self.live_bytes_min);
+                    self.phase = Phase::Write;
+                }
+            }
+        }
+    }
+
+    /// Counts what is live in each file, and what is not on disk.
+    fn count(&mut self, store: &mut PageStore) {
+        match self.walk.next(|_| true) {
+            Exit::Node { node, .. } => {
+                self.work += VISIT_BYTES;
+                self.count_block(node.cache(), block_bytes_of(&node));
+                self.count_values(&node);
+            }
+            Exit::Passed => {}
+            Exit::End => {
+                self.walk = Walk::over(&self.forest);
+                self.choose_victims(store);
+                self.phase = Phase::Write;
+            }
+        }
+    }
+
+    fn count_values(&mut self, node: &Node) {
+        if let Node::Leaf(leaf) = node {
+            for value in leaf.long_values() {
+                self.count_block(&value.cache, block::block_bytes(0, value.bytes().len()));
+            }
+        }
+    }
+
+    /// Adds a block to those that are missing, or while live bytes are counted to those of its file.
+    fn count_block(&mut self, cache: &Cache, bytes: u32) {
+        match cache.place(self.old_epoch) {
+            None => self.missing_bytes += u64::from(bytes),
+            Some(place) if self.phase == Phase::Count => {
+                *self.live.entry(place.file).or_default() += u64::from(bytes);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Decides which files the new manifest will not need: those without live blocks, and if the others are still too
+    /// large for what lives in them, those with the least share of it.
+    fn choose_victims(&mut self, store: &mut PageStore) {
+        let live: u64 = self.live.values().sum::<u64>() + self.missing_bytes;
+        let dead = |number: &FileNumber| self.live.get(number).copied().unwrap_or_default() == 0;
+        self.gone = store.files.keys().copied().filter(dead).collect();
+        let mut left: Vec<(FileNumber, u64, u64)> = store
+            .files
+            .iter()
+            .filter(|(number, _)| !self.gone.contains(number))
+            .map(|(number, file)| (*number, u64::from(file.bytes), self.live[number]))
+            .collect();
+        let mut bytes = left.iter().map(|(_, bytes, _)| bytes).sum::<u64>() + self.missing_bytes;
+        if bytes > 2 * live + u64::from(store.options.file_bytes_max) {
+            left.retain(|(number, ..)| store.open != Some(*number));
+            // The least live share first, without fractions.
+            left.sort_by(|(_, bytes, live), (_, other_bytes, other_live)| {
+                (u128::from(*live) * u128::from(*other_bytes))
+                    .cmp(&(u128::from(*other_live) * u128::from(*bytes)))
+            });
+            for (number, file_bytes, file_live) in left {
+                if bytes <= live + live / 2 {
+                    break;
+                }
+                bytes -= file_bytes - file_live;
+                self.missing_bytes += file_live;
+                self.gone.insert(number);
+            }
+        }
+        if !self.gone.is_empty() {
+            self.epoch = PlaceEpoch::fresh();
+            self.live.values_mut().for_each(|live| *live = 0);
+            self.writer.leave(&self.gone);
+        }
+        self.make_room(store, 2 * live);
+    }
+
+    /// Gives the older manifest up if this checkpoint would not fit beside it.
+    fn make_room(&mut self, store: &mut PageStore, bytes_max: u64) {
+        let bytes = store.disk_bytes() + self.missing_bytes;
+        if bytes > bytes_max + u64::from(store.options.file_bytes_max) {
+            self.removal = Some(store.release()).filter(|removal| !removal.is_empty());
+        }
+    }
+
+    fn write(&mut self, store: &mut PageStore) {
+        // With files that go, all nodes are told the new epoch; else those on disk are passed by.
+        let (everything, epoch) = (!self.gone.is_empty(), self.epoch);
+        match self.walk.next(|node| everything || node.cache().place(epoch).is_none()) {
+            Exit::Node { node, moved } => {
+                self.work += VISIT_BYTES;
+                if self.write_node(&node, moved, store) {
+                    self.walk.mark_moved();
+                }
+            }
+            Exit::Passed => self.work += VISIT_BYTES,
+            Exit::End => self.phase = Phase::Finished,
+        }
+    }
+
+    /// Writes a node whose children are on disk, if it is not there itself or if what it names has `moved`; says
+    /// whether it did.
+    fn write_node(&mut self, node: &Node, mut moved: bool, store: &mut PageStore) -> bool {
+        if let Node::Leaf(leaf) = node {
+            moved |= self.write_values(leaf, store);
+        }
+        if !moved && self.stays(node.cache(), block_bytes_of(node)) {
+            return false;
+        }
+        let mut page = mem::take(&mut self.writer.page);
+        node.encode(&mut page);
+        node.cache().digest_or(|| digest_of_page(&page));
+        assert_eq!(page.len(), node.page_bytes(), "invariant: a page's length follows from its weight");
+        let (kind, addresses) = self.addresses_below(node);
+        let place = self.put(kind, &addresses, &page, store);
+        node.cache().set_place(self.epoch, place);
+        self.writer.page = page;
+        true
+    }
+
+    fn write_values(&mut self, leaf: &Leaf, store: &mut PageStore) -> bool {
+        let mut moved = false;
+        for value in leaf.long_values() {
+            let bytes = value.bytes();
+            if self.stays(&value.cache, block::block_bytes(0, bytes.len())) {
+                continue;
+            }
+            value.digest();
+            let place = self.put(BlockKind::Value, &[], bytes, store);
+            value.cache.set_place(self.epoch, place);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Whether the block is on disk and remains there; then it has its place in the new epoch, too.
+    fn stays(&mut self, cache: &Cache, bytes: u32) -> bool {
+        if self.epoch == self.old_epoch {
+            return cache.place(self.epoch).is_some();
+        }
+        let Some(place) = cache.place(self.old_epoch).filter(|place| !self.gone.contains(&place.file)) else {
+            return false;
+        };
+        cache.set_place(self.epoch, place);
+        *self.live.entry(place.file).or_default() += u64::from(bytes);
+        true
+    }
+
+    fn put(
+        &mut self,
+        kind: BlockKind,
+        addresses: &[Address],
+        content: &[u8],
+        store: &mut PageStore,
+    ) -> Place {
+        self.work += content.len();
+        let bytes = block::block_bytes(addresses.len(), content.len());
+        let place = self.writer.place(bytes, store);
+        self.writer.append(place, kind, addresses, content);
+        *self.live.entry(place.file).or_default() += u64::from(bytes);
+        place
+    }
+
+    fn addresses_below(&self, node: &Node) -> (BlockKind, Vec<Address>) {
+        let expected = "invariant: children are on disk before their parent";
+        match node {
+            Node::Leaf(leaf) => {
+                let address = |value: &Arc<_>| address_of_value(value, self.epoch).expect(expected);
+                (BlockKind::Leaf, leaf.long_values().map(address).collect())
+            }
+            Node::Inner(inner) => {
+                let address = |child: &Arc<Node>| address_of_node(child, self.epoch).expect(expected);
+                (BlockKind::Inner, inner.children().iter().map(address).collect())
+            }
+        }
+    }
+}
+
+fn digest_of(cache: &Cache) -> Digest {
+    *cache.digest().expect("invariant: what is written is hashed")
+}
+
+fn block_bytes_of(node: &Node) -> u32 {
+    let addresses = match node {
+        Node::Leaf(leaf) => leaf.long_values().count(),
+        Node::Inner(inner) => inner.children().len(),
+    };
+    block::block_bytes(addresses, node.page_bytes())
+}
+
+fn address(cache: &Cache, bytes: u32, epoch: PlaceEpoch) -> Option<Address> {
+    let Place { file, offset } = cache.place(epoch)?;
+    Some(Address { file, offset, bytes })
+}
+
+fn address_of_node(node: &Node, epoch: PlaceEpoch) -> Option<Address> {
+    address(node.cache(), block_bytes_of(node), epoch)
+}
+
+fn address_of_value(value: &crate::leaf::LongValue, epoch: PlaceEpoch) -> Option<Address> {
+    address(&value.cache, block::block_bytes(0, value.bytes().len()), epoch)
+}
+
+/// Puts blocks one behind the other into page files.
+struct BlockWriter {
+    file_bytes_max: u32,
+    write_bytes: usize,
+    /// The file that is appended to, and its end.
+    file: Option<(FileNumber, u32)>,
+    /// What was not taken yet; each piece is of one file.
+    pieces: VecDeque<PageWrite>,
+    files: BTreeSet<FileNumber>,
+    /// The ends of all files that were appended to.
+    ends: BTreeMap<FileNumber, u32>,
+    written_bytes: u64,
+    /// Scratch space for a page.
+    page: Vec<u8>,
+}
+
+impl BlockWriter {
+    fn new(store: &PageStore) -> Self {
+        let file = store.open.and_then(|number| Some((number, store.files.get(&number)?.bytes)));
+        Self {
+            file_bytes_max: store.options.file_bytes_max,
+            write_bytes: store.options.write_bytes,
+            file,
+            pieces: VecDeque::new(),
+            files: BTreeSet::new(),
+            ends: BTreeMap::new(),
+            written_bytes: 0,
+            page: Vec::new(),
+        }
+    }
+
+    /// Appends no more to a file that goes.
+    fn leave(&mut self, gone: &BTreeSet<FileNumber>) {
+        self.file = self.file.filter(|(number, _)| !gone.contains(number));
+    }
+
+    /// Where the next block of so many bytes stands.
+    fn place(&mut self, bytes: u32, store: &mut PageStore) -> Place {
+        let fits = |end: u32| end.checked_add(bytes).is_some_and(|end| end <= self.file_bytes_max);
+        let (file, offset) = match self.file {
+            Some((file, end)) if fits(end) => (file, end),
+            _ => {
+                let file = store.begin_file();
+                let head = block::file_head(file).to_vec();
+                let offset = u32::try_from(FILE_HEAD_BYTES).expect("invariant: a head is short");
+                self.written_bytes += u64::from(offset);
+                self.pieces.push_back(PageWrite { file, offset: 0, bytes: head });
+                (file, offset)
+            }
+        };
+        let end = offset + bytes;
+        self.file = Some((file, end));
+        self.files.insert(file);
+        self.ends.insert(file, end);
+        store.grow_file(file, end);
+        Place { file, offset }
+    }
+
+    fn append(&mut self, place: Place, kind: BlockKind, addresses: &[Address], content: &[u8]) {
+        if !self.pieces.back().is_some_and(|piece| piece.file == place.file) {
+            let bytes = Vec::with_capacity(self.write_bytes + self.write_bytes / 4);
+            self.pieces.push_back(PageWrite { file: place.file, offset: place.offset, bytes });
+        }
+        let piece = self.pieces.back_mut().expect("invariant: just pushed");
+        let before = piece.bytes.len();
+        block::append_block(&mut piece.bytes, place, kind, addresses, content);
+        self.written_bytes += (piece.bytes.len() - before) as u64;
+    }
+
+    /// The next piece, if it is long enough, or no more will come to it.
+    fn take(&mut self, all: bool) -> Option<PageWrite> {
+        let first = self.pieces.front()?;
+        let whole = all || self.pieces.len() > 1 || first.bytes.len() >= self.write_bytes;
+        if whole { self.pieces.pop_front() } else { None }
+    }
+}

@@ -1,0 +1,226 @@
+//! The page store: which page files and manifests there are, which are needed, and what may be removed.
+//!
+//! Pure bookkeeping: the caller has the files. The order that keeps a checkpoint safe, each step durable before the
+//! next: page files ([`Checkpoint::advance`](crate::Checkpoint::advance)), the manifest under its final name, its
+//! directory entry; then [`PageStore::on_durable`] says what may go: manifests first, then page files.
+//!
+//! The last two complete manifests are kept, and the last partial one above them. The page files of the newest
+//! manifest stay below twice what is live in them and one file. The one before it may hold more, at most what the
+//! last checkpoint replaced; it is given up before a checkpoint is written that would not fit beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cache::{FileNumber, PlaceEpoch};
+use crate::manifest::{FileEntry, Manifest};
+
+/// How many complete manifests are kept.
+const MANIFESTS_KEPT: usize = 2;
+
+/// How page files are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// A page file ends with the last block that fits into so many bytes.
+    pub file_bytes_max: u32,
+    /// Blocks are gathered into writes of about so many bytes.
+    pub write_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { file_bytes_max: 64 * 1024 * 1024, write_bytes: 1024 * 1024 }
+    }
+}
+
+/// Files that nothing needs any more. Manifests go first; when that is durable, page files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// The numbers of manifests.
+    pub manifests: Vec<u64>,
+    /// The numbers of page files.
+    pub pages: Vec<FileNumber>,
+}
+
+impl Removal {
+    /// Whether there is nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.manifests.is_empty() && self.pages.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileUse {
+    pub(crate) bytes: u32,
+    pub(crate) live_bytes: u32,
+}
+
+/// A manifest that is kept, and the page files that it needs.
+#[derive(Clone, Debug)]
+struct Kept {
+    number: u64,
+    complete: bool,
+    files: BTreeSet<FileNumber>,
+}
+
+/// The files of one replica's checkpoints.
+#[derive(Debug)]
+pub struct PageStore {
+    pub(crate) options: StoreOptions,
+    /// Places of this epoch are in `files`, with everything below them.
+    pub(crate) epoch: PlaceEpoch,
+    /// The page files of the newest manifest: those that new blocks may name.
+    pub(crate) files: BTreeMap<FileNumber, FileUse>,
+    /// The file that is appended to, if there is one; its end is in `files`.
+    pub(crate) open: Option<FileNumber>,
+    /// Manifests, ascending.
+    kept: Vec<Kept>,
+    /// All page files that exist or may exist, with their lengths as far as they are known.
+    pages: BTreeMap<FileNumber, u32>,
+    /// All manifests that exist or may exist.
+    manifests: BTreeSet<u64>,
+    next_file: FileNumber,
+    next_manifest: u64,
+}
+
+impl PageStore {
+    /// A store over the files that exist: page files with their lengths, and the numbers of manifests. None of them
+    /// is needed until [`PageStore::load`] or [`PageStore::keep`] says so.
+    #[must_use]
+    pub fn new(
+        options: StoreOptions,
+        pages: impl IntoIterator<Item = (FileNumber, u64)>,
+        manifests: impl IntoIterator<Item = u64>,
+    ) -> Self {
+        let clamped = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let pages: BTreeMap<_, _> =
+            pages.into_iter().map(|(number, bytes)| (number, clamped(bytes))).collect();
+        let manifests: BTreeSet<u64> = manifests.into_iter().collect();
+        Self {
+            options,
+            epoch: PlaceEpoch::fresh(),
+            files: BTreeMap::new(),
+            open: None,
+            kept: Vec::new(),
+            next_file: pages.keys().last().map_or(FileNumber(1), |last| last.next()),
+            next_manifest: manifests.last().map_or(1, |last| last + 1),
+            pages,
+            manifests,
+        }
+    }
+
+    /// Keeps a manifest of which nothing was loaded, with its page files.
+    pub fn keep(&mut self, manifest: &Manifest) {
+        let files = manifest.files.iter().map(|file| file.number).collect();
+        let kept = Kept { number: manifest.number, complete: manifest.complete, files };
+        self.kept.push(kept);
+        self.kept.sort_by_key(|kept| kept.number);
+        self.manifests.insert(manifest.number);
+        for file in &manifest.files {
+            let bytes = self.pages.entry(file.number).or_default();
+            *bytes = (*bytes).max(file.bytes);
+            self.next_file = self.next_file.max(file.number.next());
+        }
+        self.next_manifest = self.next_manifest.max(manifest.number + 1);
+    }
+
+    /// Notes that nodes now have places in the files of a manifest, of which `live` bytes each were met.
+    pub(crate) fn adopt(&mut self, manifest: &Manifest, live: &BTreeMap<FileNumber, u64>) {
+        for FileEntry { number, bytes, .. } in &manifest.files {
+            let file = self.files.entry(*number).or_insert(FileUse { bytes: 0, live_bytes: 0 });
+            file.bytes = file.bytes.max(*bytes);
+            let live_bytes = u64::from(file.live_bytes) + live.get(number).copied().unwrap_or_default();
+            file.live_bytes = u32::try_from(live_bytes).map_or(file.bytes, |live| live.min(file.bytes));
+        }
+        self.keep(manifest);
+    }
+
+    /// What nothing needs: to be asked for once what is needed was told.
+    #[must_use]
+    pub fn unneeded(&mut self) -> Removal {
+        self.retain(MANIFESTS_KEPT)
+    }
+
+    /// The bytes of all page files that are there, needed or not.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.pages.values().map(|bytes| u64::from(*bytes)).sum()
+    }
+
+    /// The bytes of the page files of the newest manifest.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| u64::from(file.bytes)).sum()
+    }
+
+    pub(crate) fn next_manifest(&self) -> u64 {
+        self.next_manifest
+    }
+
+    /// Begins a page file.
+    pub(crate) fn begin_file(&mut self) -> FileNumber {
+        let number = self.next_file;
+        self.next_file = number.next();
+        self.pages.insert(number, 0);
+        number
+    }
+
+    /// Notes how long a page file has become.
+    pub(crate) fn grow_file(&mut self, number: FileNumber, bytes: u32) {
+        self.pages.insert(number, bytes);
+    }
+
+    /// Gives up all manifests but the newest of each kind, so that a checkpoint has room.
+    pub(crate) fn release(&mut self) -> Removal {
+        self.retain(1)
+    }
+
+    /// A manifest and its directory entry are durable: takes the places of its checkpoint as valid and says what may
+    /// be removed.
+    pub(crate) fn install(
+        &mut self,
+        manifest: &Manifest,
+        epoch: PlaceEpoch,
+        open: Option<FileNumber>,
+    ) -> Removal {
+        self.epoch = epoch;
+        self.open = open;
+        self.files = manifest
+            .files
+            .iter()
+            .map(|file| (file.number, FileUse { bytes: file.bytes, live_bytes: file.live_bytes }))
+            .collect();
+        self.keep(manifest);
+        self.retain(MANIFESTS_KEPT)
+    }
+
+    /// A checkpoint will not become durable: what it told nodes of their places is void.
+    pub(crate) fn void(&mut self) {
+        self.epoch = PlaceEpoch::fresh();
+        self.open = None;
+    }
+
+    fn retain(&mut self, complete_max: usize) -> Removal {
+        let complete: Vec<u64> =
+            self.kept.iter().filter(|kept| kept.complete).map(|kept| kept.number).collect();
+        let oldest = complete.len().checked_sub(complete_max).map_or(0, |at| complete[at]);
+        let newest = complete.last().copied().unwrap_or_default();
+        let partial = self.kept.iter().filter(|kept| !kept.complete).map(|kept| kept.number).next_back();
+        self.kept.retain(|kept| match kept.complete {
+            true => kept.number >= oldest,
+            false => kept.number > newest && Some(kept.number) == partial,
+        });
+        let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();
+        let manifests: Vec<u64> = self.manifests.difference(&needed).copied().collect();
+        let pages: Vec<FileNumber> = self
+            .pages
+            .keys()
+            .filter(|number| !self.kept.iter().any(|kept| kept.files.contains(number)))
+            .copied()
+            .collect();
+        self.manifests = needed;
+        for number in &pages {
+            self.pages.remove(number);
+        }
+        Removal { manifests, pages }
+    }
+}

@@ -1,0 +1,448 @@
+//! The fetching side of a state transfer: a walk down a certified root that asks for pages, checks each against the
+//! digest that its parent names, and never asks for what an own state has already.
+//!
+//! Pure: the caller carries requests and answers and says what time it is. The walk goes depth first, so what is
+//! wanted and not there stays small (a page of children for each level); received subtrees are the state itself.
+//! Nothing a peer says is believed but bytes with the digest that was asked for: height and shape of the tree follow
+//! from the root, which covers them.
+//!
+//! *Resuming.* What was received can be written at any time as a partial checkpoint
+//! ([`PageStore::begin_partial`](crate::PageStore::begin_partial) of [`Transfer::received`]); after a restart it is
+//! [loaded](crate::PageStore::load_forest) and given to [`Transfer::reuse_forest`], like any older state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use quorate_types::{Digest, Domain, Nanoseconds, PageName, ReplicaId, limits};
+use thiserror::Error;
+
+use crate::builder::{Builder, Content, Want, check_order};
+use crate::forest::Forest;
+use crate::frozen::Frozen;
+use crate::leaf::{LEAF_WEIGHT_MAX, LongValue};
+use crate::manifest::root_digest;
+use crate::node::{INNER_WEIGHT_MAX, Node, digest_of_page};
+use crate::page::PageFault;
+use crate::serve::{PageAnswer, PageRequest};
+use crate::totals::Totals;
+use crate::tree::Tree;
+
+/// How a transfer asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// The most bytes that one request may bring, a single longer page aside.
+    pub request_bytes: usize,
+    /// How many requests one peer has open.
+    pub requests_per_peer: usize,
+    /// When a request that was not answered is put to others.
+    pub patience: Nanoseconds,
+    /// How long a peer that had nothing, or did not answer, is not asked.
+    pub pause: Nanoseconds,
+}
+
+impl Default for TransferOptions {
+    fn default() -> Self {
+        Self {
+            request_bytes: 1024 * 1024,
+            requests_per_peer: 2,
+            patience: Nanoseconds(5_000_000_000),
+            pause: Nanoseconds(1_000_000_000),
+        }
+    }
+}
+
+/// What a peer did that no honest one does. It is not asked again; whoever drives the transfer bans it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadAnswer {
+    /// The top has not the root that is wanted.
+    #[error("the top of the tree does not give the root")]
+    Top,
+    /// Bytes that were not asked for, or do not have the digest that was asked for.
+    #[error("a page that was not asked for, or with another digest")]
+    Unasked,
+    /// Bytes with the right digest that are no page. Not the peer but the certified root is to blame: this transfer
+    /// cannot end.
+    #[error("a certified page is no page: {0}")]
+    Page(PageFault),
+}
+
+/// What an answer brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Pages and values that were wanted.
+    pub pages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A request that is open.
+#[derive(Debug)]
+struct Open {
+    peer: ReplicaId,
+    sent: Nanoseconds,
+    /// What was asked for and has not come.
+    digests: BTreeSet<Digest>,
+}
+
+/// A state on its way here.
+pub struct Transfer {
+    options: TransferOptions,
+    root: Digest,
+    /// Height of the tree and digest of its root node, once a peer has told them.
+    top: Option<(u8, Digest)>,
+    builder: Builder,
+    whole: Option<Arc<Node>>,
+    /// What is to be asked for; the last first.
+    wanted: Vec<Want>,
+    /// What is asked for, by digest, with all places where it is wanted.
+    asked: BTreeMap<Digest, Vec<Want>>,
+    open: BTreeMap<u64, Open>,
+    next_number: u64,
+    nodes: BTreeMap<Digest, Arc<Node>>,
+    values: BTreeMap<Digest, Arc<LongValue>>,
+    banned: BTreeSet<ReplicaId>,
+    resting: BTreeMap<ReplicaId, Nanoseconds>,
+    received: Received,
+    reused: u64,
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer")
+            .field("root", &self.root)
+            .field("top", &self.top)
+            .field("wanted", &self.wanted.len())
+            .field("open", &self.open)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transfer {
+    /// The transfer of the state with this certified root.
+    #[must_use]
+    pub fn new(root: Digest, options: TransferOptions) -> Self {
+        Self {
+            options,
+            root,
+            top: None,
+            builder: Builder::default(),
+            whole: None,
+            wanted: Vec::new(),
+            asked: BTreeMap::new(),
+            open: BTreeMap::new(),
+            next_number: 1,
+            nodes: BTreeMap::new(),
+            values: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            resting: BTreeMap::new(),
+            received: Received::default(),
+            reused: 0,
+        }
+    }
+
+    /// Takes what is equal from an own state instead of from peers. Walks all of it, and hashes what was not hashed;
+    /// what is wanted already is still asked for, so this comes first.
+    pub fn reuse(&mut self, own: &Frozen) {
+        self.reuse_forest(&Forest::of(&own.tree));
+    }
+
+    /// As [`Transfer::reuse`], from parts of a state.
+    pub fn reuse_forest(&mut self, own: &Forest) {
+        let mut page = Vec::new();
+        for (_, node) in &own.trees {
+            node.digest(&mut page);
+            self.index(node);
+        }
+    }
+
+    /// The root of the state that is fetched.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        self.root
+    }
+
+    /// Goes on with another root, usually a newer one. What is there already and equal is kept; answers that are
+    /// still on their way are of no use any more.
+    pub fn retarget(&mut self, root: Digest) {
+        if root == self.root {
+            return;
+        }
+        let parts = self.received();
+        self.reuse_forest(&parts);
+        let values: Vec<_> = self.builder.finished_values().cloned().collect();
+        self.values.extend(values.into_iter().map(|value| (value.digest(), value)));
+        self.root = root;
+        self.top = None;
+        self.whole = None;
+        self.builder = Builder::default();
+        self.wanted.clear();
+        self.asked.clear();
+        self.open.clear();
+        self.resting.clear();
+    }
+
+    /// The next request to this peer; nothing while it has enough open, rests or is banned, or nothing is wanted.
+    /// Ask until there is none, for each peer.
+    pub fn request(&mut self, now: Nanoseconds, peer: ReplicaId) -> Option<PageRequest> {
+        let open = self.open.values().filter(|open| open.peer == peer).count();
+        let resting = self.resting.get(&peer).is_some_and(|until| *until > now);
+        if self.whole.is_some()
+            || self.banned.contains(&peer)
+            || resting
+            || open >= self.options.requests_per_peer
+        {
+            return None;
+        }
+        let (wanted, digests) = if self.top.is_some() { self.choose() } else { Default::default() };
+        // Without the top there is nothing else to ask for, and once is enough for each peer.
+        if digests.is_empty() && (self.top.is_some() || open > 0) {
+            return None;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.open.insert(number, Open { peer, sent: now, digests });
+        Some(PageRequest { number, root: self.root, wanted })
+    }
+
+    /// Takes an answer from a peer. What came late, or was answered already, is nothing.
+    ///
+    /// # Errors
+    /// When the peer lied; what it answered truly before that is taken. It is not asked again.
+    pub fn on_answer(
+        &mut self,
+        now: Nanoseconds,
+        peer: ReplicaId,
+        answer: &PageAnswer,
+    ) -> Result<Received, BadAnswer> {
+        let open = self.open.get(&answer.number).is_some_and(|open| open.peer == peer);
+        if !open || answer.root != self.root {
+            return Ok(Received::default());
+        }
+        let Some(mut open) = self.open.remove(&answer.number) else { return Ok(Received::default()) };
+        let result = self.take(&mut open, answer);
+        self.ask_again(&open);
+        match result {
+            Ok(received) => {
+                let useless = received.pages == 0 && (answer.top.is_none() || !open.digests.is_empty());
+                if useless {
+                    self.rest(now, peer);
+                }
+                Ok(received)
+            }
+            Err(bad @ BadAnswer::Page(_)) => Err(bad),
+            Err(bad) => {
+                self.ban(peer);
+                Err(bad)
+            }
+        }
+    }
+
+    /// Puts requests that were open for too long to others; returns the peers that were waited for.
+    pub fn expire(&mut self, now: Nanoseconds) -> Vec<ReplicaId> {
+        let patience = self.options.patience.0;
+        let late: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| now.0.saturating_sub(open.sent.0) >= patience)
+            .map(|(number, _)| *number)
+            .collect();
+        let mut peers = Vec::new();
+        for number in late {
+            if let Some(open) = self.open.remove(&number) {
+                self.ask_again(&open);
+                self.rest(now, open.peer);
+                peers.push(open.peer);
+            }
+        }
+        peers
+    }
+
+    /// Asks this peer no more, and puts what is open with it to others.
+    pub fn ban(&mut self, peer: ReplicaId) {
+        self.banned.insert(peer);
+        self.forget(peer);
+    }
+
+    /// The connection to this peer is gone: puts what is open with it to others.
+    pub fn forget(&mut self, peer: ReplicaId) {
+        let numbers: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.peer == peer).map(|(number, _)| *number).collect();
+        for open in numbers.iter().filter_map(|number| self.open.remove(number)).collect::<Vec<_>>() {
+            self.ask_again(&open);
+        }
+    }
+
+    /// Whether the whole state is here.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// What came from peers so far.
+    #[must_use]
+    pub fn figures(&self) -> Received {
+        self.received
+    }
+
+    /// How many subtrees and long values were taken from own states instead of from peers.
+    #[must_use]
+    pub fn reused(&self) -> u64 {
+        self.reused
+    }
+
+    /// The subtrees that are whole so far, to be written as a partial checkpoint.
+    #[must_use]
+    pub fn received(&self) -> Forest {
+        let mut trees = self.builder.finished_parts();
+        if let (Some(node), Some((height, _))) = (&self.whole, self.top) {
+            trees.push((height, Arc::clone(node)));
+        }
+        Forest { trees }
+    }
+
+    /// The state, with the root that was wanted.
+    ///
+    /// # Errors
+    /// When the certified tree contradicts itself, which the certificate's signers would have to explain.
+    ///
+    /// # Panics
+    /// When the transfer is not finished.
+    pub fn finish(self) -> Result<Frozen, PageFault> {
+        let node = self.whole.expect("invariant: asked for when the transfer is finished");
+        let (height, _) = self.top.expect("invariant: a finished transfer knows the top");
+        check_order(&node, &[], None)?;
+        let tree = Tree::over(node, usize::from(height));
+        assert_eq!(tree.digest(&mut Vec::new()), self.root, "invariant: every page was checked");
+        let totals = Totals::rebuild(&tree);
+        Ok(Frozen { tree, totals })
+    }
+
+    fn take(&mut self, open: &mut Open, answer: &PageAnswer) -> Result<Received, BadAnswer> {
+        if let Some((height, digest)) = answer.top {
+            if root_digest(height, &digest) != self.root {
+                return Err(BadAnswer::Top);
+            }
+            self.plant(height, digest)?;
+        }
+        let mut received = Received::default();
+        let pages = answer.pages.iter().map(|page| (digest_of_page(page), page));
+        let values = answer.values.iter().map(|value| (Digest::of(Domain::TreeValue, value), value));
+        for (digest, bytes) in pages.chain(values) {
+            if !open.digests.remove(&digest) {
+                return Err(BadAnswer::Unasked);
+            }
+            self.fill(&digest, bytes)?;
+            received.pages += 1;
+            received.bytes += bytes.len() as u64;
+            self.received.pages += 1;
+            self.received.bytes += bytes.len() as u64;
+        }
+        Ok(received)
+    }
+
+    fn plant(&mut self, height: u8, digest: Digest) -> Result<(), BadAnswer> {
+        if self.top.is_some() {
+            return Ok(());
+        }
+        let want = self.builder.plant(height, digest).map_err(BadAnswer::Page)?;
+        self.top = Some((height, digest));
+        self.want(vec![want]);
+        self.look_whether_whole();
+        Ok(())
+    }
+
+    fn fill(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), BadAnswer> {
+        let mut below = Vec::new();
+        for want in self.asked.remove(digest).unwrap_or_default() {
+            self.builder.fill(&want, bytes, None, &mut below).map_err(BadAnswer::Page)?;
+        }
+        self.want(below);
+        self.look_whether_whole();
+        Ok(())
+    }
+
+    /// Takes what own states have; the rest is to be asked for, the first first.
+    fn want(&mut self, wants: Vec<Want>) {
+        for want in wants.into_iter().rev() {
+            let known = match want.content {
+                Content::Value { .. } => self.values.get(&want.digest).cloned().map(|value| {
+                    self.builder.adopt_value(&want, value);
+                }),
+                _ => self.nodes.get(&want.digest).cloned().map(|node| {
+                    self.builder.adopt(&want, node);
+                }),
+            };
+            match known {
+                Some(()) => self.reused += 1,
+                None => self.wanted.push(want),
+            }
+        }
+    }
+
+    fn look_whether_whole(&mut self) {
+        if self.wanted.is_empty()
+            && self.asked.is_empty()
+            && let Some(mut trees) = self.builder.finish()
+        {
+            self.whole = trees.pop();
+        }
+    }
+
+    /// What one request asks for.
+    fn choose(&mut self) -> (Vec<PageName>, BTreeSet<Digest>) {
+        let (mut names, mut digests) = (Vec::new(), BTreeSet::new());
+        let mut left = self.options.request_bytes;
+        while names.len() < limits::FETCH_PAGES_MAX {
+            let Some(want) = self.wanted.pop() else { break };
+            if let Some(places) = self.asked.get_mut(&want.digest) {
+                places.push(want);
+                continue;
+            }
+            let bytes = bytes_max_of(&want);
+            if bytes > left && !names.is_empty() {
+                self.wanted.push(want);
+                break;
+            }
+            left = left.saturating_sub(bytes);
+            let (path, entry) = self.builder.path(&want);
+            names.push(PageName { path, entry, digest: want.digest });
+            digests.insert(want.digest);
+            self.asked.insert(want.digest, vec![want]);
+        }
+        (names, digests)
+    }
+
+    /// What did not come is wanted again.
+    fn ask_again(&mut self, open: &Open) {
+        for digest in &open.digests {
+            self.wanted.extend(self.asked.remove(digest).unwrap_or_default());
+        }
+    }
+
+    fn rest(&mut self, now: Nanoseconds, peer: ReplicaId) {
+        self.resting.insert(peer, Nanoseconds(now.0.saturating_add(self.options.pause.0)));
+    }
+
+    fn index(&mut self, node: &Arc<Node>) {
+        let digest = *node.cache().digest().expect("invariant: hashed before it is indexed");
+        match &**node {
+            Node::Inner(inner) => inner.children().iter().for_each(|child| self.index(child)),
+            Node::Leaf(leaf) => {
+                for value in leaf.long_values() {
+                    self.values.insert(value.digest(), Arc::clone(value));
+                }
+            }
+        }
+        self.nodes.insert(digest, Arc::clone(node));
+    }
+}
+
+fn bytes_max_of(want: &Want) -> usize {
+    match want.content {
+        Content::Inner => INNER_WEIGHT_MAX,
+        Content::Leaf => LEAF_WEIGHT_MAX,
+        Content::Value { bytes } => bytes as usize,
+    }
+}

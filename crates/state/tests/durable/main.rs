@@ -1,0 +1,9 @@
+//! The state on disk and on its way between replicas.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checkpoints;
+mod disk;
+mod random;
+mod transfers;
