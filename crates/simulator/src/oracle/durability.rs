@@ -23,6 +23,8 @@ pub enum Fact {
     Prepared(View, Position),
     /// A checkpoint is certified.
     Checkpoint(Seq),
+    /// No vote below a view.
+    View(View),
 }
 
 impl Fact {
@@ -38,6 +40,7 @@ impl Fact {
             Record::Accept { view, header, .. } => Self::Accept(*view, ledger.note_header(header)),
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
+            Record::ViewState { view } | Record::EnterView { view, .. } => Self::View(*view),
         })
     }
 }
@@ -107,7 +110,7 @@ impl Durability {
                     disk.prepared.insert((view, position.seq), position.digest);
                 }
                 Some(Fact::Checkpoint(seq)) => disk.stable = disk.stable.max(seq),
-                None => {}
+                Some(Fact::View(_)) | None => {}
             }
         }
     }
