@@ -64,6 +64,7 @@ fn a_killed_replica_stops_nobody_and_is_refused_when_it_comes_back_without_its_v
     cluster.kill(2);
     let completed = load.completed();
     wait_for("operations flow without a replica", || (load.completed() > completed + 50).then_some(()));
+    cluster.lose_disk(2);
     cluster.start_replica(2);
     wait_for("the restarted replica learns why it is refused", || {
         cluster.log(2).contains("restarted").then_some(())
