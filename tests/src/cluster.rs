@@ -104,6 +104,21 @@ impl Cluster {
         std::fs::write(&path, edit(text)).expect("the directory is ours");
     }
 
+    /// Has a replica that is not running lose its disk: its data directory is made anew, as that of a founder.
+    ///
+    /// # Panics
+    /// When `quorate format` fails.
+    pub fn lose_disk(&self, replica: usize) {
+        let data = self.file(&format!("data-{replica}"));
+        std::fs::remove_dir_all(&data).expect("the replica had made it");
+        let output = Command::new(binary())
+            .args(["format", "--config"])
+            .arg(self.file(&format!("replica-{replica}.toml")))
+            .output()
+            .expect("quorate runs");
+        assert!(output.status.success(), "quorate format: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Starts one replica and waits until it listens.
     ///
     /// # Panics

@@ -15,6 +15,7 @@
 //!
 //! Whatever is written here is written under another name, synced, renamed, and its directory synced.
 
+use quorate_journal::LogIdentity;
 use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -63,15 +64,20 @@ pub struct Identity {
     pub configuration: Digest,
     /// The replica.
     pub replica: ReplicaId,
+    /// What tells this directory from every other: drawn when it is formatted, and part of all that is written to its
+    /// logs.
+    pub directory: [u8; 16],
     /// What it may do.
     pub role: Role,
 }
 
 impl Identity {
-    /// The identity of a replica of a cluster.
+    /// The identity of a new directory of a replica of a cluster.
     #[must_use]
     pub fn new(cluster: &ClusterConfig, replica: ReplicaId, role: Role) -> Self {
-        Self { cluster_id: *cluster.cluster_id(), configuration: cluster.digest(), replica, role }
+        let mut directory = [0; 16];
+        getrandom::fill(&mut directory).expect("invariant: the kernel's random source does not fail");
+        Self { cluster_id: *cluster.cluster_id(), configuration: cluster.digest(), replica, directory, role }
     }
 }
 
@@ -83,6 +89,7 @@ struct IdentityFile {
     cluster_id: String,
     configuration: String,
     replica: u8,
+    directory: String,
     role: RoleName,
     reason: String,
 }
@@ -300,6 +307,13 @@ impl DataDirectory {
         &self.identity.role
     }
 
+    /// Whose the log of one core is.
+    #[must_use]
+    pub fn log_identity(&self, core: CoreId) -> LogIdentity {
+        let Identity { cluster_id, replica, directory, .. } = self.identity;
+        LogIdentity { cluster_id, replica, core, directory }
+    }
+
     /// From now on the replica casts no vote, for `reason`. Durable when this returns. An older reason stays.
     ///
     /// # Errors
@@ -456,6 +470,7 @@ fn encode(identity: &Identity) -> String {
         cluster_id: Digest(identity.cluster_id).to_hex(),
         configuration: identity.configuration.to_hex(),
         replica: identity.replica.0,
+        directory: hex::encode(identity.directory),
         role,
         reason,
     };
@@ -503,12 +518,13 @@ fn decode(bytes: &[u8]) -> Result<Identity, Unreadable> {
         cluster_id: digits(&file.cluster_id)?,
         configuration: Digest(digits(&file.configuration)?),
         replica: ReplicaId(file.replica),
+        directory: digits(&file.directory)?,
         role,
     })
 }
 
-fn digits(text: &str) -> Result<[u8; 32], Unreadable> {
-    let mut bytes = [0; 32];
+fn digits<const N: usize>(text: &str) -> Result<[u8; N], Unreadable> {
+    let mut bytes = [0; N];
     hex::decode_to_slice(text, &mut bytes).map_err(|_| Unreadable::Damaged)?;
     Ok(bytes)
 }
@@ -574,7 +590,7 @@ mod tests {
     const ME: ReplicaId = ReplicaId(2);
 
     fn founding() -> Identity {
-        Identity::new(&cluster(1), ME, Role::Founding)
+        Identity { directory: [3; 16], ..Identity::new(&cluster(1), ME, Role::Founding) }
     }
 
     fn formatted(path: &Path) -> DataDirectory {

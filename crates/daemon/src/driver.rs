@@ -4,21 +4,25 @@ use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
 use crate::hasher::Hasher;
+use crate::log_driver::{LogDriver, LogSetup};
+use crate::log_error::LogError;
 use crate::peers::Peers;
+use crate::run::StartError;
 use crate::shared::Shared;
 use quorate_reactor::{
-    ConnectionId, Event, ListenerId, Mailbox, Reactor, ReactorCounters, ReactorError, ReactorOptions, Signal,
-    Waker,
+    AlignedBuffer, ConnectionId, Event, ListenerId, Mailbox, Reactor, ReactorCounters, ReactorError,
+    ReactorOptions, Signal, Waker,
 };
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
 use quorate_telemetry::{Counter, Measure};
-use quorate_types::{CoreId, LinkId, Lsn, Nanoseconds, ReplicaId};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
 use quorate_wire::{Assembler, FrameRef, Kind};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,8 +69,9 @@ pub(crate) struct Driver {
     /// The reactor's counters as they were last published.
     published: ReactorCounters,
     pub(crate) effects: Vec<Effect>,
-    /// How far the memory journals have grown and how far that was reported, by journal.
-    pub(crate) appended: BTreeMap<quorate_types::JournalId, (Lsn, Lsn)>,
+    pub(crate) log: LogDriver,
+    /// What a write has made durable, kept for its memory.
+    durable: Vec<(JournalId, Lsn)>,
     others: Vec<Waker>,
 }
 
@@ -84,6 +89,7 @@ impl Driver {
         id: CoreId,
         mailbox: Mailbox<Mail>,
         hasher: Option<Hasher>,
+        log: LogSetup,
     ) -> Result<Self, ReactorError> {
         let cpu = config.cores[id.index()];
         let mut reactor =
@@ -125,7 +131,8 @@ impl Driver {
             step_ended: Nanoseconds(0),
             published: ReactorCounters::default(),
             effects: Vec::new(),
-            appended: BTreeMap::new(),
+            log: LogDriver::new(log),
+            durable: Vec::new(),
             others: Vec::new(),
             shared,
         })
@@ -145,8 +152,8 @@ impl Driver {
         self.reactor.watch_signals(signals)
     }
 
-    /// Drives the core until the replica is told to stop.
-    pub(crate) fn run(&mut self) -> Result<(), ReactorError> {
+    /// Drives the core until the replica is told to stop, or cannot go on.
+    pub(crate) fn run(&mut self) -> Result<(), StartError> {
         let result = self.run_until_stop();
         // A core that fails takes the others with it: a replica works as a whole or not at all.
         self.shared.request_stop();
@@ -155,7 +162,9 @@ impl Driver {
         self.shut_down()
     }
 
-    fn run_until_stop(&mut self) -> Result<(), ReactorError> {
+    fn run_until_stop(&mut self) -> Result<(), StartError> {
+        // Asks for the first segments of the log.
+        self.log.start_writes(&mut self.reactor, Instant::now());
         while !self.shared.should_stop() {
             self.turn()?;
         }
@@ -163,15 +172,17 @@ impl Driver {
     }
 
     /// One tick: reap completions, step the state machines, carry out effects; the next wait submits them.
-    fn turn(&mut self) -> Result<(), ReactorError> {
+    fn turn(&mut self) -> Result<(), StartError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
         let handshake = if self.handshakes.are_open() { self.next_expiry() } else { None };
-        let deadline = [due, self.peers.next_dial(), handshake].into_iter().flatten().min();
+        let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         let started = Instant::now();
         while let Some(event) = self.reactor.next_event() {
-            self.on_event(event);
+            self.on_event(event)?;
         }
+        self.log.take_segments(&mut self.reactor)?;
         for _ in 0..MAIL_PER_TICK_MAX {
             let Some(mail) = self.mailbox.take() else { break };
             self.step(Input::Mail(mail));
@@ -187,25 +198,28 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the tick; what the memory journal made durable is the start of another one.
+    /// Ends the tick: what it has appended to the log leaves as one write.
     fn end_tick(&mut self) {
-        loop {
-            self.step(Input::TickEnd);
-            self.carry_out();
-            let mut grown = Vec::new();
-            for (journal, (appended, reported)) in &mut self.appended {
-                if appended > reported {
-                    *reported = *appended;
-                    grown.push((*journal, *appended));
-                }
-            }
-            if grown.is_empty() {
-                return;
-            }
-            for (journal, upto) in grown {
-                self.step(Input::Durable { journal, upto });
-            }
+        self.step(Input::TickEnd);
+        self.carry_out();
+        self.log.start_writes(&mut self.reactor, Instant::now());
+    }
+
+    /// A write to the log has ended; what is durable by it is an input.
+    fn on_written(
+        &mut self,
+        token: u64,
+        buffer: AlignedBuffer,
+        result: io::Result<()>,
+    ) -> Result<(), LogError> {
+        let mut durable = std::mem::take(&mut self.durable);
+        let time = self.log.on_written(token, buffer, result, Instant::now(), &mut durable)?;
+        self.record(Measure::Sync, nanoseconds(time).0, 1);
+        for (journal, upto) in durable.drain(..) {
+            self.step(Input::Durable { journal, upto });
         }
+        self.durable = durable;
+        Ok(())
     }
 
     pub(crate) fn step(&mut self, input: Input<'_>) {
@@ -235,13 +249,17 @@ impl Driver {
         core.set(Counter::Receives, counters.receives);
         core.set(Counter::BytesSent, counters.bytes_sent);
         core.set(Counter::BytesReceived, counters.bytes_received);
+        core.set(Counter::LogWrites, counters.file_writes);
+        core.set(Counter::LogBytes, counters.file_bytes);
+        core.set(Counter::LogSyncs, counters.file_syncs);
+        self.shared.set_log_bytes(self.id.index(), self.log.bytes_needed());
     }
 
     fn count(&self, counter: Counter) {
         self.shared.core(self.id.index()).increment(counter);
     }
 
-    fn on_event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) -> Result<(), LogError> {
         match event {
             Event::Accepted { listener, connection, peer } => self.on_accepted(listener, connection, peer),
             Event::Connected { connection } => self.on_connected(connection),
@@ -251,13 +269,15 @@ impl Driver {
                 debug!(core = self.id.0, %reason, "connection closed");
                 self.on_closed(connection, false);
             }
-            Event::Woken | Event::FileWritten { .. } => {}
+            Event::FileWritten { token, buffer, result, .. } => self.on_written(token, buffer, result)?,
+            Event::Woken => {}
             Event::Signal(Signal::User1) => self.shared.request_dump(),
             Event::Signal(signal) => {
                 info!(?signal, "stopping");
                 self.shared.request_stop();
             }
         }
+        Ok(())
     }
 
     fn on_accepted(&mut self, listener: ListenerId, connection: ConnectionId, address: SocketAddr) {
@@ -579,16 +599,26 @@ impl Driver {
         }
     }
 
-    /// Takes no new connection, lets the last replies leave, and closes the rest.
-    fn shut_down(&mut self) -> Result<(), ReactorError> {
+    /// Takes no new connection, lets the last replies leave and the log be written, and closes the rest.
+    fn shut_down(&mut self) -> Result<(), StartError> {
         for listener in self.doors.keys() {
             self.reactor.stop_listening(*listener);
         }
+        self.log.finish();
         let end = Instant::now() + SHUTDOWN_TIME_MAX;
         let queued = |driver: &Self| driver.connections.keys().any(|id| driver.reactor.queued_bytes(*id) > 0);
-        while queued(self) && Instant::now() < end {
+        let writing = |driver: &Self| !driver.log.is_idle() || driver.log.wants_write();
+        while (queued(self) || writing(self)) && Instant::now() < end {
+            self.log.start_writes(&mut self.reactor, Instant::now());
             self.reactor.wait(Some(end))?;
-            while self.reactor.next_event().is_some() {}
+            while let Some(event) = self.reactor.next_event() {
+                if let Event::FileWritten { token, buffer, result, .. } = event {
+                    // Nobody hears any more what is durable.
+                    let mut durable = Vec::new();
+                    self.log.on_written(token, buffer, result, Instant::now(), &mut durable)?;
+                }
+            }
+            self.log.take_segments(&mut self.reactor)?;
         }
         Ok(())
     }

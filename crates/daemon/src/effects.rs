@@ -41,7 +41,7 @@ impl Driver {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::Append { journal, lsn, record } => self.append(journal, lsn, &record),
+            Effect::Append { journal, lsn, record } => self.append(journal, lsn, record),
             Effect::Trim { .. } => {}
             Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
             Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
@@ -97,14 +97,11 @@ impl Driver {
         self.shared.count_reject(self.id.index(), reject);
     }
 
-    /// The memory journal: what is appended counts as durable at the end of the tick.
-    fn append(&mut self, journal: JournalId, lsn: Lsn, record: &Record) {
-        let (appended, _) = self.appended.entry(journal).or_default();
-        assert_eq!(lsn, appended.next(), "records of a journal are consecutive");
-        *appended = lsn;
+    fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
         if matches!(record, Record::Batch(_)) {
             self.shared.core(self.id.index()).increment(Counter::BatchesHeld);
         }
+        self.log.append(journal, lsn, record);
     }
 
     fn close(&mut self, id: ConnectionId) {

@@ -10,14 +10,19 @@ mod clock;
 mod config;
 mod connection;
 mod data_directory;
+mod disk;
 mod driver;
 mod dump;
 mod effects;
 mod hasher;
+mod log_driver;
+mod log_error;
 mod peers;
 mod report;
 mod run;
+mod segment_files;
 mod shared;
+mod space;
 mod sync_probe;
 
 pub use config::{
@@ -27,4 +32,5 @@ pub use data_directory::{
     DataDirectory, DirectoryError, Identity, Opened, Role, examine, format, open, open_or_learn,
     sync_directory, write_durably,
 };
+pub use log_error::LogError;
 pub use run::{Outcome, StartError, run};

@@ -66,6 +66,8 @@ fn costs(shared: &Shared) -> Costs {
         bytes_received: shared.sum(Counter::BytesReceived),
         sends: shared.sum(Counter::Sends),
         receives: shared.sum(Counter::Receives),
+        log_syncs: shared.sum(Counter::LogSyncs),
+        log_bytes: shared.sum(Counter::LogBytes),
         rss_bytes: quorate_reactor::resident_bytes().unwrap_or(0),
         rss_bytes_max: usage.resident_bytes_max,
         operations_executed: shared.sum(Counter::OperationsExecuted),
@@ -76,6 +78,9 @@ fn costs(shared: &Shared) -> Costs {
 
 /// One sentence that says why the replica is or is not making progress.
 fn state(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
+    if let Some(reason) = shared.read_only() {
+        return format!("Takes no writes: {reason}.");
+    }
     let quorums = config.cluster.quorums();
     let peers = config.cluster.replica_ids().filter(|peer| *peer != config.replica);
     let connected = 1 + peers.filter(|peer| shared.peer(*peer).0).count();

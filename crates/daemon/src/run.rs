@@ -1,15 +1,23 @@
 //! Starting the cores of a replica, and stopping them.
 
-use crate::config::NodeConfig;
+use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{self, DataDirectory, DirectoryError, Role};
+use crate::disk::{Disk, LogPlace};
 use crate::driver::Driver;
 use crate::dump::Dumper;
 use crate::hasher::Hasher;
+use crate::log_driver::{LogSetup, segment_bytes};
+use crate::log_error::LogError;
+use crate::segment_files::{self, Opening};
 use crate::shared::Shared;
-use crate::sync_probe;
-use quorate_reactor::{Mailbox, ReactorError, Signal, Waker, mailbox, signals};
+use crate::space::Limits;
+use crate::sync_probe::{self, DiskReport};
+use quorate_journal::Scan;
+use quorate_reactor::{FileSync, Mailbox, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::Layout;
 use quorate_replica::mail::Mail;
+use quorate_types::CoreId;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -36,6 +44,9 @@ pub enum StartError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A write to the log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// There is data that this version cannot go on with.
     #[error("{path}: {problem}", path = path.display())]
     Recovery {
@@ -59,7 +70,7 @@ pub enum Outcome {
 }
 
 /// What a core's thread tells the starting one, and what it waits for.
-type Ready = Result<Waker, ReactorError>;
+type Ready = Result<Waker, StartError>;
 
 /// Runs a replica until SIGINT or SIGTERM; SIGUSR1 has it write its histograms. `on_ready` is called once every core listens.
 pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
@@ -71,17 +82,23 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     check_role(&data)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
+    let mut scans = read_logs(&data, config.durability)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
+    let limits =
+        Limits { journal_bytes_max: config.journal_bytes_max, free_bytes_min: config.free_bytes_min };
+    let files = Disk::start(&shared, data.path(), limits).map_err(StartError::Thread)?;
     let mut threads = Vec::new();
     let (hasher, hashing) = Hasher::start().map_err(StartError::Thread)?;
     let mut hasher = Some(hasher);
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
         let hasher = if core == execution { hasher.take() } else { None };
-        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher)?);
+        let scan = scans.remove(&core).unwrap_or_default();
+        let log = set_up_log(&config, &data, &files, &disk, core, scan)?;
+        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher, log)?);
     }
-    let wakers: Result<Vec<Waker>, ReactorError> = threads
+    let wakers: Result<Vec<Waker>, StartError> = threads
         .iter()
         .map(|thread| thread.ready.recv().expect("invariant: a core reports before its thread ends"))
         .collect();
@@ -90,7 +107,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         Err(error) => {
             shared.request_stop();
             drop(threads);
-            return Err(error.into());
+            return Err(error);
         }
     };
     info!(
@@ -115,12 +132,13 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
             failure = Some(error);
         }
     }
+    files.finish();
     hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     if let Some(dumper) = dumper {
         dumper.finish();
     }
     match (failure, shared.halted()) {
-        (Some(error), _) => Err(error.into()),
+        (Some(error), _) => Err(error),
         (None, Some(reason)) => Ok(Outcome::Halted(reason.to_owned())),
         (None, None) => Ok(Outcome::Stopped),
     }
@@ -140,10 +158,47 @@ fn check_role(data: &DataDirectory) -> Result<(), StartError> {
     }
 }
 
+/// Reads what earlier runs have left in the logs of all cores, which may have been more than there are now.
+fn read_logs(data: &DataDirectory, durability: Durability) -> Result<BTreeMap<CoreId, Scan>, StartError> {
+    let mut scans = BTreeMap::new();
+    for (core, directory) in data.logs()? {
+        let sync = durability == Durability::Sync;
+        let scan = segment_files::read_log(&directory, data.log_identity(core), sync)
+            .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
+        if !scan.is_empty() {
+            return Err(StartError::Recovery {
+                path: directory,
+                problem: "the log holds records of an earlier run, and this version cannot go on from them; move the \
+                          data directory away and make a new one with `quorate format`, for all replicas alike"
+                    .to_owned(),
+            });
+        }
+        scans.insert(core, scan);
+    }
+    Ok(scans)
+}
+
+fn set_up_log(
+    config: &NodeConfig,
+    data: &DataDirectory,
+    files: &Disk,
+    disk: &DiskReport,
+    core: CoreId,
+    scan: Scan,
+) -> Result<LogSetup, StartError> {
+    let (sync, opening) = match config.durability {
+        Durability::Sync => (disk.choice(), Opening::Direct),
+        Durability::Async => (FileSync::None, Opening::Buffered),
+    };
+    let segment_bytes = segment_bytes(config.journal_bytes_max, config.cores.len());
+    let maker = files.maker(LogPlace { directory: data.log(core)?, segment_bytes, opening });
+    Ok(LogSetup { identity: data.log_identity(core), scan, sync, maker })
+}
+
 struct CoreThread {
     ready: mpsc::Receiver<Ready>,
     go: mpsc::Sender<Vec<Waker>>,
-    handle: JoinHandle<Result<(), ReactorError>>,
+    handle: JoinHandle<Result<(), StartError>>,
 }
 
 impl CoreThread {
@@ -151,25 +206,26 @@ impl CoreThread {
     fn start(
         config: &Arc<NodeConfig>,
         shared: &Arc<Shared>,
-        core: quorate_types::CoreId,
+        core: CoreId,
         mailbox: Mailbox<Mail>,
         hasher: Option<Hasher>,
+        log: LogSetup,
     ) -> Result<Self, StartError> {
         let (report, ready) = mpsc::channel();
         let (go, started) = mpsc::channel::<Vec<Waker>>();
         let (config, shared) = (Arc::clone(config), Arc::clone(shared));
         let body = move || {
-            let mut driver = match Driver::new(config, shared, core, mailbox, hasher) {
+            let mut driver = match Driver::new(config, shared, core, mailbox, hasher, log) {
                 Ok(driver) => driver,
                 Err(error) => {
-                    let _ = report.send(Err(error));
+                    let _ = report.send(Err(error.into()));
                     return Ok(());
                 }
             };
             if core.index() == 0
                 && let Err(error) = driver.watch_signals(&SIGNALS)
             {
-                let _ = report.send(Err(error));
+                let _ = report.send(Err(error.into()));
                 return Ok(());
             }
             let _ = report.send(Ok(driver.waker()));
@@ -182,7 +238,7 @@ impl CoreThread {
         Ok(Self { ready, go, handle })
     }
 
-    fn join(self) -> Result<(), ReactorError> {
+    fn join(self) -> Result<(), StartError> {
         self.handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

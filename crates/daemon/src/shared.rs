@@ -1,18 +1,22 @@
 //! What the cores of one replica share: counters and flags, each written by one core and read by any.
 
 use crate::clock::Clock;
+use crate::space::ReadOnly;
 use hdrhistogram::Histogram;
 use quorate_replica::Reject;
 use quorate_telemetry::{CoreCounters, CoreHistograms, Counter, Counters, Histograms, Measure};
 use quorate_types::{ClusterConfig, LinkId, ReplicaId};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::Thread;
 
 /// What one link to a peer is like, as bits of one cell.
 const CONNECTED: u64 = 1;
 const LAGGING: u64 = 2;
+
+/// The reasons for refusing writes, as they are stored.
+const READ_ONLY: [ReadOnly; 2] = [ReadOnly::Journal, ReadOnly::Disk];
 
 /// Shared by the cores of one replica.
 #[derive(Debug)]
@@ -25,6 +29,10 @@ pub(crate) struct Shared {
     links: Vec<Vec<AtomicU64>>,
     /// Connected clients by core.
     clients: Vec<AtomicU64>,
+    /// By core, what of its log is needed, in bytes.
+    log_bytes: Vec<AtomicU64>,
+    /// Whether writes are refused: the place of the reason in [`READ_ONLY`], counted from 1, or 0.
+    read_only: AtomicU8,
     stop: AtomicBool,
     /// Whether histograms are to be dumped, and the thread that does it.
     dump: AtomicBool,
@@ -46,6 +54,8 @@ impl Shared {
             rejects: (0..cores).map(|_| cells(Reject::LABELS.len())).collect(),
             links: config.link_ids().map(|_| cells(replicas)).collect(),
             clients: cells(cores),
+            log_bytes: cells(cores),
+            read_only: AtomicU8::new(0),
             stop: AtomicBool::new(false),
             dump: AtomicBool::new(false),
             dumper: OnceLock::new(),
@@ -117,6 +127,28 @@ impl Shared {
 
     pub(crate) fn clients(&self) -> u64 {
         self.clients.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn set_log_bytes(&self, core: usize, needed: u64) {
+        self.log_bytes[core].store(needed, Ordering::Relaxed);
+    }
+
+    /// What of all logs is needed, in bytes.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    /// For the thread that watches the disk.
+    pub(crate) fn set_read_only(&self, reason: Option<ReadOnly>) {
+        let place = reason.and_then(|reason| READ_ONLY.iter().position(|known| *known == reason));
+        let number = place.map_or(0, |place| u8::try_from(place + 1).unwrap_or(1));
+        self.read_only.store(number, Ordering::Relaxed);
+    }
+
+    /// Why writes are to be refused, if they are.
+    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
+        let place = usize::from(self.read_only.load(Ordering::Relaxed)).checked_sub(1)?;
+        READ_ONLY.get(place).copied()
     }
 
     pub(crate) fn set_dumper(&self, dumper: Thread) {

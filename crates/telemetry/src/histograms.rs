@@ -13,7 +13,7 @@ const DIGITS: u8 = 2;
 const HALF_BITS: u32 = 7;
 const HALF: usize = 1 << HALF_BITS;
 /// What all histograms of one core may take together.
-const BYTES_PER_CORE_MAX: usize = 256 * 1024;
+const BYTES_PER_CORE_MAX: usize = 320 * 1024;
 
 macro_rules! histograms {
     ($($variant:ident $name:literal $help:literal,)*) => {
@@ -57,6 +57,7 @@ histograms! {
     Executed "executed" "From then until the home has executed the header to its end. Per header, weighted by the bundles of the home in it.",
     Replied "replied" "From the end of a turn of execution until its results are handed to the queues of the clients' connections. Per turn and core, weighted by the results.",
     Tick "tick_ns" "The work of one turn of a core's loop, without the wait and the submission at its start, in nanoseconds. Per turn.",
+    Sync "sync_ns" "From handing a group of the log to the kernel until the core knows that it is durable, in nanoseconds; with async durability, until the kernel has it. Per group.",
     EntriesPerEnter "entries_per_enter" "Entries that one call of io_uring_enter handed to the kernel; zero for a call that only waited. Where one turn makes several calls, each counts with their average.",
     BytesPerSend "bytes_per_send" "Bytes that the kernel took in one send operation. Per operation.",
 }

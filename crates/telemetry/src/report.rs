@@ -107,6 +107,10 @@ pub struct Costs {
     pub sends: u64,
     /// Receive operations.
     pub receives: u64,
+    /// Groups of the log that were synced to the disk.
+    pub log_syncs: u64,
+    /// Bytes written to the log.
+    pub log_bytes: u64,
     /// Memory that is resident now, in bytes.
     pub rss_bytes: u64,
     /// The most memory that was ever resident, in bytes.

@@ -1,0 +1,93 @@
+//! Whether there is room for more: what the logs and the disk say, and when that means taking no more writes.
+
+use std::fmt;
+
+/// Why the replica takes no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadOnly {
+    /// The logs are full of what is still needed.
+    Journal,
+    /// The disk is nearly full.
+    Disk,
+}
+
+impl fmt::Display for ReadOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Journal => {
+                "read-only: the log is full of what is still needed, by max_journal_bytes; it ends by itself when the \
+                 replicas that lag have caught up"
+            }
+            Self::Disk => {
+                "read-only: the disk has less room than min_free_bytes; it ends by itself when there is room again"
+            }
+        })
+    }
+}
+
+/// How much room there is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// What the logs of all cores may take.
+    pub(crate) journal_bytes_max: u64,
+    /// What is left free on the disk.
+    pub(crate) free_bytes_min: u64,
+}
+
+impl Limits {
+    /// Whether writes are to be refused from now on, given whether they are now: more room is needed to end that than
+    /// to begin it, so that it does not flutter. Others' batches and votes are still written meanwhile, and a quarter
+    /// of the log is kept for them.
+    pub(crate) fn judge(&self, now: Option<ReadOnly>, needed: u64, free: u64) -> Option<ReadOnly> {
+        let Self { journal_bytes_max, free_bytes_min } = *self;
+        let free_enough = match now {
+            Some(ReadOnly::Disk) => free_bytes_min.saturating_add(free_bytes_min / 4),
+            _ => free_bytes_min,
+        };
+        if free < free_enough {
+            return Some(ReadOnly::Disk);
+        }
+        let needed_enough = match now {
+            Some(ReadOnly::Journal) => journal_bytes_max / 8 * 5,
+            _ => journal_bytes_max / 4 * 3,
+        };
+        (needed > needed_enough).then_some(ReadOnly::Journal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_stop_before_the_end_and_go_on_only_with_room_to_spare() {
+        let limits = Limits { journal_bytes_max: 800, free_bytes_min: 100 };
+        let steps = [
+            // needed, free, expected
+            (600, 100, None),
+            (601, 100, Some(ReadOnly::Journal)),
+            (501, 100, Some(ReadOnly::Journal)),
+            (500, 100, None),
+            (600, 99, Some(ReadOnly::Disk)),
+            (600, 124, Some(ReadOnly::Disk)),
+            (700, 125, Some(ReadOnly::Journal)),
+            (0, 125, None),
+            (0, 100, None),
+        ];
+        let mut now = None;
+        for (needed, free, expected) in steps {
+            now = limits.judge(now, needed, free);
+            assert_eq!(now, expected, "{needed} bytes needed, {free} free");
+        }
+    }
+
+    #[test]
+    fn each_reason_names_the_setting_and_that_it_ends() {
+        for (reason, setting) in
+            [(ReadOnly::Journal, "max_journal_bytes"), (ReadOnly::Disk, "min_free_bytes")]
+        {
+            let text = reason.to_string();
+            assert!(text.starts_with("read-only: ") && text.contains(setting) && text.contains("by itself"));
+        }
+    }
+}
