@@ -128,6 +128,8 @@ pub(crate) struct Machine {
     pub(crate) critical: BTreeMap<(JournalId, Lsn), bool>,
     pub(crate) durable: BTreeMap<JournalId, Lsn>,
     pub(crate) trimmed: BTreeMap<JournalId, Lsn>,
+    /// Each trim with what had been appended by then: where it is in effect, that is on disk.
+    pub(crate) trims: Vec<(JournalId, Lsn, Vec<(JournalId, Lsn)>)>,
     pub(crate) number: u64,
     pub(crate) files_max: usize,
 }
@@ -143,6 +145,7 @@ impl Machine {
             critical: BTreeMap::new(),
             durable: BTreeMap::new(),
             trimmed: BTreeMap::new(),
+            trims: Vec::new(),
             number: 0,
             files_max: 0,
         }
@@ -226,6 +229,8 @@ impl Machine {
 
     pub(crate) fn trim(&mut self, journal: JournalId, upto: Lsn) {
         self.log.trim(journal, upto);
+        let appended = [VOTES, BATCHES].map(|journal| (journal, self.log.last(journal)));
+        self.trims.push((journal, upto, appended.to_vec()));
         let trimmed = self.trimmed.entry(journal).or_default();
         *trimmed = upto.max(*trimmed);
     }
@@ -298,6 +303,15 @@ impl Machine {
         for (journal, durable) in &self.durable {
             assert!(scan.last(*journal) >= *durable, "{journal:?} {durable:?}\n{}", scan.describe());
         }
+        for (journal, trimmed) in [VOTES, BATCHES].map(|journal| (journal, scan.trimmed(journal))) {
+            let safe = |(other, upto, appended): &(JournalId, Lsn, Vec<(JournalId, Lsn)>)| {
+                let there = appended.iter().all(|(journal, last)| scan.last(*journal) >= *last);
+                (*other, *upto) == (journal, trimmed) && there
+            };
+            assert!(trimmed == Lsn(0) || self.trims.iter().any(safe), "{}", scan.describe());
+        }
+        self.trims.retain(|(journal, upto, _)| scan.trimmed(*journal) == *upto);
+        self.trims.iter_mut().for_each(|(_, _, appended)| appended.clear());
         for (journal, records) in &mut self.appended {
             let last = scan.last(*journal);
             records.truncate(usize::try_from(last.0).expect("invariant: few records"));
