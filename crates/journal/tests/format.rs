@@ -80,7 +80,8 @@ fn golden_segment() {
         11984 00000000000000000100000000000000
         12000 01000000000000000000000000000000
         12272 0000000000000000000000004e0d3ee8
-    "#]].assert_eq(&dump(file));
+    "#]]
+    .assert_eq(&dump(file));
 }
 
 #[test]
@@ -134,7 +135,8 @@ fn a_description_names_everything() {
         lost: journal 1 records 6 to 6
         groups up to 4, watermark 3, repaired 1
         damage: batches lost, to be fetched from other replicas: journal 1 records 6 to 6;
-    "#]].assert_eq(&machine.scan().describe().to_string());
+    "#]]
+    .assert_eq(&machine.scan().describe().to_string());
 }
 
 #[test]

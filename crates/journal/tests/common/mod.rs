@@ -116,6 +116,14 @@ pub(crate) enum Landing {
     Half,
 }
 
+/// A trim, and what had been appended when it was asked for.
+#[derive(Debug)]
+pub(crate) struct Trimmed {
+    journal: JournalId,
+    upto: Lsn,
+    appended: Vec<(JournalId, Lsn)>,
+}
+
 /// A log, its files, and what was appended to it.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -128,8 +136,8 @@ pub(crate) struct Machine {
     pub(crate) critical: BTreeMap<(JournalId, Lsn), bool>,
     pub(crate) durable: BTreeMap<JournalId, Lsn>,
     pub(crate) trimmed: BTreeMap<JournalId, Lsn>,
-    /// Each trim with what had been appended by then: where it is in effect, that is on disk.
-    pub(crate) trims: Vec<(JournalId, Lsn, Vec<(JournalId, Lsn)>)>,
+    /// Where a trim is in effect, what had been appended by then is on disk.
+    pub(crate) trims: Vec<Trimmed>,
     pub(crate) number: u64,
     pub(crate) files_max: usize,
 }
@@ -230,7 +238,7 @@ impl Machine {
     pub(crate) fn trim(&mut self, journal: JournalId, upto: Lsn) {
         self.log.trim(journal, upto);
         let appended = [VOTES, BATCHES].map(|journal| (journal, self.log.last(journal)));
-        self.trims.push((journal, upto, appended.to_vec()));
+        self.trims.push(Trimmed { journal, upto, appended: appended.to_vec() });
         let trimmed = self.trimmed.entry(journal).or_default();
         *trimmed = upto.max(*trimmed);
     }
@@ -304,14 +312,14 @@ impl Machine {
             assert!(scan.last(*journal) >= *durable, "{journal:?} {durable:?}\n{}", scan.describe());
         }
         for (journal, trimmed) in [VOTES, BATCHES].map(|journal| (journal, scan.trimmed(journal))) {
-            let safe = |(other, upto, appended): &(JournalId, Lsn, Vec<(JournalId, Lsn)>)| {
-                let there = appended.iter().all(|(journal, last)| scan.last(*journal) >= *last);
-                (*other, *upto) == (journal, trimmed) && there
+            let safe = |trim: &Trimmed| {
+                let there = trim.appended.iter().all(|(journal, last)| scan.last(*journal) >= *last);
+                (trim.journal, trim.upto) == (journal, trimmed) && there
             };
             assert!(trimmed == Lsn(0) || self.trims.iter().any(safe), "{}", scan.describe());
         }
-        self.trims.retain(|(journal, upto, _)| scan.trimmed(*journal) == *upto);
-        self.trims.iter_mut().for_each(|(_, _, appended)| appended.clear());
+        self.trims.retain(|trim| scan.trimmed(trim.journal) == trim.upto);
+        self.trims.iter_mut().for_each(|trim| trim.appended.clear());
         for (journal, records) in &mut self.appended {
             let last = scan.last(*journal);
             records.truncate(usize::try_from(last.0).expect("invariant: few records"));
