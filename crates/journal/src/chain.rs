@@ -246,9 +246,10 @@ impl Reading<'_> {
 
     fn note_in_segment(&mut self, group: &FoundGroup, trimmed: bool) {
         let number = group.header.segment;
-        let Some(segment) = self.scan.segments.iter_mut().find(|segment| segment.number == number) else {
+        let Ok(index) = self.scan.segments.binary_search_by_key(&number, |segment| segment.number) else {
             return;
         };
+        let segment = &mut self.scan.segments[index];
         let first = segment.first_group.get_or_insert(group.header.number);
         *first = group.header.number.min(*first);
         if trimmed {

@@ -17,7 +17,7 @@ use crate::layout::{
 };
 use crate::segments::{SegmentAction, Segments};
 use crate::{Record, Scan};
-use quorate_types::{JournalId, Lsn};
+use quorate_types::{JournalId, Lsn, limits};
 use std::collections::VecDeque;
 
 /// How a log is laid out and written.
@@ -56,6 +56,16 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
+    /// The length of the longest write, whatever is appended.
+    #[must_use]
+    pub fn write_bytes_max(&self) -> usize {
+        let frame = limits::BATCH_BYTES_MAX + quorate_wire::frame::HEADER_BYTES;
+        let batch =
+            Sizes { records: 1, critical_bytes: 0, batch_bytes: u32::try_from(frame).unwrap_or(u32::MAX) };
+        let group = batch.group_bytes().max(self.group_bytes_max).min(self.segment_bytes - BLOCK_BYTES);
+        group.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES
+    }
+
     fn check(&self) {
         let segment = self.segment_bytes;
         assert!(
@@ -242,10 +252,11 @@ impl Log {
         self.pending.len()
     }
 
-    /// The number of writes under way.
+    /// The number of writes under way. One that is written counts as long as one before it is not: what is not
+    /// known to be durable stays bounded.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.groups.iter().filter(|group| !group.written).count()
+        self.groups.len()
     }
 
     /// Whether a write now is worth it: what is pending forms one group while another is written, until it is so
@@ -437,7 +448,7 @@ impl Log {
             }
         }
         if trimmed || self.segments.may_rise() {
-            self.segments.raise_lowest(self.durable, &self.journals);
+            self.segments.raise_lowest(&self.journals);
         }
     }
 
@@ -513,4 +524,161 @@ fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pen
     let tail = out.len() - copy;
     out[batch_at..tail].fill(0);
     header.seal(identity, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_types::{CoreId, ReplicaId, View};
+    use quorate_wire::{Frame, Kind};
+
+    const VOTES: JournalId = JournalId(0);
+    const BATCHES: JournalId = JournalId(1);
+
+    fn log(options: LogOptions) -> Log {
+        let (cluster_id, directory) = ([1; 32], [2; 16]);
+        let identity = LogIdentity { cluster_id, replica: ReplicaId(0), core: CoreId(0), directory };
+        let mut log = Log::create(identity, options);
+        act(&mut log);
+        log
+    }
+
+    fn act(log: &mut Log) -> Vec<SegmentAction> {
+        let actions: Vec<SegmentAction> = std::iter::from_fn(|| log.next_action()).collect();
+        for action in &actions {
+            if let SegmentAction::Create { number } | SegmentAction::Recycle { to: number, .. } = action {
+                log.on_segment_ready(*number);
+            }
+        }
+        actions
+    }
+
+    fn vote(log: &mut Log) {
+        let lsn = log.last(VOTES).next();
+        log.append(VOTES, lsn, Record::ViewState { view: View(lsn.0) });
+    }
+
+    fn batch(log: &mut Log, bytes: usize) {
+        let lsn = log.last(BATCHES).next();
+        let frame = Frame::encode(Kind::Batch, |out| out.resize(out.len() + bytes, 0));
+        log.append(BATCHES, lsn, Record::Batch(frame));
+    }
+
+    fn write(log: &mut Log) -> WriteId {
+        let write = log.next_write().expect("there is something to write");
+        log.encode(write.id, &mut vec![0; write.len]);
+        write.id
+    }
+
+    fn written(log: &mut Log, id: WriteId) -> Vec<(JournalId, Lsn)> {
+        let mut durable = Vec::new();
+        log.on_written(id, &mut durable);
+        durable
+    }
+
+    #[test]
+    fn what_is_appended_while_a_write_is_under_way_shares_the_next_one() {
+        let mut log = log(LogOptions { eager_bytes: 10_000, ..LogOptions::default() });
+        assert!(!log.wants_write());
+        vote(&mut log);
+        assert!(log.wants_write());
+        let first = write(&mut log);
+        (0..10).for_each(|_| vote(&mut log));
+        assert!(!log.wants_write(), "little waits for the write before");
+        batch(&mut log, 10_000);
+        assert!(log.wants_write(), "much does not");
+        let second = write(&mut log);
+        assert_eq!((log.in_flight(), log.pending_records(), log.pending_bytes()), (2, 0, 0));
+        assert_eq!(written(&mut log, first), [(VOTES, Lsn(1))]);
+        assert_eq!(written(&mut log, second), [(VOTES, Lsn(11)), (BATCHES, Lsn(1))]);
+    }
+
+    #[test]
+    fn durable_is_what_has_no_gap_before_it() {
+        let mut log = log(LogOptions::default());
+        let mut writes = Vec::new();
+        for _ in 0..3 {
+            vote(&mut log);
+            writes.push(write(&mut log));
+        }
+        assert_eq!(written(&mut log, writes[2]), []);
+        assert_eq!(written(&mut log, writes[0]), [(VOTES, Lsn(1))]);
+        assert_eq!(written(&mut log, writes[1]), [(VOTES, Lsn(3))]);
+        assert_eq!((log.durable(), log.in_flight()), (GroupNumber(3), 0));
+    }
+
+    #[test]
+    fn no_more_writes_are_under_way_than_allowed() {
+        let mut log = log(LogOptions { writes_in_flight_max: 2, ..LogOptions::default() });
+        let mut writes = Vec::new();
+        for _ in 0..2 {
+            vote(&mut log);
+            writes.push(write(&mut log));
+        }
+        vote(&mut log);
+        assert_eq!(log.next_write(), None);
+        assert_eq!(written(&mut log, writes[1]), []);
+        assert_eq!(log.next_write(), None, "the first one is not durable yet");
+        written(&mut log, writes[0]);
+        assert!(log.next_write().is_some());
+    }
+
+    #[test]
+    fn a_group_waits_for_its_segment() {
+        let mut log = log(LogOptions { segment_bytes: 4 * BLOCK_BYTES, ..LogOptions::default() });
+        batch(&mut log, 9000);
+        let first = write(&mut log);
+        written(&mut log, first);
+        batch(&mut log, 9000);
+        assert!(log.waits_for_segment());
+        assert_eq!(log.next_write(), None);
+        assert_eq!(act(&mut log), [SegmentAction::Create { number: SegmentNumber(2) }]);
+        assert!(!log.waits_for_segment());
+        let next = log.next_write().map(|write| (write.segment, write.offset));
+        assert_eq!(next, Some((SegmentNumber(2), 0)));
+    }
+
+    #[test]
+    fn a_trim_counts_when_what_was_appended_before_is_durable() {
+        let mut log = log(LogOptions::default());
+        vote(&mut log);
+        let first = write(&mut log);
+        vote(&mut log);
+        log.trim(VOTES, Lsn(1));
+        written(&mut log, first);
+        assert_eq!(log.trimmed(VOTES), Lsn(0), "what replaces it is not durable");
+        let second = write(&mut log);
+        written(&mut log, second);
+        assert_eq!(log.trimmed(VOTES), Lsn(1));
+    }
+
+    #[test]
+    fn a_segment_is_used_again_once_a_durable_group_has_given_it_up() {
+        let segment_bytes = 4 * BLOCK_BYTES;
+        let mut log = log(LogOptions { segment_bytes, segments_spare_max: 0, ..LogOptions::default() });
+        for _ in 0..3 {
+            batch(&mut log, 9000);
+            let id = write(&mut log);
+            written(&mut log, id);
+            act(&mut log);
+        }
+        log.trim(BATCHES, Lsn(2));
+        assert_eq!(log.segments_needed().collect::<Vec<_>>(), [SegmentNumber(3)]);
+        assert_eq!((log.bytes_needed(), log.bytes_on_disk()), (16_384, 4 * 16_384));
+        assert_eq!(act(&mut log), [], "nothing on disk says so yet");
+        log.confirm();
+        let id = write(&mut log);
+        assert!(act(&mut log).iter().all(|action| matches!(action, SegmentAction::Create { .. })));
+        written(&mut log, id);
+        let removed: Vec<SegmentAction> = act(&mut log);
+        assert_eq!(removed.len(), 2);
+        assert!(!log.wants_write(), "a confirmation needs no other");
+    }
+
+    #[test]
+    #[should_panic(expected = "are consecutive")]
+    fn a_gap_in_a_journal_is_refused() {
+        let mut log = log(LogOptions::default());
+        log.append(VOTES, Lsn(2), Record::ViewState { view: View(1) });
+    }
 }

@@ -192,3 +192,28 @@ fn a_long_life_needs_few_files() {
     assert!(machine.files_max <= 7, "{} files", machine.files_max);
     assert!(machine.files.keys().next().is_some_and(|number| number.0 > 20));
 }
+
+/// More lives than a group has room to name, none of which is trimmed away.
+#[test]
+fn many_lives_are_told_apart() {
+    let mut machine = Machine::new(options());
+    for life in 0..60 {
+        machine.act();
+        machine.append_fact(life % 7);
+        if life % 3 != 0 {
+            machine.flush();
+        }
+        machine.append_batch(100);
+        machine.act();
+        machine.start_write();
+        machine.append_fact(2);
+        machine.start_write();
+        machine.cut_power(&[Landing::Nothing, Landing::Whole], false);
+        machine.recover();
+    }
+    machine.append_fact(1);
+    machine.confirm();
+    let scan = machine.scan();
+    assert_eq!(scan.damage, Damage::None);
+    assert_eq!(scan.last(VOTES), Lsn(41));
+}

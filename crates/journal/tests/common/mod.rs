@@ -116,6 +116,14 @@ pub(crate) enum Landing {
     Half,
 }
 
+/// A trim, and what had been appended when it was asked for.
+#[derive(Debug)]
+pub(crate) struct Trimmed {
+    journal: JournalId,
+    upto: Lsn,
+    appended: Vec<(JournalId, Lsn)>,
+}
+
 /// A log, its files, and what was appended to it.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -128,6 +136,8 @@ pub(crate) struct Machine {
     pub(crate) critical: BTreeMap<(JournalId, Lsn), bool>,
     pub(crate) durable: BTreeMap<JournalId, Lsn>,
     pub(crate) trimmed: BTreeMap<JournalId, Lsn>,
+    /// Where a trim is in effect, what had been appended by then is on disk.
+    pub(crate) trims: Vec<Trimmed>,
     pub(crate) number: u64,
     pub(crate) files_max: usize,
 }
@@ -143,6 +153,7 @@ impl Machine {
             critical: BTreeMap::new(),
             durable: BTreeMap::new(),
             trimmed: BTreeMap::new(),
+            trims: Vec::new(),
             number: 0,
             files_max: 0,
         }
@@ -226,6 +237,8 @@ impl Machine {
 
     pub(crate) fn trim(&mut self, journal: JournalId, upto: Lsn) {
         self.log.trim(journal, upto);
+        let appended = [VOTES, BATCHES].map(|journal| (journal, self.log.last(journal)));
+        self.trims.push(Trimmed { journal, upto, appended: appended.to_vec() });
         let trimmed = self.trimmed.entry(journal).or_default();
         *trimmed = upto.max(*trimmed);
     }
@@ -298,6 +311,15 @@ impl Machine {
         for (journal, durable) in &self.durable {
             assert!(scan.last(*journal) >= *durable, "{journal:?} {durable:?}\n{}", scan.describe());
         }
+        for (journal, trimmed) in [VOTES, BATCHES].map(|journal| (journal, scan.trimmed(journal))) {
+            let safe = |trim: &Trimmed| {
+                let there = trim.appended.iter().all(|(journal, last)| scan.last(*journal) >= *last);
+                (trim.journal, trim.upto) == (journal, trimmed) && there
+            };
+            assert!(trimmed == Lsn(0) || self.trims.iter().any(safe), "{}", scan.describe());
+        }
+        self.trims.retain(|trim| scan.trimmed(trim.journal) == trim.upto);
+        self.trims.iter_mut().for_each(|trim| trim.appended.clear());
         for (journal, records) in &mut self.appended {
             let last = scan.last(*journal);
             records.truncate(usize::try_from(last.0).expect("invariant: few records"));
