@@ -6,7 +6,7 @@ use common::*;
 use quorate_lanes::Reject;
 use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Lsn};
 use quorate_wire::LaneTip;
-use quorate_wire::message::LaneAcks;
+use quorate_wire::message::{LaneAcks, Message};
 
 fn garbage(lane: LaneId, upto: u64) -> LaneTip {
     LaneTip { lane, upto: LaneNumber(upto), chain: Digest([9; 32]) }
@@ -142,6 +142,55 @@ fn a_frontier_brings_the_origin_to_send_what_is_above_and_only_then() {
     node.acks(R2, true, vec![tips[3]]);
     node.tick();
     assert!(node.take().resent(R2).is_empty());
+}
+
+/// A peer that holds a tail which was lost here may hold anything below it too.
+#[test]
+fn a_frontier_on_an_unknown_chain_brings_all_that_is_not_executed() {
+    let mut node = Node::with(R0, |tuning| tuning.batches_in_flight = 100);
+    for _ in 0..4 {
+        assert!(node.admit(16));
+        node.tick();
+    }
+    let tips: Vec<LaneTip> = node.take().held().iter().map(|batch| batch.tip()).collect();
+    node.acks(R2, true, vec![garbage(lane_of(R0), 3)]);
+    node.tick();
+    assert_eq!(node.take().resent(R2), [1, 2, 3, 4]);
+    node.lanes.on_executed(&[tips[1]]);
+    node.acks(R2, true, vec![garbage(lane_of(R0), 9)]);
+    node.tick();
+    assert_eq!(node.take().resent(R2), [3, 4]);
+}
+
+/// Else what lies below a tail that nobody else has would not count as held by whoever has it.
+#[test]
+fn a_full_acknowledgement_names_what_its_receiver_holds_of_the_same_chain_before_the_tip() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 5, 1);
+    node.receive(&chain, 1..=5);
+    node.ack(R2, chain.tips[3]);
+    node.ack(R3, garbage(lane_of(R1), 3));
+    node.tick();
+    node.take();
+    node.lanes.on_connected(R2, LINK);
+    node.lanes.on_connected(R3, LINK);
+    node.tick();
+    let sent = node.take().sent(quorate_wire::Kind::LaneAcks);
+    let named = |index: usize| {
+        let acks = LaneAcks::decode(sent[index].1.payload()).unwrap();
+        acks.tips.into_iter().filter(|tip| tip.lane == lane_of(R1)).collect::<Vec<_>>()
+    };
+    assert_eq!(named(0), [chain.tips[3], chain.tips[5]]);
+    assert_eq!(named(1), [chain.tips[5]]);
+
+    let mut node = Node::new(R2);
+    node.receive(&chain, 1..=3);
+    for replica in [R1, R2] {
+        node.ack(replica, chain.tips[3]);
+    }
+    node.acks(R0, true, vec![chain.tips[3], chain.tips[5]]);
+    node.tick();
+    assert_eq!(node.take().tips(lane_of(R1)), Some((3, 3)));
 }
 
 /// One small frame that shows many frontiers, and many frames, bring one answer (lanes-2).

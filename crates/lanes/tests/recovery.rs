@@ -271,6 +271,18 @@ fn an_own_tail_that_nobody_else_has_is_kept_and_sent_again() {
     assert_eq!(node.take().broadcasts(), [(5, 1)]);
 }
 
+/// One peer is down and another holds a tail that was lost: what is executed still counts as held by a quorum.
+#[test]
+fn an_origin_whose_lane_is_executed_seals_whatever_is_said_of_it() {
+    let chain = chain(R0, 6);
+    let mut node = restarted(journal([], &[chain.tips[5]]));
+    assert!(node.admit(16));
+    node.ack(R0, chain.tips[5]);
+    frontier(&mut node, R1, chain.tips[6]);
+    frontier(&mut node, R2, chain.tips[5]);
+    assert_eq!(node.take().broadcasts(), [(6, 1)]);
+}
+
 #[test]
 fn a_replica_alone_needs_no_answers() {
     let config = Arc::new(testing::config_with_links(1, 1));
