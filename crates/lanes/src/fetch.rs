@@ -16,7 +16,7 @@ const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 /// What is being fetched of one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Fetches {
-    /// Tips that committed headers name, ascending; fetched oldest first.
+    /// Tips that headers name, fetched in the order in which they were asked for.
     wanted: VecDeque<LaneTip>,
     current: Option<Fetch>,
     /// Whom to ask next.
@@ -51,8 +51,11 @@ impl Fetches {
         now.plus(self.rounds.patience(ANSWER_TIMES * retransmit.0, ANSWER_TIME_MAX.0))
     }
 
+    /// Nobody has had it so far: the next one that is wanted has its turn.
     fn abandon(&mut self) {
-        self.current = None;
+        if self.current.take().is_some_and(|fetch| fetch.is_final) && !self.wanted.is_empty() {
+            self.wanted.rotate_left(1);
+        }
     }
 }
 
@@ -63,7 +66,7 @@ impl Lanes {
         if tip.upto <= share.lane.executed() || share.lane.chain_at(tip.upto) == Some(tip.chain) {
             return;
         }
-        if share.fetches.wanted.back().is_none_or(|last| last.upto < tip.upto) {
+        if !share.fetches.wanted.contains(&tip) {
             share.fetches.wanted.push_back(tip);
         }
         self.start_final_fetch(now, tip.lane, out);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The bundles whose signatures one tick has checked; a recovered lane has many.
-const CLAIMED_BUNDLES_MAX: usize = 16 * 1024;
+const CLAIMED_BUNDLES_MAX: usize = 4 * 1024;
 /// The bytes of batches that one frontier brings; the next frontier brings the next ones.
 const RESEND_BYTES_MAX: usize = 1024 * 1024;
 
@@ -144,11 +144,14 @@ pub struct Lanes {
     pub(crate) unchecked: VecDeque<LaneTip>,
     /// The verdicts on so many of them are under way.
     claimed: usize,
+    /// Set for a learner: it has nothing to send in lanes of its own.
+    is_mute: bool,
     timer: Nanoseconds,
 }
 
 impl Lanes {
-    /// The lanes of `links`; batches go to `journal`.
+    /// The lanes of `links` of a replica that has never run; batches go to `journal`. Any other one goes on with
+    /// [`Lanes::recover`].
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, me: ReplicaId, links: &[LinkId], journal: JournalId) -> Self {
         let replicas = config.members().len();
@@ -182,6 +185,7 @@ impl Lanes {
             records: Records::default(),
             unchecked: VecDeque::new(),
             claimed: 0,
+            is_mute: false,
             timer: Nanoseconds(0),
         }
     }
@@ -276,11 +280,17 @@ impl Lanes {
         }
     }
 
+    /// From now on nothing is sealed in own lanes, and no bundle admitted: this replica has lost what it has signed, or
+    /// sent, and is a learner. What others send is held and acknowledged as ever.
+    pub fn mute(&mut self) {
+        self.is_mute = true;
+    }
+
     fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
         let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
         let Some(link) = self.links.get(&link) else { return false };
         let open = share.lane.open_bytes() + link.own.pending_bytes();
-        open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
+        !self.is_mute && open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
     }
 
     /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
@@ -424,7 +434,8 @@ impl Lanes {
             if tip.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&tip.lane.link)
             {
-                link.own.on_executed(tip.upto, &dead);
+                let dead = if self.is_mute { &[][..] } else { &dead };
+                link.own.on_executed(tip.upto, dead);
             }
         }
     }
@@ -528,6 +539,7 @@ impl Lanes {
         // While the own lane is forked, one of the chains will be executed soon and the bundles of the others be sealed
         // again: those of one session keep their order only if nothing is sealed in between.
         pending > 0
+            && !self.is_mute
             && state.adoption.is_none()
             && share.lane.forked() == 0
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)

@@ -92,6 +92,28 @@ fn wanted_tips_are_fetched_oldest_first() {
     assert!(outputs.questions().is_empty() && outputs.held().is_empty());
 }
 
+/// A header of a view that failed may name what nobody has.
+#[test]
+fn what_nobody_has_does_not_keep_from_fetching_the_rest() {
+    let chain = chain(4);
+    let lost = Chain::new(&Node::new(R0).config, R1, 3, 2);
+    let mut node = Node::new(R0);
+    node.want(lost.tips[3]);
+    node.want(chain.tips[3]);
+    node.want(chain.tips[3]);
+    assert_eq!(node.take().question().1.chain, lost.tips[3].chain);
+    pass_answer_time(&mut node);
+    let (server, question) = node.take().question();
+    assert_eq!(question.chain, chain.tips[3].chain);
+    node.fetched(server, &chain.answer(3, 1)).unwrap();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [1, 2, 3]);
+    assert_eq!(outputs.question().1.chain, lost.tips[3].chain);
+    node.lanes.on_executed(&[chain.tips[3]]);
+    pass_answer_time(&mut node);
+    assert!(node.take().questions().is_empty(), "it will never be executed");
+}
+
 #[test]
 fn a_silent_server_is_given_up_for_the_next_one_with_more_time() {
     let chain = chain(3);
