@@ -14,7 +14,8 @@
 //! the group is used, and reading goes on behind it.
 //!
 //! **Why any number of crashes is safe.** Numbers of segments are never given twice, and a run writes only to segments
-//! above all that its scan has seen; so it overwrites nothing that an earlier run wrote. Suppose a scan ends the log at
+//! above all that its scan has seen; so it overwrites nothing that an earlier run wrote (a [`Repair`] only what is
+//! bad, with what it was). Suppose a scan ends the log at
 //! group g and the process dies again
 //! - before any group of the new run is readable: the next scan sees what this one saw, and ends the log at g again;
 //! - when some are: each states that its run begins behind g, so that whatever stands there in older segments is
