@@ -75,6 +75,8 @@ type Ready = Result<Waker, StartError>;
 /// Runs a replica until SIGINT or SIGTERM; SIGUSR1 has it write its histograms. `on_ready` is called once every core listens.
 pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
     signals::block(&SIGNALS)?;
+    // A write that is not allowed is to fail, so that it is told.
+    signals::block(&[Signal::FileSize])?;
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
