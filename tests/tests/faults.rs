@@ -175,8 +175,9 @@ fn a_replica_whose_log_cannot_be_written_stops_at_once_and_says_why() {
     let mut cluster = Cluster::start(4);
     let load = Load::start(&cluster, 0, ReplicaId(1), 5);
     wait_for("the load runs", || (load.completed() > 20).then_some(()));
-    // As a failing disk would: from now on no write of the process succeeds.
-    let limit = Rlimit { current: Some(0), maximum: Some(0) };
+    // As a failing disk would: from now on no write beyond the first part of a file succeeds, which is enough for what
+    // it has to say.
+    let limit = Rlimit { current: Some(256 << 10), maximum: Some(256 << 10) };
     prlimit(Some(cluster.process(3)), Resource::Fsize, limit).expect("our own child");
     let code = cluster.wait_for_end(3);
     assert_eq!(code, Some(1));
