@@ -1,7 +1,7 @@
 //! The groups that count, and what is missing among them. [`crate::scan`] has the rules.
 
 use crate::damage::{Damage, LostRecords, TornTail};
-use crate::layout::{GroupHeader, GroupNumber, LogIdentity, SegmentNumber};
+use crate::layout::{GroupHeader, GroupNumber, LogIdentity, RUNS_MAX, Run, SegmentNumber};
 use crate::scan::{Fate, FoundGroup, GroupSummary, RecordSummary, Scan};
 use crate::{CONSENSUS_JOURNAL, RecordKind};
 use quorate_types::{CoreId, JournalId, Lsn};
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Chain {
     groups: Vec<FoundGroup>,
     abandoned: Vec<FoundGroup>,
+    runs: Vec<Run>,
     watermark: GroupNumber,
     lowest: Option<(SegmentNumber, GroupNumber)>,
     trimmed: BTreeMap<JournalId, Lsn>,
@@ -18,28 +19,27 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Puts the runs behind one another. What a header states was true when it was written, whatever became of its
-    /// group: watermarks, trims and the lowest segment count from all of them.
+    /// Tells the groups that count from those that a run has left behind. What a header states was true when it was
+    /// written, whatever became of its group: watermarks, trims and the lowest segment count from all of them.
     pub(crate) fn link(mut found: Vec<FoundGroup>) -> Self {
-        found.sort_by_key(|group| (group.header.run, group.header.number));
+        found.sort_by_key(|group| (group.header.number, group.header.run().first_segment));
         let mut chain = Self {
             groups: Vec::with_capacity(found.len()),
             abandoned: Vec::new(),
+            runs: runs(&found),
             watermark: GroupNumber(0),
             lowest: None,
             trimmed: BTreeMap::new(),
             votes_lost: false,
         };
-        let mut run = None;
         for group in found {
             chain.note_statements(&group.header);
-            if run != Some(group.header.run) {
-                run = Some(group.header.run);
-                let kept = chain.groups.partition_point(|kept| kept.header.number <= group.header.run_after);
-                chain.abandoned.extend(chain.groups.drain(kept..));
-            }
-            let follows = chain.groups.last().is_none_or(|last| last.header.number < group.header.number);
-            if follows { &mut chain.groups } else { &mut chain.abandoned }.push(group);
+            let number = group.header.number;
+            let later = chain.runs.partition_point(|run| run.first_group <= number);
+            let owner = later.checked_sub(1).map(|owner| chain.runs[owner].first_segment);
+            let follows = chain.groups.last().is_none_or(|last| last.header.number < number);
+            let counts = owner == Some(group.header.run().first_segment) && follows;
+            if counts { &mut chain.groups } else { &mut chain.abandoned }.push(group);
         }
         chain
     }
@@ -61,6 +61,7 @@ impl Chain {
     pub(crate) fn read(self, identity: LogIdentity, scan: &mut Scan) {
         let mut reading = Reading {
             watermark: self.watermark,
+            begun: false,
             carries_votes: identity.core == CoreId(0),
             expected: self.lowest.map_or(GroupNumber(1), |(_, group)| group.max(GroupNumber(1))),
             last: self.trimmed.clone(),
@@ -80,15 +81,38 @@ impl Chain {
         scan.last = last;
         scan.trimmed = trimmed;
         scan.votes_lost = self.votes_lost;
+        scan.runs = needed_runs(self.runs, expected, self.lowest);
         scan.groups.sort_by_key(|group| (group.segment, group.offset));
         conclude(scan, votes);
     }
+}
+
+/// The runs that the log consists of, ascending: as the newest one states them, and before those that it has no
+/// room for as the oldest of them states.
+fn runs(found: &[FoundGroup]) -> Vec<Run> {
+    let stated = |segment: SegmentNumber| {
+        found.iter().map(|group| &group.header).find(|header| header.run().first_segment == segment)
+    };
+    let newest = found.iter().map(|group| group.header.run().first_segment).max();
+    let mut runs: Vec<Run> = newest.and_then(stated).map(|header| header.runs.clone()).unwrap_or_default();
+    let mut known = runs.len();
+    while known == RUNS_MAX {
+        let Run { first_segment, first_group } = runs[0];
+        let Some(header) = stated(first_segment) else { break };
+        let before = header.runs.iter().filter(|run| run.first_group < first_group).copied();
+        let older: Vec<Run> = before.filter(|run| run.first_segment < first_segment).collect();
+        known = older.len() + 1;
+        runs.splice(0..0, older);
+    }
+    runs
 }
 
 /// Where a reader of the chain stands.
 struct Reading<'a> {
     watermark: GroupNumber,
     carries_votes: bool,
+    /// Whether a group that is needed was reached.
+    begun: bool,
     /// The group that comes next.
     expected: GroupNumber,
     /// Where each journal stands.
@@ -139,8 +163,13 @@ impl Reading<'_> {
             self.note_lost_before(header);
             self.expected = header.number.min(self.watermark.next());
         } else {
+            if !self.begun {
+                // A segment that holds nothing readable is given up like one that holds nothing needed.
+                self.unknown = Some(format!("something before group {} could not be read", self.expected));
+            }
             self.note_lost_before(header);
         }
+        self.begun = true;
         header.number == self.expected && (group.is_whole() || header.number <= self.watermark)
     }
 
@@ -211,14 +240,16 @@ impl Reading<'_> {
             }
         }
         self.scan.repaired += u64::from(group.repaired);
+        self.scan.repairs.append(&mut group.repairs);
         self.summarize(group, fate);
     }
 
     fn note_in_segment(&mut self, group: &FoundGroup, trimmed: bool) {
         let number = group.header.segment;
-        let Some(segment) = self.scan.segments.iter_mut().find(|segment| segment.number == number) else {
+        let Ok(index) = self.scan.segments.binary_search_by_key(&number, |segment| segment.number) else {
             return;
         };
+        let segment = &mut self.scan.segments[index];
         let first = segment.first_group.get_or_insert(group.header.number);
         *first = group.header.number.min(*first);
         if trimmed {
@@ -253,13 +284,26 @@ impl Reading<'_> {
             bytes: group.header.sizes.group_bytes() as u64,
             number: group.header.number,
             watermark: group.header.watermark,
-            run: group.header.run,
+            run: group.header.run().first_segment,
             fate,
             repaired: group.repaired,
             announced: group.header.sizes.records,
             records: group.records.iter().map(record).collect(),
         });
     }
+}
+
+/// The runs with groups that count and are not known to be without use.
+fn needed_runs(
+    mut runs: Vec<Run>,
+    end: GroupNumber,
+    lowest: Option<(SegmentNumber, GroupNumber)>,
+) -> Vec<Run> {
+    runs.retain(|run| run.first_group < end);
+    let lowest = lowest.map(|(_, group)| group).unwrap_or_default();
+    let needed = runs.partition_point(|run| run.first_group <= lowest).saturating_sub(1);
+    runs.drain(..needed);
+    runs
 }
 
 fn place(header: &GroupHeader) -> String {

@@ -5,7 +5,7 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | header | 256 bytes, below |
+//! | header | 512 bytes, below |
 //! | directory | 24 bytes per record, in the order appended |
 //! | critical records | the bytes of all records but batches, in order |
 //! | batches | the frames of the batches, in order |
@@ -22,22 +22,21 @@
 //! | 0 | magic `QUORGRUP` | 8 bytes |
 //! | 8 | format version | u16, 1 |
 //! | 10 | flags: 1 = votes of this log were lost before | u16 |
-//! | 12 | replica, core, number of journals, zero | 4 × u8 |
+//! | 12 | replica, core, number of journals, number of runs | 4 × u8 |
 //! | 16 | first half of the cluster's id | 16 bytes |
 //! | 32 | mark of the data directory | 16 bytes |
 //! | 48 | segment, offset in it | 2 × u64 |
 //! | 64 | number of the group | u64 |
 //! | 72 | durable watermark: the group up to which all were durable | u64 |
-//! | 80 | run: the first segment since the start of the process | u64 |
-//! | 88 | the last group before the run that still counts | u64 |
-//! | 96 | lowest segment needed, its first group | 2 × u64 |
-//! | 112 | bytes of the group | u32 |
-//! | 116 | records, bytes of critical ones, bytes of batches | 3 × u32 |
-//! | 128 | crc32c of the directory | u32 |
-//! | 132 | zero | u32 |
-//! | 136 | per journal: its number (u8), zero (7 bytes), its last record before this group, up to which nothing is needed | 4 × 24 bytes |
-//! | 232 | zero | 20 bytes |
-//! | 252 | crc32c of bytes 0 to 251 | u32 |
+//! | 80 | lowest segment needed, its first group | 2 × u64 |
+//! | 96 | bytes of the group | u32 |
+//! | 100 | records, bytes of critical ones, bytes of batches | 3 × u32 |
+//! | 112 | crc32c of the directory | u32 |
+//! | 116 | zero | u32 |
+//! | 120 | per journal: its number, its last record before this group, up to which nothing is needed | 4 × 3 × u64 |
+//! | 216 | per run, ascending, the own one last: its first segment, its first group | 16 × 2 × u64 |
+//! | 472 | zero | 36 bytes |
+//! | 508 | crc32c of bytes 0 to 507 | u32 |
 //!
 //! | offset | entry of a directory | |
 //! | --- | --- | --- |
@@ -52,8 +51,8 @@
 //! | 0 | magic `QUORSEGM` | 8 bytes |
 //! | 8 | format version, zero, replica, core, zero | u16, u16, 2 × u8, u16 |
 //! | 16 | first half of the cluster's id, mark of the data directory | 2 × 16 bytes |
-//! | 48 | segment, run | 2 × u64 |
-//! | 64 | crc32c of bytes 0 to 63 | u32 |
+//! | 48 | segment | u64 |
+//! | 56 | crc32c of bytes 0 to 55 | u32 |
 //!
 //! The first block goes to the disk together with the first group. Nothing depends on it: it tells a reader what a
 //! file is.
@@ -68,13 +67,17 @@ pub const BLOCK_BYTES: usize = 4096;
 /// The number of journals that may share one log: a core has at most two.
 pub const JOURNALS_MAX: usize = 4;
 
-pub(crate) const GROUP_HEADER_BYTES: usize = 256;
+/// The number of runs that a group names. Those that hold nothing needed are left out.
+pub(crate) const RUNS_MAX: usize = 16;
+
+pub(crate) const GROUP_HEADER_BYTES: usize = 512;
 pub(crate) const ENTRY_BYTES: usize = 24;
-const SEGMENT_HEADER_BYTES: usize = 68;
+const SEGMENT_HEADER_BYTES: usize = 60;
 const GROUP_MAGIC: [u8; 8] = *b"QUORGRUP";
 const SEGMENT_MAGIC: [u8; 8] = *b"QUORSEGM";
 const VERSION: u16 = 1;
 const VOTES_LOST: u16 = 1;
+const RUNS_AT: usize = 216;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -158,13 +161,20 @@ pub(crate) struct GroupHeader {
     pub(crate) offset: u64,
     pub(crate) number: GroupNumber,
     pub(crate) watermark: GroupNumber,
-    pub(crate) run: SegmentNumber,
-    pub(crate) run_after: GroupNumber,
     pub(crate) lowest_segment: SegmentNumber,
     pub(crate) lowest_group: GroupNumber,
     pub(crate) sizes: Sizes,
     pub(crate) directory_checksum: u32,
     pub(crate) journals: Vec<JournalMark>,
+    /// At least the own one.
+    pub(crate) runs: Vec<Run>,
+}
+
+/// One life of the process. It owns the groups from its first one on, up to the first one of the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first_segment: SegmentNumber,
+    pub(crate) first_group: GroupNumber,
 }
 
 /// What the length of a group follows from.
@@ -221,9 +231,9 @@ pub(crate) enum HeaderFound {
 }
 
 impl GroupHeader {
-    pub(crate) fn encode(&self, identity: &LogIdentity, out: &mut [u8]) {
+    fn encode(&self, identity: &LogIdentity, out: &mut [u8]) {
         assert_eq!(out.len(), GROUP_HEADER_BYTES);
-        assert!(self.journals.len() <= JOURNALS_MAX);
+        assert!(self.journals.len() <= JOURNALS_MAX && (1..=RUNS_MAX).contains(&self.runs.len()));
         out.fill(0);
         let mut writer = Writer::new(out);
         writer.bytes(&GROUP_MAGIC);
@@ -231,15 +241,15 @@ impl GroupHeader {
         writer.u16(if self.votes_lost { VOTES_LOST } else { 0 });
         writer.u8(identity.replica.0);
         writer.u8(identity.core.0);
-        writer.u8(u8::try_from(self.journals.len()).expect("invariant: few journals"));
-        writer.u8(0);
+        for count in [self.journals.len(), self.runs.len()] {
+            writer.u8(u8::try_from(count).expect("invariant: just checked"));
+        }
         identity.write(&mut writer);
-        for number in [self.segment.0, self.offset, self.number.0, self.watermark.0, self.run.0] {
+        for number in [self.segment.0, self.offset, self.number.0, self.watermark.0] {
             writer.u64(number);
         }
-        for number in [self.run_after.0, self.lowest_segment.0, self.lowest_group.0] {
-            writer.u64(number);
-        }
+        writer.u64(self.lowest_segment.0);
+        writer.u64(self.lowest_group.0);
         writer.count(self.sizes.group_bytes());
         for number in [self.sizes.records, self.sizes.critical_bytes, self.sizes.batch_bytes] {
             writer.u32(number);
@@ -251,8 +261,24 @@ impl GroupHeader {
             writer.u64(mark.last.0);
             writer.u64(mark.trimmed.0);
         }
+        let mut writer = Writer::new(&mut out[RUNS_AT..]);
+        for run in &self.runs {
+            writer.u64(run.first_segment.0);
+            writer.u64(run.first_group.0);
+        }
         let checksum = crc32c::crc32c(&out[..GROUP_HEADER_BYTES - 4]);
         out[GROUP_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Completes a group in which directory and critical records stand behind the place of the header: writes the
+    /// header, and all three again at the end.
+    pub(crate) fn seal(&self, identity: &LogIdentity, group: &mut [u8]) {
+        let copy = self.sizes.copy_bytes();
+        let end = group.len();
+        assert_eq!(end, self.sizes.group_bytes());
+        self.encode(identity, &mut group[..GROUP_HEADER_BYTES]);
+        group.copy_within(GROUP_HEADER_BYTES..copy, end - copy);
+        group.copy_within(..GROUP_HEADER_BYTES, end - GROUP_HEADER_BYTES);
     }
 
     /// Reads what stands at the beginning of `bytes`.
@@ -274,13 +300,12 @@ impl GroupHeader {
             return Some(HeaderFound::Foreign);
         }
         let flags = reader.u16()?;
-        let [replica, core, journals, _] = reader.array()?;
+        let [replica, core, journals, runs] = reader.array()?;
         if !identity.matches(replica, core, reader.array()?, reader.array()?) {
             return Some(HeaderFound::Foreign);
         }
         let (segment, offset) = (SegmentNumber(reader.u64()?), reader.u64()?);
         let (number, watermark) = (GroupNumber(reader.u64()?), GroupNumber(reader.u64()?));
-        let (run, run_after) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
         let (lowest_segment, lowest_group) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
         let bytes = reader.u32()? as usize;
         let sizes =
@@ -288,29 +313,41 @@ impl GroupHeader {
         let directory_checksum = reader.u32()?;
         reader.u32()?;
         let mut marks = Vec::with_capacity(JOURNALS_MAX);
-        for _ in 0..usize::from(journals).min(JOURNALS_MAX) {
+        for _ in 0..JOURNALS_MAX {
             let journal = JournalId(u8::try_from(reader.u64()?).ok()?);
             marks.push(JournalMark { journal, last: Lsn(reader.u64()?), trimmed: Lsn(reader.u64()?) });
         }
-        if bytes != sizes.group_bytes() || number == GroupNumber(0) || usize::from(journals) > JOURNALS_MAX {
+        let mut own_runs = Vec::with_capacity(RUNS_MAX);
+        for _ in 0..RUNS_MAX {
+            let (first_segment, first_group) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
+            own_runs.push(Run { first_segment, first_group });
+        }
+        let (journals, runs) = (usize::from(journals), usize::from(runs));
+        let counts = journals <= JOURNALS_MAX && (1..=RUNS_MAX).contains(&runs);
+        if !counts || bytes != sizes.group_bytes() || number == GroupNumber(0) {
             return None;
         }
+        marks.truncate(journals);
+        own_runs.truncate(runs);
         let votes_lost = flags & VOTES_LOST != 0;
-        let (journals, this) = (marks, (segment, offset));
         Some(HeaderFound::Valid(Self {
             votes_lost,
-            segment: this.0,
-            offset: this.1,
+            segment,
+            offset,
             number,
             watermark,
-            run,
-            run_after,
             lowest_segment,
             lowest_group,
             sizes,
             directory_checksum,
-            journals,
+            journals: marks,
+            runs: own_runs,
         }))
+    }
+
+    /// The run that wrote it.
+    pub(crate) fn run(&self) -> Run {
+        *self.runs.last().expect("invariant: checked when it was read")
     }
 }
 
@@ -359,12 +396,7 @@ pub(crate) fn decode_directory(header: &GroupHeader, bytes: &[u8]) -> Option<Vec
 }
 
 /// Writes the first block of a segment.
-pub(crate) fn encode_segment_header(
-    identity: &LogIdentity,
-    segment: SegmentNumber,
-    run: SegmentNumber,
-    out: &mut [u8],
-) {
+pub(crate) fn encode_segment_header(identity: &LogIdentity, segment: SegmentNumber, out: &mut [u8]) {
     assert_eq!(out.len(), BLOCK_BYTES);
     out.fill(0);
     let mut writer = Writer::new(out);
@@ -376,7 +408,6 @@ pub(crate) fn encode_segment_header(
     writer.u16(0);
     identity.write(&mut writer);
     writer.u64(segment.0);
-    writer.u64(run.0);
     let end = writer.at();
     assert_eq!(end, SEGMENT_HEADER_BYTES - 4);
     let checksum = crc32c::crc32c(&out[..end]);

@@ -17,15 +17,17 @@ pub mod scan;
 mod bytes;
 mod chain;
 mod damage;
+mod describe;
 mod gate;
 mod log;
 mod record;
 mod segments;
 
 pub use damage::{Damage, LostRecords, TornTail};
+pub use describe::Description;
 pub use gate::{Gate, Watermarks};
 pub use layout::{BLOCK_BYTES, GroupNumber, JOURNALS_MAX, LogIdentity, SegmentHeader, SegmentNumber};
 pub use log::{Log, LogOptions, Write, WriteId};
 pub use record::{CONSENSUS_JOURNAL, Record, RecordError, RecordKind, batch_journal};
-pub use scan::{Fate, GroupSummary, RecordState, RecordSummary, Scan, Scanner, SegmentSummary, scan};
+pub use scan::{Fate, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary, scan};
 pub use segments::SegmentAction;

@@ -7,16 +7,17 @@
 //!    reports it written ([`Log::on_written`]) when it is durable, in any order;
 //! 3. stops the replica when a write or sync fails. Nothing is ever tried again.
 //!
-//! Before it resumes a log, a driver that promises durability syncs every segment that the scan has read: what a
-//! killed process has written may stand in a cache, and from here on it is taken for durable.
+//! Before it resumes a log, a driver carries out [`Scan::repairs`], and one that promises durability syncs every
+//! segment that the scan has read: what a killed process has written may stand in a cache, and from here on it is
+//! taken for durable.
 
 use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, JOURNALS_MAX, JournalMark,
-    LogIdentity, SegmentNumber, Sizes, encode_segment_header,
+    LogIdentity, RUNS_MAX, Run, SegmentNumber, Sizes, encode_segment_header,
 };
 use crate::segments::{SegmentAction, Segments};
 use crate::{Record, Scan};
-use quorate_types::{JournalId, Lsn};
+use quorate_types::{JournalId, Lsn, limits};
 use std::collections::VecDeque;
 
 /// How a log is laid out and written.
@@ -55,6 +56,16 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
+    /// The length of the longest write, whatever is appended.
+    #[must_use]
+    pub fn write_bytes_max(&self) -> usize {
+        let frame = limits::BATCH_BYTES_MAX + quorate_wire::frame::HEADER_BYTES;
+        let batch =
+            Sizes { records: 1, critical_bytes: 0, batch_bytes: u32::try_from(frame).unwrap_or(u32::MAX) };
+        let group = batch.group_bytes().max(self.group_bytes_max).min(self.segment_bytes - BLOCK_BYTES);
+        group.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES
+    }
+
     fn check(&self) {
         let segment = self.segment_bytes;
         assert!(
@@ -119,8 +130,8 @@ pub struct Log {
     identity: LogIdentity,
     options: LogOptions,
     segments: Segments,
-    run: SegmentNumber,
-    run_after: GroupNumber,
+    /// The runs that the log consists of, this one last.
+    runs: Vec<Run>,
     votes_lost: bool,
     /// The last record appended to each journal.
     last: Vec<(JournalId, Lsn)>,
@@ -162,6 +173,8 @@ impl Log {
         let journals = scan.last.iter().map(mark).collect();
         let mut log = Self::start(identity, options, segments, journals, scan.last_group);
         log.stated.0 = scan.watermark;
+        let before = scan.runs.len().saturating_sub(RUNS_MAX - 1);
+        log.runs.splice(0..0, scan.runs[before..].iter().copied());
         log.votes_lost = scan.votes_are_lost();
         log
     }
@@ -178,9 +191,8 @@ impl Log {
         Self {
             identity,
             options,
-            run: segments.first_planned(),
+            runs: vec![Run { first_segment: segments.first_planned(), first_group: last.next() }],
             segments,
-            run_after: last,
             votes_lost: false,
             last: journals.iter().map(|mark| (mark.journal, mark.last)).collect(),
             journals,
@@ -240,10 +252,11 @@ impl Log {
         self.pending.len()
     }
 
-    /// The number of writes under way.
+    /// The number of writes under way. One that is written counts as long as one before it is not: what is not
+    /// known to be durable stays bounded.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.groups.iter().filter(|group| !group.written).count()
+        self.groups.len()
     }
 
     /// Whether a write now is worth it: what is pending forms one group while another is written, until it is so
@@ -334,13 +347,12 @@ impl Log {
             offset,
             number: self.next_group,
             watermark: if self.options.durable_watermark { self.durable } else { GroupNumber(0) },
-            run: self.run,
-            run_after: self.run_after,
             lowest_segment,
             lowest_group,
             sizes,
             directory_checksum: 0,
             journals: self.journals.clone(),
+            runs: self.runs.clone(),
         }
     }
 
@@ -371,7 +383,7 @@ impl Log {
     /// # Panics
     /// When there is no such write, when it was encoded before, or when `out` has not its length.
     pub fn encode(&mut self, id: WriteId, out: &mut [u8]) {
-        let (identity, run) = (self.identity, self.run);
+        let identity = self.identity;
         let group = self.group_mut(id);
         assert!(!group.encoded, "a write is encoded once");
         assert_eq!(out.len(), group.write.len);
@@ -380,7 +392,7 @@ impl Log {
         let out = match group.write.offset {
             0 => {
                 let (block, rest) = out.split_at_mut(BLOCK_BYTES);
-                encode_segment_header(&identity, group.write.segment, run, block);
+                encode_segment_header(&identity, group.write.segment, block);
                 rest
             }
             _ => out,
@@ -436,7 +448,7 @@ impl Log {
             }
         }
         if trimmed || self.segments.may_rise() {
-            self.segments.raise_lowest(self.durable, &self.journals);
+            self.segments.raise_lowest(&self.journals);
         }
     }
 
@@ -492,7 +504,7 @@ impl Log {
 }
 
 fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pending], out: &mut [u8]) {
-    let (whole, copy) = (out.len(), header.sizes.copy_bytes());
+    let copy = header.sizes.copy_bytes();
     let directory_end = GROUP_HEADER_BYTES + header.sizes.directory_bytes();
     let (mut critical_at, mut batch_at) = (directory_end, copy);
     for (index, pending) in records.iter().enumerate() {
@@ -509,9 +521,164 @@ fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pen
     }
     assert_eq!((critical_at, batch_at), (copy, copy + header.sizes.batch_bytes as usize));
     header.directory_checksum = crc32c::crc32c(&out[GROUP_HEADER_BYTES..directory_end]);
-    let tail = whole - copy;
+    let tail = out.len() - copy;
     out[batch_at..tail].fill(0);
-    out.copy_within(GROUP_HEADER_BYTES..copy, tail);
-    header.encode(identity, &mut out[..GROUP_HEADER_BYTES]);
-    out.copy_within(..GROUP_HEADER_BYTES, whole - GROUP_HEADER_BYTES);
+    header.seal(identity, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_types::{CoreId, ReplicaId, View};
+    use quorate_wire::{Frame, Kind};
+
+    const VOTES: JournalId = JournalId(0);
+    const BATCHES: JournalId = JournalId(1);
+
+    fn log(options: LogOptions) -> Log {
+        let (cluster_id, directory) = ([1; 32], [2; 16]);
+        let identity = LogIdentity { cluster_id, replica: ReplicaId(0), core: CoreId(0), directory };
+        let mut log = Log::create(identity, options);
+        act(&mut log);
+        log
+    }
+
+    fn act(log: &mut Log) -> Vec<SegmentAction> {
+        let actions: Vec<SegmentAction> = std::iter::from_fn(|| log.next_action()).collect();
+        for action in &actions {
+            if let SegmentAction::Create { number } | SegmentAction::Recycle { to: number, .. } = action {
+                log.on_segment_ready(*number);
+            }
+        }
+        actions
+    }
+
+    fn vote(log: &mut Log) {
+        let lsn = log.last(VOTES).next();
+        log.append(VOTES, lsn, Record::ViewState { view: View(lsn.0) });
+    }
+
+    fn batch(log: &mut Log, bytes: usize) {
+        let lsn = log.last(BATCHES).next();
+        let frame = Frame::encode(Kind::Batch, |out| out.resize(out.len() + bytes, 0));
+        log.append(BATCHES, lsn, Record::Batch(frame));
+    }
+
+    fn write(log: &mut Log) -> WriteId {
+        let write = log.next_write().expect("there is something to write");
+        log.encode(write.id, &mut vec![0; write.len]);
+        write.id
+    }
+
+    fn written(log: &mut Log, id: WriteId) -> Vec<(JournalId, Lsn)> {
+        let mut durable = Vec::new();
+        log.on_written(id, &mut durable);
+        durable
+    }
+
+    #[test]
+    fn what_is_appended_while_a_write_is_under_way_shares_the_next_one() {
+        let mut log = log(LogOptions { eager_bytes: 10_000, ..LogOptions::default() });
+        assert!(!log.wants_write());
+        vote(&mut log);
+        assert!(log.wants_write());
+        let first = write(&mut log);
+        (0..10).for_each(|_| vote(&mut log));
+        assert!(!log.wants_write(), "little waits for the write before");
+        batch(&mut log, 10_000);
+        assert!(log.wants_write(), "much does not");
+        let second = write(&mut log);
+        assert_eq!((log.in_flight(), log.pending_records(), log.pending_bytes()), (2, 0, 0));
+        assert_eq!(written(&mut log, first), [(VOTES, Lsn(1))]);
+        assert_eq!(written(&mut log, second), [(VOTES, Lsn(11)), (BATCHES, Lsn(1))]);
+    }
+
+    #[test]
+    fn durable_is_what_has_no_gap_before_it() {
+        let mut log = log(LogOptions::default());
+        let mut writes = Vec::new();
+        for _ in 0..3 {
+            vote(&mut log);
+            writes.push(write(&mut log));
+        }
+        assert_eq!(written(&mut log, writes[2]), []);
+        assert_eq!(written(&mut log, writes[0]), [(VOTES, Lsn(1))]);
+        assert_eq!(written(&mut log, writes[1]), [(VOTES, Lsn(3))]);
+        assert_eq!((log.durable(), log.in_flight()), (GroupNumber(3), 0));
+    }
+
+    #[test]
+    fn no_more_writes_are_under_way_than_allowed() {
+        let mut log = log(LogOptions { writes_in_flight_max: 2, ..LogOptions::default() });
+        let mut writes = Vec::new();
+        for _ in 0..2 {
+            vote(&mut log);
+            writes.push(write(&mut log));
+        }
+        vote(&mut log);
+        assert_eq!(log.next_write(), None);
+        assert_eq!(written(&mut log, writes[1]), []);
+        assert_eq!(log.next_write(), None, "the first one is not durable yet");
+        written(&mut log, writes[0]);
+        assert!(log.next_write().is_some());
+    }
+
+    #[test]
+    fn a_group_waits_for_its_segment() {
+        let mut log = log(LogOptions { segment_bytes: 4 * BLOCK_BYTES, ..LogOptions::default() });
+        batch(&mut log, 9000);
+        let first = write(&mut log);
+        written(&mut log, first);
+        batch(&mut log, 9000);
+        assert!(log.waits_for_segment());
+        assert_eq!(log.next_write(), None);
+        assert_eq!(act(&mut log), [SegmentAction::Create { number: SegmentNumber(2) }]);
+        assert!(!log.waits_for_segment());
+        let next = log.next_write().map(|write| (write.segment, write.offset));
+        assert_eq!(next, Some((SegmentNumber(2), 0)));
+    }
+
+    #[test]
+    fn a_trim_counts_when_what_was_appended_before_is_durable() {
+        let mut log = log(LogOptions::default());
+        vote(&mut log);
+        let first = write(&mut log);
+        vote(&mut log);
+        log.trim(VOTES, Lsn(1));
+        written(&mut log, first);
+        assert_eq!(log.trimmed(VOTES), Lsn(0), "what replaces it is not durable");
+        let second = write(&mut log);
+        written(&mut log, second);
+        assert_eq!(log.trimmed(VOTES), Lsn(1));
+    }
+
+    #[test]
+    fn a_segment_is_used_again_once_a_durable_group_has_given_it_up() {
+        let segment_bytes = 4 * BLOCK_BYTES;
+        let mut log = log(LogOptions { segment_bytes, segments_spare_max: 0, ..LogOptions::default() });
+        for _ in 0..3 {
+            batch(&mut log, 9000);
+            let id = write(&mut log);
+            written(&mut log, id);
+            act(&mut log);
+        }
+        log.trim(BATCHES, Lsn(2));
+        assert_eq!(log.segments_needed().collect::<Vec<_>>(), [SegmentNumber(3)]);
+        assert_eq!((log.bytes_needed(), log.bytes_on_disk()), (16_384, 4 * 16_384));
+        assert_eq!(act(&mut log), [], "nothing on disk says so yet");
+        log.confirm();
+        let id = write(&mut log);
+        assert!(act(&mut log).iter().all(|action| matches!(action, SegmentAction::Create { .. })));
+        written(&mut log, id);
+        let removed: Vec<SegmentAction> = act(&mut log);
+        assert_eq!(removed.len(), 2);
+        assert!(!log.wants_write(), "a confirmation needs no other");
+    }
+
+    #[test]
+    #[should_panic(expected = "are consecutive")]
+    fn a_gap_in_a_journal_is_refused() {
+        let mut log = log(LogOptions::default());
+        log.append(VOTES, Lsn(2), Record::ViewState { view: View(1) });
+    }
 }

@@ -1,9 +1,11 @@
 //! Reads a log back after a stop of any kind.
 //!
 //! **What counts.** Groups are numbered one after the other. A *run* (one life of the process) begins on a fresh
-//! segment and states in every group after which group it goes on. So the log is: the groups of the first run up to
-//! where the second goes on, those of the second up to where the third goes on, and so forth. What a run left behind
-//! that point is *abandoned*: it was found torn once, and it is never read again, however well parts of it look.
+//! segment and goes on behind the last group that its scan has accepted. So the log is: the groups of the first run up
+//! to where the second goes on, those of the second up to where the third goes on, and so forth. Each group states
+//! where its own run and the runs before began, as far as something of them may be needed: the newest run decides
+//! which group of each number counts, even if a run in between cannot be read at all. What a run left behind is
+//! *abandoned*: it was found torn once, and it is never read again, however well parts of it look.
 //!
 //! **Torn or damaged.** Each group states its *watermark*: the group up to which all were durable when it was
 //! written. The first group that is missing or bad and lies above every watermark ends the log: nobody was told that
@@ -15,7 +17,8 @@
 //! above all that its scan has seen; so it overwrites nothing that an earlier run wrote. Suppose a scan ends the log at
 //! group g and the process dies again
 //! - before any group of the new run is readable: the next scan sees what this one saw, and ends the log at g again;
-//! - when some are: each states "after g", so that whatever stands behind g in older segments is abandoned; and
+//! - when some are: each states that its run begins behind g, so that whatever stands there in older segments is
+//!   abandoned; and
 //!   "durable up to g", so that the loss of a group up to g, on which votes may rest by now, is damage. If the first
 //!   of them, g + 1, is missing, it ends the log there like any torn tail: others of this run do not count, and
 //!   neither does the abandoned g + 1 of the older run.
@@ -39,7 +42,7 @@ use crate::chain::Chain;
 use crate::damage::{Damage, LostRecords, TornTail};
 use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, HeaderFound, LogIdentity,
-    SegmentHeader, SegmentNumber, decode_directory,
+    Run, SegmentHeader, SegmentNumber, decode_directory,
 };
 use crate::{Record, RecordKind};
 use quorate_types::{JournalId, Lsn};
@@ -60,6 +63,8 @@ pub struct Scan {
     pub lost: Vec<LostRecords>,
     /// The number of groups of which one copy of something was bad and the other served.
     pub repaired: u64,
+    /// What makes bad copies good again. Whoever goes on with the log writes these first.
+    pub repairs: Vec<Repair>,
     /// The number of headers of other logs.
     pub foreign: u64,
     /// The number of groups of this log that stand at a wrong place.
@@ -77,6 +82,8 @@ pub struct Scan {
     pub(crate) lowest: Option<(SegmentNumber, GroupNumber)>,
     pub(crate) trimmed: BTreeMap<JournalId, Lsn>,
     pub(crate) votes_lost: bool,
+    /// The runs that the log consists of, as far as something of them may be needed.
+    pub(crate) runs: Vec<Run>,
 }
 
 impl Scan {
@@ -103,6 +110,19 @@ impl Scan {
     pub fn votes_are_lost(&self) -> bool {
         self.votes_lost || matches!(self.damage, Damage::LostVotes { .. })
     }
+}
+
+/// Blocks to write in place. They hold a bad copy of what stands whole in other blocks, which are not touched: a
+/// repair that is cut short loses nothing. Without it, a group of which only one copy has reached the disk would be
+/// trusted from now on and still have no second one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// The offset in the segment, a multiple of a block.
+    pub offset: u64,
+    /// Whole blocks.
+    pub bytes: Vec<u8>,
 }
 
 /// A segment found.
@@ -195,6 +215,7 @@ pub struct GroupSummary {
 pub(crate) struct FoundGroup {
     pub(crate) header: GroupHeader,
     pub(crate) repaired: bool,
+    pub(crate) repairs: Vec<Repair>,
     pub(crate) directory_lost: bool,
     pub(crate) records: Vec<FoundRecord>,
 }
@@ -244,7 +265,7 @@ impl Scanner {
                     }
                     offset = at + header.sizes.group_bytes();
                     let content = bytes.get(at..offset.min(bytes.len())).unwrap_or_default();
-                    self.groups.push(read_group(header, one_copy, content));
+                    self.groups.push(read_group(&self.identity, header, one_copy, content));
                     groups += 1;
                 }
                 Found::Nothing { broken } => {
@@ -264,7 +285,7 @@ impl Scanner {
     /// the group is passed over.
     fn find_group(&mut self, number: SegmentNumber, bytes: &[u8], offset: usize) -> Found {
         let mut broken = false;
-        for at in (offset..bytes.len()).step_by(BLOCK_BYTES) {
+        for at in (offset..=bytes.len()).step_by(BLOCK_BYTES) {
             if at > offset
                 && let HeaderFound::Valid(header) =
                     GroupHeader::find(&self.identity, &bytes[at - GROUP_HEADER_BYTES..at])
@@ -295,7 +316,8 @@ impl Scanner {
     /// What all segments together hold.
     #[must_use]
     pub fn finish(self) -> Scan {
-        let seen = self.groups.iter().map(|group| group.header.segment.max(group.header.run)).max();
+        let seen =
+            self.groups.iter().map(|group| group.header.segment.max(group.header.run().first_segment)).max();
         let highest = self.segments.keys().next_back().copied().max(seen).unwrap_or_default();
         let mut scan = Scan {
             next_segment: highest.next(),
@@ -327,9 +349,10 @@ pub fn scan<'a>(
 }
 
 /// Reads the content of a group. `bytes` begins with it, and may end before it does.
-fn read_group(header: GroupHeader, one_copy: bool, bytes: &[u8]) -> FoundGroup {
+fn read_group(identity: &LogIdentity, header: GroupHeader, one_copy: bool, bytes: &[u8]) -> FoundGroup {
     let directory_bytes = header.sizes.directory_bytes();
-    let tail = header.sizes.group_bytes() - header.sizes.copy_bytes();
+    let copy_bytes = header.sizes.copy_bytes();
+    let tail = header.sizes.group_bytes() - copy_bytes;
     let directory_at = |at: usize| {
         let directory = bytes.get(at..at + directory_bytes)?;
         decode_directory(&header, directory)
@@ -337,10 +360,11 @@ fn read_group(header: GroupHeader, one_copy: bool, bytes: &[u8]) -> FoundGroup {
     let directories = [directory_at(GROUP_HEADER_BYTES), directory_at(tail)];
     let mut repaired = one_copy || directories.iter().any(Option::is_none);
     let Some(entries) = directories.into_iter().flatten().next() else {
-        return FoundGroup { header, repaired: false, directory_lost: true, records: Vec::new() };
+        let (repairs, records) = (Vec::new(), Vec::new());
+        return FoundGroup { header, repaired: false, repairs, directory_lost: true, records };
     };
-    let front = GROUP_HEADER_BYTES + entries.len() * ENTRY_BYTES;
-    let (mut critical_at, mut batch_at) = (0, header.sizes.copy_bytes());
+    let front = GROUP_HEADER_BYTES + directory_bytes;
+    let (mut critical_at, mut batch_at) = (0, copy_bytes);
     let mut records = Vec::with_capacity(entries.len());
     for entry in entries {
         let length = entry.bytes as usize;
@@ -361,7 +385,39 @@ fn read_group(header: GroupHeader, one_copy: bool, bytes: &[u8]) -> FoundGroup {
         repaired |= state == RecordState::Repaired;
         records.push(FoundRecord { entry, state, record });
     }
-    FoundGroup { header, repaired, directory_lost: false, records }
+    let mut group = FoundGroup { header, repaired, repairs: Vec::new(), directory_lost: false, records };
+    if repaired {
+        group.repairs = repairs(identity, &group, bytes);
+    }
+    group
+}
+
+/// The blocks of a group that differ from what they are when both copies are good.
+fn repairs(identity: &LogIdentity, group: &FoundGroup, bytes: &[u8]) -> Vec<Repair> {
+    let mut critical = Vec::with_capacity(group.header.sizes.critical_bytes as usize);
+    for found in group.records.iter().filter(|found| found.entry.kind.is_critical()) {
+        let Some(record) = &found.record else { return Vec::new() };
+        let start = critical.len();
+        critical.resize(start + found.entry.bytes as usize, 0);
+        record.encode(&mut critical[start..]);
+    }
+    let mut whole = bytes.to_vec();
+    whole.resize(group.header.sizes.group_bytes(), 0);
+    let (entries, rest) = whole[GROUP_HEADER_BYTES..].split_at_mut(group.header.sizes.directory_bytes());
+    for (found, out) in group.records.iter().zip(entries.chunks_exact_mut(ENTRY_BYTES)) {
+        found.entry.encode(out);
+    }
+    rest[..critical.len()].copy_from_slice(&critical);
+    group.header.seal(identity, &mut whole);
+    let mut repairs = Vec::new();
+    for (index, block) in whole.chunks_exact(BLOCK_BYTES).enumerate() {
+        let at = index * BLOCK_BYTES;
+        if bytes.get(at..at + BLOCK_BYTES) != Some(block) {
+            let (segment, offset) = (group.header.segment, group.header.offset + at as u64);
+            repairs.push(Repair { segment, offset, bytes: block.to_vec() });
+        }
+    }
+    repairs
 }
 
 fn read_record(entry: &Entry, bytes: &[u8]) -> Option<Record> {

@@ -32,6 +32,8 @@ pub enum SegmentAction {
 #[derive(Debug)]
 struct Used {
     number: SegmentNumber,
+    /// Whether the file has the length of a segment, and so may be used again.
+    whole: bool,
     /// Its first group that counts.
     first_group: Option<GroupNumber>,
     /// The last record of each journal.
@@ -86,7 +88,7 @@ impl Segments {
             let whole = found.bytes == segments.segment_bytes;
             if Some(number) <= last_used {
                 let highest = found.highest.iter().map(|(journal, lsn)| (*journal, *lsn)).collect();
-                segments.used.push_back(Used { number, first_group, highest });
+                segments.used.push_back(Used { number, whole, first_group, highest });
             } else if whole {
                 segments.spare.push(number);
             } else {
@@ -128,7 +130,7 @@ impl Segments {
         }
         if !self.has_room_in_open(bytes) {
             let (number, _) = self.ahead.pop_front()?;
-            self.used.push_back(Used { number, first_group: Some(group), highest: Vec::new() });
+            self.used.push_back(Used { number, whole: true, first_group: Some(group), highest: Vec::new() });
             self.open_offset = Some(BLOCK_BYTES as u64);
             self.may_rise = true;
             self.plan();
@@ -153,27 +155,20 @@ impl Segments {
         self.may_rise
     }
 
-    /// Looks for the lowest segment that is needed: one with a record above the trims, or the last one. All before
-    /// it must be durable as a whole, so that none comes into being after it was given up.
-    pub(crate) fn raise_lowest(&mut self, durable: GroupNumber, marks: &[JournalMark]) {
+    /// Looks for the lowest segment that is needed: one with a record above the trims, or the last one. What trims
+    /// cover is durable, so no segment below comes into being after it was given up.
+    pub(crate) fn raise_lowest(&mut self, marks: &[JournalMark]) {
         self.may_rise = false;
         let trimmed = |journal: JournalId| {
             marks.iter().find(|mark| mark.journal == journal).map(|mark| mark.trimmed).unwrap_or_default()
         };
-        let needed = |used: &Used| used.highest.iter().any(|(journal, highest)| *highest > trimmed(*journal));
-        for index in 0..self.used.len() {
-            let used = &self.used[index];
-            let candidate = used.first_group.filter(|first| first.previous() <= durable);
-            if let Some(first) = candidate
+        for used in &self.used {
+            if let Some(first) = used.first_group
                 && used.number > self.lowest.0
             {
                 self.lowest = (used.number, first);
             }
-            if needed(used) {
-                return;
-            }
-            if used.first_group.is_some() && candidate.is_none() {
-                self.may_rise = true;
+            if used.highest.iter().any(|(journal, highest)| *highest > trimmed(*journal)) {
                 return;
             }
         }
@@ -182,8 +177,10 @@ impl Segments {
     /// A durable group has said that no segment below `lowest` is needed.
     pub(crate) fn release_below(&mut self, lowest: SegmentNumber) {
         while self.used.len() > 1 && self.used.front().is_some_and(|used| used.number < lowest) {
-            if let Some(used) = self.used.pop_front() {
-                self.spare.push(used.number);
+            match self.used.pop_front() {
+                Some(Used { number, whole: true, .. }) => self.spare.push(number),
+                Some(Used { number, .. }) => self.actions.push_back(SegmentAction::Remove { number }),
+                None => {}
             }
         }
         self.plan();

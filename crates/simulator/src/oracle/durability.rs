@@ -23,7 +23,7 @@ pub enum Fact {
     Prepared(View, Position),
     /// A checkpoint is certified.
     Checkpoint(Seq),
-    /// No vote below a view.
+    /// A view is announced or entered.
     View(View),
 }
 

@@ -1,0 +1,206 @@
+//! The bytes on disk, and what is said about them.
+
+mod common;
+
+use common::{Landing, Machine, batch, bytes_of, fact, options};
+use expect_test::expect;
+use proptest::prelude::*;
+use quorate_journal::{Record, RecordKind, Repair};
+
+/// The rows of 16 bytes that are not all zero.
+fn dump(bytes: &[u8]) -> String {
+    let rows = bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0));
+    rows.map(|(index, row)| {
+        let hex: String = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:5} {hex}\n", index * 16)
+    })
+    .collect()
+}
+
+/// Changes only with the version of the format.
+#[test]
+fn golden_segment() {
+    let mut machine = Machine::new(options());
+    machine.append_fact(1);
+    machine.append_batch(20);
+    machine.append(common::VOTES, Record::ViewState { view: quorate_types::View(7) });
+    machine.flush();
+    let file = machine.files.values().next().expect("a segment");
+    expect![[r#"
+            0 51554f525345474d0100000002000000
+           16 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+           32 07070707070707070707070707070707
+           48 010000000000000023e0a25a00000000
+         4096 51554f52475255500100000002000001
+         4112 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+         4128 07070707070707070707070707070707
+         4144 01000000000000000010000000000000
+         4160 01000000000000000000000000000000
+         4176 01000000000000000100000000000000
+         4192 0020000003000000770000002c000000
+         4208 804214b5000000000000000000000000
+         4304 00000000000000000100000000000000
+         4320 01000000000000000000000000000000
+         4592 0000000000000000000000004e0d3ee8
+         4608 01000000000000006f000000f736eacb
+         4624 00020000000000000100000000000000
+         4640 2c000000c74b67480101000000000000
+         4656 0200000000000000080000008eb77176
+         4672 00050000000000000100000000000000
+         4688 00010000000000000001000000000000
+         4704 00010101010101010101010101010101
+         4720 01010101010101010101010101010101
+         4736 01010000000000000001000000010200
+         4752 00000000000000010101010101010101
+         4768 01010101010101010101010101010101
+         4784 0101010101010107000000000000001c
+         4800 000000200001006759b6d91ec5abad02
+         4816 00000000000000ce422f6429b38683ff
+         4832 6c357761aef31912d452d50000000000
+        11584 0001000000000000006f000000f736ea
+        11600 cb000200000000000001000000000000
+        11616 002c000000c74b674801010000000000
+        11632 000200000000000000080000008eb771
+        11648 76000500000000000001000000000000
+        11664 00000100000000000000010000000000
+        11680 00000101010101010101010101010101
+        11696 01010101010101010101010101010101
+        11712 01010100000000000000010000000102
+        11728 00000000000000000101010101010101
+        11744 01010101010101010101010101010101
+        11760 01010101010101010700000000000000
+        11776 51554f52475255500100000002000001
+        11792 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+        11808 07070707070707070707070707070707
+        11824 01000000000000000010000000000000
+        11840 01000000000000000000000000000000
+        11856 01000000000000000100000000000000
+        11872 0020000003000000770000002c000000
+        11888 804214b5000000000000000000000000
+        11984 00000000000000000100000000000000
+        12000 01000000000000000000000000000000
+        12272 0000000000000000000000004e0d3ee8
+    "#]]
+    .assert_eq(&dump(file));
+}
+
+#[test]
+fn a_description_names_everything() {
+    let mut machine = Machine::new(options());
+    for size in 0..5 {
+        machine.append_fact(size);
+        machine.append_batch(40 + size);
+    }
+    machine.flush();
+    machine.append_batch(5000);
+    machine.append_fact(2);
+    machine.flush();
+    machine.append_fact(2);
+    machine.act();
+    machine.start_write();
+    machine.append_fact(3);
+    machine.start_write();
+    machine.cut_power(&[Landing::Nothing, Landing::Whole], false);
+    machine.recover();
+    machine.append_fact(9);
+    machine.confirm();
+    let file = machine.files.values_mut().next().expect("a segment");
+    file[4096 + 600] ^= 1;
+    file[4096 + 8192 + 3000] ^= 1;
+    expect![[r#"
+        segment 1 in use: bytes 65536, groups 3, unreadable from 20480
+          group 1 at 4096: bytes 8192, records 10, watermark 0, run 1, repaired
+            journal 0 lsn 1 accept bytes 69: accept taken over view 1 seq 1 7f2add15 tips 0
+            journal 1 lsn 1 batch bytes 64: batch lane 2.0 number 9477459456203637454 after ff6c3577
+            journal 0 lsn 2 checkpoint bytes 173: checkpoint seq 3 03030303 root 03030303 signatures 1
+            journal 1 lsn 2 batch bytes 65: batch lane 4.0 number 5935429546263130314 after c90522f9
+            journal 0 lsn 3 view-state bytes 8: view-state view 5
+            journal 1 lsn 3 batch bytes 66: batch lane 6.0 number 5806389134813993216 after 5bfe6161
+            journal 0 lsn 4 prepared bytes 904: prepared view 7 seq 7 07070707 votes 4
+            journal 1 lsn 4 batch bytes 67: batch lane 8.0 number 11108991368628863286 after 036c7364
+            journal 0 lsn 5 enter-view bytes 80: enter-view view 9 by 09090909 head 9 09090909
+            journal 1 lsn 5 batch bytes 68: batch lane 10.0 number 4460246743018981066 after 283d8070
+          group 2 at 12288: bytes 8192, records 2, watermark 1, run 1, damaged
+            journal 1 lsn 6 batch bytes 5024 lost
+            journal 0 lsn 6 prepared bytes 595: prepared view 12 seq 12 0c0c0c0c votes 3
+          group 4 at 28672: bytes 8192, records 1, watermark 2, run 1, abandoned
+            journal 0 lsn 8 enter-view bytes 80
+        segment 3 in use: bytes 65536, groups 2
+          group 3 at 4096: bytes 8192, records 1, watermark 2, run 3
+            journal 0 lsn 7 view-state bytes 8: view-state view 15
+          group 4 at 12288: bytes 4096, records 0, watermark 3, run 3
+        segment 4 blank: bytes 65536, groups 0
+        journal 0: last 7, trimmed up to 0
+        journal 1: last 6, trimmed up to 0
+        lost: journal 1 records 6 to 6
+        groups up to 4, watermark 3, repaired 1
+        damage: batches lost, to be fetched from other replicas: journal 1 records 6 to 6;
+    "#]]
+    .assert_eq(&machine.scan().describe().to_string());
+}
+
+#[test]
+fn a_repair_touches_only_the_bad_copy() {
+    let mut machine = Machine::new(options());
+    machine.append_fact(30);
+    machine.append_batch(9000);
+    machine.confirm();
+    let good = machine.files.clone();
+    let file = machine.files.values_mut().next().expect("a segment");
+    file[4096 + 700] ^= 4;
+    let scan = machine.scan();
+    let places: Vec<(u64, usize)> =
+        scan.repairs.iter().map(|Repair { offset, bytes, .. }| (*offset, bytes.len())).collect();
+    assert_eq!(places, [(4096, 4096)]);
+    assert_eq!(scan.repaired, 1);
+    machine.repair(&scan);
+    assert_eq!(machine.files, good);
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    (any::<bool>(), 1u64..1000, 0usize..200)
+        .prop_map(|(critical, number, size)| if critical { fact(number, size) } else { batch(number, size) })
+}
+
+fn kind() -> impl Strategy<Value = RecordKind> {
+    prop::sample::select(&RecordKind::ALL[..])
+}
+
+proptest! {
+    #[test]
+    fn records_come_back(record in record()) {
+        let bytes = bytes_of(&record);
+        let read = Record::decode(record.kind(), &bytes).expect("own bytes");
+        prop_assert_eq!(&bytes_of(&read), &bytes);
+        prop_assert_eq!(read.to_string(), record.to_string());
+    }
+
+    /// Whatever is read has these bytes and no others.
+    #[test]
+    fn any_bytes_are_a_record_or_an_error(
+        record in record(), other in kind(), same in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(), whole in any::<bool>(),
+    ) {
+        let kind = if same { record.kind() } else { other };
+        let mut bytes = bytes_of(&record);
+        for (index, byte) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if !whole {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(read) = Record::decode(kind, &bytes) {
+            prop_assert_eq!(bytes_of(&read), bytes);
+            prop_assert!(read.to_string().starts_with(kind.name()));
+        }
+    }
+
+    #[test]
+    fn garbage_is_a_record_or_an_error(kind in kind(), bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        if let Ok(read) = Record::decode(kind, &bytes) {
+            prop_assert_eq!(bytes_of(&read), bytes);
+        }
+    }
+}
