@@ -187,14 +187,43 @@ impl Cluster {
         self.config.members()[replica].mesh
     }
 
+    /// The process of a replica that was started here.
+    ///
+    /// # Panics
+    /// When the replica is not running.
+    #[must_use]
+    pub fn process(&self, replica: usize) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(self.replicas[replica].as_ref().expect("the replica was started"))
+    }
+
     /// Sends a signal to a replica that was started here.
     ///
     /// # Panics
     /// When the replica is not running.
     pub fn signal(&self, replica: usize, signal: rustix::process::Signal) {
-        let child = self.replicas[replica].as_ref().expect("the replica was started");
-        let id = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(id, signal).expect("our own child");
+        rustix::process::kill_process(self.process(replica), signal).expect("our own child");
+    }
+
+    /// Waits for a replica that ends by itself and returns its exit code.
+    ///
+    /// # Panics
+    /// When the replica is not running or does not end.
+    pub fn wait_for_end(&mut self, replica: usize) -> Option<i32> {
+        let mut child = self.replicas[replica].take().expect("the replica was started");
+        wait_for("a replica ends", || child.try_wait().expect("our own child")).code()
+    }
+
+    /// Starts a replica that does not start, and returns what it says.
+    ///
+    /// # Panics
+    /// When it starts.
+    #[must_use]
+    pub fn refused_start(&self, replica: usize) -> String {
+        let mut command = Command::new(binary());
+        command.args(["start", "--config"]).arg(self.file(&format!("replica-{replica}.toml")));
+        let output = command.output().expect("quorate runs");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Kills a replica.
@@ -213,8 +242,7 @@ impl Cluster {
     /// When the replica is not running or does not end.
     pub fn stop(&mut self, replica: usize) -> Option<i32> {
         self.signal(replica, rustix::process::Signal::TERM);
-        let mut child = self.replicas[replica].take().expect("the replica was started");
-        wait_for("a replica ends after SIGTERM", || child.try_wait().expect("our own child")).code()
+        self.wait_for_end(replica)
     }
 
     /// Whether a replica's process is running.

@@ -2,7 +2,7 @@
 
 use quorate_tests::cluster::{Cluster, Load, wait_for};
 use quorate_types::ReplicaId;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use std::time::{Duration, Instant};
 
 /// How long a stopped replica is left behind.
@@ -149,4 +149,37 @@ fn replicas_end_in_order_on_sigterm() {
     for replica in 0..4 {
         assert_eq!(cluster.stop(replica), Some(0), "{}", cluster.log(replica));
     }
+}
+
+#[test]
+fn a_replica_whose_log_cannot_be_written_stops_at_once_and_says_why() {
+    let mut cluster = Cluster::start(4);
+    let load = Load::start(&cluster, 0, ReplicaId(1), 5);
+    wait_for("the load runs", || (load.completed() > 20).then_some(()));
+    // As a failing disk would: from now on no write beyond the first part of a file succeeds, which is enough for what
+    // it has to say.
+    let limit = Rlimit { current: Some(256 << 10), maximum: Some(256 << 10) };
+    prlimit(Some(cluster.process(3)), Resource::Fsize, limit).expect("our own child");
+    let code = cluster.wait_for_end(3);
+    assert_eq!(code, Some(1));
+    let log = cluster.log(3);
+    let line = log.lines().find(|line| line.starts_with("quorate: ")).unwrap_or_default();
+    for part in ["/data-3/log-0/", ".segment: cannot write to it", "File too large", "check the disk"] {
+        assert!(line.contains(part), "no {part:?} in {log}");
+    }
+    let completed = load.completed();
+    wait_for("operations flow without it", || (load.completed() > completed + 20).then_some(()));
+    load.stop();
+}
+
+#[test]
+fn a_replica_that_has_data_and_none_that_it_may_use_do_not_start() {
+    let mut cluster = Cluster::start(4);
+    cluster.assert_works();
+    assert_eq!(cluster.stop(3), Some(0));
+    // What it does with what it finds is told in one line.
+    let refusal = |cluster: &Cluster| cluster.refused_start(3);
+    assert!(refusal(&cluster).contains("log-0: the log holds records of an earlier run"));
+    std::fs::remove_dir_all(cluster.file("data-3")).expect("the replica has ended");
+    assert!(refusal(&cluster).contains("may cast no votes"));
 }

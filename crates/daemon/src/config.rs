@@ -17,6 +17,7 @@ const JOURNAL_BYTES: u64 = 2 << 30;
 /// With less, a replica would be read-only most of the time: a few segments of each core, and the batches that peers
 /// that lag may ask for.
 const JOURNAL_BYTES_MIN: u64 = 128 << 20;
+const JOURNAL_BYTES_PER_CORE_MIN: u64 = 64 << 20;
 /// What is left free on the disk when nothing is said.
 const FREE_BYTES: u64 = 256 << 20;
 
@@ -49,7 +50,8 @@ pub struct NodeFile {
     /// f machines; faster where syncs are slow.
     #[serde(default = "sync")]
     pub durability: String,
-    /// The bytes that the logs of all cores may take. Default 2 GiB, at least 128 MiB. When they are full of what is
+    /// The bytes that the logs of all cores may take. Default 2 GiB, at least 128 MiB
+    /// and 64 MiB for each core. When they are full of what is
     /// still needed, the replica takes no writes until it is not. Raise it when replicas are away for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_journal_bytes: Option<u64>,
@@ -211,7 +213,7 @@ impl NodeConfig {
         let spin = Duration::from_micros(spin_us(file.spin_us, &file.cores));
         let histograms = check_histograms(path, &file.histograms)?;
         let data_directory = check_data_directory(path, &file)?;
-        let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes)?;
+        let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes, cores.len())?;
         let free_bytes_min = file.min_free_bytes.unwrap_or(FREE_BYTES);
         Ok(Self {
             cluster,
@@ -303,16 +305,19 @@ fn check_data_directory(path: &Path, file: &NodeFile) -> Result<PathBuf, ConfigE
     Ok(directory)
 }
 
-fn check_journal_bytes(path: &Path, wanted: Option<u64>) -> Result<u64, ConfigError> {
+/// Each core has a log of its own, made of segments that must not be too small.
+fn check_journal_bytes(path: &Path, wanted: Option<u64>, cores: usize) -> Result<u64, ConfigError> {
+    let least = JOURNAL_BYTES_MIN.max(cores as u64 * JOURNAL_BYTES_PER_CORE_MIN);
     match wanted {
-        Some(wanted) if wanted < JOURNAL_BYTES_MIN => Err(invalid(
+        Some(wanted) if wanted < least => Err(invalid(
             path,
             format!(
-                "max_journal_bytes = {wanted}; use {JOURNAL_BYTES_MIN} (128 MiB) or more, such as {JOURNAL_BYTES}"
+                "max_journal_bytes = {wanted}; with this number of cores use {least} ({} MiB) or more",
+                least >> 20
             ),
         )),
         Some(wanted) => Ok(wanted),
-        None => Ok(JOURNAL_BYTES),
+        None => Ok(JOURNAL_BYTES.max(least)),
     }
 }
 

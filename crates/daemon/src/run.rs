@@ -75,6 +75,8 @@ type Ready = Result<Waker, StartError>;
 /// Runs a replica until SIGINT or SIGTERM; SIGUSR1 has it write its histograms. `on_ready` is called once every core listens.
 pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, StartError> {
     signals::block(&SIGNALS)?;
+    // A write that is not allowed is to fail, so that it is told.
+    signals::block(&[Signal::FileSize])?;
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
@@ -82,6 +84,10 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     check_role(&data)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
+    // Those of this run are there from here on.
+    for core in config.core_ids() {
+        data.log(core)?;
+    }
     let mut scans = read_logs(&data, config.durability)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
@@ -94,7 +100,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
         let hasher = if core == execution { hasher.take() } else { None };
-        let scan = scans.remove(&core).unwrap_or_default();
+        let scan = scans.remove(&core).expect("invariant: each core has a directory, and all were read");
         let log = set_up_log(&config, &data, &files, &disk, core, scan)?;
         threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher, log)?);
     }

@@ -230,6 +230,7 @@ fn others_table(times: &[Times]) -> String {
         let mut row = row(other);
         row[0] = match other.measure {
             Measure::Tick => "turn of a core, ms".to_owned(),
+            Measure::Sync => "sync of the log, ms".to_owned(),
             measure => measure.name().replace('_', " "),
         };
         rows.push(row);

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::error::ReactorError;
 
-/// A signal that a daemon is sent by people and service managers.
+/// A signal that a daemon has to do with, most of them sent by people and service managers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Signal {
     /// SIGINT: somebody pressed Ctrl-C.
@@ -20,10 +20,14 @@ pub enum Signal {
     Hangup,
     /// SIGUSR1: write the reports.
     User1,
+    /// SIGXFSZ: a write goes beyond the limit for the size of files (RLIMIT_FSIZE). Not sent by people; while it is
+    /// blocked, the write fails with EFBIG instead of ending the process without a word.
+    FileSize,
 }
 
 impl Signal {
-    const ALL: [Signal; 4] = [Signal::Interrupt, Signal::Terminate, Signal::Hangup, Signal::User1];
+    const ALL: [Signal; 5] =
+        [Signal::Interrupt, Signal::Terminate, Signal::Hangup, Signal::User1, Signal::FileSize];
 
     fn number(self) -> libc::c_int {
         match self {
@@ -31,6 +35,7 @@ impl Signal {
             Signal::Terminate => libc::SIGTERM,
             Signal::Hangup => libc::SIGHUP,
             Signal::User1 => libc::SIGUSR1,
+            Signal::FileSize => libc::SIGXFSZ,
         }
     }
 

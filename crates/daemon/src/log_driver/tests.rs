@@ -1,0 +1,289 @@
+//! Logs on real files: what is told to be durable is read back, whatever the way of writing.
+
+use super::*;
+use crate::disk::{Disk, LogPlace};
+use crate::segment_files::{Opening, read_log};
+use crate::shared::Shared;
+use crate::space::Limits;
+use quorate_journal::{CONSENSUS_JOURNAL, Damage, batch_journal};
+use quorate_reactor::{Event, ReactorOptions};
+use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey, View};
+use quorate_wire::{Frame, Kind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const BATCHES: JournalId = JournalId(1);
+
+fn identity() -> LogIdentity {
+    LogIdentity { cluster_id: [1; 32], replica: ReplicaId(2), core: CoreId(0), directory: [3; 16] }
+}
+
+fn shared() -> Arc<Shared> {
+    let key = |number: u8| SigningKey::from_seed(&[number; 32]).public().to_hex();
+    let text = format!(
+        "cluster_id = \"{}\"\nepoch = 0\nlinks = 1\nclients = [\"{}\"]\n[[replica]]\nid = 0\nkey = \"{}\"\n\
+         mesh = \"127.0.0.1:8000\"\nclient = \"127.0.0.1:9000\"\n",
+        "01".repeat(32),
+        key(1),
+        key(2)
+    );
+    Arc::new(Shared::new(&ClusterConfig::parse(&text).unwrap(), 1))
+}
+
+/// A log at work in a directory.
+struct Bench {
+    shared: Arc<Shared>,
+    log: LogDriver,
+    reactor: Reactor,
+    disk: Disk,
+    appended: BTreeMap<JournalId, Lsn>,
+    durable: BTreeMap<JournalId, Lsn>,
+    failure: Option<LogError>,
+}
+
+impl Bench {
+    fn start(directory: &Path, segment_bytes: u64, opening: Opening, sync: FileSync) -> Self {
+        let shared = shared();
+        let limits = Limits { journal_bytes_max: 1 << 30, free_bytes_min: 128 << 10 };
+        let disk = Disk::start(&shared, directory, limits).unwrap();
+        let maker = disk.maker(LogPlace { directory: directory.to_owned(), segment_bytes, opening });
+        let scan = read_log(directory, identity(), true).unwrap();
+        let appended = scan.last.clone();
+        let log = LogDriver::new(LogSetup { identity: identity(), scan, sync, maker });
+        let reactor = Reactor::new(&ReactorOptions::default()).unwrap();
+        Self { shared, log, reactor, disk, appended, durable: BTreeMap::new(), failure: None }
+    }
+
+    fn append(&mut self, journal: JournalId, record: Record) {
+        let last = self.appended.entry(journal).or_default();
+        *last = last.next();
+        self.log.append(journal, *last, record);
+    }
+
+    fn append_batch(&mut self, bytes: usize) {
+        self.append(
+            BATCHES,
+            Record::Batch(Frame::encode(Kind::Batch, |payload| payload.extend(vec![7; bytes]))),
+        );
+    }
+
+    fn append_vote(&mut self) {
+        let view = View(self.appended.get(&CONSENSUS_JOURNAL).map_or(0, |lsn| lsn.0));
+        self.append(CONSENSUS_JOURNAL, Record::ViewState { view });
+    }
+
+    /// One turn, that sleeps for `time` at most.
+    fn turn(&mut self, time: Duration) {
+        self.log.start_writes(&mut self.reactor, Instant::now());
+        self.reactor.wait(Some(Instant::now() + time)).unwrap();
+        while let Some(event) = self.reactor.next_event() {
+            if let Event::FileWritten { token, buffer, result, .. } = event {
+                let mut durable = Vec::new();
+                let ended = self.log.on_written(token, buffer, result, Instant::now(), &mut durable);
+                self.failure = self.failure.take().or(ended.err());
+                self.durable.extend(durable);
+            }
+        }
+        let taken = self.log.take_segments(&mut self.reactor);
+        self.failure = self.failure.take().or(taken.err());
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < end, "waited in vain: {what}; {:?}", self.failure);
+            self.turn(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends in order.
+    fn stop(mut self) {
+        self.log.finish();
+        self.until("the log is written", |bench| bench.log.is_idle() && !bench.log.wants_write());
+        self.kill();
+    }
+
+    /// Ends as it is, with writes under way.
+    fn kill(self) {
+        let Self { log, disk, .. } = self;
+        drop(log);
+        disk.finish();
+    }
+}
+
+fn files(directory: &Path) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn what_is_told_to_be_durable_is_read_back_in_every_way_of_writing() {
+    let ways = [
+        (Opening::Direct, FileSync::Dsync),
+        (Opening::Direct, FileSync::ThenDatasync),
+        (Opening::Buffered, FileSync::Dsync),
+        (Opening::Buffered, FileSync::None),
+    ];
+    assert_eq!(batch_journal(CoreId(0)), BATCHES);
+    for (opening, sync) in ways {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bench = Bench::start(directory.path(), 256 << 10, opening, sync);
+        for round in 0..200 {
+            bench.append_batch(round * 97);
+            bench.append_vote();
+            bench.turn(Duration::ZERO);
+        }
+        bench.until("all is durable", |bench| bench.durable == bench.appended);
+        assert_eq!(bench.durable.len(), 2);
+        assert!(bench.failure.is_none());
+        bench.stop();
+        let scan = read_log(directory.path(), identity(), false).unwrap();
+        assert_eq!((scan.last(BATCHES), scan.last(CONSENSUS_JOURNAL)), (Lsn(200), Lsn(200)));
+        assert_eq!(scan.records.len(), 400);
+        assert!(scan.damage == Damage::None && scan.torn.is_none(), "{:?} {:?}", scan.damage, scan.torn);
+        if sync != FileSync::None {
+            assert_eq!(
+                scan.watermark,
+                scan.last_group.previous(),
+                "the end says that all before it is durable"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_killed_log_goes_on_behind_what_it_had_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut durable = BTreeMap::new();
+    for round in 0..5 {
+        let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+        for (journal, upto) in &durable {
+            assert!(bench.appended[journal] >= *upto, "round {round}: {:?} of {durable:?}", bench.appended);
+        }
+        for _ in 0..20 {
+            bench.append_batch(20_000);
+            bench.append_vote();
+            bench.turn(Duration::from_micros(200));
+        }
+        bench.until("something is durable", |bench| bench.durable.len() == 2);
+        durable.clone_from(&bench.durable);
+        bench.kill();
+    }
+    assert!(durable[&CONSENSUS_JOURNAL] > Lsn(4));
+}
+
+#[test]
+fn little_waits_for_the_write_before_it_and_much_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 4 << 20, Opening::Direct, FileSync::Dsync);
+    bench.append_vote();
+    bench.until("a segment is ready", |bench| bench.durable.len() == 1);
+    bench.append_vote();
+    bench.log.start_writes(&mut bench.reactor, Instant::now());
+    bench.append_vote();
+    bench.log.start_writes(&mut bench.reactor, Instant::now());
+    assert_eq!(bench.log.writes.len(), 1, "the second vote is in the next group");
+    for _ in 0..2 {
+        bench.append_batch(300 << 10);
+        bench.log.start_writes(&mut bench.reactor, Instant::now());
+    }
+    assert_eq!(bench.log.writes.len(), 3);
+    bench.until("all is durable", |bench| bench.durable == bench.appended);
+}
+
+#[test]
+fn an_idle_log_says_once_that_all_is_durable() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    bench.append_vote();
+    bench.until("it is durable", |bench| bench.durable.len() == 1);
+    assert!(bench.log.deadline().is_some());
+    bench.until("a last group", |bench| bench.reactor.counters().file_writes == 2);
+    assert_eq!((bench.log.deadline(), bench.log.is_idle()), (None, true));
+    // Whoever reads now knows that the vote must be there.
+    let scan = read_log(directory.path(), identity(), false).unwrap();
+    assert_eq!(scan.watermark.0, 1);
+}
+
+#[test]
+fn segments_that_are_not_needed_are_used_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 128 << 10, Opening::Direct, FileSync::Dsync);
+    for _ in 0..100 {
+        bench.append_batch(50_000);
+        bench.until("it is durable", |bench| bench.durable == bench.appended);
+        let upto = bench.durable[&BATCHES];
+        bench.log.trim(BATCHES, upto);
+    }
+    assert!(bench.log.bytes_needed() <= 3 * (128 << 10), "{}", bench.log.bytes_needed());
+    let files = files(directory.path());
+    assert!(files <= 3 + SEGMENTS_AHEAD + SEGMENTS_SPARE_MAX, "{files} files for 50 segments");
+    assert!(bench.log.files.len() <= files, "no file stays open that is gone");
+    bench.stop();
+    let scan = read_log(directory.path(), identity(), false).unwrap();
+    assert_eq!((scan.last(BATCHES), &scan.damage), (Lsn(100), &Damage::None));
+}
+
+#[test]
+fn a_failed_write_names_file_error_and_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 128 << 10, Opening::Direct, FileSync::Dsync);
+    bench.append_vote();
+    bench.until("a segment is ready", |bench| bench.durable.len() == 1);
+    // The file under the log's feet becomes one that cannot be written to.
+    let read_only = std::fs::File::open("/dev/null").unwrap();
+    let file = bench.reactor.add_file(read_only.into());
+    bench.log.files.values_mut().for_each(|place| *place = file);
+    bench.append_vote();
+    bench.until("the failure", |bench| bench.failure.is_some());
+    let text = bench.failure.take().unwrap().to_string();
+    for part in ["000000000001.segment: cannot write to it", "Bad file descriptor", "check the disk"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert_eq!(bench.durable[&CONSENSUS_JOURNAL], Lsn(1));
+}
+
+#[test]
+fn a_full_disk_puts_the_next_segment_off_until_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=1m", "none"];
+    let mounted = Command::new("mount").args(mount).arg(directory.path()).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return eprintln!(
+            "a_full_disk_puts_the_next_segment_off_until_there_is_room: skipped, mounting needs privileges"
+        );
+    }
+    let mounted = Mounted(directory.path());
+    let filler = mounted.0.join("filler");
+    std::fs::write(&filler, vec![0; 700 << 10]).unwrap();
+    let mut bench = Bench::start(mounted.0, 256 << 10, Opening::Direct, FileSync::Dsync);
+    bench.append_batch(1000);
+    bench.until("the first segment", |bench| bench.durable.len() == 1);
+    bench.until("writes are refused", |bench| bench.shared.read_only().is_some());
+    assert_eq!(bench.log.files.len(), 1, "the second one does not fit");
+    assert!(bench.failure.is_none(), "{:?}", bench.failure);
+    std::fs::remove_file(&filler).unwrap();
+    bench.until("the other segments", |bench| bench.log.files.len() == 3);
+    bench.until("writes are taken", |bench| bench.shared.read_only().is_none());
+    bench.stop();
+}
+
+/// A file system that is unmounted in the end.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // A test that failed may still have files open.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn many_segments_make_up_a_log_and_the_largest_record_fits_into_each() {
+    assert_eq!(segment_bytes(2 << 30, 1), 16 << 20);
+    assert_eq!(segment_bytes(128 << 20, 1), 8 << 20);
+    assert_eq!(segment_bytes(128 << 20, 2), 4 << 20);
+    assert_eq!(segment_bytes(128 << 20, 64), 4 << 20);
+    assert!(segment_bytes(3_333_333_333, 13).is_multiple_of(4096));
+}
