@@ -14,7 +14,7 @@ use quorate_reactor::{
     ReactorOptions, Signal, Waker,
 };
 use quorate_replica::mail::Mail;
-use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject, ReplicaSetup};
+use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::handshake::{
@@ -43,6 +43,17 @@ const MAIL_PER_TICK_MAX: usize = 4096;
 /// How long the last replies may take to leave at shutdown.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// What one core is made of.
+pub(crate) struct CoreParts {
+    pub(crate) id: CoreId,
+    /// The roles, as they begin.
+    pub(crate) core: Core,
+    pub(crate) mailbox: Mailbox<Mail>,
+    /// Where the states of checkpoints are hashed; for the execution core.
+    pub(crate) hasher: Option<Hasher>,
+    pub(crate) log: LogSetup,
+}
+
 /// One core at work.
 pub(crate) struct Driver {
     pub(crate) config: Arc<NodeConfig>,
@@ -70,6 +81,8 @@ pub(crate) struct Driver {
     published: ReactorCounters,
     pub(crate) effects: Vec<Effect>,
     pub(crate) log: LogDriver,
+    /// Whether the roles were told that the disk is nearly full.
+    read_only: bool,
     /// What a write has made durable, kept for its memory.
     durable: Vec<(JournalId, Lsn)>,
     others: Vec<Waker>,
@@ -86,11 +99,9 @@ impl Driver {
     pub(crate) fn new(
         config: Arc<NodeConfig>,
         shared: Arc<Shared>,
-        id: CoreId,
-        mailbox: Mailbox<Mail>,
-        hasher: Option<Hasher>,
-        log: LogSetup,
+        parts: CoreParts,
     ) -> Result<Self, ReactorError> {
+        let CoreParts { id, core, mailbox, hasher, log } = parts;
         let cpu = config.cores[id.index()];
         let mut reactor =
             Reactor::new(&ReactorOptions { cpu, spin: config.spin, ..ReactorOptions::default() })?;
@@ -107,14 +118,8 @@ impl Driver {
             let (listener, _) = reactor.listen(member.client, shares_port)?;
             doors.insert(listener, Accepts::Clients);
         }
-        let setup = ReplicaSetup {
-            config: Arc::clone(&config.cluster),
-            me: config.replica,
-            key: config.key.clone(),
-            cores: config.cores.len(),
-        };
         Ok(Self {
-            core: Core::new(&setup, id),
+            core,
             peers: Peers::new(&config.cluster, config.replica, &links, Instant::now()),
             config,
             id,
@@ -132,6 +137,7 @@ impl Driver {
             published: ReactorCounters::default(),
             effects: Vec::new(),
             log: LogDriver::new(log),
+            read_only: false,
             durable: Vec::new(),
             others: Vec::new(),
             shared,
@@ -183,6 +189,10 @@ impl Driver {
             self.on_event(event)?;
         }
         self.log.take_segments(&mut self.reactor)?;
+        let read_only = self.shared.read_only().is_some();
+        if std::mem::replace(&mut self.read_only, read_only) != read_only {
+            self.step(Input::ReadOnly(read_only));
+        }
         for _ in 0..MAIL_PER_TICK_MAX {
             let Some(mail) = self.mailbox.take() else { break };
             self.step(Input::Mail(mail));

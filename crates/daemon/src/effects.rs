@@ -42,7 +42,7 @@ impl Driver {
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::Append { journal, lsn, record } => self.append(journal, lsn, record),
-            Effect::Trim { .. } => {}
+            Effect::Trim { journal, upto } => self.log.trim(journal, upto),
             Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
             Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
             Effect::ClosePeer { peer, link, reject } => {

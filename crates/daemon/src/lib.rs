@@ -18,6 +18,7 @@ mod hasher;
 mod log_driver;
 mod log_error;
 mod peers;
+mod recover;
 mod report;
 mod run;
 mod segment_files;

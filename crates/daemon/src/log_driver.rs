@@ -89,7 +89,6 @@ impl LogDriver {
     }
 
     /// Nothing of `journal` at or below `upto` is needed any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called once the roles say what they need"))]
     pub(crate) fn trim(&mut self, journal: JournalId, upto: Lsn) {
         self.log.trim(journal, upto);
     }

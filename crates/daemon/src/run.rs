@@ -1,23 +1,23 @@
 //! Starting the cores of a replica, and stopping them.
 
 use crate::config::{Durability, NodeConfig};
-use crate::data_directory::{self, DataDirectory, DirectoryError, Role};
+use crate::data_directory::{self, DataDirectory, DirectoryError};
 use crate::disk::{Disk, LogPlace};
-use crate::driver::Driver;
+use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
 use crate::hasher::Hasher;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
-use crate::segment_files::{self, Opening};
+use crate::recover::{Beginning, recover};
+use crate::segment_files::Opening;
 use crate::shared::Shared;
 use crate::space::Limits;
 use crate::sync_probe::{self, DiskReport};
 use quorate_journal::Scan;
-use quorate_reactor::{FileSync, Mailbox, ReactorError, Signal, Waker, mailbox, signals};
-use quorate_replica::Layout;
+use quorate_reactor::{FileSync, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::mail::Mail;
+use quorate_replica::{Core, Layout, ReplicaSetup};
 use quorate_types::CoreId;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -80,15 +80,20 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
-    let data = data_directory::open_or_learn(&config.data_directory, &config.cluster, config.replica)?;
-    check_role(&data)?;
+    let mut data = data_directory::open_or_learn(&config.data_directory, &config.cluster, config.replica)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
     // Those of this run are there from here on.
     for core in config.core_ids() {
         data.log(core)?;
     }
-    let mut scans = read_logs(&data, config.durability)?;
+    let setup = ReplicaSetup {
+        config: Arc::clone(&config.cluster),
+        me: config.replica,
+        key: config.key.clone(),
+        cores: config.cores.len(),
+    };
+    let Beginning { mut recovery, mut scans } = recover(&config, &setup, &mut data, None)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let limits =
@@ -98,11 +103,13 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     let (hasher, hashing) = Hasher::start().map_err(StartError::Thread)?;
     let mut hasher = Some(hasher);
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
-    for (core, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
-        let hasher = if core == execution { hasher.take() } else { None };
-        let scan = scans.remove(&core).expect("invariant: each core has a directory, and all were read");
-        let log = set_up_log(&config, &data, &files, &disk, core, scan)?;
-        threads.push(CoreThread::start(&config, &shared, core, mailbox, hasher, log)?);
+    for (id, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
+        let core = Core::recover(&setup, id, &mut recovery);
+        let hasher = if id == execution { hasher.take() } else { None };
+        let scan = scans.remove(&id).expect("invariant: each core has a directory, and all were read");
+        let log = set_up_log(&config, &data, &files, &disk, id, scan)?;
+        let parts = CoreParts { id, core, mailbox, hasher, log };
+        threads.push(CoreThread::start(&config, &shared, parts)?);
     }
     let wakers: Result<Vec<Waker>, StartError> = threads
         .iter()
@@ -150,40 +157,6 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     }
 }
 
-/// A learner's core does not exist yet; one that votes must not run on its directory.
-fn check_role(data: &DataDirectory) -> Result<(), StartError> {
-    match data.role() {
-        Role::Founding => Ok(()),
-        Role::Learner { reason } => Err(StartError::Recovery {
-            path: data.path().to_owned(),
-            problem: format!(
-                "the replica may cast no votes ({reason}), and this version cannot run one that casts none; start it on \
-                 the directory that it had"
-            ),
-        }),
-    }
-}
-
-/// Reads what earlier runs have left in the logs of all cores, which may have been more than there are now.
-fn read_logs(data: &DataDirectory, durability: Durability) -> Result<BTreeMap<CoreId, Scan>, StartError> {
-    let mut scans = BTreeMap::new();
-    for (core, directory) in data.logs()? {
-        let sync = durability == Durability::Sync;
-        let scan = segment_files::read_log(&directory, data.log_identity(core), sync)
-            .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
-        if !scan.is_empty() {
-            return Err(StartError::Recovery {
-                path: directory,
-                problem: "the log holds records of an earlier run, and this version cannot go on from them; move the \
-                          data directory away and make a new one with `quorate format`, for all replicas alike"
-                    .to_owned(),
-            });
-        }
-        scans.insert(core, scan);
-    }
-    Ok(scans)
-}
-
 fn set_up_log(
     config: &NodeConfig,
     data: &DataDirectory,
@@ -209,19 +182,12 @@ struct CoreThread {
 
 impl CoreThread {
     /// Sets a core up on its own thread; it runs once it is given the wakers of all.
-    fn start(
-        config: &Arc<NodeConfig>,
-        shared: &Arc<Shared>,
-        core: CoreId,
-        mailbox: Mailbox<Mail>,
-        hasher: Option<Hasher>,
-        log: LogSetup,
-    ) -> Result<Self, StartError> {
+    fn start(config: &Arc<NodeConfig>, shared: &Arc<Shared>, parts: CoreParts) -> Result<Self, StartError> {
         let (report, ready) = mpsc::channel();
         let (go, started) = mpsc::channel::<Vec<Waker>>();
-        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let (config, shared, core) = (Arc::clone(config), Arc::clone(shared), parts.id);
         let body = move || {
-            let mut driver = match Driver::new(config, shared, core, mailbox, hasher, log) {
+            let mut driver = match Driver::new(config, shared, parts) {
                 Ok(driver) => driver,
                 Err(error) => {
                     let _ = report.send(Err(error.into()));

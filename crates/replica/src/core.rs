@@ -1,20 +1,25 @@
 //! One core of a replica: its roles, the mail between them, and the gate in front of everything that must
 //! wait for the journals.
 
-use crate::execution::{Answer, ExecutionRole};
+use crate::execution::{Answer, ExecutionRole, Installed};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::link::{FromClient, LinkRole};
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
+use crate::recovery::{Recovery, record};
 use crate::report::RoleReport;
-use quorate_consensus::{Fact, Outgoing};
+use crate::transfer::ToPeer;
+use quorate_consensus::{Fact, Outgoing, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
+use quorate_lanes::Lanes;
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
     SigningKey, Stage, StageTime,
 };
-use quorate_wire::message::{CheckpointCertificate, FetchBatches, LaneAcks, Message};
-use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
+use quorate_wire::message::{
+    CheckpointCertificate, FetchBatches, FetchPages, FetchedPages, LaneAcks, Message,
+};
+use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, LaneTip, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -146,13 +151,51 @@ impl Core {
     #[must_use]
     pub fn new(setup: &ReplicaSetup, core: CoreId) -> Self {
         let layout = Layout::new(&setup.config, setup.cores);
-        let config = &setup.config;
-        let link =
-            LinkRole::new(Arc::clone(config), setup.me, layout.links_of_core(core), batch_journal(core));
+        let (config, me) = (&setup.config, setup.me);
+        let lanes = Lanes::new(Arc::clone(config), me, &layout.links_of_core(core), batch_journal(core));
+        let link = LinkRole::new(Arc::clone(config), layout.links_of_core(core), lanes);
+        let ordering =
+            (core == layout.ordering()).then(|| OrderingRole::new(Arc::clone(config), me, setup.key.clone()));
+        let execution = (core == layout.execution()).then(|| ExecutionRole::new(Arc::clone(config), me));
+        Self::with_roles(setup, core, link, ordering, execution)
+    }
+
+    /// A core of a replica that goes on where its disk says that it was. Every core takes its part of the same
+    /// `recovery`, each once.
+    #[must_use]
+    pub fn recover(setup: &ReplicaSetup, core: CoreId, recovery: &mut Recovery) -> Self {
+        let layout = Layout::new(&setup.config, setup.cores);
+        let (config, me, links) = (&setup.config, setup.me, layout.links_of_core(core));
+        let found = recovery.lanes(core);
+        let mut lanes = Lanes::recover(Arc::clone(config), me, &links, batch_journal(core), found);
+        let learner = recovery.voting == Voting::Learner;
+        if learner {
+            lanes.mute();
+        }
+        let mut link = LinkRole::new(Arc::clone(config), links, lanes);
+        link.following = learner;
         let ordering = (core == layout.ordering())
-            .then(|| OrderingRole::new(Arc::clone(config), setup.me, setup.key.clone()));
-        let execution =
-            (core == layout.execution()).then(|| ExecutionRole::new(Arc::clone(config), setup.me));
+            .then(|| OrderingRole::recover(Arc::clone(config), me, setup.key.clone(), recovery));
+        let execution = (core == layout.execution()).then(|| {
+            let tips = std::mem::take(&mut recovery.tips);
+            ExecutionRole::recover(Arc::clone(config), me, recovery.state.take(), &tips, learner)
+        });
+        let mut recovered = Self::with_roles(setup, core, link, ordering, execution);
+        for (journal, upto) in &recovery.ends {
+            recovered.durable.raise(*journal, *upto);
+            recovered.gate.on_durable(*journal, *upto, |_| unreachable!("invariant: nothing is held yet"));
+        }
+        recovered
+    }
+
+    fn with_roles(
+        setup: &ReplicaSetup,
+        core: CoreId,
+        link: LinkRole,
+        ordering: Option<OrderingRole>,
+        execution: Option<ExecutionRole>,
+    ) -> Self {
+        let (config, layout) = (&setup.config, Layout::new(&setup.config, setup.cores));
         Self {
             me: setup.me,
             core,
@@ -187,6 +230,7 @@ impl Core {
                     && let Some(ordering) = &mut self.ordering
                 {
                     ordering.consensus.on_disconnected(peer);
+                    self.tell_of_peer(peer, false, effects);
                 }
             }
             Input::PeerDrained { peer, link } => self.on_peer_connected(now, peer, link, effects),
@@ -214,7 +258,8 @@ impl Core {
             return Some(Nanoseconds(0));
         }
         let consensus = self.ordering.as_ref().and_then(|ordering| ordering.consensus.deadline());
-        [Some(self.link.lanes.deadline()), consensus].into_iter().flatten().min()
+        let transfers = self.execution.as_ref().and_then(ExecutionRole::deadline);
+        [Some(self.link.lanes.deadline()), consensus, transfers].into_iter().flatten().min()
     }
 
     /// What this core holds, for invariants and reports.
@@ -262,7 +307,14 @@ impl Core {
         {
             ordering.consensus.on_connected(peer, &mut self.consensus_outputs);
             self.carry_out_consensus(now, effects);
+            self.tell_of_peer(peer, true, effects);
         }
+    }
+
+    /// The execution role asks peers for pages of states.
+    fn tell_of_peer(&mut self, peer: ReplicaId, connected: bool, effects: &mut Vec<Effect>) {
+        let mail = Mail::Execution(ExecutionMail::Peer { peer, connected });
+        self.post(self.layout.execution(), mail, effects);
     }
 
     fn on_peer_frame(
@@ -278,6 +330,9 @@ impl Core {
                 let result = self.on_lane_frame(now, peer, link, frame);
                 self.carry_out_lanes(now, effects);
                 result
+            }
+            Kind::FetchPages | Kind::FetchedPages if link == CONSENSUS_LINK => {
+                pages_mail(peer, frame).map(|mail| self.post(self.layout.execution(), mail, effects))
             }
             _ => match &mut self.ordering {
                 Some(ordering) if link == CONSENSUS_LINK => {
@@ -347,7 +402,7 @@ impl Core {
         match mail {
             Mail::Link(mail) => self.on_link_mail(now, mail, effects),
             Mail::Ordering(mail) => self.on_ordering_mail(now, mail, effects),
-            Mail::Execution(mail) => self.on_execution_mail(mail, effects),
+            Mail::Execution(mail) => self.on_execution_mail(now, mail, effects),
             Mail::Durable { journal, upto } => self.on_durable(now, journal, upto, effects),
         }
     }
@@ -358,6 +413,19 @@ impl Core {
             LinkMail::Want(tip) => {
                 self.link.lanes.want(now, tip, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
+            }
+            LinkMail::Install(tips) => {
+                self.link.lanes.install(&tips, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
+            LinkMail::Following(following) => self.link.following = following,
+            LinkMail::Pin(Some(tips)) => self.link.lanes.pin(&tips),
+            LinkMail::Pin(None) => self.link.lanes.unpin(),
+            LinkMail::Send { peer, frame } => {
+                effects.push(Effect::SendPeer { peer, link: CONSENSUS_LINK, frame });
+            }
+            LinkMail::Condemn(peer) => {
+                self.reject_peer(peer, CONSENSUS_LINK, Reject::StatePage, effects);
             }
             LinkMail::Trim(tips) => {
                 self.link.lanes.trim(&tips, &mut self.lanes_outputs);
@@ -380,6 +448,10 @@ impl Core {
         match mail {
             OrderingMail::Lane(update) => ordering.consensus.on_lane_update(&update),
             OrderingMail::Executed(position) => ordering.consensus.on_executed(position),
+            OrderingMail::Installed { position, timestamp, tips } => {
+                ordering.install(position, timestamp, &tips, &mut self.consensus_outputs);
+                self.carry_out_consensus(now, effects);
+            }
             OrderingMail::Root { position, root } => {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
@@ -393,13 +465,22 @@ impl Core {
         }
     }
 
-    fn on_execution_mail(&mut self, mail: ExecutionMail, effects: &mut Vec<Effect>) {
+    fn on_execution_mail(&mut self, now: Nanoseconds, mail: ExecutionMail, effects: &mut Vec<Effect>) {
         let execution = self.execution.as_mut().expect("invariant: mail is routed by the layout");
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
             }
+            ExecutionMail::Peer { peer, connected } => execution.on_peer(peer, connected),
+            ExecutionMail::FetchPages(peer, question) => {
+                let frame = execution.answer_pages(now, question).encode();
+                self.post_to_peer(peer, frame, effects);
+            }
+            ExecutionMail::FetchedPages(peer, pages) => match execution.on_pages(now, peer, *pages) {
+                Ok(told) => self.tell_peers(told, effects),
+                Err(reason) => effects.push(Effect::Halt { reason }),
+            },
             ExecutionMail::Stable(certificate) => {
                 execution.on_stable(certificate);
                 self.trim_batches(effects);
@@ -640,15 +721,76 @@ impl Core {
             }
         }
         self.execute(effects);
+        self.look_after_transfers(now, effects);
+        self.drain(now, effects);
     }
 
     fn on_checkpointed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
         let execution =
             self.execution.as_mut().expect("invariant: only the execution core has states hashed");
-        execution.on_checkpointed(position, root);
+        let installed = execution.on_checkpointed(position, root);
+        if let Some(Installed { position, timestamp, tips }) = installed {
+            self.on_installed(position, timestamp, &tips, effects);
+        }
         self.trim_batches(effects);
         let mail = Mail::Ordering(OrderingMail::Root { position, root });
         self.post(self.layout.ordering(), mail, effects);
+    }
+
+    /// A state that came from others is the own one now: the other roles go on from there.
+    fn on_installed(
+        &mut self,
+        position: Position,
+        timestamp: Nanoseconds,
+        tips: &Arc<[LaneTip]>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mail = OrderingMail::Installed { position, timestamp, tips: Arc::clone(tips) };
+        self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
+        for core in self.layout.all() {
+            self.post(core, Mail::Link(LinkMail::Install(Arc::clone(tips))), effects);
+        }
+    }
+
+    fn post_to_peer(&mut self, peer: ReplicaId, frame: Frame, effects: &mut Vec<Effect>) {
+        let core = self.layout.core_of_link(CONSENSUS_LINK);
+        self.post(core, Mail::Link(LinkMail::Send { peer, frame }), effects);
+    }
+
+    fn tell_peers(&mut self, told: Vec<ToPeer>, effects: &mut Vec<Effect>) {
+        for one in told {
+            match one {
+                ToPeer::Ask(peer, question) => self.post_to_peer(peer, question.encode(), effects),
+                ToPeer::Condemn(peer) => {
+                    let core = self.layout.core_of_link(CONSENSUS_LINK);
+                    self.post(core, Mail::Link(LinkMail::Condemn(peer)), effects);
+                }
+            }
+        }
+    }
+
+    /// Takes a certified state over where execution cannot get there by itself, and serves those who do.
+    fn look_after_transfers(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let Some(execution) = &mut self.execution else { return };
+        let before = execution.is_following();
+        let told = execution.look_after_transfers(now);
+        let whole = execution.fetched_state();
+        let pins = execution.pins(now);
+        let following = execution.is_following();
+        self.tell_peers(told, effects);
+        match whole {
+            Ok(whole) => effects
+                .extend(whole.into_iter().map(|(position, state)| Effect::Checkpoint { position, state })),
+            Err(reason) => effects.push(Effect::Halt { reason }),
+        }
+        for core in self.layout.all() {
+            if following != before {
+                self.post(core, Mail::Link(LinkMail::Following(following)), effects);
+            }
+            if let Some(tips) = &pins {
+                self.post(core, Mail::Link(LinkMail::Pin(tips.clone())), effects);
+            }
+        }
     }
 
     /// Once a state is durable here and certified, nothing that led to it is needed for a restart.
@@ -694,13 +836,18 @@ impl Core {
 
 /// Whether a reject of a peer's frame ends the connection: what no honest replica sends.
 fn condemns(reject: Reject) -> bool {
-    matches!(reject, Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature)
+    matches!(
+        reject,
+        Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature | Reject::StatePage
+    )
 }
 
-fn record(fact: Fact) -> Record {
-    match fact {
-        Fact::Accepted { view, header } => Record::Accept { view, header, voted: true },
-        Fact::Prepared { view, position, votes } => Record::Prepared { view, position, votes },
-        Fact::Stable(certificate) => Record::Checkpoint(certificate),
-    }
+/// A question for pages of a state, or the answer, on its way to the execution role.
+fn pages_mail(peer: ReplicaId, frame: FrameRef<'_>) -> Result<Mail, Reject> {
+    let mail = if frame.kind == Kind::FetchPages {
+        ExecutionMail::FetchPages(peer, FetchPages::from_frame(frame)?)
+    } else {
+        ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
+    };
+    Ok(Mail::Execution(mail))
 }

@@ -1,14 +1,15 @@
 //! The execution role: applies batches in header order and answers clients.
 
 use crate::interface::{ClientConnection, Effect};
-use crate::report::ExecutionReport;
+use crate::report::{ExecutionReport, Fetching};
+use crate::transfer::{Library, ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Frozen, Outcome, Reply, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
-    View,
+    View, limits,
 };
-use quorate_wire::message::CheckpointCertificate;
+use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -88,8 +89,18 @@ pub(crate) struct ExecutionRole {
     stable: Option<Arc<CheckpointCertificate>>,
     /// The checkpoint up to which journals were last said to be trimmed.
     trimmed: Seq,
-    /// What was executed since the last checkpoint.
-    since: SinceCheckpoint,
+    /// Whether this replica never votes; it is no home for clients either.
+    learner: bool,
+    transfer: Transfer,
+    library: Library,
+}
+
+/// A state that came from others took the place of the own one.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    pub(crate) position: Position,
+    pub(crate) timestamp: Nanoseconds,
+    pub(crate) tips: Arc<[LaneTip]>,
 }
 
 /// A state that was given out to be made durable.
@@ -97,20 +108,38 @@ pub(crate) struct ExecutionRole {
 struct Checkpoint {
     position: Position,
     tips: Arc<[LaneTip]>,
+    state: Frozen,
     durable: bool,
-}
-
-/// What was executed since the last checkpoint: alike on every replica, as each begins at zero there.
-#[derive(Debug, Default)]
-struct SinceCheckpoint {
-    headers: u64,
-    bytes: u64,
 }
 
 impl ExecutionRole {
     pub(crate) fn new(config: Arc<ClusterConfig>, me: ReplicaId) -> Self {
         let state = State::new(config.clients().iter().map(|key| *key.as_bytes()));
-        let executed = header::genesis(config.digest());
+        Self::over(config, me, state, &[])
+    }
+
+    /// The role with the state of a checkpoint, in which the lanes stand at `tips`; as before the first header when
+    /// there is none.
+    pub(crate) fn recover(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        state: Option<State>,
+        tips: &[LaneTip],
+        learner: bool,
+    ) -> Self {
+        let role = match state {
+            Some(state) => Self::over(config, me, state, tips),
+            None => Self::new(config, me),
+        };
+        Self { learner, ..role }
+    }
+
+    fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
+        let last = state.header();
+        let executed = last.map_or_else(
+            || header::genesis(config.digest()),
+            |last| Position { seq: last.seq, digest: last.digest },
+        );
         Self {
             config,
             me,
@@ -118,9 +147,9 @@ impl ExecutionRole {
             pool: BTreeMap::new(),
             queue: VecDeque::new(),
             progress: None,
-            tips: BTreeMap::new(),
+            tips: tips.iter().map(|tip| (tip.lane, (tip.upto, tip.chain))).collect(),
             executed,
-            timestamp: Nanoseconds(0),
+            timestamp: last.map_or(Nanoseconds(0), |last| last.timestamp),
             view: View(0),
             attached: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -128,7 +157,9 @@ impl ExecutionRole {
             checkpoints: VecDeque::new(),
             stable: None,
             trimmed: Seq(0),
-            since: SinceCheckpoint::default(),
+            learner: false,
+            transfer: Transfer::default(),
+            library: Library::default(),
         }
     }
 
@@ -136,13 +167,107 @@ impl ExecutionRole {
         self.executed
     }
 
-    /// A checkpoint's state is durable and its root is known. Those before it are of no more use.
-    pub(crate) fn on_checkpointed(&mut self, position: Position, root: Digest) {
+    /// A checkpoint's state is durable and its root is known. Those before it are of no more use. If it came from others,
+    /// it takes the place of the own one.
+    pub(crate) fn on_checkpointed(&mut self, position: Position, root: Digest) -> Option<Installed> {
         self.last_root = Some((position, root));
+        let fetched = self.transfer.on_durable(position);
+        if let Some(state) = fetched.filter(|_| position.seq > self.executed.seq) {
+            return Some(self.install(position, root, &state));
+        }
+        if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.position == position) {
+            self.library.add(root, own.state.clone(), Arc::clone(&own.tips));
+        }
         self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= position.seq || checkpoint.durable);
         for checkpoint in &mut self.checkpoints {
             checkpoint.durable |= checkpoint.position == position;
         }
+        None
+    }
+
+    fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
+        self.state = State::from_frozen(frozen, limits::SESSIONS_MAX);
+        let config = Arc::clone(&self.config);
+        let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
+        self.tips = config.lanes().filter_map(tip).collect();
+        self.timestamp = self.state.header().map_or(Nanoseconds(0), |last| last.timestamp);
+        self.executed = position;
+        self.progress = None;
+        self.queue.retain(|committed| committed.position.seq > position.seq);
+        // Batches above the tips are taken back in the order of their lanes, as far as they descend from there.
+        for (_, batch) in std::mem::take(&mut self.pool) {
+            self.on_held(batch);
+        }
+        let tips: Arc<[LaneTip]> = self.lane_tips().into();
+        let (state, durable) = (frozen.clone(), true);
+        self.library.add(root, frozen.clone(), Arc::clone(&tips));
+        self.checkpoints.clear();
+        self.checkpoints.push_back(Checkpoint { position, tips: Arc::clone(&tips), state, durable });
+        Installed { position, timestamp: self.timestamp, tips }
+    }
+
+    pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
+        self.transfer.on_peer(peer, connected);
+    }
+
+    pub(crate) fn answer_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
+        self.library.answer(now, question)
+    }
+
+    /// Takes pages of a state that is fetched.
+    ///
+    /// # Errors
+    /// When the certified state contradicts itself: going on would not be safe.
+    pub(crate) fn on_pages(
+        &mut self,
+        now: Nanoseconds,
+        peer: ReplicaId,
+        pages: FetchedPages,
+    ) -> Result<Vec<ToPeer>, String> {
+        let config = Arc::clone(&self.config);
+        let told = self.transfer.on_answer(now, config.tuning(), peer, pages);
+        told.map_err(|fault| format!("a certified state has a page that is none: {fault}"))
+    }
+
+    /// Begins or goes on with taking over a state, if execution stands still behind a certified one.
+    pub(crate) fn look_after_transfers(&mut self, now: Nanoseconds) -> Vec<ToPeer> {
+        let config = Arc::clone(&self.config);
+        let state = &self.state;
+        let own = || state.freeze();
+        self.transfer.on_time(now, config.tuning(), self.stable.as_ref(), self.executed.seq, own)
+    }
+
+    /// A state that was fetched whole and is to be made durable.
+    ///
+    /// # Errors
+    /// When the certified state contradicts itself or its certificate: going on would not be safe.
+    pub(crate) fn fetched_state(&mut self) -> Result<Option<(Position, Frozen)>, String> {
+        let whole = self.transfer.take_whole();
+        let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
+        if let Some((position, frozen)) = &whole {
+            let last = State::from_frozen(frozen, limits::SESSIONS_MAX).header();
+            if last.is_none_or(|last| (last.seq, last.digest) != (position.seq, position.digest)) {
+                let seq = position.seq;
+                return Err(format!("the state certified after header {seq} says that it follows {last:?}"));
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Above which tips batches are to be kept for whoever copies a state, if that has changed.
+    pub(crate) fn pins(&mut self, now: Nanoseconds) -> Option<Option<Arc<[LaneTip]>>> {
+        self.library.on_time(now, self.config.tuning())
+    }
+
+    /// Whether clients are to find another home.
+    pub(crate) fn is_following(&self) -> bool {
+        self.learner || self.transfer.is_fetching()
+    }
+
+    /// The next time at which there is something to do for transfers.
+    pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
+        let library = self.library.deadline(self.config.tuning());
+        [self.transfer.deadline(), library].into_iter().flatten().min()
     }
 
     pub(crate) fn on_stable(&mut self, certificate: Arc<CheckpointCertificate>) {
@@ -190,6 +315,10 @@ impl ExecutionRole {
         view: View,
         at: Nanoseconds,
     ) {
+        if position.seq <= self.executed.seq {
+            // A state that came from others covers it.
+            return;
+        }
         let last = self.queue.back().map_or(self.executed, |committed| committed.position);
         assert_eq!(header.seq, last.seq.next(), "headers are committed in order");
         assert_eq!(header.parent, last.digest, "committed headers are one chain");
@@ -295,7 +424,7 @@ impl ExecutionRole {
             if batch.lane().origin == self.me {
                 progress.own += batch.bundles().len() as u64;
             }
-            self.since.bytes += batch.bytes() as u64;
+            self.state.note_executed_bytes(batch.bytes() as u64);
             progress.batch += 1;
             progress.bundle = 0;
         }
@@ -316,15 +445,11 @@ impl ExecutionRole {
         self.timestamp = header.timestamp;
         turn.progress = true;
         let tuning = self.config.tuning();
-        self.since.headers += 1;
-        if self.since.headers >= tuning.checkpoint_interval || self.since.bytes >= tuning.checkpoint_bytes {
-            self.since = SinceCheckpoint::default();
-            self.checkpoints.push_back(Checkpoint {
-                position,
-                tips: self.lane_tips().into(),
-                durable: false,
-            });
-            turn.checkpoints.push((position, self.state.freeze()));
+        if self.state.is_checkpoint_due(tuning.checkpoint_interval, tuning.checkpoint_bytes) {
+            let state = self.state.checkpoint();
+            let (tips, durable) = (self.lane_tips().into(), false);
+            self.checkpoints.push_back(Checkpoint { position, tips, state: state.clone(), durable });
+            turn.checkpoints.push((position, state));
         }
     }
 
@@ -411,6 +536,12 @@ impl ExecutionRole {
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),
             waits_for_batches: !self.queue.is_empty() && !self.is_ready(),
+            learner: self.learner,
+            fetching: self
+                .transfer
+                .target()
+                .zip(self.transfer.figures())
+                .map(|(target, (pages, reused))| Fetching { seq: target.seq, pages, reused }),
         }
     }
 }

@@ -227,6 +227,9 @@ pub enum Reject {
     /// Fetched data that is not what was asked for.
     #[error("fetched data that does not match the digest asked for")]
     FetchMismatch,
+    /// A page of a state that is not what was asked for.
+    #[error("a page of a state that does not match the digest asked for")]
+    StatePage,
     /// A consensus message whose signature does not match.
     #[error("a consensus message with a wrong signature")]
     ConsensusSignature,
@@ -250,6 +253,7 @@ impl Reject {
         "batch_fork",
         "lane_budget",
         "fetch_mismatch",
+        "state_page",
         "consensus_signature",
         "handshake",
         "header_parent",
@@ -275,6 +279,7 @@ impl Reject {
             Self::BatchFork => "batch_fork",
             Self::LaneBudget => "lane_budget",
             Self::FetchMismatch => "fetch_mismatch",
+            Self::StatePage => "state_page",
             Self::ConsensusSignature => "consensus_signature",
             Self::Handshake => "handshake",
             Self::Consensus(reject) => reject.label(),

@@ -14,10 +14,13 @@ mod interface;
 mod link;
 pub mod mail;
 mod ordering;
+pub mod recovery;
 pub mod report;
 mod timeline;
+mod transfer;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use interface::{ClientConnection, Effect, Input, Reject};
 pub use quorate_journal::Record;
 pub use quorate_state::Frozen;
+pub use recovery::{Found, Recovery};

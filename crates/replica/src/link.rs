@@ -3,7 +3,7 @@
 use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{ExecutionMail, OrderingMail};
 use quorate_lanes::Lanes;
-use quorate_types::{ClusterConfig, JournalId, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
+use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, SessionId, limits};
 use quorate_wire::message::{Attach, Busy, BusyReason, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
@@ -43,13 +43,7 @@ pub(crate) enum FromClient {
 }
 
 impl LinkRole {
-    pub(crate) fn new(
-        config: Arc<ClusterConfig>,
-        me: ReplicaId,
-        links: Vec<LinkId>,
-        journal: JournalId,
-    ) -> Self {
-        let lanes = Lanes::new(Arc::clone(&config), me, &links, journal);
+    pub(crate) fn new(config: Arc<ClusterConfig>, links: Vec<LinkId>, lanes: Lanes) -> Self {
         Self {
             config,
             links,

@@ -4,8 +4,10 @@ use crate::interface::ClientConnection;
 use crate::report::RoleReport;
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
-use quorate_types::{Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, SessionId, View};
-use quorate_wire::message::CheckpointCertificate;
+use quorate_types::{
+    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, ReplicaId, SessionId, View,
+};
+use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
 
@@ -34,6 +36,21 @@ pub enum LinkMail {
     Executed(Arc<[LaneTip]>),
     /// A committed header names a tip that is not held.
     Want(LaneTip),
+    /// A state with these tips came from others and is durable: the lanes go on from there.
+    Install(Arc<[LaneTip]>),
+    /// Whether clients' bundles are declined because the replica catches up by taking over a state.
+    Following(bool),
+    /// Somebody copies the state with these tips, or nobody does any more.
+    Pin(Option<Arc<[LaneTip]>>),
+    /// A frame for a peer, from the execution role; nothing durable stands behind it.
+    Send {
+        /// The peer.
+        peer: ReplicaId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A peer sent a page that is not what was asked for.
+    Condemn(ReplicaId),
     /// The state with these tips is durable and certified: what led to it may be trimmed from the journal.
     Trim(Arc<[LaneTip]>),
     /// A reply for one of its clients.
@@ -76,6 +93,15 @@ pub enum OrderingMail {
     Lane(LaneUpdate),
     /// Headers are executed up to here.
     Executed(Position),
+    /// A certified state came from others and is durable: consensus goes on from its slot.
+    Installed {
+        /// The slot.
+        position: Position,
+        /// The timestamp of its header.
+        timestamp: Nanoseconds,
+        /// Where the lanes stand.
+        tips: Arc<[LaneTip]>,
+    },
     /// The root of the state after a slot at which a checkpoint is due.
     Root {
         /// The slot.
@@ -110,6 +136,17 @@ pub enum ExecutionMail {
         /// When it was committed.
         committed: Nanoseconds,
     },
+    /// The connection to a peer has come or gone.
+    Peer {
+        /// The peer.
+        peer: ReplicaId,
+        /// Whether it stands.
+        connected: bool,
+    },
+    /// A peer asks for pages of a state.
+    FetchPages(ReplicaId, FetchPages),
+    /// A peer answers with pages of a state.
+    FetchedPages(ReplicaId, Box<FetchedPages>),
     /// A state is certified.
     Stable(Arc<CheckpointCertificate>),
     /// A connection wants the replies of a session; its client's key owns the session.

@@ -1,15 +1,17 @@
 //! The ordering role: consensus, with its messages decoded and verified.
 
 use crate::interface::Reject;
+use crate::recovery::Recovery;
 use crate::report::OrderingReport;
 use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
+use quorate_journal::CONSENSUS_JOURNAL;
 use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, ReplicaSet, SigningKey};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
     Status,
 };
-use quorate_wire::{Claims, DecodeError, FrameRef, Kind, Verdicts};
+use quorate_wire::{Claims, DecodeError, FrameRef, Kind, LaneTip, Position, Verdicts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,7 +40,40 @@ pub(crate) struct OrderingRole {
 
 impl OrderingRole {
     pub(crate) fn new(config: Arc<ClusterConfig>, me: ReplicaId, key: SigningKey) -> Self {
-        let consensus = Consensus::new(Arc::clone(&config), me, key, quorate_journal::CONSENSUS_JOURNAL);
+        let consensus = Consensus::new(Arc::clone(&config), me, key, CONSENSUS_JOURNAL);
+        Self::over(config, me, consensus)
+    }
+
+    /// The role as it was when the replica stopped.
+    pub(crate) fn recover(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        key: SigningKey,
+        recovery: &mut Recovery,
+    ) -> Self {
+        let (found, last) = (recovery.consensus.clone(), recovery.end(CONSENSUS_JOURNAL));
+        let voting = recovery.voting;
+        let consensus =
+            Consensus::recover(Arc::clone(&config), me, key, CONSENSUS_JOURNAL, found, last, voting);
+        let mut role = Self::over(config, me, consensus);
+        role.timeline = Timeline::starting_at(role.consensus.positions().committed.seq);
+        role
+    }
+
+    /// A certified state that came from others is durable: goes on from its slot.
+    pub(crate) fn install(
+        &mut self,
+        position: Position,
+        timestamp: Nanoseconds,
+        tips: &[LaneTip],
+        out: &mut Vec<Output>,
+    ) {
+        self.consensus.install(position, timestamp, tips, out);
+        self.consensus.on_executed(position);
+        self.timeline = Timeline::starting_at(self.consensus.positions().committed.seq);
+    }
+
+    fn over(config: Arc<ClusterConfig>, me: ReplicaId, consensus: Consensus) -> Self {
         Self {
             config,
             me,

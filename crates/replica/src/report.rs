@@ -52,4 +52,19 @@ pub struct ExecutionReport {
     pub stored_bytes: u64,
     /// Whether batches of a committed header are still missing.
     pub waits_for_batches: bool,
+    /// Whether the replica never votes.
+    pub learner: bool,
+    /// The state that is being taken over from others.
+    pub fetching: Option<Fetching>,
+}
+
+/// A state on its way from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetching {
+    /// The slot after which it is such.
+    pub seq: Seq,
+    /// The pages that have come.
+    pub pages: u64,
+    /// The subtrees and values that were here already.
+    pub reused: u64,
 }

@@ -27,6 +27,11 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
+    /// Headers up to `floor` are committed and of no interest.
+    pub(crate) fn starting_at(floor: Seq) -> Self {
+        Self { floor, prepared: floor, open: VecDeque::new() }
+    }
+
     /// Consensus stands at `positions` now. To be called before what it has committed is taken with
     /// [`Timeline::commit`].
     pub(crate) fn observe(&mut self, now: Nanoseconds, positions: &Positions) {

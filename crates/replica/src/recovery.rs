@@ -1,0 +1,134 @@
+//! How the roles of a replica come to life from what its disk gives back (DESIGN section 5).
+//!
+//! A driver reads the newest checkpoint that is whole and scans the logs; what follows from both is decided here, alike
+//! in production and in the simulator. The state says what is executed, the batches above it go back to their lanes,
+//! and the consensus records say what was voted and in which view. What is executed beyond the checkpoint is executed
+//! again as soon as it is known to be committed.
+
+use crate::core::{Layout, ReplicaSetup};
+use quorate_consensus::{Fact, Voting};
+use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
+use quorate_state::State;
+use quorate_types::{CoreId, JournalId, LaneId, Lsn};
+use quorate_wire::{Frame, LaneTip, Position, batch, header};
+use std::collections::BTreeMap;
+
+/// What a disk gives back.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The newest checkpoint's state; none before the first.
+    pub state: Option<State>,
+    /// The records of all logs that are not trimmed, those of each journal in order.
+    pub records: Vec<(JournalId, Lsn, Record)>,
+    /// The last record of each journal, trimmed ones included.
+    pub ends: BTreeMap<JournalId, Lsn>,
+    /// Why the replica must not vote, in words; nothing when it may.
+    pub learner: Option<String>,
+}
+
+/// What the roles of a replica begin with: see [`crate::Core::recover`].
+#[derive(Debug)]
+pub struct Recovery {
+    pub(crate) state: Option<State>,
+    pub(crate) consensus: quorate_consensus::Recovered,
+    pub(crate) voting: Voting,
+    pub(crate) ends: BTreeMap<JournalId, Lsn>,
+    pub(crate) tips: Vec<LaneTip>,
+    batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>>,
+}
+
+impl Recovery {
+    /// What follows from what was found.
+    ///
+    /// # Errors
+    /// When the logs are those of another number of cores.
+    pub fn of(setup: &ReplicaSetup, found: Found) -> Result<Self, MovedBatches> {
+        let layout = Layout::new(&setup.config, setup.cores);
+        let tips = found.state.as_ref().map(|state| tips(setup, state)).unwrap_or_default();
+        let (floor, timestamp) = match found.state.as_ref().and_then(State::header) {
+            Some(last) => (Position { seq: last.seq, digest: last.digest }, last.timestamp),
+            None => (header::genesis(setup.config.digest()), quorate_types::Nanoseconds(0)),
+        };
+        let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, &tips);
+        let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>> = BTreeMap::new();
+        for (journal, lsn, record) in found.records {
+            match fact(record) {
+                Ok(fact) => {
+                    assert_eq!(journal, CONSENSUS_JOURNAL, "facts of consensus have a journal of their own");
+                    consensus.fold(lsn, fact);
+                }
+                Err(frame) => {
+                    let Some(lane) = lane_of(&frame) else { continue };
+                    let core = layout.core_of_link(lane.link);
+                    if batch_journal(core) != journal {
+                        return Err(MovedBatches { journal, cores: setup.cores });
+                    }
+                    batches.entry(core).or_default().push((lsn, frame));
+                }
+            }
+        }
+        let voting = match found.learner {
+            Some(_) => Voting::Learner,
+            None => Voting::Voter,
+        };
+        Ok(Self { state: found.state, consensus, voting, ends: found.ends, tips, batches })
+    }
+
+    /// The last record of a journal.
+    pub(crate) fn end(&self, journal: JournalId) -> Lsn {
+        self.ends.get(&journal).copied().unwrap_or_default()
+    }
+
+    /// What is found of the lanes of a core.
+    pub(crate) fn lanes(&mut self, core: CoreId) -> quorate_lanes::Recovered {
+        quorate_lanes::Recovered {
+            last_lsn: self.end(batch_journal(core)),
+            tips: self.tips.clone(),
+            batches: self.batches.remove(&core).unwrap_or_default(),
+        }
+    }
+}
+
+/// The logs were written by another number of cores.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{journal:?} holds batches that belong to another core: the logs were written with another number of `cores` than \
+     {cores}; start with the number of cores that was used before"
+)]
+pub struct MovedBatches {
+    journal: JournalId,
+    cores: usize,
+}
+
+/// Where every lane stands in a state; lanes that never moved are left out.
+pub(crate) fn tips(setup: &ReplicaSetup, state: &State) -> Vec<LaneTip> {
+    let tip = |lane: LaneId| state.lane_tip(lane).map(|(upto, chain)| LaneTip { lane, upto, chain });
+    setup.config.lanes().filter_map(tip).collect()
+}
+
+fn lane_of(frame: &Frame) -> Option<LaneId> {
+    batch::parse_head(frame.payload()).ok().map(|head| head.lane)
+}
+
+/// A record as consensus knows it, or the batch that it is.
+fn fact(record: Record) -> Result<Fact, Frame> {
+    Ok(match record {
+        Record::Batch(frame) => return Err(frame),
+        Record::Accept { view, header, voted } => Fact::Accepted { view, header, voted },
+        Record::Prepared { view, position, votes } => Fact::Prepared { view, position, votes },
+        Record::Checkpoint(certificate) => Fact::Stable(certificate),
+        Record::ViewState { view } => Fact::ViewState { view },
+        Record::EnterView { view, new_view, head } => Fact::EnterView { view, new_view, head },
+    })
+}
+
+/// A fact of consensus as it is logged.
+pub(crate) fn record(fact: Fact) -> Record {
+    match fact {
+        Fact::Accepted { view, header, voted } => Record::Accept { view, header, voted },
+        Fact::Prepared { view, position, votes } => Record::Prepared { view, position, votes },
+        Fact::Stable(certificate) => Record::Checkpoint(certificate),
+        Fact::ViewState { view } => Record::ViewState { view },
+        Fact::EnterView { view, new_view, head } => Record::EnterView { view, new_view, head },
+    }
+}
