@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod checkpointer;
 mod clock;
 mod config;
 mod connection;
@@ -13,6 +14,7 @@ mod driver;
 mod dump;
 mod effects;
 mod hasher;
+pub mod page_folder;
 mod peers;
 mod report;
 mod run;
