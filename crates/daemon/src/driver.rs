@@ -1,9 +1,9 @@
 //! One core: its reactor, its connections and its share of the replica.
 
+use crate::checkpointer::{Checkpointer, Outcome};
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
-use crate::hasher::Hasher;
 use crate::log_driver::{LogDriver, LogSetup};
 use crate::log_error::LogError;
 use crate::peers::Peers;
@@ -49,8 +49,8 @@ pub(crate) struct CoreParts {
     /// The roles, as they begin.
     pub(crate) core: Core,
     pub(crate) mailbox: Mailbox<Mail>,
-    /// Where the states of checkpoints are hashed; for the execution core.
-    pub(crate) hasher: Option<Hasher>,
+    /// Who makes the states of checkpoints durable; for the execution core.
+    pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) log: LogSetup,
 }
 
@@ -62,8 +62,8 @@ pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) reactor: Reactor,
     pub(crate) mailbox: Mailbox<Mail>,
-    /// Where the states of checkpoints are hashed; on the execution core.
-    pub(crate) hasher: Option<Hasher>,
+    /// Who makes the states of checkpoints durable; on the execution core.
+    pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
     /// The connections of established clients by their numbers.
@@ -101,7 +101,7 @@ impl Driver {
         shared: Arc<Shared>,
         parts: CoreParts,
     ) -> Result<Self, ReactorError> {
-        let CoreParts { id, core, mailbox, hasher, log } = parts;
+        let CoreParts { id, core, mailbox, checkpointer, log } = parts;
         let cpu = config.cores[id.index()];
         let mut reactor =
             Reactor::new(&ReactorOptions { cpu, spin: config.spin, ..ReactorOptions::default() })?;
@@ -125,7 +125,7 @@ impl Driver {
             id,
             reactor,
             mailbox,
-            hasher,
+            checkpointer,
             connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             doors,
@@ -197,8 +197,8 @@ impl Driver {
             let Some(mail) = self.mailbox.take() else { break };
             self.step(Input::Mail(mail));
         }
-        while let Some((position, root)) = self.hasher.as_ref().and_then(Hasher::take) {
-            self.step(Input::Checkpointed { position, root });
+        while let Some(outcome) = self.checkpointer.as_ref().and_then(Checkpointer::take) {
+            self.on_checkpoint(outcome)?;
         }
         self.dial_due();
         self.expire_handshakes();
@@ -230,6 +230,35 @@ impl Driver {
         }
         self.durable = durable;
         Ok(())
+    }
+
+    /// What became of a checkpoint's state. One that cannot be made durable ends the replica: the next one would meet
+    /// the same disk.
+    fn on_checkpoint(&mut self, outcome: Outcome) -> Result<(), StartError> {
+        match outcome {
+            Outcome::Durable(written) => {
+                let seconds = written.elapsed.as_secs_f64();
+                info!(
+                    seq = written.position.seq.0,
+                    complete = written.complete,
+                    written_bytes = written.written_bytes,
+                    live_bytes = written.live_bytes,
+                    disk_bytes = written.disk_bytes,
+                    seconds,
+                    "a checkpoint is durable"
+                );
+                let core = self.shared.core(self.id.index());
+                core.add(Counter::CheckpointBytes, written.written_bytes);
+                core.increment(Counter::Checkpoints);
+                core.set(Counter::PageFileBytes, written.disk_bytes);
+                if written.complete {
+                    self.step(Input::Checkpointed { position: written.position, root: written.root });
+                }
+                Ok(())
+            }
+            Outcome::Replaced(_) => Ok(()),
+            Outcome::Failed(_, error) => Err(StartError::Pages(error)),
+        }
     }
 
     pub(crate) fn step(&mut self, input: Input<'_>) {

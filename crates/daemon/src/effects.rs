@@ -1,5 +1,6 @@
 //! Carrying out what the pure parts decided.
 
+use crate::checkpointer::{Contents, Job};
 use crate::connection::{Phase, is_small};
 use crate::driver::Driver;
 use crate::report;
@@ -9,8 +10,8 @@ use quorate_replica::report::RoleReport;
 use quorate_replica::{ClientConnection, Effect, Record, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
-use quorate_wire::Frame;
 use quorate_wire::message::{Message, Report};
+use quorate_wire::{Frame, Position};
 use tracing::{error, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
@@ -60,9 +61,11 @@ impl Driver {
                 }
                 self.mailbox.post(core.index(), mail);
             }
-            Effect::Checkpoint { position, state } => {
-                let hasher = self.hasher.as_ref().expect("invariant: the execution core has the hasher");
-                hasher.hash(position, state, self.reactor.waker());
+            Effect::Checkpoint { position, timestamp, state } => {
+                self.write_checkpoint(position, timestamp, Contents::State(state));
+            }
+            Effect::KeepPart { position, root, received } => {
+                self.write_checkpoint(position, Nanoseconds(0), Contents::Partial { root, received });
             }
             Effect::Report { connection, report } => self.send_report(connection, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
@@ -78,6 +81,14 @@ impl Driver {
                 self.shared.halt(reason);
             }
         }
+    }
+
+    fn write_checkpoint(&mut self, position: Position, timestamp: Nanoseconds, contents: Contents) {
+        let waker = self.reactor.waker();
+        let checkpointer =
+            self.checkpointer.as_ref().expect("invariant: the execution core has the checkpointer");
+        let job = Job { position, timestamp, certificate: Vec::new(), contents };
+        checkpointer.write(job, Box::new(move || waker.wake()));
     }
 
     /// What a step executes is executed when it ends; replies are on their way once they are in their queues, which is

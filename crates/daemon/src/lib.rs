@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod checkpointer;
 mod clock;
 mod config;
 mod connection;
@@ -14,9 +15,9 @@ mod disk;
 mod driver;
 mod dump;
 mod effects;
-mod hasher;
 mod log_driver;
 mod log_error;
+pub mod page_folder;
 mod peers;
 mod recover;
 mod report;

@@ -2,12 +2,13 @@
 
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{DataDirectory, Role};
+use crate::page_folder::FolderError;
 use crate::run::StartError;
 use crate::segment_files;
 use quorate_journal::{Damage, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
-use quorate_state::State;
-use quorate_types::CoreId;
+use quorate_state::{Forest, Frozen, Manifest, State};
+use quorate_types::{CoreId, limits};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -19,16 +20,42 @@ pub(crate) struct Beginning {
     pub(crate) scans: BTreeMap<CoreId, Scan>,
 }
 
+/// What the page files give back.
+#[derive(Default)]
+pub(crate) struct States {
+    whole: Option<State>,
+    /// What a transfer had received when the replica stopped.
+    part: Option<Forest>,
+}
+
+impl States {
+    pub(crate) fn of(
+        whole: Option<(Manifest, Frozen)>,
+        part: Option<(Manifest, Forest)>,
+        damaged: &[FolderError],
+    ) -> Self {
+        for error in damaged {
+            warn!("a checkpoint is damaged: {error}; an older one, or the other replicas, serve instead");
+        }
+        if let Some((manifest, _)) = &whole {
+            info!(seq = manifest.head.seq.0, "the newest checkpoint is loaded");
+        }
+        let whole = whole.map(|(_, frozen)| State::from_frozen(&frozen, limits::SESSIONS_MAX));
+        Self { whole, part: part.map(|(_, forest)| forest) }
+    }
+}
+
 /// Reads the logs, of however many cores, and puts them together with the newest checkpoint. A replica whose votes may
 /// be lost is a learner from here on, and its directory remembers that.
 pub(crate) fn recover(
     config: &NodeConfig,
     setup: &ReplicaSetup,
     data: &mut DataDirectory,
-    state: Option<State>,
+    states: States,
 ) -> Result<Beginning, StartError> {
     let started = Instant::now();
-    let (mut scans, mut found) = (BTreeMap::new(), Found { state, ..Found::default() });
+    let (mut scans, mut found) =
+        (BTreeMap::new(), Found { state: states.whole, part: states.part, ..Found::default() });
     for (core, directory) in data.logs()? {
         let sync = config.durability == Durability::Sync;
         let mut scan = segment_files::read_log(&directory, data.log_identity(core), sync)

@@ -1,14 +1,15 @@
 //! Starting the cores of a replica, and stopping them.
 
+use crate::checkpointer::Checkpointer;
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{self, DataDirectory, DirectoryError};
 use crate::disk::{Disk, LogPlace};
 use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
-use crate::hasher::Hasher;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
-use crate::recover::{Beginning, recover};
+use crate::page_folder::{self, FolderError, PageFolder};
+use crate::recover::{self, Beginning, recover};
 use crate::segment_files::Opening;
 use crate::shared::Shared;
 use crate::space::Limits;
@@ -17,6 +18,7 @@ use quorate_journal::Scan;
 use quorate_reactor::{FileSync, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::mail::Mail;
 use quorate_replica::{Core, Layout, ReplicaSetup};
+use quorate_state::StoreOptions;
 use quorate_types::CoreId;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -44,6 +46,9 @@ pub enum StartError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The page files cannot be read or written.
+    #[error(transparent)]
+    Pages(#[from] FolderError),
     /// A write to the log failed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -93,22 +98,26 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         key: config.key.clone(),
         cores: config.cores.len(),
     };
-    let Beginning { mut recovery, mut scans } = recover(&config, &setup, &mut data, None)?;
+    let mut folder = PageFolder::open(data.path(), config.durability == Durability::Sync)?;
+    let pages = page_folder::find(&mut folder, StoreOptions::default())?;
+    let store = pages.store;
+    let states = recover::States::of(pages.state, pages.partial, &pages.damaged);
+    let Beginning { mut recovery, mut scans } = recover(&config, &setup, &mut data, states)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let limits =
         Limits { journal_bytes_max: config.journal_bytes_max, free_bytes_min: config.free_bytes_min };
     let files = Disk::start(&shared, data.path(), limits).map_err(StartError::Thread)?;
     let mut threads = Vec::new();
-    let (hasher, hashing) = Hasher::start().map_err(StartError::Thread)?;
-    let mut hasher = Some(hasher);
+    let (checkpointer, writing) = Checkpointer::start(folder, store).map_err(StartError::Thread)?;
+    let mut checkpointer = Some(checkpointer);
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (id, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
         let core = Core::recover(&setup, id, &mut recovery);
-        let hasher = if id == execution { hasher.take() } else { None };
+        let checkpointer = if id == execution { checkpointer.take() } else { None };
         let scan = scans.remove(&id).expect("invariant: each core has a directory, and all were read");
         let log = set_up_log(&config, &data, &files, &disk, id, scan)?;
-        let parts = CoreParts { id, core, mailbox, hasher, log };
+        let parts = CoreParts { id, core, mailbox, checkpointer, log };
         threads.push(CoreThread::start(&config, &shared, parts)?);
     }
     let wakers: Result<Vec<Waker>, StartError> = threads
@@ -146,7 +155,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         }
     }
     files.finish();
-    hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     if let Some(dumper) = dumper {
         dumper.finish();
     }

@@ -12,6 +12,7 @@ use crate::transfer::ToPeer;
 use quorate_consensus::{Fact, Outgoing, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_lanes::Lanes;
+use quorate_state::Frozen;
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
     SigningKey, Stage, StageTime,
@@ -178,7 +179,14 @@ impl Core {
             .then(|| OrderingRole::recover(Arc::clone(config), me, setup.key.clone(), recovery));
         let execution = (core == layout.execution()).then(|| {
             let tips = std::mem::take(&mut recovery.tips);
-            ExecutionRole::recover(Arc::clone(config), me, recovery.state.take(), &tips, learner)
+            ExecutionRole::recover(
+                Arc::clone(config),
+                me,
+                recovery.state.take(),
+                &tips,
+                recovery.part.take(),
+                learner,
+            )
         });
         let mut recovered = Self::with_roles(setup, core, link, ordering, execution);
         for (journal, upto) in &recovery.ends {
@@ -761,6 +769,9 @@ impl Core {
         for one in told {
             match one {
                 ToPeer::Ask(peer, question) => self.post_to_peer(peer, question.encode(), effects),
+                ToPeer::Keep { position, root, received } => {
+                    effects.push(Effect::KeepPart { position, root, received });
+                }
                 ToPeer::Condemn(peer) => {
                     let core = self.layout.core_of_link(CONSENSUS_LINK);
                     self.post(core, Mail::Link(LinkMail::Condemn(peer)), effects);
@@ -779,8 +790,7 @@ impl Core {
         let following = execution.is_following();
         self.tell_peers(told, effects);
         match whole {
-            Ok(whole) => effects
-                .extend(whole.into_iter().map(|(position, state)| Effect::Checkpoint { position, state })),
+            Ok(whole) => effects.extend(whole.map(checkpoint)),
             Err(reason) => effects.push(Effect::Halt { reason }),
         }
         for core in self.layout.all() {
@@ -809,9 +819,7 @@ impl Core {
         if !turn.progress {
             return;
         }
-        effects.extend(
-            turn.checkpoints.into_iter().map(|(position, state)| Effect::Checkpoint { position, state }),
-        );
+        effects.extend(turn.checkpoints.into_iter().map(checkpoint));
         self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {
@@ -840,6 +848,10 @@ fn condemns(reject: Reject) -> bool {
         reject,
         Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature | Reject::StatePage
     )
+}
+
+fn checkpoint((position, timestamp, state): (Position, Nanoseconds, Frozen)) -> Effect {
+    Effect::Checkpoint { position, timestamp, state }
 }
 
 /// A question for pages of a state, or the answer, on its way to the execution role.

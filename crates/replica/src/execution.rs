@@ -4,7 +4,7 @@ use crate::interface::{ClientConnection, Effect};
 use crate::report::{ExecutionReport, Fetching};
 use crate::transfer::{Library, ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
-use quorate_state::{BundleInput, Context, Frozen, Outcome, Reply, State};
+use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
     View, limits,
@@ -55,7 +55,7 @@ pub(crate) struct Turn {
     /// The lanes' new executed tips.
     pub(crate) tips: Vec<LaneTip>,
     /// The states at slots at which a checkpoint is due, ascending.
-    pub(crate) checkpoints: Vec<(Position, Frozen)>,
+    pub(crate) checkpoints: Vec<(Position, Nanoseconds, Frozen)>,
     /// Whether a header was executed to its end.
     pub(crate) progress: bool,
     bundles: u64,
@@ -125,13 +125,14 @@ impl ExecutionRole {
         me: ReplicaId,
         state: Option<State>,
         tips: &[LaneTip],
+        part: Option<Forest>,
         learner: bool,
     ) -> Self {
         let role = match state {
             Some(state) => Self::over(config, me, state, tips),
             None => Self::new(config, me),
         };
-        Self { learner, ..role }
+        Self { learner, transfer: Transfer::resuming(part), ..role }
     }
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
@@ -241,17 +242,19 @@ impl ExecutionRole {
     ///
     /// # Errors
     /// When the certified state contradicts itself or its certificate: going on would not be safe.
-    pub(crate) fn fetched_state(&mut self) -> Result<Option<(Position, Frozen)>, String> {
+    pub(crate) fn fetched_state(&mut self) -> Result<Option<(Position, Nanoseconds, Frozen)>, String> {
         let whole = self.transfer.take_whole();
         let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
-        if let Some((position, frozen)) = &whole {
-            let last = State::from_frozen(frozen, limits::SESSIONS_MAX).header();
-            if last.is_none_or(|last| (last.seq, last.digest) != (position.seq, position.digest)) {
+        let Some((position, frozen)) = whole else { return Ok(None) };
+        match State::from_frozen(&frozen, limits::SESSIONS_MAX).header() {
+            Some(last) if (last.seq, last.digest) == (position.seq, position.digest) => {
+                Ok(Some((position, last.timestamp, frozen)))
+            }
+            last => {
                 let seq = position.seq;
-                return Err(format!("the state certified after header {seq} says that it follows {last:?}"));
+                Err(format!("the state certified after header {seq} says that it follows {last:?}"))
             }
         }
-        Ok(whole)
     }
 
     /// Above which tips batches are to be kept for whoever copies a state, if that has changed.
@@ -449,7 +452,7 @@ impl ExecutionRole {
             let state = self.state.checkpoint();
             let (tips, durable) = (self.lane_tips().into(), false);
             self.checkpoints.push_back(Checkpoint { position, tips, state: state.clone(), durable });
-            turn.checkpoints.push((position, state));
+            turn.checkpoints.push((position, header.timestamp, state));
         }
     }
 

@@ -6,7 +6,7 @@
 
 use crate::mail::Mail;
 use quorate_journal::Record;
-use quorate_state::Frozen;
+use quorate_state::{Forest, Frozen};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage, StageTime};
 use quorate_wire::{DecodeError, Frame, FrameRef, Position};
 use thiserror::Error;
@@ -166,8 +166,20 @@ pub enum Effect {
     Checkpoint {
         /// The slot after which the state was such.
         position: Position,
+        /// The timestamp of its header.
+        timestamp: Nanoseconds,
         /// The state.
         state: Frozen,
+    },
+    /// Keep what a transfer has received of a state, so that it need not come again after a restart. Nothing waits for
+    /// this.
+    KeepPart {
+        /// The slot after which the state is such.
+        position: Position,
+        /// Its root.
+        root: Digest,
+        /// What has come.
+        received: Forest,
     },
     /// Something was refused; counted by its name.
     Rejected(Reject),

@@ -8,7 +8,7 @@
 use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
-use quorate_state::State;
+use quorate_state::{Forest, State};
 use quorate_types::{CoreId, JournalId, LaneId, Lsn};
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 pub struct Found {
     /// The newest checkpoint's state; none before the first.
     pub state: Option<State>,
+    /// What a transfer of a newer state had received.
+    pub part: Option<Forest>,
     /// The records of all logs that are not trimmed, those of each journal in order.
     pub records: Vec<(JournalId, Lsn, Record)>,
     /// The last record of each journal, trimmed ones included.
@@ -30,6 +32,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Recovery {
     pub(crate) state: Option<State>,
+    pub(crate) part: Option<Forest>,
     pub(crate) consensus: quorate_consensus::Recovered,
     pub(crate) voting: Voting,
     pub(crate) ends: BTreeMap<JournalId, Lsn>,
@@ -71,7 +74,7 @@ impl Recovery {
             Some(_) => Voting::Learner,
             None => Voting::Voter,
         };
-        Ok(Self { state: found.state, consensus, voting, ends: found.ends, tips, batches })
+        Ok(Self { state: found.state, part: found.part, consensus, voting, ends: found.ends, tips, batches })
     }
 
     /// The last record of a journal.

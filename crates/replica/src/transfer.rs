@@ -9,7 +9,7 @@
 //! batches above it, so that who copies it under load is not left behind again when it is done.
 
 use quorate_state::{
-    BadAnswer, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
+    BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
 };
 use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning, limits};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
@@ -23,15 +23,23 @@ const STANDSTILL_TIMES: u64 = 10;
 const STEP_TIMES: u64 = 1;
 /// When nothing useful has come for so many retransmission times, a newer certified state is fetched instead.
 const RETARGET_TIMES: u64 = 40;
+/// How often what has come is kept on the disk, in retransmission times.
+const KEEP_TIMES: u64 = 100;
 /// How long a state that was asked for stays, in retransmission times after the last question.
 const ASKED_TIMES: u64 = 100;
 /// The states that are kept for serving, the newest included.
 const SERVED_MAX: usize = 2;
 
-/// What this role is to tell its peers.
+/// What this role is to tell its peers, and its disk.
 #[derive(Debug)]
 pub(crate) enum ToPeer {
     Ask(ReplicaId, FetchPages),
+    /// What has come so far is to be kept on the disk.
+    Keep {
+        position: Position,
+        root: Digest,
+        received: Forest,
+    },
     /// The peer answered what no honest one does.
     Condemn(ReplicaId),
 }
@@ -42,6 +50,8 @@ struct Fetching {
     target: Arc<CheckpointCertificate>,
     walk: Walk,
     useful_at: Nanoseconds,
+    /// When what had come was kept last.
+    kept_at: Nanoseconds,
     /// The whole state, on its way to the disk.
     whole: Option<Frozen>,
 }
@@ -53,11 +63,18 @@ pub(crate) struct Transfer {
     /// The state that execution reached last, and since when.
     reached: Option<(Seq, Nanoseconds)>,
     fetching: Option<Fetching>,
+    /// What an earlier walk had received when the replica stopped.
+    part: Option<Forest>,
     /// Nothing is to be done before.
     due: Option<Nanoseconds>,
 }
 
 impl Transfer {
+    /// A walk that begins will take over what an earlier one had received.
+    pub(crate) fn resuming(part: Option<Forest>) -> Self {
+        Self { part, ..Self::default() }
+    }
+
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
         if connected {
             self.peers.insert(peer);
@@ -115,8 +132,12 @@ impl Transfer {
                     }
                     let mut walk = Walk::new(stable.root, TransferOptions::default());
                     walk.reuse(&own());
+                    if let Some(part) = self.part.take() {
+                        walk.reuse_forest(&part);
+                    }
                     let target = Arc::clone(stable);
-                    self.fetching = Some(Fetching { target, walk, useful_at: now, whole: None });
+                    self.fetching =
+                        Some(Fetching { target, walk, useful_at: now, kept_at: now, whole: None });
                 }
             }
             _ => {
@@ -146,6 +167,11 @@ impl Transfer {
         }
         fetching.walk.expire(now);
         let mut questions = Vec::new();
+        if now.since(fetching.kept_at) >= KEEP_TIMES * step {
+            fetching.kept_at = now;
+            let (position, root) = (fetching.target.position, fetching.target.root);
+            questions.push(ToPeer::Keep { position, root, received: fetching.walk.received() });
+        }
         for peer in self.peers.iter() {
             while let Some(PageRequest { number, root, wanted }) = fetching.walk.request(now, peer) {
                 questions.push(ToPeer::Ask(peer, FetchPages { request: number, root, wanted }));

@@ -56,7 +56,8 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
-            Effect::Checkpoint { position, state } => {
+            Effect::KeepPart { .. } => Ok(()),
+            Effect::Checkpoint { position, state, .. } => {
                 // Always in order: a state is hashed when the one before it is.
                 let Origin { replica, core } = origin;
                 let delay = self.disk_random.between(0, HASH_TIME_MAX.0);

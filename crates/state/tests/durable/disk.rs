@@ -63,6 +63,7 @@ impl Disk {
         for number in &removal.pages {
             self.step()?;
             self.pages.remove(number);
+            self.synced.remove(number);
         }
         Ok(())
     }
@@ -118,6 +119,7 @@ impl Disk {
         }
         for number in lost {
             self.pages.remove(&number);
+            self.synced.remove(&number);
         }
         self
     }

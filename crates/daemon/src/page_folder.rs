@@ -1,0 +1,354 @@
+//! The folder of page files and manifests: the one place that knows their names and makes them durable.
+//!
+//! `pages-NNNNNNNN` are page files, `manifest-NNNNNNNN` manifests; what they hold is `quorate_state`'s. A manifest is
+//! written beside its place and renamed. Blocking calls: for threads that nobody waits for, and for tools.
+
+use quorate_state::{
+    CheckpointHead, FILE_HEAD_BYTES, FileNumber, Forest, Frozen, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
+    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, StoreOptions, verify,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+const PAGES: &str = "pages-";
+const MANIFEST: &str = "manifest-";
+/// What a manifest's name ends with while it is written.
+const UNFINISHED: &str = ".new";
+/// So many bytes are written before they are made durable: the disk then has them a few at a time, and whoever else
+/// waits for it does not wait for all of a checkpoint.
+const UNSYNCED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why the folder cannot be used.
+#[derive(Debug, Error)]
+pub enum FolderError {
+    /// A file or the folder could not be read or written.
+    #[error("cannot {action} {}: {cause}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// A manifest is damaged.
+    #[error("{} is damaged: {fault}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: ManifestFault,
+    },
+    /// A checkpoint cannot be read.
+    #[error("the checkpoint of {} cannot be read: {error}", path.display())]
+    Load {
+        /// Its manifest.
+        path: PathBuf,
+        /// What is wrong, and where.
+        error: LoadError,
+    },
+}
+
+/// The files in the folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Page files with their lengths, ascending.
+    pub pages: Vec<(FileNumber, u64)>,
+    /// The numbers of manifests, ascending.
+    pub manifests: Vec<u64>,
+    /// Manifests that were not finished.
+    pub unfinished: Vec<PathBuf>,
+}
+
+/// The folder, and the page files that are written.
+#[derive(Debug)]
+pub struct PageFolder {
+    path: PathBuf,
+    synchronous: bool,
+    /// Files that were written to and may not be durable.
+    written: BTreeMap<FileNumber, File>,
+    /// The last file that was read from.
+    reading: Option<(FileNumber, File)>,
+    unsynced_bytes: usize,
+    /// Whether page files were begun whose directory entries may not be durable.
+    is_entry_loose: bool,
+}
+
+impl PageFolder {
+    /// The folder at `path`, made if it does not exist. Unless it is `synchronous`, nothing is made durable: files
+    /// survive the process, not the loss of power.
+    pub fn open(path: &Path, synchronous: bool) -> Result<Self, FolderError> {
+        fs::create_dir_all(path).map_err(failed("create", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            synchronous,
+            written: BTreeMap::new(),
+            reading: None,
+            unsynced_bytes: 0,
+            is_entry_loose: false,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a page file.
+    #[must_use]
+    pub fn page_file(&self, number: FileNumber) -> PathBuf {
+        self.path.join(format!("{PAGES}{number}"))
+    }
+
+    /// The path of a manifest.
+    #[must_use]
+    pub fn manifest_file(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{MANIFEST}{number:08}"))
+    }
+
+    /// The files that are there. Others than its own are passed over.
+    pub fn list(&self) -> Result<Listing, FolderError> {
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(&self.path).map_err(failed("list", &self.path))? {
+            let entry = entry.map_err(failed("list", &self.path))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(number) = name.strip_prefix(PAGES).and_then(|number| number.parse().ok()) {
+                let metadata = entry.metadata().map_err(failed("look at", &entry.path()))?;
+                listing.pages.push((FileNumber(number), metadata.len()));
+            } else if let Some(number) = name.strip_prefix(MANIFEST) {
+                match number.parse() {
+                    Ok(number) => listing.manifests.push(number),
+                    Err(_) if name.ends_with(UNFINISHED) => listing.unfinished.push(entry.path()),
+                    Err(_) => {}
+                }
+            }
+        }
+        listing.pages.sort_unstable();
+        listing.manifests.sort_unstable();
+        Ok(listing)
+    }
+
+    /// Reads a manifest.
+    pub fn read_manifest(&self, number: u64) -> Result<Manifest, FolderError> {
+        let path = self.manifest_file(number);
+        let length = fs::metadata(&path).map_err(failed("look at", &path))?.len();
+        if length > MANIFEST_BYTES_MAX as u64 {
+            return Err(FolderError::Manifest { path, fault: ManifestFault::Length });
+        }
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path, fault })
+    }
+
+    /// Writes to a page file; one that is there under a number that begins anew is of no checkpoint.
+    pub fn write(&mut self, write: &PageWrite) -> Result<(), FolderError> {
+        let path = self.page_file(write.file);
+        if write.offset == 0 {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+            self.written.insert(write.file, file.map_err(failed("create", &path))?);
+            self.is_entry_loose = true;
+        }
+        let file = match self.written.get(&write.file) {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+                self.written.entry(write.file).or_insert(file)
+            }
+        };
+        file.write_all_at(&write.bytes, u64::from(write.offset)).map_err(failed("write", &path))?;
+        self.unsynced_bytes += write.bytes.len();
+        if self.synchronous && self.unsynced_bytes >= UNSYNCED_BYTES_MAX {
+            file.sync_data().map_err(failed("make durable", &path))?;
+            self.unsynced_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written to these page files durable, and their directory entries.
+    pub fn sync(&mut self, files: &BTreeSet<FileNumber>) -> Result<(), FolderError> {
+        for number in files {
+            if let Some(file) = self.written.remove(number)
+                && self.synchronous
+            {
+                file.sync_all().map_err(failed("make durable", &self.page_file(*number)))?;
+            }
+        }
+        self.unsynced_bytes = 0;
+        if self.is_entry_loose {
+            self.sync_directory()?;
+            self.is_entry_loose = false;
+        }
+        Ok(())
+    }
+
+    /// Writes a manifest whose page files are durable; when this returns it is, too.
+    pub fn commit(&mut self, manifest: &Manifest) -> Result<(), FolderError> {
+        let path = self.manifest_file(manifest.number);
+        let unfinished = path.with_extension(&UNFINISHED[1..]);
+        let mut file = File::create(&unfinished).map_err(failed("create", &unfinished))?;
+        file.write_all(&manifest.encode()).map_err(failed("write", &unfinished))?;
+        if self.synchronous {
+            file.sync_all().map_err(failed("make durable", &unfinished))?;
+        }
+        fs::rename(&unfinished, &path).map_err(failed("rename", &unfinished))?;
+        self.sync_directory()
+    }
+
+    /// Removes what nothing needs any more: manifests, and when they are surely gone, page files.
+    pub fn remove(&mut self, removal: &Removal) -> Result<(), FolderError> {
+        for number in &removal.manifests {
+            remove_file(&self.manifest_file(*number))?;
+        }
+        if !removal.manifests.is_empty() && !removal.pages.is_empty() {
+            self.sync_directory()?;
+        }
+        for number in &removal.pages {
+            self.written.remove(number);
+            remove_file(&self.page_file(*number))?;
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> Result<(), FolderError> {
+        if self.synchronous {
+            let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
+            directory.sync_all().map_err(failed("make durable", &self.path))?;
+        }
+        Ok(())
+    }
+}
+
+impl ReadPages for PageFolder {
+    fn read(&mut self, number: FileNumber, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if self.reading.as_ref().is_none_or(|(open, _)| *open != number) {
+            self.reading = Some((number, File::open(self.page_file(number))?));
+        }
+        match &self.reading {
+            Some((_, file)) => file.read_exact_at(buffer, offset),
+            None => unreachable!("invariant: just opened"),
+        }
+    }
+}
+
+/// What a replica finds when it starts.
+#[derive(Debug)]
+pub struct Found {
+    /// Goes on from it.
+    pub store: PageStore,
+    /// The newest checkpoint that is whole.
+    pub state: Option<(Manifest, Frozen)>,
+    /// What a state transfer had received above it.
+    pub partial: Option<(Manifest, Forest)>,
+    /// What could not be read, the newest first. While there is something, no file was removed: what is damaged goes
+    /// with the next checkpoint.
+    pub damaged: Vec<FolderError>,
+}
+
+/// The newest checkpoint, and the store that goes on from it; what nothing needs is removed.
+pub fn find(folder: &mut PageFolder, options: StoreOptions) -> Result<Found, FolderError> {
+    let listing = folder.list()?;
+    let store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
+    let mut found = Found { store, state: None, partial: None, damaged: Vec::new() };
+    for number in listing.manifests.into_iter().rev() {
+        if let Err(error) = found.take(folder, number) {
+            found.damaged.push(error);
+        }
+    }
+    folder.reading = None;
+    if found.damaged.is_empty() {
+        let removal = found.store.unneeded();
+        folder.remove(&removal)?;
+        for path in listing.unfinished {
+            remove_file(&path)?;
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn take(&mut self, folder: &mut PageFolder, number: u64) -> Result<(), FolderError> {
+        let manifest = folder.read_manifest(number)?;
+        let broken = broken(folder.manifest_file(number));
+        match (manifest.complete, &self.state) {
+            (true, Some(_)) => self.store.keep(&manifest),
+            (true, None) => {
+                let loaded = self.store.load(&manifest, folder);
+                let (state, _) = loaded.map_err(broken)?;
+                self.state = Some((manifest, state));
+            }
+            (false, None) if self.partial.is_none() => {
+                let loaded = self.store.load_forest(&manifest, folder);
+                let (forest, _) = loaded.map_err(broken)?;
+                self.partial = Some((manifest, forest));
+            }
+            (false, _) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Reads a checkpoint and checks every block of it.
+pub fn verify_checkpoint(
+    folder: &mut PageFolder,
+    number: u64,
+) -> Result<(Manifest, LoadFigures), FolderError> {
+    let manifest = folder.read_manifest(number)?;
+    let figures = verify(&manifest, folder);
+    let figures = figures.map_err(broken(folder.manifest_file(number)))?;
+    Ok((manifest, figures))
+}
+
+/// Copies a checkpoint, checked block by block, to another folder, so that it needs nothing of the first. Holds the
+/// state in memory. `progress` is told the bytes that are written and about how many there will be.
+pub fn copy_checkpoint(
+    from: &mut PageFolder,
+    manifest: &Manifest,
+    head: CheckpointHead,
+    to: &mut PageFolder,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Manifest, FolderError> {
+    let mut source = PageStore::new(StoreOptions::default(), [], []);
+    let loaded = source.load(manifest, from);
+    let (state, figures) = loaded.map_err(broken(from.manifest_file(manifest.number)))?;
+    let total = figures.block_bytes + FILE_HEAD_BYTES as u64;
+    let listing = to.list()?;
+    let mut store = PageStore::new(StoreOptions::default(), listing.pages, listing.manifests);
+    let mut checkpoint = store.begin(head, &state);
+    loop {
+        match checkpoint.advance(&mut store) {
+            Progress::Remove(_) | Progress::Pause => {}
+            Progress::Write(write) => to.write(&write)?,
+            Progress::Finished => break,
+        }
+        progress(checkpoint.written_bytes(), total);
+    }
+    to.sync(checkpoint.files_written())?;
+    let copied = checkpoint.manifest(&store);
+    to.commit(&copied)?;
+    Ok(copied)
+}
+
+fn broken(path: PathBuf) -> impl FnOnce(LoadError) -> FolderError {
+    move |error| FolderError::Load { path, error }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    move |cause| FolderError::Io { action, path, cause }
+}
+
+/// Removes a file; one that is gone already is no error.
+fn remove_file(path: &Path) -> Result<(), FolderError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

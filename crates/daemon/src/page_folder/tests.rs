@@ -1,0 +1,139 @@
+//! The folder with real files.
+
+use super::*;
+use quorate_state::State;
+use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq};
+use std::io::{Read, Seek, SeekFrom};
+
+pub(crate) fn head(seq: u64) -> CheckpointHead {
+    let digest = Digest([3; 32]);
+    CheckpointHead { seq: Seq(seq), digest, timestamp: Nanoseconds(seq), certificate: vec![4; 9] }
+}
+
+/// A state of a few hundred pages.
+pub(crate) fn state() -> State {
+    let client = |number: u32| {
+        let mut key = [0; 32];
+        key[28..].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
+        key
+    };
+    State::new((0..20_000).map(client))
+}
+
+pub(crate) fn change(state: &mut State, number: u64) {
+    let lane = LaneId { origin: ReplicaId(1), link: LinkId(0) };
+    state.note_lane_tip(lane, LaneNumber(number), Digest([5; 32]));
+    state.note_header(Seq(number), Digest([6; 32]), Nanoseconds(number));
+}
+
+fn write(folder: &mut PageFolder, store: &mut PageStore, seq: u64, state: &Frozen) -> Manifest {
+    let mut checkpoint = store.begin(head(seq), state);
+    loop {
+        match checkpoint.advance(store) {
+            Progress::Remove(removal) => folder.remove(&removal).unwrap(),
+            Progress::Write(write) => folder.write(&write).unwrap(),
+            Progress::Pause => {}
+            Progress::Finished => break,
+        }
+    }
+    folder.sync(checkpoint.files_written()).unwrap();
+    let manifest = checkpoint.manifest(store);
+    folder.commit(&manifest).unwrap();
+    folder.remove(&store.on_durable(checkpoint)).unwrap();
+    manifest
+}
+
+fn found(path: &Path) -> (PageFolder, Found) {
+    let mut folder = PageFolder::open(path, true).unwrap();
+    let found = find(&mut folder, StoreOptions::default()).unwrap();
+    (folder, found)
+}
+
+#[test]
+fn what_was_written_is_found_again_and_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pages");
+    let mut state = state();
+    let (mut pages, Found { mut store, state: none, .. }) = found(&path);
+    assert!(none.is_none());
+    for seq in 1..=4 {
+        change(&mut state, seq);
+        write(&mut pages, &mut store, seq, &state.freeze());
+    }
+    drop((pages, store));
+    std::fs::write(path.join("manifest-00000009.new"), b"unfinished").unwrap();
+    std::fs::write(path.join("pages-00000077"), b"of no checkpoint").unwrap();
+    let (mut pages, Found { mut store, state: latest, damaged, .. }) = found(&path);
+    assert!(damaged.is_empty());
+    let (manifest, frozen) = latest.unwrap();
+    assert_eq!((manifest.head.clone(), manifest.root), (head(4), state.root()));
+    assert_eq!(frozen.root(), state.root());
+    let listing = pages.list().unwrap();
+    assert_eq!((listing.manifests, listing.pages.len(), listing.unfinished), (vec![3, 4], 1, vec![]));
+    // Only what changes is written, to a new file.
+    let mut state = State::from_frozen(&frozen, 100);
+    change(&mut state, 5);
+    let next = write(&mut pages, &mut store, 5, &state.freeze());
+    assert!(next.bytes() - manifest.bytes() < 100_000);
+    let (verified, figures) = verify_checkpoint(&mut pages, next.number).unwrap();
+    assert_eq!(verified, next);
+    assert!(figures.blocks > 100);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_kept_until_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state();
+    let (mut pages, Found { mut store, .. }) = found(folder.path());
+    change(&mut state, 1);
+    write(&mut pages, &mut store, 1, &state.freeze());
+    let root = state.root();
+    change(&mut state, 2);
+    let damaged = write(&mut pages, &mut store, 2, &state.freeze());
+    let file = pages.page_file(damaged.files[0].number);
+    let mut file = OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1)).unwrap();
+    file.read_exact(&mut last).unwrap();
+    file.write_all_at(&[!last[0]], file.metadata().unwrap().len() - 1).unwrap();
+    let (mut pages, Found { mut store, state: latest, damaged, .. }) = found(folder.path());
+    let (manifest, frozen) = latest.unwrap();
+    assert_eq!((manifest.number, frozen.root()), (1, root));
+    let message = damaged[0].to_string();
+    assert!(message.contains("manifest-00000002") && message.contains("page file 00000001"), "{message}");
+    assert_eq!(pages.list().unwrap().manifests, [1, 2], "evidence is kept");
+    let mut state = State::from_frozen(&frozen, 100);
+    change(&mut state, 2);
+    write(&mut pages, &mut store, 2, &state.freeze());
+    assert_eq!(pages.list().unwrap().manifests, [1, 3]);
+    assert!(found(folder.path()).1.damaged.is_empty());
+}
+
+#[test]
+fn a_copy_needs_nothing_of_the_first() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut state = state();
+    let (mut pages, Found { mut store, .. }) = found(from.path());
+    change(&mut state, 1);
+    let manifest = write(&mut pages, &mut store, 1, &state.freeze());
+    let mut copy = PageFolder::open(to.path(), true).unwrap();
+    let (mut last, mut total) = (0, 0);
+    let copied = copy_checkpoint(&mut pages, &manifest, head(1), &mut copy, |done, of| {
+        assert!(done >= last);
+        (last, total) = (done, of);
+    });
+    assert_eq!((copied.unwrap().root, last), (manifest.root, total));
+    from.close().unwrap();
+    let (_, Found { state: latest, .. }) = found(to.path());
+    assert_eq!(latest.unwrap().1.root(), state.root());
+}
+
+#[test]
+fn errors_name_the_file_and_what_was_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = PageFolder::open(folder.path(), true).unwrap();
+    let message = pages.read_manifest(3).unwrap_err().to_string();
+    assert!(message.contains("manifest-00000003") && message.starts_with("cannot look at "), "{message}");
+    std::fs::write(pages.manifest_file(3), b"no manifest").unwrap();
+    assert!(matches!(pages.read_manifest(3), Err(FolderError::Manifest { .. })));
+}
