@@ -1,6 +1,6 @@
 //! The records of the journals.
 
-use quorate_types::{CoreId, JournalId, View};
+use quorate_types::{CoreId, Digest, JournalId, View};
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use quorate_wire::{Frame, Header, Position};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub enum Record {
         view: View,
         /// The header.
         header: Arc<Header>,
+        /// Whether the replica votes for exactly this slot in this view.
+        voted: bool,
     },
     /// A certificate: q PREPAREs for a slot.
     Prepared {
@@ -37,4 +39,18 @@ pub enum Record {
     },
     /// A certificate for the state after a slot.
     Checkpoint(Arc<CheckpointCertificate>),
+    /// From now on no vote in any view below.
+    ViewState {
+        /// The view.
+        view: View,
+    },
+    /// A view begins; at most one for each view.
+    EnterView {
+        /// The view.
+        view: View,
+        /// The digest of what it begins with.
+        new_view: Digest,
+        /// The slot at which votes begin in it.
+        head: Position,
+    },
 }

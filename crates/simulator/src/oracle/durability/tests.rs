@@ -49,7 +49,7 @@ impl Scene {
             cut: vec![tip],
         });
         let header_position = Position { seq: Seq(1), digest: header.digest() };
-        let accept = Fact::of(&Record::Accept { view: View(0), header }, &mut ledger).unwrap();
+        let accept = Fact::of(&Record::Accept { view: View(0), header, voted: true }, &mut ledger).unwrap();
         durability.on_append(ME, CONSENSUS, Lsn(1), accept).unwrap();
         durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position)).unwrap();
         Self { ledger, durability, tip, header: header_position }
