@@ -145,6 +145,28 @@ impl Board {
         after
     }
 
+    /// When all batches are durable that lie above the committed tips and up to `marks`, which must be held.
+    pub(crate) fn cover(&self, marks: &Marks) -> After {
+        let mut after = After::nothing();
+        for (lane, mark) in marks {
+            let Some(window) = self.windows.get(lane) else { continue };
+            for entry in window.between(window.base.upto, mark.upto) {
+                after.and(entry.journal, entry.lsn);
+            }
+        }
+        after
+    }
+
+    /// The highest held batch of a lane that q replicas acknowledged.
+    pub(crate) fn quorum_tip(&self, lane: LaneId) -> LaneNumber {
+        self.windows.get(&lane).map_or(LaneNumber(0), |window| window.quorum)
+    }
+
+    /// All lanes.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneId> + '_ {
+        self.windows.keys().copied()
+    }
+
     /// Decides whether the cut of a header that follows `parent` may be accepted (DESIGN section 4, rule 1).
     pub(crate) fn judge(&self, header: &Header, parent: &Marks, primary: ReplicaId) -> Verdict {
         if header.cut.is_empty() || !header.cut_is_canonical() {

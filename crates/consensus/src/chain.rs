@@ -1,6 +1,6 @@
 //! The chain of headers that this replica has accepted, and how far it is prepared and committed.
 
-use quorate_types::{After, Digest, ReplicaId, Seq, View};
+use quorate_types::{After, Digest, Lsn, ReplicaId, Seq, View};
 use quorate_wire::message::{PrePrepare, Prepare};
 use quorate_wire::{Header, Position};
 use std::collections::VecDeque;
@@ -11,9 +11,11 @@ use std::sync::Arc;
 pub(crate) struct Slot {
     pub(crate) header: Arc<Header>,
     pub(crate) digest: Digest,
-    /// The signed proposal, to relay; absent when the header was fetched.
+    /// The signed proposal of the present view, to relay; absent when the header came otherwise.
     pub(crate) proposal: Option<Arc<PrePrepare>>,
-    /// What must be durable before a PREPARE for this slot.
+    /// Where the journal has it.
+    pub(crate) lsn: Lsn,
+    /// What must be durable before a PREPARE for this slot or a descendant.
     pub(crate) after: After,
     pub(crate) prepared: bool,
 }
@@ -25,6 +27,21 @@ pub(crate) struct PreparedCertificate {
     pub(crate) view: View,
     pub(crate) position: Position,
     pub(crate) votes: Vec<(ReplicaId, Arc<Prepare>)>,
+    /// Whether the journal has it.
+    pub(crate) recorded: bool,
+}
+
+impl PreparedCertificate {
+    /// Its rank: view first, then slot.
+    pub(crate) fn rank(&self) -> (View, Seq) {
+        (self.view, self.position.seq)
+    }
+
+    /// As it travels.
+    pub(crate) fn to_wire(&self) -> quorate_wire::PreparedCertificate {
+        let votes = self.votes.iter().map(|(signer, vote)| (*signer, Prepare::clone(vote))).collect();
+        quorate_wire::PreparedCertificate { view: self.view, position: self.position, votes }
+    }
 }
 
 /// Accepted headers above `floor`, consecutive and linked.
@@ -81,12 +98,27 @@ impl Chain {
         self.slots.push_back(slot);
     }
 
-    /// Drops uncommitted slots above `seq`.
-    pub(crate) fn truncate(&mut self, seq: Seq) {
+    /// Takes uncommitted slots above `seq` off and returns them, highest first.
+    pub(crate) fn truncate(&mut self, seq: Seq) -> Vec<Slot> {
         assert!(seq >= self.committed.seq, "a committed slot is never dropped from the top");
+        let mut dropped = Vec::new();
         while self.accepted().seq > seq {
-            self.slots.pop_back();
+            dropped.extend(self.slots.pop_back());
         }
+        dropped
+    }
+
+    /// A new view begins: what was proposed and prepared in the one before counts no longer.
+    pub(crate) fn forget_view(&mut self) {
+        for slot in &mut self.slots {
+            slot.proposal = None;
+            slot.prepared = false;
+        }
+    }
+
+    /// The header at a position of this chain, if it is kept.
+    pub(crate) fn header(&self, position: Position) -> Option<&Arc<Header>> {
+        self.slot(position.seq).filter(|slot| slot.digest == position.digest).map(|slot| &slot.header)
     }
 
     /// Commits the next slot and returns it.

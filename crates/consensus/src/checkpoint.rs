@@ -137,7 +137,7 @@ impl Consensus {
         }
     }
 
-    fn set_stable(&mut self, certificate: CheckpointCertificate, out: &mut Vec<Output>) {
+    pub(crate) fn set_stable(&mut self, certificate: CheckpointCertificate, out: &mut Vec<Output>) {
         let certificate = Arc::new(certificate);
         self.checkpoints.stable = certificate.position;
         self.append(Fact::Stable(Arc::clone(&certificate)), out);

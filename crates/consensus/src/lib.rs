@@ -1,24 +1,33 @@
-//! Chained PBFT as a pure state machine: accept, prepare, commit, checkpoint votes and catch-up
+//! Chained PBFT as a pure state machine: accept, prepare, commit, view changes, checkpoint votes and catch-up
 //! (DESIGN section 4).
 //!
 //! [`Consensus`] takes verified messages, the lanes' progress and the time, and answers with [`Output`]s. It
 //! owns no storage and no transport: what it appends gets a log position at once, and what depends on it
 //! carries that position in an [`quorate_types::After`] for the caller to honour.
 //!
-//! This form is the normal case in view 0. What a view change needs is kept from the start: the highest
-//! prepared certificate with its votes, the view of every vote, and the highest COMMIT of every peer.
+//! A replica works in one view ([`Consensus::has_entered`]) or has left it and waits for a higher one to begin. What
+//! carries decisions from one view to the next is the highest prepared certificate of every replica, which is never
+//! collected.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod board;
 mod chain;
 mod checkpoint;
+mod claims;
 mod consensus;
+mod new_view;
 mod output;
+mod proofs;
+mod proposals;
 mod resend;
+mod spare;
+mod suspicion;
 mod sync;
 mod verified;
+mod view_change;
 mod votes;
+mod voting;
 
 pub use board::Board;
 pub use consensus::{Consensus, Positions};

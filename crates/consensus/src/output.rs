@@ -1,9 +1,9 @@
 //! What consensus wants done.
 
-use quorate_types::{After, Lsn, ReplicaId, View};
+use quorate_types::{After, Digest, Lsn, ReplicaId, View};
 use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
-    Status,
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
+    Prepare, Status, Suspect, ViewChange,
 };
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
@@ -39,6 +39,12 @@ pub enum Outgoing {
     FetchHeaders(FetchHeaders),
     /// The answer.
     FetchedHeaders(FetchedHeaders),
+    /// A wish for the next view.
+    Suspect(Suspect),
+    /// This replica has left all views below one.
+    ViewChange(Arc<ViewChange>),
+    /// Where a view begins.
+    NewView(Arc<NewView>),
 }
 
 impl Outgoing {
@@ -54,6 +60,9 @@ impl Outgoing {
             Self::Status(message) => message.encode(),
             Self::FetchHeaders(message) => message.encode(),
             Self::FetchedHeaders(message) => message.encode(),
+            Self::Suspect(message) => message.encode(),
+            Self::ViewChange(message) => message.encode(),
+            Self::NewView(message) => message.encode(),
         }
     }
 }
@@ -67,6 +76,9 @@ pub enum Fact {
         view: View,
         /// The header.
         header: Arc<Header>,
+        /// Whether this replica votes for exactly this slot in this view. Headers that were taken over from a new
+        /// view or a commit proof are not voted for one by one.
+        voted: bool,
     },
     /// q PREPAREs name a slot.
     Prepared {
@@ -79,6 +91,20 @@ pub enum Fact {
     },
     /// q replicas have the same state after a slot.
     Stable(Arc<CheckpointCertificate>),
+    /// From now on this replica votes in no view below this one.
+    ViewState {
+        /// The view.
+        view: View,
+    },
+    /// A view begins here, at most one in each way; it implies the [`Fact::ViewState`] of the view.
+    EnterView {
+        /// The view.
+        view: View,
+        /// The digest of the summaries that it begins with.
+        new_view: Digest,
+        /// The slot at which votes begin in it.
+        head: Position,
+    },
 }
 
 /// What consensus wants done, in order.
@@ -107,7 +133,14 @@ pub enum Output {
         /// Its chain digest.
         position: Position,
     },
-    /// A committed header names batches that are not held: fetch them.
+    /// This replica works in a view.
+    ViewEntered {
+        /// The view.
+        view: View,
+        /// Its primary.
+        primary: ReplicaId,
+    },
+    /// A committed header, or one at which a view begins, names batches that are not held: fetch them.
     Want(LaneTip),
     /// The replica broke no rule but somebody else did.
     Rejected(Reject),
@@ -142,6 +175,9 @@ pub enum Reject {
     /// A certificate without q valid signatures of distinct replicas.
     #[error("a certificate that does not prove its statement")]
     Certificate,
+    /// A new view whose head does not extend the highest checkpoint, or conflicts with the own one.
+    #[error("a new view that does not extend a checkpoint")]
+    NewView,
 }
 
 impl Reject {
@@ -157,6 +193,7 @@ impl Reject {
             Self::DoubleVote => "double_vote",
             Self::FetchMismatch => "header_fetch_mismatch",
             Self::Certificate => "certificate",
+            Self::NewView => "new_view",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Who sends what again: Status, and the answers to it (DESIGN section 4, table "Who re-sends what").
 
-use crate::consensus::{Consensus, last_slot};
+use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output};
+use crate::voting::last_slot;
 use quorate_types::{After, Nanoseconds, ReplicaId};
 use quorate_wire::message::Status;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ impl Consensus {
     fn status(&self) -> Status {
         let positions = self.positions();
         Status {
-            view: self.view,
+            view: self.view(),
+            entered: self.has_entered(),
             stable: positions.stable,
             accepted: positions.accepted,
             prepared: positions.prepared,
@@ -36,6 +38,22 @@ impl Consensus {
             || self.has_pending()
             || self.is_behind()
             || self.lacks_a_proposal()
+            || !self.has_entered()
+            || self.has_suspected()
+            || self.candidate.is_some()
+            || self.lacks_a_view()
+    }
+
+    /// Whether a connected peer is in a higher view, or already in the one that this replica waits for: its
+    /// beginning was lost on the way here, and this replica's Status brings it again.
+    fn lacks_a_view(&self) -> bool {
+        let (view, entered) = (self.view(), self.has_entered());
+        self.votes.peers().any(|(_, peer)| {
+            let status = peer.status.as_ref().filter(|_| peer.connected);
+            status.is_some_and(|status| {
+                status.view > view || (status.view == view && status.entered && !entered)
+            })
+        })
     }
 
     /// Whether a connected peer of this view has accepted more: what it has was lost on the way here, and this
@@ -47,7 +65,7 @@ impl Consensus {
                 && peer
                     .status
                     .as_ref()
-                    .is_some_and(|status| status.view == self.view && status.accepted.seq > accepted)
+                    .is_some_and(|status| self.shares_view(status) && status.accepted.seq > accepted)
         })
     }
 
@@ -57,8 +75,46 @@ impl Consensus {
         if now >= self.status_due {
             self.status_due = now.plus(period.0);
             self.send_to(Destination::Others, Outgoing::Status(self.status()), out);
+            self.resend_claims(out);
         } else {
             self.status_due = self.status_due.min(now.plus(period.0));
+        }
+    }
+
+    /// What others need to follow to the next view goes again, as long as this replica wants it: its wish to all, and
+    /// its view change to the primary that gathers them. Others get that with the next Status that shows them
+    /// behind.
+    fn resend_claims(&self, out: &mut Vec<Output>) {
+        if let Some(own) = self.claims.suspect(self.me)
+            && own.view.next() >= self.view()
+            && (self.has_suspected() || !self.has_entered())
+        {
+            self.send_to(Destination::Others, Outgoing::Suspect(own.clone()), out);
+        }
+        self.resend_view_change(self.config.primary(self.view()), out);
+        if let Some(lacking) = &self.lacking {
+            out.extend(lacking.values().map(|tip| Output::Want(*tip)));
+        }
+    }
+
+    /// Whether a peer works in the same view as this replica.
+    fn shares_view(&self, status: &Status) -> bool {
+        self.has_entered() && status.entered && status.view == self.view
+    }
+
+    /// A peer that has not entered this replica's view learns where it begins, or what this replica waits for.
+    fn help_into_view(&self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+        let behind = status.view < self.view() || (status.view == self.view() && !status.entered);
+        if !behind {
+            return;
+        }
+        if self.has_entered() {
+            if let Some(message) = &self.new_view {
+                let (message, after) = (Outgoing::NewView(Arc::clone(message)), self.entered_after.clone());
+                out.push(Output::Send { to: Destination::One(from), message, after });
+            }
+        } else if status.view < self.view() {
+            self.resend_view_change(from, out);
         }
     }
 
@@ -93,7 +149,8 @@ impl Consensus {
         {
             self.send_to(Destination::One(from), Outgoing::Checkpoint(own), out);
         }
-        if status.view == self.view {
+        self.help_into_view(from, status, out);
+        if self.shares_view(status) {
             self.resend_votes(from, status, out);
         }
     }
@@ -108,7 +165,9 @@ impl Consensus {
         for _ in 0..limit {
             let Some(slot) = self.chain.slot(seq) else { break };
             if let Some(proposal) = &slot.proposal {
-                self.send_to(to, Outgoing::PrePrepare(Arc::clone(proposal)), out);
+                let (message, after) =
+                    (Outgoing::PrePrepare(Arc::clone(proposal)), self.entered_after.clone());
+                out.push(Output::Send { to, message, after });
             }
             seq = seq.next();
         }

@@ -155,21 +155,24 @@ impl Consensus {
         });
     }
 
+    /// The header at a position, on the own chain or off it.
+    fn header_at(&self, position: Position) -> Option<&Arc<Header>> {
+        self.chain.header(position).or_else(|| self.spare.get(position))
+    }
+
     /// Answers a question for headers with what is kept, in one frame of bounded size.
     pub fn on_fetch_headers(&mut self, from: ReplicaId, message: &FetchHeaders, out: &mut Vec<Output>) {
         let mut headers = Vec::new();
         let mut bytes = 0;
-        if self.chain.contains(message.last) {
-            let mut seq = message.last.seq;
-            while seq > message.above
-                && headers.len() < self.tuning.fetch_headers_max
-                && bytes < limits::FETCH_BYTES_MAX
-                && let Some(slot) = self.chain.slot(seq)
-            {
-                bytes += HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * slot.header.cut.len();
-                headers.push(Header::clone(&slot.header));
-                seq = seq.previous();
-            }
+        let mut at = message.last;
+        while at.seq > message.above
+            && headers.len() < self.tuning.fetch_headers_max
+            && bytes < limits::FETCH_BYTES_MAX
+            && let Some(header) = self.header_at(at)
+        {
+            bytes += HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * header.cut.len();
+            headers.push(Header::clone(header));
+            at = Position { seq: at.seq.previous(), digest: header.parent };
         }
         let message = Outgoing::FetchedHeaders(FetchedHeaders { headers });
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
@@ -184,6 +187,9 @@ impl Consensus {
         message: FetchedHeaders,
         out: &mut Vec<Output>,
     ) {
+        if self.take_for_view(now, from, &message, out) {
+            return;
+        }
         let expires = now.plus(self.answer_time());
         let kept_max = self.tuning.window.saturating_add(self.tuning.headers_kept_max);
         let Some(fetch) = self.sync.fetch.as_mut() else { return };

@@ -3,7 +3,6 @@
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
 use quorate_wire::message::{Checkpoint, CheckpointCertificate, PrePrepare, Prepare};
 use quorate_wire::{Claims, Statement, Verdict};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A message with the replica whose key signed it. Only a [`Keyring`] makes one.
@@ -36,9 +35,9 @@ impl<T> Verified<T> {
 /// Checks and makes the signatures of consensus messages.
 #[derive(Clone, Debug)]
 pub struct Keyring {
-    config: Arc<ClusterConfig>,
-    me: ReplicaId,
-    key: SigningKey,
+    pub(crate) config: Arc<ClusterConfig>,
+    pub(crate) me: ReplicaId,
+    pub(crate) key: SigningKey,
 }
 
 impl Keyring {
@@ -106,21 +105,7 @@ impl Keyring {
     /// stands in.
     #[must_use]
     pub fn certificate(&self, message: CheckpointCertificate) -> Option<Verified<CheckpointCertificate>> {
-        let statement = Statement::checkpoint(
-            &self.config,
-            message.position.seq,
-            &message.position.digest,
-            &message.root,
-            &message.next_config,
-        );
-        let signers: BTreeSet<ReplicaId> = message.signatures.iter().map(|(signer, _)| *signer).collect();
-        let proven = signers.len() == message.signatures.len()
-            && signers.len() >= self.config.quorums().quorum
-            && message
-                .signatures
-                .iter()
-                .all(|(signer, signature)| statement.is_signed_by_replica(&self.config, *signer, signature));
-        proven.then_some(Verified { signer: self.me, message })
+        self.proves_stable(&message).then_some(Verified { signer: self.me, message })
     }
 
     /// Signs a proposal.
@@ -149,6 +134,11 @@ impl Keyring {
     #[must_use]
     pub fn own<T>(&self, message: T) -> Verified<T> {
         Verified { signer: self.me, message }
+    }
+
+    /// A message whose signature was just checked or made.
+    pub(crate) fn vouch<T>(&self, signer: ReplicaId, message: T) -> Verified<T> {
+        Verified { signer, message }
     }
 
     fn pre_prepare_statement(&self, message: &PrePrepare) -> Statement {

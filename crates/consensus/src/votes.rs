@@ -126,6 +126,25 @@ impl Votes {
         nth_highest(self.peers.iter().map(|peer| peer.covered), quorum)
     }
 
+    /// The view in which votes are counted is another one: what was voted in the one before counts no longer, but
+    /// claims to have committed stay true.
+    pub(crate) fn enter(&mut self, view: View) {
+        assert!(view > self.view, "views do not go back");
+        self.view = view;
+        for peer in &mut self.peers {
+            peer.prepares.clear();
+            peer.commit = None;
+            peer.covered = Seq(0);
+        }
+    }
+
+    /// The own chain was replaced above `seq`: what COMMITs cover there is to be found out anew.
+    pub(crate) fn uncover(&mut self, seq: Seq) {
+        for peer in &mut self.peers {
+            peer.covered = peer.covered.min(seq);
+        }
+    }
+
     /// Forgets PREPAREs up to a committed slot.
     pub(crate) fn forget(&mut self, upto: Seq) {
         for peer in &mut self.peers {

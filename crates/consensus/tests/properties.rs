@@ -59,6 +59,7 @@ impl World {
             tuning.proposals_max = 4;
             tuning.headers_kept_max = 100;
             tuning.fetch_headers_max = 3;
+            tuning.view_timeout = Nanoseconds::from_millis(60_000);
         });
         for id in replicas - silent..replicas {
             cluster.node_mut(ReplicaId(id)).crashed = true;
@@ -252,7 +253,8 @@ fn message() -> impl Strategy<Value = Outgoing> {
         }),
         (view(), prop::array::uniform5(position())).prop_map(
             |(view, [stable, accepted, prepared, committed, executed])| {
-                Outgoing::Status(Status { view, stable, accepted, prepared, committed, executed })
+                let entered = view.0 % 2 == 0;
+                Outgoing::Status(Status { view, entered, stable, accepted, prepared, committed, executed })
             }
         ),
         (position(), seq()).prop_map(|(last, above)| Outgoing::FetchHeaders(FetchHeaders { last, above })),

@@ -11,9 +11,12 @@ use quorate_types::{
     Tuning, View,
 };
 use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, PrePrepare, Prepare, Status,
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, NewView, PrePrepare, Prepare,
+    Status, Suspect, ViewChange,
 };
-use quorate_wire::{Header, LaneTip, Position, testing};
+use quorate_wire::{
+    Header, LaneTip, Position, PreparedCertificate, Statement, SuspectReason, ViewChangeSummary, testing,
+};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -185,7 +188,8 @@ struct Scene {
 impl Scene {
     fn open(words: &mut Words<'_>) -> Self {
         let replicas = u8::try_from(words.number()).expect("a small cluster");
-        let mut tuning = Tuning::default();
+        // A scenario that is not about suspicion has none.
+        let mut tuning = Tuning { view_timeout: Nanoseconds::from_millis(60_000), ..Tuning::default() };
         while let Some(word) = words.peek() {
             words.next();
             let value = words.number();
@@ -194,6 +198,7 @@ impl Scene {
                 "interval" => tuning.checkpoint_interval = value,
                 "proposals" => tuning.proposals_max = value,
                 "kept" => tuning.headers_kept_max = value,
+                "timeout" => tuning.view_timeout = Nanoseconds::from_millis(value),
                 other => panic!("{other} is no figure"),
             }
         }
@@ -205,7 +210,7 @@ impl Scene {
         let mut lines: Vec<(Vec<ReplicaId>, String)> = Vec::new();
         for (id, text) in std::mem::take(&mut self.cluster.log) {
             let dull = text.starts_with("->")
-                || ["accepts", "prepares", "ignores", "holds", "lets go"]
+                || ["accepts", "takes", "prepares", "ignores", "holds", "lets go"]
                     .iter()
                     .any(|word| text.starts_with(word));
             if self.quiet && dull {
@@ -255,6 +260,9 @@ impl Scene {
             "checkpoint" => self.checkpoint(words),
             "certificate" => self.certificate(words),
             "root" => self.root(words),
+            "suspect" => self.suspect(words),
+            "change" => self.change(words),
+            "newview" => self.new_view(words),
             "state" => self.state(words),
             "agree" => self.agree(),
             other => panic!("{other} is no command"),
@@ -568,7 +576,7 @@ impl Scene {
         self.say(author, &Outgoing::Commit(message), words);
     }
 
-    /// `status by R [accepted H] [prepared H] [committed H] [stable H] [view V] to R…`
+    /// `status by R [accepted H] [prepared H] [committed H] [stable H] [view V] [pending] to R…`
     fn status(&mut self, words: &mut Words<'_>) {
         let (author, _) = self.author(words);
         let genesis = self.cluster.position("genesis");
@@ -580,6 +588,7 @@ impl Scene {
         let committed = committed.unwrap_or(genesis);
         let message = Status {
             view: Self::view(words),
+            entered: !words.take("pending"),
             stable: stable.unwrap_or(genesis),
             accepted: accepted.unwrap_or(committed),
             prepared: prepared.unwrap_or(committed),
@@ -675,8 +684,14 @@ impl Scene {
             let slot = |position| self.cluster.describe_position(position);
             let waiting = self.cluster.node(id).consensus.waiting();
             let waiting = if waiting.is_empty() { String::new() } else { format!("; waits: {waiting}") };
+            let consensus = &self.cluster.node(id).consensus;
+            let view = match (consensus.view(), consensus.has_entered()) {
+                (View(0), true) => String::new(),
+                (view, true) => format!("in v{view}: "),
+                (view, false) => format!("before v{view}: "),
+            };
             let text = format!(
-                "accepted {} prepared {} committed {} stable {}{waiting}",
+                "{view}accepted {} prepared {} committed {} stable {}{waiting}",
                 slot(positions.accepted),
                 slot(positions.prepared),
                 slot(positions.committed),
@@ -686,6 +701,114 @@ impl Scene {
         }
     }
 
+    /// `suspect V by R [signed by R] to R…`
+    fn suspect(&mut self, words: &mut Words<'_>) {
+        let view = View(words.number());
+        let (author, keyring) = self.author(words);
+        let message = wish(&keyring, view);
+        self.say(author, &Outgoing::Suspect(message), words);
+    }
+
+    fn keyring(&self, id: ReplicaId) -> Keyring {
+        Keyring::new(Arc::clone(&self.cluster.config), id, testing::replica_key(id.0))
+    }
+
+    /// A certificate `H/V votes R…`, each vote for exactly H unless `range H…` follows: then each is for all these.
+    fn certified(&self, words: &mut Words<'_>) -> PreparedCertificate {
+        let (position, view) = self.slot_of_view(words.next());
+        assert!(words.take("votes"));
+        let voters = words.replicas();
+        let mut range = vec![position];
+        if words.take("range") {
+            range.clear();
+            while words.peek().is_some_and(|word| self.cluster.headers.contains_key(word)) {
+                range.push(self.cluster.position(words.next()));
+            }
+        }
+        let votes = voters.into_iter().map(|voter| {
+            let digests = range.iter().map(|position| position.digest).collect();
+            let vote = Prepare { view, lo: range[0].seq, digests, signature: Signature([0; 64]) };
+            (voter, self.keyring(voter).sign_prepare(vote).into_message())
+        });
+        PreparedCertificate { view, position, votes: votes.collect() }
+    }
+
+    fn slot_of_view(&self, word: &str) -> (Position, View) {
+        let (name, view) = word.split_once('/').expect("a slot with its view is H/V");
+        (self.cluster.position(name), View(view.parse().expect("a view")))
+    }
+
+    fn certificate_of(&self, position: Position, signers: Vec<ReplicaId>) -> CheckpointCertificate {
+        let vote = self.vote(position, "right");
+        let sign = |id: ReplicaId| (id, self.keyring(id).sign_checkpoint(vote.clone()).message().signature);
+        let signatures = signers.into_iter().map(sign).collect();
+        CheckpointCertificate { position, root: vote.root, next_config: vote.next_config, signatures }
+    }
+
+    /// `change V by R [signed by R] [prepared H/V votes R…] [stable H of R…] [because R…] [proposals H H] to R…`
+    fn change(&mut self, words: &mut Words<'_>) {
+        let new_view = View(words.number());
+        let (author, keyring) = self.author(words);
+        let prepared = words.take("prepared").then(|| self.certified(words));
+        let stable = words.take("stable").then(|| {
+            let position = self.cluster.position(words.next());
+            assert!(words.take("of"));
+            self.certificate_of(position, words.replicas())
+        });
+        let because = if words.take("because") { words.replicas() } else { vec![author] };
+        let view = new_view.previous();
+        let suspects = because.into_iter().map(|id| (id, wish(&self.keyring(id), view))).collect();
+        let mut proposals = Vec::new();
+        if words.take("proposals") {
+            let primary = self.keyring(self.cluster.config.primary(view));
+            for _ in 0..2 {
+                let header = self.header_called(words.next());
+                let message = PrePrepare { view, header, signature: Signature([0; 64]) };
+                proposals.push(primary.sign_pre_prepare(message).into_message());
+            }
+        }
+        let signature = Signature([0; 64]);
+        let message = ViewChange { new_view, stable, prepared, suspects, proposals, signature };
+        let message = keyring.sign_view_change(message).into_message();
+        self.say(author, &Outgoing::ViewChange(Arc::new(message)), words);
+    }
+
+    /// `newview V from R[=H/V][+H]… [proof H/V votes R…] [stable H of R…] by R [signed by R] to R…`: each summary
+    /// with what is prepared and what is stable.
+    fn new_view(&mut self, words: &mut Words<'_>) {
+        let view = View(words.number());
+        assert!(words.take("from"));
+        let mut summaries = Vec::new();
+        while let Some(word) = words.peek().filter(|word| word.starts_with('r')) {
+            words.next();
+            let (word, stable) = word.split_once('+').map_or((word, None), |(word, name)| (word, Some(name)));
+            let (name, prepared) =
+                word.split_once('=').map_or((word, None), |(word, slot)| (word, Some(slot)));
+            let signer = replica(name).expect("a replica");
+            let genesis = self.cluster.position("genesis");
+            let stable = stable.map(|name| self.cluster.position(name));
+            let mut summary = ViewChangeSummary {
+                stable: stable.unwrap_or(genesis),
+                root: stable.map_or(Digest::ZERO, |position| root_called("right", position)),
+                prepared: prepared.map(|slot| self.slot_of_view(slot)).map(|(slot, view)| (view, slot)),
+                signature: Signature([0; 64]),
+            };
+            let statement = Statement::view_change(&self.cluster.config, view, &summary);
+            summary.signature = statement.sign(&testing::replica_key(signer.0));
+            summaries.push((signer, summary));
+        }
+        let prepared = words.take("proof").then(|| self.certified(words));
+        let stable = words.take("stable").then(|| {
+            let position = self.cluster.position(words.next());
+            assert!(words.take("of"));
+            self.certificate_of(position, words.replicas())
+        });
+        let (author, keyring) = self.author(words);
+        let message = NewView { view, summaries, prepared, stable, signature: Signature([0; 64]) };
+        let message = keyring.sign_new_view(message).into_message();
+        self.say(author, &Outgoing::NewView(Arc::new(message)), words);
+    }
+
     /// Nobody broke a promise so far.
     fn agree(&mut self) {
         assert!(self.cluster.violations.is_empty(), "{:?}", self.cluster.violations);
@@ -693,6 +816,11 @@ impl Scene {
             self.cluster.log.push((id, "broke no promise".to_owned()));
         }
     }
+}
+
+fn wish(keyring: &Keyring, view: View) -> Suspect {
+    let message = Suspect { view, reason: SuspectReason::Uncommitted, signature: Signature([0; 64]) };
+    keyring.sign_suspect(message).into_message()
 }
 
 /// The state root that execution computes after a slot is called `right`; any other name is another root.

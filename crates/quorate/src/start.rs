@@ -90,9 +90,10 @@ fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
         }
         StartError::Directory(error) => error.into(),
         error @ StartError::Recovery { .. } => Failure::usage(error),
-        error @ (StartError::Thread(_) | StartError::Disk { .. } | StartError::Log(_)) => {
-            Failure::Run(error.into())
-        }
+        error @ (StartError::Thread(_)
+        | StartError::Disk { .. }
+        | StartError::Log(_)
+        | StartError::Pages(_)) => Failure::Run(error.into()),
     }
 }
 

@@ -662,6 +662,8 @@ impl Core {
                 let core = self.layout.core_of_link(tip.lane.link);
                 self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
             }
+            // Views are read off the report; nothing else depends on them yet.
+            Output::ViewEntered { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
         }
@@ -713,6 +715,12 @@ impl Core {
         self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
         self.carry_out_lanes(now, effects);
         self.drain(now, effects);
+        if let Some(ordering) = &mut self.ordering {
+            let liars = ordering.take_view_changes();
+            for peer in liars.iter() {
+                self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
+            }
+        }
         if let Some(ordering) = &mut self.ordering {
             ordering.answer(&mut self.consensus_outputs);
             ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);

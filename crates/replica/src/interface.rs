@@ -276,6 +276,7 @@ impl Reject {
         "double_vote",
         "header_fetch_mismatch",
         "certificate",
+        "new_view",
     ];
 
     /// The label under which it is counted.

@@ -8,8 +8,8 @@ use quorate_consensus::{Consensus, Outgoing, Output};
 use quorate_journal::CONSENSUS_JOURNAL;
 use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, ReplicaSet, SigningKey};
 use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
-    Status,
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
+    Prepare, Status, Suspect, ViewChange,
 };
 use quorate_wire::{Claims, DecodeError, FrameRef, Kind, LaneTip, Position, Verdicts};
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub(crate) struct OrderingRole {
     /// large, so each peer gets one of each a tick.
     statuses: BTreeMap<ReplicaId, Status>,
     questions: BTreeMap<ReplicaId, FetchHeaders>,
+    /// The newest view change of each peer in this tick: each costs as many checks as it has reasons.
+    changes: BTreeMap<ReplicaId, ViewChange>,
 }
 
 impl OrderingRole {
@@ -84,6 +86,7 @@ impl OrderingRole {
             timeline: Timeline::default(),
             statuses: BTreeMap::new(),
             questions: BTreeMap::new(),
+            changes: BTreeMap::new(),
         }
     }
 
@@ -133,6 +136,26 @@ impl OrderingRole {
             }
             Kind::FetchedHeaders => {
                 consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out);
+            }
+            Kind::Suspect => {
+                let message = Suspect::from_frame(frame)?;
+                if consensus.wants_suspect(from, &message) {
+                    let verified = consensus.keyring().suspect(from, message);
+                    consensus.on_suspect(verified.ok_or(Reject::ConsensusSignature)?);
+                }
+            }
+            Kind::ViewChange => {
+                let message = ViewChange::from_frame(frame)?;
+                if let Some(news) = consensus.news_of_view_change(from, message) {
+                    self.changes.insert(from, news);
+                }
+            }
+            Kind::NewView => {
+                let message = NewView::from_frame(frame)?;
+                if consensus.wants_new_view(&message) {
+                    let verified = consensus.keyring().new_view(message);
+                    consensus.on_new_view(verified.ok_or(Reject::ConsensusSignature)?, out);
+                }
             }
             other => return Err(DecodeError::Misplaced(other).into()),
         }
@@ -199,6 +222,22 @@ impl OrderingRole {
         liars
     }
 
+    /// The burst of inputs is over: verifies and takes the view changes that it has brought. Returns the peers that
+    /// sent what nobody signed.
+    pub(crate) fn take_view_changes(&mut self) -> ReplicaSet {
+        let mut liars = ReplicaSet::EMPTY;
+        let consensus = &mut self.consensus;
+        for (from, message) in std::mem::take(&mut self.changes) {
+            // The ones before may have brought the same reasons.
+            let Some(news) = consensus.news_of_view_change(from, message) else { continue };
+            match consensus.keyring().view_change(from, news) {
+                Some(verified) => consensus.on_view_change(verified),
+                None => drop(liars.insert(from)),
+            }
+        }
+        liars
+    }
+
     /// The burst of inputs is over: answers what peers have shown and asked in it.
     pub(crate) fn answer(&mut self, out: &mut Vec<Output>) {
         for (from, status) in std::mem::take(&mut self.statuses) {
@@ -222,7 +261,13 @@ impl OrderingRole {
                 let own = consensus.keyring().own(checkpoint.clone());
                 consensus.on_checkpoint(own, out);
             }
-            Outgoing::PrePrepare(_)
+            Outgoing::ViewChange(change) => {
+                let own = consensus.keyring().own(ViewChange::clone(change));
+                consensus.on_view_change(own);
+            }
+            Outgoing::Suspect(_)
+            | Outgoing::NewView(_)
+            | Outgoing::PrePrepare(_)
             | Outgoing::CheckpointCertificate(_)
             | Outgoing::Status(_)
             | Outgoing::FetchHeaders(_)

@@ -117,6 +117,7 @@ fn the_gate_holds_each_vote_once() {
     let genesis = quorate_wire::header::genesis(cluster.config.digest());
     let status = quorate_wire::message::Status {
         view: quorate_types::View(0),
+        entered: true,
         stable: genesis,
         accepted: genesis,
         prepared: genesis,

@@ -167,6 +167,7 @@ fn every_reject_has_a_label_that_is_listed_once() {
         Reject::Consensus(Consensus::DoubleVote),
         Reject::Consensus(Consensus::FetchMismatch),
         Reject::Consensus(Consensus::Certificate),
+        Reject::Consensus(Consensus::NewView),
     ];
     let labels: Vec<&str> = all.iter().map(Reject::label).collect();
     assert_eq!(labels, Reject::LABELS);
@@ -225,6 +226,7 @@ fn a_flood_of_questions_in_one_burst_gets_one_answer() {
     let position = cluster.machine(R0).cores[0].audit().committed.unwrap();
     let status = Status {
         view: View(0),
+        entered: true,
         stable: genesis,
         accepted: genesis,
         prepared: genesis,
@@ -285,6 +287,7 @@ proptest! {
         let at = |index: usize| Position { seq: Seq(seqs[index]), digest: Digest(digest) };
         let status = Status {
             view: View(seqs[0] % 2),
+            entered: true,
             stable: at(1),
             accepted: at(2),
             prepared: at(3),

@@ -1,13 +1,11 @@
 //! Which faults happen when. Faults end with the fault phase at the latest: then the cluster must make progress
 //! again. One fault may last for ever: one that a cluster has to live with, such as a way between two replicas
-//! that never opens again, or f of the replicas standing still.
-//!
-//! There is no view change yet, so the primary may be cut off or paused for a while but nobody replaces it,
-//! and no replica crashes.
+//! that never opens again, or f of the replicas standing still or cut off, the first primaries among them. No replica
+//! crashes yet.
 
 use crate::plan::Plan;
 use crate::random::{Random, Stream};
-use quorate_types::{LinkId, Nanoseconds, ReplicaId};
+use quorate_types::{LinkId, Nanoseconds, Quorums, ReplicaId};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,12 +115,51 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     if plan.replicas > 1 && random.percent(30) {
         let (kind, begin) = (draw_lasting(&mut random, plan), Nanoseconds(random.below(plan.heal_at.0)));
         faults.push(Fault { kind, begin, end: FOR_EVER });
+    } else if plan.replicas > 1 && random.percent(30) {
+        faults.extend(draw_dead_primaries(&mut random, plan));
+    }
+    if plan.replicas > 1 && random.percent(30) {
+        faults.extend(draw_failing_primaries(&mut random, plan));
     }
     faults.sort_by_key(|fault| fault.begin);
     faults
 }
 
-/// What the others must be able to live with. The primary is never stopped: nobody replaces it yet.
+/// The first primaries stand still for good, one after the other, as many as may.
+fn draw_dead_primaries(random: &mut Random, plan: &Plan) -> Vec<Fault> {
+    let faults = Quorums::of(usize::from(plan.replicas)).faults;
+    let count = u8::try_from(faults).expect("invariant: below n");
+    let dead = (0..count).map(|id| {
+        let begin = Nanoseconds(random.below(plan.heal_at.0));
+        Fault { kind: FaultKind::Pause { replica: ReplicaId(id) }, begin, end: FOR_EVER }
+    });
+    dead.collect()
+}
+
+/// The primaries of several views in a row are in trouble, each in turn and about as long as it takes to be
+/// replaced.
+fn draw_failing_primaries(random: &mut Random, plan: &Plan) -> Vec<Fault> {
+    let mut begin = random.below(plan.heal_at.0 / 2);
+    let mut faults = Vec::new();
+    for view in 0..random.between(1, u64::from(plan.replicas) + 1) {
+        let id = u8::try_from(view % u64::from(plan.replicas)).expect("invariant: below n");
+        let replica = ReplicaId(id);
+        let kind = match random.below(3) {
+            0 => FaultKind::Pause { replica },
+            1 => FaultKind::Isolate { replica },
+            _ => FaultKind::StallDisk { replica },
+        };
+        let length = random.between(plan.tuning.view_timeout.0 / 2, 3 * plan.tuning.view_timeout.0);
+        let end = (begin + length).min(plan.heal_at.0);
+        if end > begin {
+            faults.push(Fault { kind, begin: Nanoseconds(begin), end: Nanoseconds(end) });
+        }
+        begin = end;
+    }
+    faults
+}
+
+/// What the others must be able to live with.
 fn draw_lasting(random: &mut Random, plan: &Plan) -> FaultKind {
     let replica = |number: u64| ReplicaId(u8::try_from(number).expect("invariant: below n"));
     let replicas = u64::from(plan.replicas);
@@ -134,7 +171,7 @@ fn draw_lasting(random: &mut Random, plan: &Plan) -> FaultKind {
         1 => FaultKind::CutBothWays { from: any, to: other },
         2 => FaultKind::CutClient { client, replica: any },
         3 => FaultKind::Slow { replica: any, factor: 5 },
-        _ => FaultKind::Pause { replica: replica(random.between(1, replicas - 1)) },
+        _ => FaultKind::Pause { replica: any },
     }
 }
 

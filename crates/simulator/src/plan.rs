@@ -244,6 +244,7 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),
         idle: Nanoseconds::from_millis(random.between(100, 800)),
         clock_skew_max: Nanoseconds::from_millis(random.magnitude(1, 500)),
+        view_timeout: Nanoseconds::from_millis(random.between(100, 600)),
     }
 }
 

@@ -182,6 +182,9 @@ pub struct Tuning {
     pub idle: Nanoseconds,
     /// How far ahead of the local clock a header's timestamp may be before the header waits.
     pub clock_skew_max: Nanoseconds,
+    /// T0: how long a primary may take before it is suspected; doubled for each view that failed. More than four
+    /// network delays, a fetch and three syncs.
+    pub view_timeout: Nanoseconds,
 }
 
 impl Default for Tuning {
@@ -204,6 +207,7 @@ impl Default for Tuning {
             retransmit: Nanoseconds::from_millis(50),
             idle: Nanoseconds::from_millis(1000),
             clock_skew_max: Nanoseconds::from_millis(500),
+            view_timeout: Nanoseconds::from_millis(500),
         }
     }
 }

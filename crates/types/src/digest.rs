@@ -40,6 +40,8 @@ pub enum Domain {
     Handshake = 12,
     /// Signatures that are checked together: where the coefficients come from.
     Signatures = 13,
+    /// The summaries with which a view begins.
+    NewView = 14,
 }
 
 impl Domain {

@@ -1,5 +1,7 @@
 //! Every limit by name. What exceeds one is refused with a typed answer, never truncated.
 
+use crate::Nanoseconds;
+
 /// The largest number of replicas in a cluster.
 pub const REPLICAS_MAX: usize = 100;
 /// The largest number of links between two replicas, and so of lanes per origin.
@@ -38,6 +40,9 @@ pub const CUT_BATCHES_MAX: u64 = 256;
 pub const CUT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// P: the number of headers that may be proposed and not yet committed; also the longest PREPARE range.
 pub const PROPOSALS_MAX: u64 = 64;
+/// The longest that a primary is waited for, however many views have failed; so long a delay of the network is
+/// tolerated.
+pub const VIEW_TIMEOUT_MAX: Nanoseconds = Nanoseconds::from_millis(60_000);
 /// W: how far above the stable checkpoint headers are accepted.
 pub const WINDOW: u64 = 8192;
 /// After so many headers the state is checkpointed and voted on. Two fit into the window.

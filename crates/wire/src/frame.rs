@@ -95,6 +95,12 @@ kinds! {
     FetchHeaders = 54,
     /// Headers that link backwards from what was asked for.
     FetchedHeaders = 55,
+    /// A replica wants the view after one.
+    Suspect = 56,
+    /// A replica has left all views below one.
+    ViewChange = 57,
+    /// The primary of a view says where it begins.
+    NewView = 58,
     /// Asks for pages of the state's tree by digest.
     FetchPages = 64,
     /// Pages of the state's tree.

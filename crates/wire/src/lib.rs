@@ -14,6 +14,7 @@ pub mod header;
 pub mod message;
 pub mod reply;
 pub mod signing;
+pub mod summary;
 pub mod testing;
 
 mod error;
@@ -25,3 +26,4 @@ pub use frame::{Assembler, Frame, FrameRef, Kind};
 pub use header::{Header, LaneTip, Position};
 pub use reply::ReplyView;
 pub use signing::{Claims, Statement, StatementKind, Verdict, Verdicts};
+pub use summary::{PreparedCertificate, SuspectReason, ViewChangeSummary};

@@ -6,6 +6,7 @@
 )]
 
 use crate::batch::parse_head;
+use crate::summary::{PreparedCertificate, SuspectReason, ViewChangeSummary};
 use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
 use quorate_types::{
     BundleNumber, Digest, LaneId, LaneNumber, LinkId, PageName, ReplicaId, Seq, SessionId, Signature, View,
@@ -123,6 +124,24 @@ impl BusyReason {
     }
 }
 
+fn check_prepare(message: &Prepare) -> Result<(), DecodeError> {
+    if message.digests.is_empty() {
+        return Err(DecodeError::Malformed(Kind::Prepare));
+    }
+    within("slots in a PREPARE", message.digests.len(), PREPARE_SLOTS_MAX)
+}
+
+fn check_certificates(
+    prepared: Option<&PreparedCertificate>,
+    stable: Option<&CheckpointCertificate>,
+) -> Result<(), DecodeError> {
+    let signatures = stable.map_or(0, |certificate| certificate.signatures.len());
+    within("signatures in a certificate", signatures, limits::REPLICAS_MAX)?;
+    let votes = prepared.map_or(&[][..], |certificate| &certificate.votes);
+    within("votes in a certificate", votes.len(), limits::REPLICAS_MAX)?;
+    votes.iter().try_for_each(|(_, vote)| check_prepare(vote))
+}
+
 messages! {
     /// Which session's replies a connection wants: the one that its client's key opens with `counter`.
     Attach {
@@ -195,12 +214,7 @@ messages! {
         digests: Vec<Digest>,
         /// The signature of the replica that votes.
         signature: Signature,
-    } check |message| {
-        if message.digests.is_empty() {
-            return Err(DecodeError::Malformed(Kind::Prepare));
-        }
-        within("slots in a PREPARE", message.digests.len(), PREPARE_SLOTS_MAX)
-    };
+    } check check_prepare;
 
     /// A vote for a slot and every ancestor.
     Commit {
@@ -236,8 +250,10 @@ messages! {
 
     /// What a replica has.
     Status {
-        /// Its view.
+        /// The view that it works in or, if it has not `entered` that, waits for.
         view: View,
+        /// Whether it knows where the view begins and votes in it.
+        entered: bool,
         /// The highest slot with a checkpoint certificate.
         stable: Position,
         /// The highest accepted slot.
@@ -293,6 +309,77 @@ messages! {
         /// Long values, in the order asked for.
         values: Vec<Vec<u8>>,
     } check |message| within("fetched pages", message.pages.len() + message.values.len(), limits::FETCH_PAGES_MAX);
+
+    /// A wish for the view after `view`.
+    Suspect {
+        /// The view that is to end.
+        view: View,
+        /// Why.
+        reason: SuspectReason,
+        /// The signature of the replica that wishes it.
+        signature: Signature,
+    } check |_| Ok(());
+
+    /// The sender votes in no view below `new_view` any more, and this is what it had prepared.
+    ViewChange {
+        /// The view that it waits for.
+        new_view: View,
+        /// Its highest checkpoint certificate; none before the first.
+        stable: Option<CheckpointCertificate>,
+        /// Its highest prepared certificate, of a lower view.
+        prepared: Option<PreparedCertificate>,
+        /// The wishes that made it move, its own among them, each with its signer; whoever reads this takes them
+        /// as if they had come by themselves.
+        suspects: Vec<(ReplicaId, Suspect)>,
+        /// Two proposals of the primary of the view before for one slot, if those made it move; or nothing.
+        proposals: Vec<PrePrepare>,
+        /// The sender's signature over the summary.
+        signature: Signature,
+    } check |message| {
+        check_certificates(message.prepared.as_ref(), message.stable.as_ref())?;
+        within("wishes for a view", message.suspects.len(), limits::REPLICAS_MAX)?;
+        within("proposals as evidence", message.proposals.len(), 2)?;
+        message.proposals.iter().try_for_each(|proposal| check_cut(&proposal.header))
+    };
+
+    /// A view begins, on top of what q view changes prove.
+    NewView {
+        /// The view.
+        view: View,
+        /// The summaries of exactly q view changes for this view with their signers, ascending.
+        summaries: Vec<(ReplicaId, ViewChangeSummary)>,
+        /// Proof of the highest prepared slot among them, by view first.
+        prepared: Option<PreparedCertificate>,
+        /// Proof of the highest checkpoint among them.
+        stable: Option<CheckpointCertificate>,
+        /// The signature of the view's primary over the summaries.
+        signature: Signature,
+    } check |message| {
+        within("summaries", message.summaries.len(), limits::REPLICAS_MAX)?;
+        check_certificates(message.prepared.as_ref(), message.stable.as_ref())
+    };
+}
+
+impl ViewChange {
+    /// What its signature covers, beside the new view.
+    #[must_use]
+    pub fn summary(&self, genesis: Position) -> ViewChangeSummary {
+        let stable = self.stable.as_ref();
+        ViewChangeSummary {
+            stable: stable.map_or(genesis, |certificate| certificate.position),
+            root: stable.map_or(Digest::ZERO, |certificate| certificate.root),
+            prepared: self.prepared.as_ref().map(|certificate| (certificate.view, certificate.position)),
+            signature: self.signature,
+        }
+    }
+}
+
+impl NewView {
+    /// What its signature covers, beside the view.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        crate::summary::digest(self.view, &self.summaries)
+    }
 }
 
 /// Batches of `lane` in descending order, each the predecessor of the one before: the lane in four bytes, then

@@ -5,6 +5,7 @@
 //! message itself are never what is signed.
 
 use crate::BundleHead;
+use crate::summary::{self, SuspectReason, ViewChangeSummary};
 use quorate_types::signatures::{self, Claim};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, PublicKey, ReplicaId, Seq, SessionId, Signature, SigningKey, View,
@@ -29,6 +30,12 @@ pub enum StatementKind {
     Prepare = 5,
     /// A checkpoint vote.
     Checkpoint = 6,
+    /// A wish for the next view.
+    Suspect = 7,
+    /// The summary of a view change.
+    ViewChange = 8,
+    /// The beginning of a view.
+    NewView = 9,
 }
 
 /// As long as a PREPARE of four slots; nearly every statement is shorter.
@@ -104,6 +111,26 @@ impl Statement {
             .bytes(&chain.0)
             .bytes(&root.0)
             .bytes(&next_config.0)
+    }
+
+    /// A wish for the view after `view`.
+    #[must_use]
+    pub fn suspect(config: &ClusterConfig, view: View, reason: SuspectReason) -> Self {
+        Self::new(config, StatementKind::Suspect).u64(view.0).bytes(&[reason as u8])
+    }
+
+    /// The summary of a view change: what proves it, and why it happened, is left out.
+    #[must_use]
+    pub fn view_change(config: &ClusterConfig, new_view: View, summary: &ViewChangeSummary) -> Self {
+        let mut bytes = Vec::with_capacity(summary::SUMMARY_BYTES);
+        summary.write(&mut bytes);
+        Self::new(config, StatementKind::ViewChange).u64(new_view.0).bytes(&bytes)
+    }
+
+    /// The beginning of a view, its summaries by digest.
+    #[must_use]
+    pub fn new_view(config: &ClusterConfig, view: View, summaries: &Digest) -> Self {
+        Self::new(config, StatementKind::NewView).u64(view.0).bytes(&summaries.0)
     }
 
     /// The signature of `key` over the statement.

@@ -12,14 +12,14 @@ use quorate_wire::handshake::{
 };
 use quorate_wire::message::{
     Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
-    Status, decode_fetched_batches, encode_fetched_batches,
+    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView, PrePrepare, Prepare, Report,
+    ReportRequest, Status, Suspect, ViewChange, decode_fetched_batches, encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::testing::{client_key, config, replica_key};
 use quorate_wire::{
     Assembler, BatchHead, BatchView, BundleView, DecodeError, Frame, FrameRef, Header, Kind, LaneTip,
-    Position, ReplyView, batch, bundle,
+    Position, PreparedCertificate, ReplyView, SuspectReason, ViewChangeSummary, batch, bundle,
 };
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -101,6 +101,9 @@ fn decode(kind: Kind, payload: &[u8]) -> Result<(), String> {
         Kind::FetchedHeaders => read::<FetchedHeaders>(frame),
         Kind::FetchPages => read::<FetchPages>(frame),
         Kind::FetchedPages => read::<FetchedPages>(frame),
+        Kind::Suspect => read::<Suspect>(frame),
+        Kind::ViewChange => read::<ViewChange>(frame),
+        Kind::NewView => read::<NewView>(frame),
     };
     done.map_err(|error| error.to_string())
 }
@@ -254,6 +257,7 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             encoded(&CheckpointCertificate { position, root, next_config, signatures }),
             encoded(&Status {
                 view,
+                entered: number % 2 == 0,
                 stable: position,
                 accepted: other,
                 prepared: other,
@@ -261,13 +265,62 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
                 executed: position,
             }),
             encoded(&FetchHeaders { last: position, above: lo }),
-            encoded(&FetchedHeaders { headers: vec![header.clone(), header] }),
             encoded(&fetch_pages(number, digest, &bytes)),
             encoded(&fetched_pages(number, digest, bytes)),
+            encoded(&FetchedHeaders { headers: vec![header.clone(), header.clone()] }),
+            encoded(&Suspect { view, reason: SuspectReason::Joined, signature }),
+            encoded(&view_change(view, &header, position, signature)),
+            encoded(&new_view(view, position, signature)),
         ];
         assert_eq!(all.len(), Kind::ALL.len(), "a kind is missing from this test");
         all[which.index(all.len())].clone()
     })
+}
+
+fn certificates(
+    view: View,
+    position: Position,
+    signature: Signature,
+) -> (CheckpointCertificate, PreparedCertificate) {
+    let (root, next_config) = (position.digest, position.digest);
+    let signatures = vec![(ReplicaId(0), signature), (ReplicaId(3), signature)];
+    let vote = Prepare { view, lo: position.seq, digests: vec![position.digest; 2], signature };
+    let votes = vec![(ReplicaId(1), vote.clone()), (ReplicaId(2), vote)];
+    (
+        CheckpointCertificate { position, root, next_config, signatures },
+        PreparedCertificate { view, position, votes },
+    )
+}
+
+fn view_change(view: View, header: &Header, position: Position, signature: Signature) -> ViewChange {
+    let (stable, prepared) = certificates(view, position, signature);
+    let suspect = Suspect { view, reason: SuspectReason::Uncommitted, signature };
+    ViewChange {
+        new_view: view,
+        stable: Some(stable),
+        prepared: Some(prepared),
+        suspects: vec![(ReplicaId(1), suspect.clone()), (ReplicaId(2), suspect)],
+        proposals: vec![PrePrepare { view, header: header.clone(), signature }; 2],
+        signature,
+    }
+}
+
+fn new_view(view: View, position: Position, signature: Signature) -> NewView {
+    let (stable, prepared) = certificates(view, position, signature);
+    let summary = ViewChangeSummary {
+        stable: position,
+        root: position.digest,
+        prepared: Some((view, position)),
+        signature,
+    };
+    let bare = ViewChangeSummary { prepared: None, ..summary.clone() };
+    NewView {
+        view,
+        summaries: vec![(ReplicaId(1), summary), (ReplicaId(2), bare)],
+        prepared: Some(prepared),
+        stable: Some(stable),
+        signature,
+    }
 }
 
 fn round_trip<T: Message + PartialEq + Debug>(message: &T) {
@@ -342,12 +395,16 @@ proptest! {
             signatures: vec![(ReplicaId(0), signature), (ReplicaId(99), signature)],
         });
         round_trip(&Status {
-            view, stable: position, accepted: other, prepared: other, committed: other, executed: position,
+            view, entered: number % 2 == 0, stable: position, accepted: other, prepared: other, committed: other, executed: position,
         });
         round_trip(&FetchHeaders { last: position, above: seq });
-        round_trip(&FetchedHeaders { headers: vec![header.clone(), header] });
         round_trip(&fetch_pages(number, digest, &bytes));
         round_trip(&fetched_pages(number, digest, bytes));
+        round_trip(&FetchedHeaders { headers: vec![header.clone(), header.clone()] });
+        round_trip(&Suspect { view, reason: SuspectReason::NoNewView, signature });
+        round_trip(&view_change(view, &header, position, signature));
+        round_trip(&ViewChange { stable: None, prepared: None, ..view_change(view, &header, other, signature) });
+        round_trip(&new_view(view, position, signature));
     }
 
     #[test]
@@ -415,8 +472,29 @@ fn limits_hold_inside_messages() {
     let prepare = Prepare { view: View(1), lo: Seq(1), digests, signature: Signature([0; 64]) };
     let refused = Prepare::decode(prepare.encode().payload());
     assert_eq!(refused, Err(DecodeError::Limit { what: "slots in a PREPARE", value: 65, limit: 64 }));
+    // A vote inside a certificate is held to the same.
+    let (view, position, signature) = (View(1), Position::default(), Signature([0; 64]));
+    let mut message = new_view(view, position, signature);
+    message.prepared.as_mut().unwrap().votes[0].1 = prepare.clone();
+    let refused = NewView::decode(message.encode().payload());
+    assert_eq!(refused, Err(DecodeError::Limit { what: "slots in a PREPARE", value: 65, limit: 64 }));
     let empty = Prepare { digests: vec![], ..prepare };
     assert_eq!(Prepare::decode(empty.encode().payload()), Err(DecodeError::Malformed(Kind::Prepare)));
+    let mut message = new_view(view, position, signature);
+    message.summaries = vec![message.summaries[0].clone(); 101];
+    let refused = NewView::decode(message.encode().payload());
+    assert_eq!(refused, Err(DecodeError::Limit { what: "summaries", value: 101, limit: 100 }));
+    let header =
+        Header { epoch: Epoch(0), seq: Seq(1), parent: Digest::ZERO, timestamp: Nanoseconds(0), cut: vec![] };
+    let mut message = view_change(view, &header, position, signature);
+    message.proposals.push(message.proposals[0].clone());
+    let refused = ViewChange::decode(message.encode().payload());
+    let what = "proposals as evidence";
+    assert_eq!(refused, Err(DecodeError::Limit { what, value: 3, limit: 2 }));
+    message.proposals.clear();
+    message.suspects = vec![message.suspects[0].clone(); 101];
+    let refused = ViewChange::decode(message.encode().payload());
+    assert_eq!(refused, Err(DecodeError::Limit { what: "wishes for a view", value: 101, limit: 100 }));
     let bundle = encode_bundle(1, &vec![]);
     assert!(matches!(BundleView::parse(&bundle), Err(DecodeError::Limit { value: 0, .. })));
     let many = encode_bundle(1, &vec![Operation::Get { key: vec![] }; 10_001]);

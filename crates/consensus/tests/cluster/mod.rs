@@ -8,8 +8,8 @@ use quorate_types::{
     Tuning, View,
 };
 use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, PrePrepare, Prepare,
-    Status,
+    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
+    Prepare, Status, Suspect, ViewChange,
 };
 use quorate_wire::{Frame, Header, Kind, Position, header, testing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,8 +42,17 @@ pub(crate) struct Node {
     to_itself: VecDeque<Outgoing>,
     lanes: BTreeMap<LaneId, Vec<BoardEntry>>,
     accepted: BTreeMap<Digest, (Lsn, Arc<Header>)>,
-    prepared: BTreeMap<(Seq, Digest), Lsn>,
+    /// What it wrote down to vote for.
+    ballots: BTreeMap<(View, Seq), (Digest, Lsn)>,
+    prepared: BTreeMap<(View, Seq, Digest), Lsn>,
     votes: BTreeMap<(View, Seq), Digest>,
+    /// The highest COMMIT that it has sent.
+    committed_highest: Option<(View, Seq)>,
+    /// What it wrote down about views, and where they begin.
+    left: BTreeMap<View, Lsn>,
+    entered: BTreeMap<View, (Seq, Lsn)>,
+    /// The highest view in which it has sent anything.
+    spoke_in: View,
 }
 
 pub(crate) struct Cluster {
@@ -175,6 +184,7 @@ impl Cluster {
             Output::Append { lsn, fact } => self.append(id, lsn, fact),
             Output::Send { to, message, after } => self.admit(id, to, message, after),
             Output::Committed { header, position } => self.commit(id, &header, position),
+            Output::ViewEntered { .. } => {}
             Output::Want(tip) => self.say(id, format!("wants batch {} of lane {}", tip.upto, tip.lane)),
             Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
             Output::Halt(why) => {
@@ -203,14 +213,35 @@ impl Cluster {
             node.durable.insert(JOURNAL, lsn);
         }
         match fact {
-            Fact::Accepted { header, .. } => {
+            Fact::Accepted { view, header, voted } => {
                 let digest = header.digest();
                 self.name_first(&header);
                 let name = self.names.get(&digest).cloned().unwrap_or_else(|| digest.short());
-                self.say(id, format!("accepts {name}"));
-                self.node_mut(id).accepted.insert(digest, (lsn, header));
+                self.say(id, if voted { format!("accepts {name}") } else { format!("takes {name} over") });
+                let seq = header.seq;
+                let node = self.node_mut(id);
+                node.accepted.insert(digest, (lsn, header));
+                if voted && node.ballots.insert((view, seq), (digest, lsn)).is_some() {
+                    self.violations.push(format!("r{id} accepts twice at {seq} of view {view}"));
+                }
             }
-            Fact::Prepared { position, votes, .. } => {
+            Fact::ViewState { view } => {
+                self.say(id, format!("leaves all views below v{view}"));
+                self.node_mut(id).left.insert(view, lsn);
+            }
+            Fact::EnterView { view, head, .. } => {
+                let slot = self.describe_position(head);
+                self.say(id, format!("enters v{view} at {slot}"));
+                let node = self.node_mut(id);
+                let below = node.left.last_key_value().is_some_and(|(left, _)| *left > view);
+                if node.entered.insert(view, (head.seq, lsn)).is_some() || below {
+                    self.violations.push(format!("r{id} enters view {view} again"));
+                }
+            }
+            Fact::Prepared { view, position, votes } => {
+                if self.node(id).entered.get(&view).is_some_and(|(head, _)| position.seq < *head) {
+                    self.violations.push(format!("r{id} prepares {} below the head of {view}", position.seq));
+                }
                 let voters: BTreeSet<ReplicaId> = votes.iter().map(|(voter, _)| *voter).collect();
                 if voters.len() < self.config.quorums().quorum {
                     self.violations.push(format!(
@@ -219,9 +250,9 @@ impl Cluster {
                         votes.len()
                     ));
                 }
-                self.node_mut(id).prepared.insert((position.seq, position.digest), lsn);
+                self.node_mut(id).prepared.insert((view, position.seq, position.digest), lsn);
                 let voters: Vec<String> = voters.iter().map(|voter| format!("r{voter}")).collect();
-                let slot = self.describe_position(position);
+                let slot = self.describe_position(position) + &in_view(view);
                 self.say(id, format!("prepares {slot} by the votes of {}", voters.join(" ")));
             }
             Fact::Stable(certificate) => {
@@ -273,15 +304,39 @@ impl Cluster {
 
     /// What may leave is judged from the disk alone, not from the positions that consensus itself named.
     fn referee(&mut self, id: ReplicaId, message: &Outgoing) {
-        let node = &mut self.nodes[id.index()];
         let mut broken = Vec::new();
+        let node = &mut self.nodes[id.index()];
+        let durable = node.durable.get(&JOURNAL).copied().unwrap_or_default();
+        let on_disk = |lsn: Option<Lsn>| lsn.is_some_and(|lsn| lsn <= durable);
+        let spoken = match message {
+            Outgoing::Prepare(prepare) => Some(prepare.view),
+            Outgoing::Commit(commit) => Some(commit.view),
+            Outgoing::ViewChange(change) => Some(change.new_view),
+            _ => None,
+        };
+        if let Some(view) = spoken {
+            if view < node.spoke_in {
+                broken.push(format!("r{id} votes in view {view} after view {}", node.spoke_in));
+            }
+            node.spoke_in = view.max(node.spoke_in);
+        }
         match message {
             Outgoing::Prepare(prepare) => {
+                let begin = node.entered.get(&prepare.view).copied();
+                if prepare.view > View(0)
+                    && begin.is_none_or(|(head, lsn)| prepare.lo < head || lsn > durable)
+                {
+                    broken.push(format!("r{id} votes in view {}, which has not begun", prepare.view));
+                }
                 for (offset, digest) in (0..).zip(&prepare.digests) {
                     let seq = prepare.lo.plus(offset);
                     let first = *node.votes.entry((prepare.view, seq)).or_insert(*digest);
                     if first != *digest {
                         broken.push(format!("r{id} votes twice at {seq}"));
+                    }
+                    let ballot = node.ballots.get(&(prepare.view, seq));
+                    if !on_disk(ballot.filter(|(named, _)| named == digest).map(|(_, lsn)| *lsn)) {
+                        broken.push(format!("r{id} votes for {seq} and has not written that down"));
                     }
                     if !node.is_durable(digest) {
                         broken.push(format!("r{id} votes for {seq} before it is durable with its ancestors"));
@@ -289,13 +344,27 @@ impl Cluster {
                 }
             }
             Outgoing::Commit(commit) => {
-                let lsn = node.prepared.get(&(commit.position.seq, commit.position.digest));
-                if lsn.is_none_or(|lsn| node.durable.get(&JOURNAL).is_none_or(|durable| durable < lsn)) {
-                    broken.push(format!(
-                        "r{id} sends COMMIT {} before its certificate is durable",
-                        commit.position.seq
-                    ));
+                let (view, Position { seq, digest }) = (commit.view, commit.position);
+                if !on_disk(node.prepared.get(&(view, seq, digest)).copied()) {
+                    broken.push(format!("r{id} sends COMMIT {seq} before its certificate is durable"));
                 }
+                node.committed_highest = node.committed_highest.max(Some((view, seq)));
+            }
+            Outgoing::ViewChange(change) => {
+                let rank = change.prepared.as_ref().map(|found| (found.view, found.position.seq));
+                if rank < node.committed_highest {
+                    broken.push(format!("r{id} hides what it has sent COMMIT for"));
+                }
+                if !on_disk(node.left.get(&change.new_view).copied()) {
+                    broken.push(format!("r{id} leaves for view {} before that is durable", change.new_view));
+                }
+            }
+            Outgoing::NewView(message) => {
+                let entered = node.entered.get(&message.view).map(|(_, lsn)| *lsn);
+                broken.extend(
+                    (!on_disk(entered))
+                        .then(|| format!("r{id} sends NEW-VIEW {} before it is durable", message.view)),
+                );
             }
             _ => {}
         }
@@ -303,6 +372,13 @@ impl Cluster {
             self.say(id, format!("BREAKS A RULE: {violation}"));
             self.violations.push(violation);
         }
+    }
+
+    /// How far a replica has ordered each lane.
+    pub(crate) fn ordered(&self, id: ReplicaId) -> BTreeMap<LaneId, LaneNumber> {
+        let node = self.node(id);
+        let headers = node.committed.iter().filter_map(|position| node.accepted.get(&position.digest));
+        headers.flat_map(|(_, header)| &header.cut).map(|tip| (tip.lane, tip.upto)).collect()
     }
 
     fn commit(&mut self, id: ReplicaId, header: &Header, position: Position) {
@@ -410,20 +486,23 @@ impl Cluster {
         let slot = |seq: Seq, digest: Digest| self.describe_position(Position { seq, digest });
         match message {
             Outgoing::PrePrepare(message) => {
-                format!("PRE-PREPARE {}", slot(message.header.seq, message.header.digest()))
+                let slot = slot(message.header.seq, message.header.digest());
+                format!("PRE-PREPARE {slot}{}", in_view(message.view))
             }
             Outgoing::Prepare(message) => {
                 let slots: Vec<String> = (0..)
                     .zip(&message.digests)
                     .map(|(offset, digest)| slot(message.lo.plus(offset), *digest))
                     .collect();
+                let view = in_view(message.view);
                 match &slots[..] {
-                    [first, .., last] => format!("PREPARE {first}..{last}"),
-                    _ => format!("PREPARE {}", slots.concat()),
+                    [first, .., last] => format!("PREPARE {first}..{last}{view}"),
+                    _ => format!("PREPARE {}{view}", slots.concat()),
                 }
             }
             Outgoing::Commit(message) => {
-                format!("COMMIT {}", slot(message.position.seq, message.position.digest))
+                let slot = slot(message.position.seq, message.position.digest);
+                format!("COMMIT {slot}{}", in_view(message.view))
             }
             Outgoing::Checkpoint(message) => {
                 format!("CHECKPOINT {}", slot(message.position.seq, message.position.digest))
@@ -432,7 +511,12 @@ impl Cluster {
                 format!("CERTIFICATE {}", slot(message.position.seq, message.position.digest))
             }
             Outgoing::Status(status) => format!(
-                "STATUS accepted {} prepared {} committed {} stable {}",
+                "STATUS {}accepted {} prepared {} committed {} stable {}",
+                match (status.view, status.entered) {
+                    (View(0), true) => String::new(),
+                    (view, true) => format!("v{view} "),
+                    (view, false) => format!("waiting for v{view} "),
+                },
                 self.describe_position(status.accepted),
                 self.describe_position(status.prepared),
                 self.describe_position(status.committed),
@@ -443,6 +527,31 @@ impl Cluster {
                 slot(message.last.seq, message.last.digest),
                 message.above
             ),
+            Outgoing::Suspect(message) => {
+                format!("SUSPECT v{}, {}", message.view, format!("{:?}", message.reason).to_lowercase())
+            }
+            Outgoing::ViewChange(message) => {
+                let stable = message
+                    .stable
+                    .as_ref()
+                    .map_or("s0".to_owned(), |certificate| self.describe_position(certificate.position));
+                let prepared = message.prepared.as_ref().map_or("nothing".to_owned(), |certificate| {
+                    format!("{} of v{}", self.describe_position(certificate.position), certificate.view)
+                });
+                let why: Vec<String> =
+                    message.suspects.iter().map(|(signer, _)| format!("r{signer}")).collect();
+                let proof = if message.proposals.is_empty() { "" } else { " and two proposals" };
+                format!(
+                    "VIEW-CHANGE v{} stable {stable} prepared {prepared} because of {}{proof}",
+                    message.new_view,
+                    why.join(" ")
+                )
+            }
+            Outgoing::NewView(message) => {
+                let of: Vec<String> =
+                    message.summaries.iter().map(|(signer, _)| format!("r{signer}")).collect();
+                format!("NEW-VIEW v{} of {}", message.view, of.join(" "))
+            }
             Outgoing::FetchedHeaders(message) => {
                 let slots: Vec<String> =
                     message.headers.iter().map(|header| slot(header.seq, header.digest())).collect();
@@ -454,6 +563,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The first view is not mentioned.
+fn in_view(view: View) -> String {
+    if view == View(0) { String::new() } else { format!(" in v{view}") }
 }
 
 /// How a lane grows.
@@ -482,8 +596,13 @@ impl Node {
             to_itself: VecDeque::new(),
             lanes: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            ballots: BTreeMap::new(),
             prepared: BTreeMap::new(),
             votes: BTreeMap::new(),
+            committed_highest: None,
+            left: BTreeMap::new(),
+            entered: BTreeMap::new(),
+            spoke_in: View(0),
         }
     }
 
@@ -601,6 +720,28 @@ pub(crate) fn feed(
         Kind::FetchedHeaders => {
             let message = FetchedHeaders::decode(bytes).expect("a test message");
             consensus.on_fetched_headers(now, from, message, out);
+        }
+        Kind::Suspect => {
+            let message = Suspect::decode(bytes).expect("a test message");
+            if !consensus.wants_suspect(from, &message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.suspect(from, message) else { return Taken::Forged };
+            consensus.on_suspect(message);
+        }
+        Kind::ViewChange => {
+            let message = ViewChange::decode(bytes).expect("a test message");
+            let Some(news) = consensus.news_of_view_change(from, message) else { return Taken::Ignored };
+            let Some(message) = keyring.view_change(from, news) else { return Taken::Forged };
+            consensus.on_view_change(message);
+        }
+        Kind::NewView => {
+            let message = NewView::decode(bytes).expect("a test message");
+            if !consensus.wants_new_view(&message) {
+                return Taken::Ignored;
+            }
+            let Some(message) = keyring.new_view(message) else { return Taken::Forged };
+            consensus.on_new_view(message, out);
         }
         other => panic!("consensus takes no {other:?}"),
     }

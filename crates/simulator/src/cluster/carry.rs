@@ -11,7 +11,9 @@ use quorate_journal::Record;
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Effect};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
-use quorate_wire::message::{Checkpoint, Commit, LaneAcks, Message, PrePrepare, Prepare, Status};
+use quorate_wire::message::{
+    Checkpoint, Commit, LaneAcks, Message, NewView, PrePrepare, Prepare, Status, Suspect, ViewChange,
+};
 use quorate_wire::{DecodeError, Frame, Kind, ReplyView};
 use std::sync::Arc;
 
@@ -94,6 +96,12 @@ impl Cluster {
         let Origin { replica, core } = origin;
         if let Record::Prepared { view, position, votes } = record {
             self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
+        }
+        if let Record::EnterView { view, head, .. } = record {
+            self.oracles.votes.on_enter(replica, *view, *head)?;
+            self.trace.note(self.now, Detail::Readable, &[16, id(replica), view.0, head.seq.0], || {
+                format!("r{replica} enters {view:?} at {:?}", head.seq)
+            });
         }
         let known = self.oracles.ledger.batches();
         let fact = Fact::of(record, &mut self.oracles.ledger)?;
@@ -217,6 +225,17 @@ impl Cluster {
                     .on_checkpoint(replica, seq, message.root)
                     .and_then(|()| oracles.agreement.on_root(replica, seq, message.root))
             }
+            Kind::ViewChange => {
+                let message = ViewChange::decode(payload)?;
+                oracles
+                    .votes
+                    .on_view_change(replica, &message)
+                    .and_then(|()| oracles.durability.before_view_change(replica, message.new_view))
+            }
+            Kind::NewView => {
+                let message = NewView::decode(payload)?;
+                oracles.durability.before_new_view(replica, message.view)
+            }
             Kind::LaneAcks => {
                 let message = LaneAcks::decode(payload)?;
                 message.tips.iter().try_for_each(|tip| {
@@ -283,13 +302,27 @@ pub(super) fn describe(frame: &Frame) -> String {
             .map(|message| format!("{:?} root {:?}", message.position, message.root)),
         Kind::Status => Status::decode(payload).map(|message| {
             format!(
-                "stable {:?} accepted {:?} prepared {:?} committed {:?} executed {:?}",
+                "{:?} {} stable {:?} accepted {:?} prepared {:?} committed {:?} executed {:?}",
+                message.view,
+                if message.entered { "entered" } else { "awaited" },
                 message.stable.seq,
                 message.accepted.seq,
                 message.prepared.seq,
                 message.committed.seq,
                 message.executed.seq
             )
+        }),
+        Kind::Suspect => {
+            Suspect::decode(payload).map(|message| format!("{:?} {:?}", message.view, message.reason))
+        }
+        Kind::ViewChange => ViewChange::decode(payload).map(|message| {
+            let prepared = message.prepared.as_ref().map(|found| (found.view, found.position));
+            let because: Vec<_> = message.suspects.iter().map(|(signer, _)| signer).collect();
+            format!("{:?} prepared {prepared:?} because of {because:?}", message.new_view)
+        }),
+        Kind::NewView => NewView::decode(payload).map(|message| {
+            let prepared = message.prepared.as_ref().map(|found| (found.view, found.position));
+            format!("{:?} prepared {prepared:?}", message.view)
         }),
         Kind::LaneAcks => LaneAcks::decode(payload).map(|message| format!("{:?}", message.tips)),
         Kind::Batch => quorate_wire::BatchView::parse(payload).map(|view| {

@@ -23,8 +23,10 @@ pub enum Fact {
     Prepared(View, Position),
     /// A checkpoint is certified.
     Checkpoint(Seq),
-    /// A view is announced or entered.
-    View(View),
+    /// All views below are left.
+    ViewState(View),
+    /// A view begins at a slot.
+    EnterView(View, Seq),
 }
 
 impl Fact {
@@ -40,7 +42,8 @@ impl Fact {
             Record::Accept { view, header, .. } => Self::Accept(*view, ledger.note_header(header)),
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
-            Record::ViewState { view } | Record::EnterView { view, .. } => Self::View(*view),
+            Record::ViewState { view } => Self::ViewState(*view),
+            Record::EnterView { view, head, .. } => Self::EnterView(*view, head.seq),
         })
     }
 }
@@ -55,6 +58,10 @@ struct Disk {
     accepts: BTreeSet<(View, Digest)>,
     prepared: BTreeMap<(View, Seq), Digest>,
     stable: Seq,
+    /// The highest view up to which all lower ones are left.
+    left: View,
+    /// The views that were entered, with their heads.
+    entered: BTreeMap<View, Seq>,
     /// Headers whose batches, and those of all ancestors above stable, were found durable.
     covered: BTreeSet<Digest>,
     /// Lane tips whose chain was found durable.
@@ -110,7 +117,12 @@ impl Durability {
                     disk.prepared.insert((view, position.seq), position.digest);
                 }
                 Some(Fact::Checkpoint(seq)) => disk.stable = disk.stable.max(seq),
-                Some(Fact::View(_)) | None => {}
+                Some(Fact::ViewState(view)) => disk.left = disk.left.max(view),
+                Some(Fact::EnterView(view, head)) => {
+                    disk.left = disk.left.max(view);
+                    disk.entered.insert(view, head);
+                }
+                None => {}
             }
         }
     }
@@ -124,6 +136,12 @@ impl Durability {
         message: &Prepare,
     ) -> Result<(), Violation> {
         let disk = &mut self.disks[replica.index()];
+        let head = disk.entered.get(&message.view).copied();
+        if message.view > View(0) && head.is_none_or(|head| message.lo < head) {
+            let (view, lo) = (message.view, message.lo);
+            let text = format!("PREPARE from {lo:?} in {view:?}, which begins on disk at {head:?}");
+            return Err(Violation::new(ORACLE, text));
+        }
         for (offset, digest) in (0..).zip(&message.digests) {
             let seq = message.lo.plus(offset);
             if !disk.accepts.contains(&(message.view, *digest)) {
@@ -142,6 +160,25 @@ impl Durability {
         if held != Some(&position.digest) {
             let (seq, digest) = (position.seq, position.digest);
             let text = format!("COMMIT for {seq:?}:{digest:?}, whose certificate is not durable");
+            return Err(Violation::new(ORACLE, text));
+        }
+        Ok(())
+    }
+
+    /// A VIEW-CHANGE leaves: what it promises is on disk.
+    pub fn before_view_change(&self, replica: ReplicaId, view: View) -> Result<(), Violation> {
+        let left = self.disks[replica.index()].left;
+        if left < view {
+            let text = format!("VIEW-CHANGE to {view:?}, while the disk says {left:?}");
+            return Err(Violation::new(ORACLE, text));
+        }
+        Ok(())
+    }
+
+    /// A NEW-VIEW leaves a replica, its primary or one that passes it on: the view is entered on disk.
+    pub fn before_new_view(&self, replica: ReplicaId, view: View) -> Result<(), Violation> {
+        if !self.disks[replica.index()].entered.contains_key(&view) {
+            let text = format!("NEW-VIEW of {view:?}, which is not entered on disk");
             return Err(Violation::new(ORACLE, text));
         }
         Ok(())

@@ -4,7 +4,7 @@
 use super::Violation;
 use quorate_types::{Digest, Quorums, ReplicaId, ReplicaSet, Seq, View};
 use quorate_wire::Position;
-use quorate_wire::message::{Commit, PrePrepare, Prepare};
+use quorate_wire::message::{Commit, PrePrepare, Prepare, ViewChange};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +17,24 @@ struct Cast {
     prepared: BTreeMap<(View, Seq), (Seq, Digest)>,
     committed: BTreeMap<(View, Seq), Digest>,
     checkpoints: BTreeMap<Seq, Digest>,
+    /// The highest view that it has said anything in.
+    spoke_in: View,
+    /// The highest certificate that it has sent COMMIT for.
+    certified: Option<(View, Seq)>,
+    /// The views that it has entered, with their heads.
+    entered: BTreeMap<View, Position>,
+}
+
+impl Cast {
+    /// Something is said in `view`: then nothing may be said in a lower one any more.
+    fn speak(&mut self, what: &str, view: View) -> Result<(), Violation> {
+        if view < self.spoke_in {
+            let text = format!("{what} in {view:?} after {:?} was entered or waited for", self.spoke_in);
+            return Err(Violation::new("no vote in a lower view", text));
+        }
+        self.spoke_in = view;
+        Ok(())
+    }
 }
 
 /// All votes of all replicas.
@@ -25,6 +43,8 @@ pub struct Votes {
     quorums: Quorums,
     cast: Vec<Cast>,
     proposed: BTreeMap<(View, Seq), Digest>,
+    /// Where each view begins, as the first replica that entered it wrote down.
+    heads: BTreeMap<View, Position>,
 }
 
 impl Votes {
@@ -32,7 +52,7 @@ impl Votes {
     #[must_use]
     pub fn new(quorums: Quorums) -> Self {
         let cast = (0..quorums.replicas).map(|_| Cast::default()).collect();
-        Self { quorums, cast, proposed: BTreeMap::new() }
+        Self { quorums, cast, proposed: BTreeMap::new(), heads: BTreeMap::new() }
     }
 
     /// A proposal leaves the primary, or is passed on.
@@ -49,6 +69,11 @@ impl Votes {
     /// A PREPARE of `replica` leaves it.
     pub fn on_prepare(&mut self, replica: ReplicaId, message: &Prepare) -> Result<(), Violation> {
         let (view, lo) = (message.view, message.lo);
+        self.cast[replica.index()].speak("PREPARE", view)?;
+        if let Some(head) = self.cast[replica.index()].entered.get(&view).filter(|head| lo < head.seq) {
+            let text = format!("PREPARE from {lo:?} in {view:?}, which begins at {head:?}");
+            return Err(Violation::new("votes from the head on", text));
+        }
         let cast = &mut self.cast[replica.index()].prepared;
         for (offset, digest) in (0..).zip(&message.digests) {
             let seq = lo.plus(offset);
@@ -69,12 +94,39 @@ impl Votes {
     /// A COMMIT of `replica` leaves it.
     pub fn on_commit(&mut self, replica: ReplicaId, message: &Commit) -> Result<(), Violation> {
         let (view, position) = (message.view, message.position);
-        let cast = &mut self.cast[replica.index()].committed;
+        let cast = &mut self.cast[replica.index()];
+        cast.speak("COMMIT", view)?;
+        cast.certified = cast.certified.max(Some((view, position.seq)));
+        let cast = &mut cast.committed;
         let first = *cast.entry((view, position.seq)).or_insert(position.digest);
         if first != position.digest {
             let (seq, digest) = (position.seq, position.digest);
             let text = format!("COMMIT for {first:?} and then {digest:?} at ({view:?}, {seq:?})");
             return Err(Violation::new(ORACLE, text));
+        }
+        Ok(())
+    }
+
+    /// A VIEW-CHANGE of `replica` leaves it: it shows the highest certificate that the replica has sent COMMIT for,
+    /// or a higher one.
+    pub fn on_view_change(&mut self, replica: ReplicaId, message: &ViewChange) -> Result<(), Violation> {
+        let cast = &mut self.cast[replica.index()];
+        cast.speak("VIEW-CHANGE", message.new_view)?;
+        let shown = message.prepared.as_ref().map(|found| (found.view, found.position.seq));
+        if shown < cast.certified {
+            let text = format!("shows {shown:?} as prepared, after COMMIT for {:?}", cast.certified);
+            return Err(Violation::new("certificates", text));
+        }
+        Ok(())
+    }
+
+    /// `replica` writes down that a view begins: once for each view, and at the same slot as everybody.
+    pub fn on_enter(&mut self, replica: ReplicaId, view: View, head: Position) -> Result<(), Violation> {
+        let first = *self.heads.entry(view).or_insert(head);
+        let again = self.cast[replica.index()].entered.insert(view, head).is_some();
+        if again || first != head {
+            let text = format!("enters {view:?} at {head:?}, again: {again}, others at {first:?}");
+            return Err(Violation::new("one beginning of a view", text));
         }
         Ok(())
     }
@@ -97,6 +149,10 @@ impl Votes {
         position: Position,
         votes: &[(ReplicaId, Arc<Prepare>)],
     ) -> Result<(), Violation> {
+        if let Some(head) = self.heads.get(&view).filter(|head| position.seq < head.seq) {
+            let text = format!("a certificate for {position:?} in {view:?}, which begins at {head:?}");
+            return Err(Violation::new("certificates", text));
+        }
         let mut signers = ReplicaSet::EMPTY;
         for (signer, vote) in votes {
             let offset =
@@ -148,6 +204,40 @@ mod tests {
         // The same digest in another range is a second vote too.
         assert!(votes.on_prepare(ReplicaId(1), &prepare(2, &[2])).is_err());
         votes.on_prepare(ReplicaId(2), &prepare(3, &[4])).unwrap();
+    }
+
+    #[test]
+    fn a_vote_in_a_view_that_was_left_is_seen() {
+        let mut votes = Votes::new(Quorums::of(4));
+        let change = |new_view| ViewChange {
+            new_view: View(new_view),
+            stable: None,
+            prepared: None,
+            suspects: vec![],
+            proposals: vec![],
+            signature: Signature([0; 64]),
+        };
+        votes.on_prepare(ReplicaId(1), &prepare(1, &[1])).unwrap();
+        votes.on_view_change(ReplicaId(1), &change(1)).unwrap();
+        assert!(votes.on_prepare(ReplicaId(1), &prepare(2, &[2])).is_err());
+        let commit = Commit { view: View(0), position: position(1, 1) };
+        assert!(votes.on_commit(ReplicaId(1), &commit).is_err());
+        // A certificate that was sent COMMIT for must be shown.
+        votes.on_commit(ReplicaId(2), &commit).unwrap();
+        assert!(votes.on_view_change(ReplicaId(2), &change(1)).is_err());
+    }
+
+    #[test]
+    fn a_view_begins_once_and_votes_and_certificates_begin_at_its_head() {
+        let mut votes = Votes::new(Quorums::of(4));
+        votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
+        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 3)).is_err());
+        assert!(votes.on_enter(ReplicaId(2), View(1), position(4, 4)).is_err());
+        let below = Prepare { view: View(1), ..prepare(2, &[2, 3]) };
+        assert!(votes.on_prepare(ReplicaId(0), &below).is_err());
+        let cast: Vec<_> = (0..3).map(|id| (ReplicaId(id), Arc::new(below.clone()))).collect();
+        assert!(votes.on_certificate(ReplicaId(0), View(1), position(2, 2), &cast).is_err());
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! Proposing and accepting headers (DESIGN section 4, rules 1 and 5).
+
+use crate::board::{Verdict, advance};
+use crate::chain::Slot;
+use crate::consensus::Consensus;
+use crate::output::{Destination, Fact, Outgoing, Output, Reject};
+use crate::verified::Verified;
+use quorate_types::{After, Nanoseconds, Seq, Signature};
+use quorate_wire::Header;
+use quorate_wire::message::PrePrepare;
+use std::sync::Arc;
+
+impl Consensus {
+    /// Whether a proposal is worth verifying.
+    #[must_use]
+    pub fn wants_pre_prepare(&self, message: &PrePrepare) -> bool {
+        let seq = message.header.seq;
+        let accepted = self.chain.accepted().seq;
+        if message.view != self.view
+            || !self.has_entered()
+            || seq <= self.chain.committed().seq
+            || seq > self.window_end()
+        {
+            return false;
+        }
+        if seq <= accepted {
+            // Only a second, different proposal says something new: it is evidence.
+            let slot = self.chain.slot(seq);
+            return slot
+                .is_some_and(|slot| slot.proposal.is_some() && slot.digest != message.header.digest());
+        }
+        seq.since(accepted) <= self.tuning.proposals_max
+            && self.pending.get(&seq).is_none_or(|known| known.message().header != message.header)
+    }
+
+    /// Takes a proposal; it is accepted at the end of the tick, or when what it waits for has come.
+    pub fn on_pre_prepare(&mut self, message: Verified<PrePrepare>, out: &mut Vec<Output>) {
+        if !self.wants_pre_prepare(message.message()) {
+            return;
+        }
+        let seq = message.message().header.seq;
+        let accepted = self.chain.slot(seq).and_then(|slot| slot.proposal.as_deref());
+        if let Some(first) = accepted.or(self.pending.get(&seq).map(Verified::message)) {
+            out.push(Output::Rejected(Reject::Equivocation));
+            let first = first.clone();
+            return self.convict(first, message.into_message());
+        }
+        self.pending.insert(seq, message);
+    }
+
+    /// Whether this replica proposes. One that has restarted in a view does not in that view: what it had proposed
+    /// before is forgotten (view change rule 9).
+    fn is_primary(&self) -> bool {
+        self.config.primary(self.view) == self.me
+            && self.has_entered()
+            && self.is_voter()
+            && self.restarted != Some(self.view)
+    }
+
+    /// Whether batches are missing that headers on the own chain name.
+    pub(crate) fn lacks_batches(&self) -> bool {
+        !self.missing.is_empty() || self.lacking.is_some()
+    }
+
+    /// The last slot that is accepted while execution stands where it does: the chain must not grow for ever by
+    /// the others' checkpoints.
+    pub(crate) fn execution_room(&self) -> Seq {
+        self.executed.seq.plus(2 * self.tuning.window)
+    }
+
+    /// Rule 5: the primary names new tips while the pipeline has room.
+    pub(crate) fn propose(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        if !self.is_primary() || self.lacks_batches() || self.has_fallen_behind() {
+            return;
+        }
+        loop {
+            let parent = self.chain.accepted();
+            let open = parent.seq.since(self.chain.committed().seq);
+            let seq = parent.seq.next();
+            if open >= self.tuning.proposals_max || seq > self.window_end() || seq > self.execution_room() {
+                return;
+            }
+            let (cut, bytes) = self.board.propose(&self.accepted_marks, self.me);
+            if cut.is_empty() || (open > 0 && bytes < self.tuning.pipeline_bytes) {
+                return;
+            }
+            let floor = Nanoseconds(self.parent_timestamp().0 + 1);
+            let header = Header {
+                epoch: self.config.epoch(),
+                seq,
+                parent: parent.digest,
+                timestamp: now.max(floor),
+                cut,
+            };
+            let signature = Signature([0; 64]);
+            let signed = self.keyring.sign_pre_prepare(PrePrepare { view: self.view, header, signature });
+            let message = Arc::new(signed.message().clone());
+            // Not before the view's beginning, which must be on disk.
+            let after = self.entered_after.clone();
+            out.push(Output::Send { to: Destination::Others, message: Outgoing::PrePrepare(message), after });
+            self.pending.insert(seq, signed);
+            self.accept(now, out);
+            assert_eq!(self.chain.accepted().seq, seq, "a primary accepts its own proposal");
+        }
+    }
+
+    fn parent_timestamp(&self) -> Nanoseconds {
+        let tip = self.chain.accepted().seq;
+        self.chain.slot(tip).map_or_else(|| self.trimmed_timestamp(), |slot| slot.header.timestamp)
+    }
+
+    /// The tip is trimmed only when nothing is kept at all, which [`Consensus::trim`] rules out above genesis.
+    fn trimmed_timestamp(&self) -> Nanoseconds {
+        assert_eq!(self.chain.accepted().seq, Seq(0), "the tip of the chain is always kept");
+        Nanoseconds(0)
+    }
+
+    /// Rule 1: accepts proposals in order while the next one may be.
+    pub(crate) fn accept(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        self.clock_wait = None;
+        self.waits_for = None;
+        // A vote for a slot speaks for its ancestors' batches too: they must be here first.
+        if self.lacks_batches() || !self.has_entered() {
+            return;
+        }
+        let room = self.execution_room();
+        while self.chain.accepted().seq < room
+            && let Some(proposal) = self.pending.get(&self.chain.accepted().seq.next())
+        {
+            let header = &proposal.message().header;
+            let verdict = self.judge(header, now);
+            let seq = header.seq;
+            match verdict {
+                Ok(Verdict::Accept(after)) => self.accept_next(seq, after, out),
+                Ok(Verdict::Wait(tip)) => {
+                    self.waits_for = Some(tip);
+                    return;
+                }
+                Ok(Verdict::Refuse(reject)) => {
+                    self.pending.remove(&seq);
+                    out.push(Output::Rejected(reject));
+                }
+                Err(until) => {
+                    self.clock_wait = Some(until);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The verdict on the header that would be next, or the time at which its timestamp has come.
+    fn judge(&self, header: &Header, now: Nanoseconds) -> Result<Verdict, Nanoseconds> {
+        let parent = self.chain.accepted();
+        let floor = Nanoseconds(self.parent_timestamp().0 + 1);
+        if header.epoch != self.config.epoch() {
+            return Ok(Verdict::Refuse(Reject::Epoch));
+        }
+        if header.parent != parent.digest {
+            return Ok(Verdict::Refuse(Reject::Parent));
+        }
+        if header.timestamp < floor {
+            return Ok(Verdict::Refuse(Reject::Timestamp));
+        }
+        let latest = now.plus(self.tuning.clock_skew_max.0);
+        if header.timestamp > latest && header.timestamp != floor {
+            return Err(Nanoseconds(header.timestamp.0 - self.tuning.clock_skew_max.0));
+        }
+        Ok(self.board.judge(header, &self.accepted_marks, self.config.primary(self.view)))
+    }
+
+    fn accept_next(&mut self, seq: Seq, batches: After, out: &mut Vec<Output>) {
+        let proposal = self.pending.remove(&seq).expect("invariant: just judged");
+        let proposal = Arc::new(proposal.into_message());
+        let header = Arc::new(proposal.header.clone());
+        let voted = self.is_voter() && seq > self.voted;
+        let fact = Fact::Accepted { view: self.view, header: Arc::clone(&header), voted };
+        let mut after = self.append(fact, out);
+        after.and_all(&batches);
+        // A vote for this slot speaks for its ancestors' batches too.
+        if let Some(parent) = self.chain.slot(seq.previous()) {
+            after.and_all(&parent.after);
+        }
+        advance(&mut self.accepted_marks, &header);
+        let digest = header.digest();
+        let lsn = self.lsn;
+        self.chain.push(Slot { header, digest, proposal: Some(proposal), lsn, after, prepared: false });
+        self.check_prepared(seq);
+    }
+}

@@ -1,0 +1,213 @@
+//! When a primary is given up (DESIGN section 4, view change 1 and 7).
+//!
+//! Clocks run from when there is something to wait for: a lane's tip to be named, a header to be committed, batches
+//! to be had, a view to begin. None runs while this replica knows that it is itself behind, nor within one timeout
+//! of having caught up, as all of them start anew then.
+
+use crate::board::Marks;
+use crate::consensus::Consensus;
+use crate::output::{Destination, Outgoing, Output};
+use quorate_types::{After, LaneId, LaneNumber, Nanoseconds, Seq, Signature, Tuning, View, limits};
+use quorate_wire::message::Suspect;
+use quorate_wire::{LaneTip, SuspectReason};
+use std::collections::BTreeMap;
+
+/// A tip that waits to be named in an accepted header.
+#[derive(Clone, Copy, Debug)]
+struct Unnamed {
+    upto: LaneNumber,
+    since: Option<Nanoseconds>,
+}
+
+/// The clocks of the present view.
+#[derive(Debug, Default)]
+pub(crate) struct Suspicion {
+    /// k: the views that have failed since one of them brought a pipeline full of commits.
+    failures: u64,
+    /// The headers committed in the present view.
+    commits: u64,
+    unnamed: BTreeMap<LaneId, Unnamed>,
+    /// Since when nothing above this committed slot is committed, though something is accepted.
+    uncommitted: Option<(Seq, Nanoseconds)>,
+    /// Since when this batch is missing that the primary named.
+    unavailable: Option<(LaneTip, Nanoseconds)>,
+    /// Since when q replicas want this view or a higher one.
+    awaited: Option<(View, Nanoseconds)>,
+}
+
+impl Suspicion {
+    /// T_v = T0 · 2^k, with a cap.
+    pub(crate) fn timeout(&self, tuning: &Tuning) -> Nanoseconds {
+        let factor = 1u64 << self.failures.min(40);
+        Nanoseconds(tuning.view_timeout.0.saturating_mul(factor)).min(limits::VIEW_TIMEOUT_MAX)
+    }
+
+    /// The number of failed views that lengthen the timeout.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// This replica has gone from one view to another: all between them have failed.
+    pub(crate) fn on_view(&mut self, from: View, to: View) {
+        self.failures = self.failures.saturating_add(to.since(from));
+        self.commits = 0;
+        self.stop();
+    }
+
+    /// So many headers more are committed.
+    pub(crate) fn on_commits(&mut self, count: u64, tuning: &Tuning) {
+        self.commits = self.commits.saturating_add(count);
+        if self.commits >= tuning.proposals_max {
+            self.failures = 0;
+        }
+    }
+
+    /// A lane's tip has q acknowledgements and is not named yet.
+    pub(crate) fn expect(&mut self, lane: LaneId, upto: LaneNumber) {
+        self.unnamed.entry(lane).or_insert(Unnamed { upto, since: None });
+    }
+
+    /// What lanes wait for is kept, and its clocks start anew.
+    fn stop_lanes(&mut self) {
+        for unnamed in self.unnamed.values_mut() {
+            unnamed.since = None;
+        }
+    }
+
+    /// All clocks stop.
+    fn stop(&mut self) {
+        self.stop_lanes();
+        self.uncommitted = None;
+        self.unavailable = None;
+        self.awaited = None;
+    }
+
+    /// The earliest start of any clock, with what it stands for.
+    fn oldest(&self) -> Option<(Nanoseconds, SuspectReason)> {
+        let unnamed = self.unnamed.values().filter_map(|unnamed| unnamed.since).min();
+        [
+            (unnamed, SuspectReason::Unnamed),
+            (self.uncommitted.map(|(_, since)| since), SuspectReason::Uncommitted),
+            (self.unavailable.map(|(_, since)| since), SuspectReason::Unavailable),
+            (self.awaited.map(|(_, since)| since), SuspectReason::NoNewView),
+        ]
+        .into_iter()
+        .filter_map(|(since, reason)| Some((since?, reason)))
+        .min_by_key(|(since, _)| *since)
+    }
+
+    /// Starts the clocks of tips that wait to be named, and stops those of tips that were: at or beyond their
+    /// position, on whatever chain.
+    fn watch_lanes(&mut self, now: Nanoseconds, accepted: &Marks, quorum: impl Fn(LaneId) -> LaneNumber) {
+        self.unnamed.retain(|lane, unnamed| {
+            let named = accepted.get(lane).map_or(LaneNumber(0), |mark| mark.upto);
+            if unnamed.upto <= named {
+                *unnamed = Unnamed { upto: quorum(*lane), since: None };
+            }
+            unnamed.since.get_or_insert(now);
+            unnamed.upto > named
+        });
+    }
+}
+
+impl Consensus {
+    /// What a lane waits for may have changed: its tip has grown, or the chain that named it has shrunk.
+    pub(crate) fn expect_naming(&mut self, lane: LaneId) {
+        let quorum = self.board.quorum_tip(lane);
+        let named = self.accepted_marks.get(&lane).map_or(LaneNumber(0), |mark| mark.upto);
+        if quorum > named {
+            self.suspicion.expect(lane, quorum);
+        }
+    }
+
+    pub(crate) fn expect_naming_of_all(&mut self) {
+        let lanes: Vec<LaneId> = self.board.lanes().collect();
+        lanes.into_iter().for_each(|lane| self.expect_naming(lane));
+    }
+
+    /// Whether no header could be accepted now, whoever proposes it: before a checkpoint or the own execution has
+    /// come further.
+    fn is_full(&self) -> bool {
+        let accepted = self.chain.accepted().seq;
+        accepted >= self.window_end() || accepted >= self.execution_room()
+    }
+
+    /// Runs the clocks, and wishes for another view when one of them has run out.
+    pub(crate) fn suspect_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        if !self.is_voter() || self.has_suspected() {
+            return;
+        }
+        if self.restarted == Some(self.view()) {
+            return self.suspect(SuspectReason::Restarted, out);
+        }
+        self.run_clocks(now);
+        let timeout = self.suspicion.timeout(&self.tuning);
+        if let Some((since, reason)) = self.suspicion.oldest()
+            && now.since(since) >= timeout.0
+        {
+            self.suspect(reason, out);
+        }
+    }
+
+    fn run_clocks(&mut self, now: Nanoseconds) {
+        if self.is_behind() {
+            return self.suspicion.stop();
+        }
+        if !self.has_entered() {
+            let view = self.view();
+            let wanted = self.claims.count(view) >= self.quorums.quorum;
+            let since = self.suspicion.awaited.filter(|(awaited, _)| *awaited == view);
+            self.suspicion.awaited = since.or(wanted.then_some((view, now)));
+            return;
+        }
+        // What is committed and not here says that this replica is behind, too.
+        if !self.missing.is_empty() {
+            return self.suspicion.stop();
+        }
+        if self.is_full() {
+            self.suspicion.stop_lanes();
+        } else {
+            let board = &self.board;
+            self.suspicion.watch_lanes(now, &self.accepted_marks, |lane| board.quorum_tip(lane));
+        }
+        let committed = self.chain.committed().seq;
+        let open = self.chain.accepted().seq > committed;
+        let since = self.suspicion.uncommitted.filter(|(seq, _)| *seq == committed);
+        self.suspicion.uncommitted = open.then(|| since.unwrap_or((committed, now)));
+        let lacking = self.lacking.as_ref().and_then(|lacking| lacking.values().next().copied());
+        let unavailable = lacking.or(self.waits_for);
+        let since = self.suspicion.unavailable.filter(|(tip, _)| Some(*tip) == unavailable);
+        self.suspicion.unavailable = unavailable.map(|tip| since.unwrap_or((tip, now)));
+    }
+
+    /// When a clock runs out, if one runs.
+    pub(crate) fn suspicion_deadline(&self) -> Option<Nanoseconds> {
+        if !self.is_voter() || self.has_suspected() {
+            return None;
+        }
+        let (since, _) = self.suspicion.oldest()?;
+        Some(since.plus(self.suspicion.timeout(&self.tuning).0))
+    }
+
+    /// Whether this replica has wished for the end of the present view already. It goes on voting in it until it
+    /// moves.
+    pub(crate) fn has_suspected(&self) -> bool {
+        self.claims.claim(self.me) > self.view()
+    }
+
+    pub(crate) fn suspect(&mut self, reason: SuspectReason, out: &mut Vec<Output>) {
+        let message = self.wish(self.view(), reason);
+        let (message, after) = (Outgoing::Suspect(message), After::nothing());
+        out.push(Output::Send { to: Destination::Others, message, after });
+        // With this one there may be f+1.
+        self.follow_claims(out);
+    }
+
+    /// Signs and notes the own wish for the view after `view`.
+    pub(crate) fn wish(&mut self, view: View, reason: SuspectReason) -> Suspect {
+        let message = Suspect { view, reason, signature: Signature([0; 64]) };
+        let message = self.keyring.sign_suspect(message).into_message();
+        self.claims.note(self.me, message.clone());
+        message
+    }
+}
