@@ -14,7 +14,8 @@
 //! the group is used, and reading goes on behind it.
 //!
 //! **Why any number of crashes is safe.** Numbers of segments are never given twice, and a run writes only to segments
-//! above all that its scan has seen; so it overwrites nothing that an earlier run wrote. Suppose a scan ends the log at
+//! above all that its scan has seen; so it overwrites nothing that an earlier run wrote (a [`Repair`] only what is
+//! bad, with what it was). Suppose a scan ends the log at
 //! group g and the process dies again
 //! - before any group of the new run is readable: the next scan sees what this one saw, and ends the log at g again;
 //! - when some are: each states that its run begins behind g, so that whatever stands there in older segments is
@@ -290,10 +291,11 @@ impl Scanner {
                 && let HeaderFound::Valid(header) =
                     GroupHeader::find(&self.identity, &bytes[at - GROUP_HEADER_BYTES..at])
                 && header.segment == number
-                && header.offset == offset as u64
-                && offset + header.sizes.group_bytes() == at
+                && let Some(start) = at.checked_sub(header.sizes.group_bytes())
+                && start >= offset
+                && header.offset == start as u64
             {
-                return Found::Group { at: offset, header, one_copy: true };
+                return Found::Group { at: start, header, one_copy: true };
             }
             match GroupHeader::find(&self.identity, &bytes[at..]) {
                 HeaderFound::Valid(header) if header.segment == number && header.offset == at as u64 => {
