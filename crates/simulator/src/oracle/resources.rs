@@ -48,6 +48,7 @@ impl Trouble {
             | Reject::ForeignBatch
             | Reject::BatchFork
             | Reject::FetchMismatch
+            | Reject::StatePage
             | Reject::ConsensusSignature
             | Reject::Handshake
             | Reject::Consensus(_) => false,
