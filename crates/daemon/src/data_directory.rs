@@ -20,7 +20,7 @@ use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::warn;
@@ -78,6 +78,13 @@ impl Identity {
         let mut directory = [0; 16];
         getrandom::fill(&mut directory).expect("invariant: the kernel's random source does not fail");
         Self { cluster_id: *cluster.cluster_id(), configuration: cluster.digest(), replica, directory, role }
+    }
+
+    /// Whose the log of one core is.
+    #[must_use]
+    pub fn log(&self, core: CoreId) -> LogIdentity {
+        let Self { cluster_id, replica, directory, .. } = *self;
+        LogIdentity { cluster_id, replica, core, directory }
     }
 }
 
@@ -231,6 +238,68 @@ pub fn examine(
     Ok(examine_identity(path, cluster, replica)?.map(|(identity, _)| identity.role))
 }
 
+/// What a data directory says of itself to whoever only looks: nothing is locked, written or decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// Whose it is, or why it does not tell.
+    pub(crate) identity: Result<Identity, String>,
+    /// The copies of the identity that are missing, damaged or differ.
+    pub(crate) bad_copies: Vec<&'static str>,
+    /// Who uses it.
+    pub(crate) holder: Option<String>,
+    /// The logs that are there, by core.
+    pub(crate) logs: Vec<(CoreId, PathBuf)>,
+    /// Where the page files are.
+    pub(crate) pages: PathBuf,
+    /// An entry that is no part of a replica's data.
+    pub(crate) foreign: Option<String>,
+}
+
+/// Looks at a data directory, whoever it belongs to.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn look(path: &Path) -> Result<Look, DirectoryError> {
+    let names = entries(path)?;
+    let copies = [IDENTITY, IDENTITY_COPY].map(|name| (name, read_identity(&path.join(name))));
+    let [(_, first), (_, second)] = &copies;
+    let chosen = choose(&[first.clone(), second.clone()]);
+    let bad = copies.iter().filter(|(_, copy)| copy.as_ref().ok() != chosen.as_ref());
+    let bad_copies = bad.map(|(name, _)| *name).collect();
+    let identity = match (chosen, first, second) {
+        (Some(identity), ..) => Ok(identity),
+        (None, Err(Unreadable::OtherFormat(format)), _) | (None, _, Err(Unreadable::OtherFormat(format))) => {
+            Err(format!("its format is {format}, and this version knows {FORMAT}"))
+        }
+        (None, Err(Unreadable::Missing), Err(Unreadable::Missing)) if names.is_empty() => {
+            Err("it is empty or does not exist".to_owned())
+        }
+        _ => Err(format!("{IDENTITY} and its copy are missing or damaged")),
+    };
+    let foreign = names.into_iter().find(|name| !is_known(name));
+    let (logs, pages) = (logs(path)?, path.join(PAGES));
+    Ok(Look { identity, bad_copies, holder: holder(path), logs, pages, foreign })
+}
+
+/// Who has the directory locked, as the system tells without a lock of our own, which might keep a replica from
+/// starting.
+fn holder(path: &Path) -> Option<String> {
+    let path = path.join(LOCK);
+    let inode = format!(":{}", std::fs::metadata(&path).ok()?.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let names_it = |line: &str| line.contains("FLOCK") && line.split(' ').any(|word| word.ends_with(&inode));
+    locks.lines().any(names_it).then_some(())?;
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    Some(if text.trim().is_empty() { "another process".to_owned() } else { text.trim().to_owned() })
+}
+
+fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
+    let cores = entries(path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
+    let mut found: Vec<_> = cores.map(|core: u8| (CoreId(core), path.join(format!("{LOG}{core}")))).collect();
+    found.sort();
+    Ok(found)
+}
+
 /// Whether a directory is one of ours, or why it may become one.
 fn examine_names(path: &Path) -> Result<Result<(), String>, DirectoryError> {
     let found = entries(path)?;
@@ -310,8 +379,7 @@ impl DataDirectory {
     /// Whose the log of one core is.
     #[must_use]
     pub fn log_identity(&self, core: CoreId) -> LogIdentity {
-        let Identity { cluster_id, replica, directory, .. } = self.identity;
-        LogIdentity { cluster_id, replica, core, directory }
+        self.identity.log(core)
     }
 
     /// From now on the replica casts no vote, for `reason`. Durable when this returns. An older reason stays.
@@ -341,11 +409,7 @@ impl DataDirectory {
     /// # Errors
     /// When the system refuses.
     pub fn logs(&self) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
-        let cores = entries(&self.path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
-        let mut found: Vec<_> =
-            cores.map(|core: u8| (CoreId(core), self.path.join(format!("{LOG}{core}")))).collect();
-        found.sort();
-        Ok(found)
+        logs(&self.path)
     }
 
     /// Where the pages of checkpointed states are.
@@ -483,7 +547,7 @@ fn encode(identity: &Identity) -> String {
 }
 
 /// Why a copy of the identity says nothing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Unreadable {
     Missing,
     Damaged,

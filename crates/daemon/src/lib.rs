@@ -15,6 +15,7 @@ mod disk;
 mod driver;
 mod dump;
 mod effects;
+pub mod inspect;
 mod log_driver;
 mod log_error;
 pub mod page_folder;

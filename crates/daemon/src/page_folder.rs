@@ -83,14 +83,20 @@ impl PageFolder {
     /// survive the process, not the loss of power.
     pub fn open(path: &Path, synchronous: bool) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(failed("create", path))?;
-        Ok(Self {
+        Ok(Self { synchronous, ..Self::for_reading(path) })
+    }
+
+    /// The folder at `path` for whoever only reads: nothing is made.
+    #[must_use]
+    pub fn for_reading(path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
-            synchronous,
+            synchronous: false,
             written: BTreeMap::new(),
             reading: None,
             unsynced_bytes: 0,
             is_entry_loose: false,
-        })
+        }
     }
 
     /// Where it is.

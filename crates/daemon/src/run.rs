@@ -98,7 +98,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         key: config.key.clone(),
         cores: config.cores.len(),
     };
-    let mut folder = PageFolder::open(data.path(), config.durability == Durability::Sync)?;
+    let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
     let pages = page_folder::find(&mut folder, StoreOptions::default())?;
     let store = pages.store;
     let states = recover::States::of(pages.state, pages.partial, &pages.damaged);

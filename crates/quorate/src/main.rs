@@ -11,6 +11,7 @@ mod failure;
 mod format;
 mod histograms;
 mod init;
+mod inspect;
 mod interrupt;
 mod kv;
 mod local_cluster;
@@ -64,6 +65,7 @@ enum Command {
     Status(status::StatusArguments),
     Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
+    Inspect(inspect::InspectArguments),
     Doctor(doctor::DoctorArguments),
     Bench(Box<bench::BenchCommand>),
 }
@@ -86,6 +88,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Status(arguments) => status::run(arguments),
         Command::Histograms(arguments) => histograms::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }
