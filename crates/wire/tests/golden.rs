@@ -10,9 +10,9 @@ use quorate_types::{
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView, PrePrepare, Prepare, Report,
-    ReportRequest, Status, Suspect, ViewChange, encode_fetched_batches,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
+    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView,
+    PrePrepare, Prepare, Report, ReportRequest, Status, Suspect, ViewChange, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -21,6 +21,15 @@ use quorate_wire::{
     Statement, StatementKind, SuspectReason, ViewChangeSummary, batch, bundle, handshake, header, summary,
 };
 use std::sync::Arc;
+
+fn sample_certificate() -> CheckpointCertificate {
+    CheckpointCertificate {
+        position: position(1),
+        root: digest(2),
+        next_config: digest(3),
+        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
+    }
+}
 
 /// Lines of 32 bytes, so that a difference can be found.
 fn hex(bytes: &[u8]) -> String {
@@ -792,14 +801,8 @@ fn messages_of_consensus() {
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
     "#]],
     );
-    let certificate = CheckpointCertificate {
-        position: position(1),
-        root: digest(2),
-        next_config: digest(3),
-        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
-    };
     check(
-        certificate.encode(),
+        sample_certificate().encode(),
         expect![[r#"
         f200000034000100f10d003a7ba086ca00eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
@@ -864,6 +867,9 @@ fn messages_of_consensus() {
         080808080808080808080808080808080882ffffff02000000
     "#]],
     );
+    check(FetchCertificate { request: 7 }.encode(), expect![[""]]);
+    check(FetchedCertificate { request: 7, certificate: None }.encode(), expect![[""]]);
+    check(FetchedCertificate { request: 7, certificate: Some(sample_certificate()) }.encode(), expect![[""]]);
     check(
         FetchedPages {
             request: 7,
@@ -999,6 +1005,8 @@ fn kinds_keep_their_numbers() {
         NewView = 58
         FetchPages = 64
         FetchedPages = 65
+        FetchCertificate = 66
+        FetchedCertificate = 67
     "#]]
     .assert_eq(&list);
 }
