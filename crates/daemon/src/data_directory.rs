@@ -15,8 +15,12 @@
 //!
 //! Whatever is written here is written under another name, synced, renamed, and its directory synced.
 
+use crate::page_folder::{FolderError, PageFolder, write_checkpoint};
 use quorate_journal::LogIdentity;
-use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
+use quorate_state::{CheckpointHead, Frozen};
+use quorate_types::{ClusterConfig, CoreId, Digest, Nanoseconds, ReplicaId};
+use quorate_wire::Position;
+use quorate_wire::header::genesis;
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -200,6 +204,34 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
         return Err(DirectoryError::NotEmpty { path: path.to_owned(), found });
     }
     build(path, identity)
+}
+
+/// As [`format()`], with the state that the cluster begins with.
+///
+/// # Errors
+/// As for [`format()`]; and when the state cannot be written.
+pub fn format_with_state(path: &Path, identity: &Identity, state: &Frozen) -> Result<(), FormatError> {
+    if let Some(found) = entries(path)?.into_iter().next() {
+        return Err(DirectoryError::NotEmpty { path: path.to_owned(), found }.into());
+    }
+    make_directory(path)?;
+    let pages = path.join(PAGES);
+    make_directory(&pages)?;
+    let Position { seq, digest } = genesis(identity.configuration);
+    let head = CheckpointHead { seq, digest, timestamp: Nanoseconds(0), certificate: Vec::new() };
+    write_checkpoint(state, head, &mut PageFolder::open(&pages, true)?, |_| {})?;
+    Ok(build(path, identity)?)
+}
+
+/// Why a data directory could not be made with a state in it.
+#[derive(Debug, Error)]
+pub enum FormatError {
+    /// The directory itself could not be made.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The state could not be written.
+    #[error(transparent)]
+    Pages(#[from] FolderError),
 }
 
 /// Opens and locks a data directory.

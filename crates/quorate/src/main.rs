@@ -1,7 +1,10 @@
 //! The one binary of Quorate. Each subcommand has a file of its own and hands over to a library.
 #![forbid(unsafe_code)]
 
+mod backup;
+mod backup_files;
 mod bench;
+mod channel;
 mod check_config;
 mod cluster_arguments;
 mod cluster_files;
@@ -17,6 +20,7 @@ mod kv;
 mod local_cluster;
 mod output;
 mod report;
+mod restore;
 mod start;
 mod status;
 mod watch;
@@ -66,6 +70,8 @@ enum Command {
     Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
     Inspect(inspect::InspectArguments),
+    Backup(backup::BackupArguments),
+    Restore(restore::RestoreArguments),
     Doctor(doctor::DoctorArguments),
     Bench(Box<bench::BenchCommand>),
 }
@@ -89,6 +95,8 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Histograms(arguments) => histograms::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Backup(arguments) => backup::run(arguments),
+        Command::Restore(arguments) => restore::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }
