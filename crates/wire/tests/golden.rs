@@ -867,9 +867,36 @@ fn messages_of_consensus() {
         080808080808080808080808080808080882ffffff02000000
     "#]],
     );
-    check(FetchCertificate { request: 7 }.encode(), expect![[""]]);
-    check(FetchedCertificate { request: 7, certificate: None }.encode(), expect![[""]]);
-    check(FetchedCertificate { request: 7, certificate: Some(sample_certificate()) }.encode(), expect![[""]]);
+    check(
+        FetchCertificate { request: 7 }.encode(),
+        expect![[r#"
+        08000000420001008eb7717643ea18370700000000000000
+    "#]],
+    );
+    check(
+        FetchedCertificate { request: 7, certificate: None }.encode(),
+        expect![[r#"
+        79000000430001003fe2defd6ec53a4507000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        000000000000000000
+    "#]],
+    );
+    check(
+        FetchedCertificate { request: 7, certificate: Some(sample_certificate()) }.encode(),
+        expect![[r#"
+        fb000000430001003e6be34f78f6b9f600eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee02eeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee0700000000000000010100000000
+        0000000101010101010101010101010101010101010101010101010101010101
+        0101010202020202020202020202020202020202020202020202020202020202
+        0202020303030303030303030303030303030303030303030303030303030303
+        0303030dffffff02000000
+    "#]],
+    );
     check(
         FetchedPages {
             request: 7,
