@@ -73,6 +73,11 @@ fn flip(path: &Path, at: u64) {
     file.write_all_at(&[byte[0] ^ 4], at).expect("our own file");
 }
 
+fn write_at(path: &Path, at: u64, bytes: &[u8]) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("our own file");
+    file.write_all_at(bytes, at).expect("our own file");
+}
+
 #[test]
 fn a_backup_under_load_holds_all_that_was_acknowledged_and_becomes_a_new_cluster() {
     let cluster = Cluster::start(4);
@@ -242,19 +247,23 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
     );
     flip(page_file, 2000);
 
-    let segment = files(&data.join("log-0")).into_iter().next().expect("a segment");
-    let used = std::fs::read(&segment).expect("a segment").iter().rposition(|byte| *byte != 0).unwrap_or(0);
-    let bytes = std::fs::read(&segment).expect("a segment");
+    let segments = files(&data.join("log-0"));
+    let used = |path: &Path| {
+        let bytes = std::fs::read(path).expect("a segment");
+        (bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0), bytes)
+    };
+    let segment = segments.first().expect("a segment");
+    let (end, bytes) = used(segment);
     // Both copies of what stands in the first half, which later groups say was durable.
-    let file = std::fs::OpenOptions::new().write(true).open(&segment).expect("our own file");
-    file.write_all_at(&vec![7; used / 2 - 4096], 4096).expect("our own file");
+    write_at(segment, 4096, &vec![7; end / 2 - 4096]);
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
-    assert!(stdout(&output).contains("learner"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("becomes a learner"), "{}", stdout(&output));
+    std::fs::write(segment, bytes).expect("our own file");
 
     // What a crash leaves: the end of the last write is missing.
-    std::fs::write(&segment, bytes).expect("our own file");
-    file.write_all_at(&vec![0; 200], used as u64 - 199).expect("our own file");
+    let last = segments.iter().rev().find(|path| used(path).0 > 8192).expect("one in use");
+    write_at(last, used(last).0 as u64 - 199, &[0; 200]);
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let nobody = inspect(&parent.path().join("nothing"), &[]);
