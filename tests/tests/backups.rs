@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 /// A value that does not stand in its leaf itself.
-const LONG_BYTES: usize = 200_000;
+const LONG_BYTES: usize = 100_000;
 
 fn quorate(arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).output().expect("quorate runs")
