@@ -2,6 +2,9 @@
 //! replica, and a referee who notes every broken promise. Whoever drives it decides what is delivered.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+mod feed;
+
+use feed::{Taken, feed};
 use quorate_consensus::{
     BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output, Recovered, Voting,
 };
@@ -9,11 +12,7 @@ use quorate_types::{
     After, ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, ReplicaId, Seq,
     Tuning, View,
 };
-use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
-    Prepare, Status, Suspect, ViewChange,
-};
-use quorate_wire::{Frame, Header, Kind, LaneTip, Position, header, testing};
+use quorate_wire::{Header, LaneTip, Position, header, testing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -824,99 +823,4 @@ impl Node {
         }
         true
     }
-}
-
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    Yes,
-    /// It says nothing new, or nothing that could count here.
-    Ignored,
-    Forged,
-}
-
-/// Takes a frame as a replica does: decode, ask whether it is worth the check, check, take.
-///
-/// # Panics
-/// When the frame does not decode: these are frames of this test.
-pub(crate) fn feed(
-    consensus: &mut Consensus,
-    now: Nanoseconds,
-    from: ReplicaId,
-    frame: &Frame,
-    out: &mut Vec<Output>,
-) -> Taken {
-    let bytes = frame.payload();
-    let keyring = consensus.keyring().clone();
-    match frame.kind() {
-        Kind::PrePrepare => {
-            let message = PrePrepare::decode(bytes).expect("a test message");
-            if !consensus.wants_pre_prepare(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.pre_prepare(message) else { return Taken::Forged };
-            consensus.on_pre_prepare(message, out);
-        }
-        Kind::Prepare => {
-            let message = Prepare::decode(bytes).expect("a test message");
-            if !consensus.wants_prepare(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.prepare(from, message) else { return Taken::Forged };
-            consensus.on_prepare(message, out);
-        }
-        Kind::Commit => {
-            consensus.on_commit(from, &Commit::decode(bytes).expect("a test message"), out);
-        }
-        Kind::Checkpoint => {
-            let message = Checkpoint::decode(bytes).expect("a test message");
-            if !consensus.wants_checkpoint(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.checkpoint(from, message) else { return Taken::Forged };
-            consensus.on_checkpoint(message, out);
-        }
-        Kind::CheckpointCertificate => {
-            let message = CheckpointCertificate::decode(bytes).expect("a test message");
-            if !consensus.wants_certificate(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.certificate(message) else { return Taken::Forged };
-            consensus.on_certificate(message, out);
-        }
-        Kind::Status => {
-            consensus.on_status(from, &Status::decode(bytes).expect("a test message"), out);
-        }
-        Kind::FetchHeaders => {
-            consensus.on_fetch_headers(from, &FetchHeaders::decode(bytes).expect("a test message"), out);
-        }
-        Kind::FetchedHeaders => {
-            let message = FetchedHeaders::decode(bytes).expect("a test message");
-            consensus.on_fetched_headers(now, from, message, out);
-        }
-        Kind::Suspect => {
-            let message = Suspect::decode(bytes).expect("a test message");
-            if !consensus.wants_suspect(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.suspect(from, message) else { return Taken::Forged };
-            consensus.on_suspect(message);
-        }
-        Kind::ViewChange => {
-            let message = ViewChange::decode(bytes).expect("a test message");
-            let Some(news) = consensus.news_of_view_change(from, message) else { return Taken::Ignored };
-            let Some(message) = keyring.view_change(from, news) else { return Taken::Forged };
-            consensus.on_view_change(message);
-        }
-        Kind::NewView => {
-            let message = NewView::decode(bytes).expect("a test message");
-            if !consensus.wants_new_view(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.new_view(message) else { return Taken::Forged };
-            consensus.on_new_view(message, out);
-        }
-        other => panic!("consensus takes no {other:?}"),
-    }
-    Taken::Yes
 }
