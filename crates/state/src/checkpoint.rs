@@ -70,6 +70,8 @@ pub struct Checkpoint {
     forest: Forest,
     /// A lower bound of what the state takes on disk.
     live_bytes_min: u64,
+    /// How much page files may take in all; once it is known.
+    disk_bytes_max: u64,
     phase: Phase,
     walk: Walk,
     /// The bytes of blocks that are not on disk.
@@ -120,7 +122,7 @@ impl PageStore {
         let manifest = checkpoint.manifest(self);
         let open = checkpoint.writer.file.map(|(file, _)| file);
         let open = open.or(self.open).filter(|file| !checkpoint.gone.contains(file));
-        self.install(&manifest, checkpoint.epoch, open)
+        self.install(&manifest, checkpoint.epoch, open, checkpoint.disk_bytes_max)
     }
 
     /// The checkpoint will not become durable. The next one writes everything anew.
@@ -145,6 +147,7 @@ impl Checkpoint {
             walk: Walk::over(&forest),
             forest,
             live_bytes_min,
+            disk_bytes_max: 0,
             phase: Phase::Measure,
             missing_bytes: 0,
             live: store.files.iter().map(|(number, file)| (*number, u64::from(file.live_bytes))).collect(),
@@ -252,12 +255,12 @@ impl Checkpoint {
             Exit::End => {
                 let bytes = store.bytes() + self.missing_bytes;
                 self.walk = Walk::over(&self.forest);
-                if bytes > 2 * self.live_bytes_min + u64::from(store.options.file_bytes_max) {
+                if bytes > store.bytes_max(self.live_bytes_min) {
                     self.missing_bytes = 0;
                     self.live.values_mut().for_each(|live| *live = 0);
                     self.phase = Phase::Count;
                 } else {
-                    self.make_room(store, 2 * self.live_bytes_min);
+                    self.make_room(store, self.live_bytes_min);
                     self.phase = Phase::Write;
                 }
             }
@@ -308,12 +311,12 @@ impl Checkpoint {
         self.gone = store.files.keys().copied().filter(dead).collect();
         let mut left: Vec<(FileNumber, u64, u64)> = store
             .files
-            .iter()
-            .filter(|(number, _)| !self.gone.contains(number))
-            .map(|(number, file)| (*number, u64::from(file.bytes), self.live[number]))
+            .keys()
+            .filter(|number| !self.gone.contains(number))
+            .map(|number| (*number, store.file_bytes(*number), self.live[number]))
             .collect();
         let mut bytes = left.iter().map(|(_, bytes, _)| bytes).sum::<u64>() + self.missing_bytes;
-        if bytes > 2 * live + u64::from(store.options.file_bytes_max) {
+        if bytes > store.bytes_max(live) {
             left.retain(|(number, ..)| store.open != Some(*number));
             // The least live share first, without fractions.
             left.sort_by(|(_, bytes, live), (_, other_bytes, other_live)| {
@@ -334,13 +337,13 @@ impl Checkpoint {
             self.live.values_mut().for_each(|live| *live = 0);
             self.writer.leave(&self.gone);
         }
-        self.make_room(store, 2 * live);
+        self.make_room(store, live);
     }
 
     /// Gives the older manifest up if this checkpoint would not fit beside it.
-    fn make_room(&mut self, store: &mut PageStore, bytes_max: u64) {
-        let bytes = store.disk_bytes() + self.missing_bytes;
-        if bytes > bytes_max + u64::from(store.options.file_bytes_max) {
+    fn make_room(&mut self, store: &mut PageStore, live_bytes: u64) {
+        self.disk_bytes_max = store.bytes_max(live_bytes);
+        if store.disk_bytes() + self.missing_bytes > self.disk_bytes_max {
             self.removal = Some(store.release()).filter(|removal| !removal.is_empty());
         }
     }
