@@ -486,6 +486,14 @@ impl Core {
                 let frame = execution.answer_pages(now, question).encode();
                 self.post_to_peer(peer, frame, effects);
             }
+            ExecutionMail::ClientPages(connection, question) => {
+                let frame = execution.answer_client_pages(now, question).encode();
+                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+            }
+            ExecutionMail::ClientCertificate(connection, question) => {
+                let frame = execution.answer_certificate(now, question).encode();
+                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+            }
             ExecutionMail::FetchedPages(peer, pages) => match execution.on_pages(now, peer, *pages) {
                 Ok(told) => self.tell_peers(told, effects),
                 Err(reason) => effects.push(Effect::Halt { reason }),

@@ -236,7 +236,17 @@ struct Served {
     root: Digest,
     state: Frozen,
     tips: Arc<[LaneTip]>,
+    certificate: Option<Arc<CheckpointCertificate>>,
+    /// When a peer has asked for it last, and when a client has.
     asked: Option<Nanoseconds>,
+    copied: Option<Nanoseconds>,
+}
+
+/// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Peer,
+    Client,
 }
 
 /// The serving side.
@@ -249,12 +259,34 @@ pub(crate) struct Library {
 
 impl Library {
     /// A newer state is durable.
-    pub(crate) fn add(&mut self, root: Digest, state: Frozen, tips: Arc<[LaneTip]>) {
-        self.states.push_back(Served { root, state, tips, asked: None });
+    pub(crate) fn add(
+        &mut self,
+        root: Digest,
+        state: Frozen,
+        tips: Arc<[LaneTip]>,
+        stable: Option<&Arc<CheckpointCertificate>>,
+    ) {
+        self.states.push_back(Served { root, state, tips, certificate: None, asked: None, copied: None });
+        stable.into_iter().for_each(|certificate| self.certify(certificate));
+    }
+
+    /// A state is certified. Its root covers the slot, too.
+    pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
+        let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
+        if let Some(served) = of_it {
+            served.certificate = Some(Arc::clone(certificate));
+        }
+    }
+
+    /// The certificate of the newest state that has one; the state stays for a while, to be copied.
+    pub(crate) fn certified(&mut self, now: Nanoseconds) -> Option<CheckpointCertificate> {
+        let newest = self.states.iter_mut().rev().find(|served| served.certificate.is_some())?;
+        newest.copied = Some(now);
+        newest.certificate.as_deref().cloned()
     }
 
     /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
-    pub(crate) fn answer(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
+    pub(crate) fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
         let FetchPages { request: number, root, wanted } = question;
         let found = self.states.iter().position(|served| served.root == root);
         let index = found.or_else(|| self.states.len().checked_sub(1));
@@ -262,7 +294,10 @@ impl Library {
             return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
         };
         if found.is_some() {
-            served.asked = Some(now);
+            match reader {
+                Reader::Peer => served.asked = Some(now),
+                Reader::Client => served.copied = Some(now),
+            }
         }
         let request = PageRequest { number, root, wanted };
         let PageAnswer { number, root, top, pages, values } =
@@ -274,9 +309,10 @@ impl Library {
     /// has changed.
     pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
         let newest = self.states.len().saturating_sub(1);
-        let in_use = |served: &Served| {
-            served.asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
+        let lately = |asked: Option<Nanoseconds>| {
+            asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
         };
+        let in_use = |served: &Served| lately(served.asked) || lately(served.copied);
         let mut index = 0;
         self.states.retain(|served| {
             index += 1;

@@ -10,9 +10,9 @@ use quorate_types::{
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
-    Status, encode_fetched_batches,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
+    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message,
+    PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -21,6 +21,15 @@ use quorate_wire::{
     StatementKind, batch, bundle, handshake, header,
 };
 use std::sync::Arc;
+
+fn sample_certificate() -> CheckpointCertificate {
+    CheckpointCertificate {
+        position: position(1),
+        root: digest(2),
+        next_config: digest(3),
+        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
+    }
+}
 
 /// Lines of 32 bytes, so that a difference can be found.
 fn hex(bytes: &[u8]) -> String {
@@ -651,14 +660,8 @@ fn messages_of_consensus() {
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
     "#]],
     );
-    let certificate = CheckpointCertificate {
-        position: position(1),
-        root: digest(2),
-        next_config: digest(3),
-        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
-    };
     check(
-        certificate.encode(),
+        sample_certificate().encode(),
         expect![[r#"
         f200000034000100f10d003a7ba086ca00eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
@@ -723,6 +726,27 @@ fn messages_of_consensus() {
         080808080808080808080808080808080882ffffff02000000
     "#]],
     );
+    check(FetchCertificate { request: 7 }.encode(), expect![[r#"
+        08000000420001008eb7717643ea18370700000000000000
+    "#]]);
+    check(FetchedCertificate { request: 7, certificate: None }.encode(), expect![[r#"
+        79000000430001003fe2defd6ec53a4507000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        000000000000000000
+    "#]]);
+    check(FetchedCertificate { request: 7, certificate: Some(sample_certificate()) }.encode(), expect![[r#"
+        fb000000430001003e6be34f78f6b9f600eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee02eeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee0700000000000000010100000000
+        0000000101010101010101010101010101010101010101010101010101010101
+        0101010202020202020202020202020202020202020202020202020202020202
+        0202020303030303030303030303030303030303030303030303030303030303
+        0303030dffffff02000000
+    "#]]);
     check(
         FetchedPages {
             request: 7,
@@ -858,6 +882,8 @@ fn kinds_keep_their_numbers() {
         NewView = 58
         FetchPages = 64
         FetchedPages = 65
+        FetchCertificate = 66
+        FetchedCertificate = 67
     "#]]
     .assert_eq(&list);
 }
