@@ -206,7 +206,8 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
     build(path, identity)
 }
 
-/// As [`format()`], with the state that the cluster begins with.
+/// As [`format()`], with the state that the cluster begins with. When that fails, nothing of it is left in the way of
+/// another attempt.
 ///
 /// # Errors
 /// As for [`format()`]; and when the state cannot be written.
@@ -214,7 +215,15 @@ pub fn format_with_state(path: &Path, identity: &Identity, state: &Frozen) -> Re
     if let Some(found) = entries(path)?.into_iter().next() {
         return Err(DirectoryError::NotEmpty { path: path.to_owned(), found }.into());
     }
-    make_directory(path)?;
+    let built = build_with_state(path, identity, state);
+    if built.is_err() {
+        // It was empty before.
+        let _ = std::fs::remove_dir_all(path);
+    }
+    built
+}
+
+fn build_with_state(path: &Path, identity: &Identity, state: &Frozen) -> Result<(), FormatError> {
     let pages = path.join(PAGES);
     make_directory(&pages)?;
     let Position { seq, digest } = genesis(identity.configuration);

@@ -104,6 +104,8 @@ enum Gated {
         link: LinkId,
         acks: LaneAcks,
     },
+    /// Consensus needs nothing up to here once what it has written again is durable.
+    Trim(Lsn),
     /// A certificate, which leads to trimming once it is durable.
     Stable(Arc<CheckpointCertificate>),
 }
@@ -457,8 +459,7 @@ impl Core {
             OrderingMail::Lane(update) => ordering.consensus.on_lane_update(&update),
             OrderingMail::Executed(position) => ordering.consensus.on_executed(position),
             OrderingMail::Installed { position, timestamp, tips } => {
-                ordering.install(position, timestamp, &tips, &mut self.consensus_outputs);
-                self.carry_out_consensus(now, effects);
+                ordering.install(position, timestamp, &tips);
             }
             OrderingMail::Root { position, root } => {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
@@ -545,6 +546,7 @@ impl Core {
                 ordering.on_own(&message, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
             }
+            Gated::Trim(upto) => effects.push(Effect::Trim { journal: CONSENSUS_JOURNAL, upto }),
             Gated::Stable(certificate) => {
                 let mail = Mail::Execution(ExecutionMail::Stable(certificate));
                 self.post(self.layout.execution(), mail, effects);
@@ -670,7 +672,8 @@ impl Core {
                 let core = self.layout.core_of_link(tip.lane.link);
                 self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
             }
-            // Views are read off the report; nothing else depends on them yet.
+            // Views are read off the report; the journal in memory is not trimmed.
+            Output::Trim { upto, after } => self.send_after(now, after, Gated::Trim(upto), effects),
             Output::ViewEntered { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),

@@ -5,8 +5,8 @@
 //! the reason: headers or batches that nobody keeps, a lost disk, a damaged checkpoint. The fetched state is made
 //! durable like a checkpoint of the own making before anything builds on it.
 //!
-//! *Serving*: the newest durable states answer. One that was asked for lately stays, beside the newest, and so do the
-//! batches above it, so that who copies it under load is not left behind again when it is done.
+//! *Serving*: the newest durable states answer. One that was asked for lately stays beside the newest. The batches above
+//! the oldest of them are kept, so that who copies it under load is not left behind again when it is done.
 
 use quorate_state::{
     BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
@@ -253,7 +253,7 @@ pub(crate) enum Reader {
 #[derive(Debug, Default)]
 pub(crate) struct Library {
     states: VecDeque<Served>,
-    /// The tips above which batches are kept for whoever copies.
+    /// The tips above which batches are kept.
     pinned: Option<Arc<[LaneTip]>>,
 }
 
@@ -322,8 +322,7 @@ impl Library {
             // The oldest has been asked for; one in between gives way.
             self.states.remove(1);
         }
-        let pinned =
-            self.states.front().filter(|served| lately(served.asked)).map(|served| Arc::clone(&served.tips));
+        let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
         let same = match (&self.pinned, &pinned) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             (None, None) => true,
@@ -339,6 +338,6 @@ impl Library {
     /// When a state may be let go of at the latest.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
         let asked = self.states.iter().filter_map(|served| served.asked).max()?;
-        self.pinned.is_some().then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
+        (self.states.len() > 1).then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
     }
 }

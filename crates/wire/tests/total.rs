@@ -206,7 +206,7 @@ fn fetch_pages(request: u64, root: Digest, path: &[u8]) -> FetchPages {
 }
 
 fn fetched_pages(request: u64, root: Digest, bytes: Vec<u8>) -> FetchedPages {
-    let top = (request % 2 == 0).then_some((3, root));
+    let top = request.is_multiple_of(2).then_some((3, root));
     FetchedPages { request, root, top, pages: vec![bytes.clone(), Vec::new()], values: vec![bytes] }
 }
 

@@ -97,8 +97,8 @@ impl Cluster {
         if let Record::Prepared { view, position, votes } = record {
             self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
         }
-        if let Record::EnterView { view, head, .. } = record {
-            self.oracles.votes.on_enter(replica, *view, *head)?;
+        if let Record::EnterView { view, new_view, head } = record {
+            self.oracles.votes.on_enter(replica, *view, *new_view, *head)?;
             self.trace.note(self.now, Detail::Readable, &[16, id(replica), view.0, head.seq.0], || {
                 format!("r{replica} enters {view:?} at {:?}", head.seq)
             });

@@ -22,7 +22,7 @@ struct Cast {
     /// The highest certificate that it has sent COMMIT for.
     certified: Option<(View, Seq)>,
     /// The views that it has entered, with their heads.
-    entered: BTreeMap<View, Position>,
+    entered: BTreeMap<View, (Digest, Position)>,
 }
 
 impl Cast {
@@ -44,7 +44,7 @@ pub struct Votes {
     cast: Vec<Cast>,
     proposed: BTreeMap<(View, Seq), Digest>,
     /// Where each view begins, as the first replica that entered it wrote down.
-    heads: BTreeMap<View, Position>,
+    heads: BTreeMap<View, (Digest, Position)>,
 }
 
 impl Votes {
@@ -70,7 +70,7 @@ impl Votes {
     pub fn on_prepare(&mut self, replica: ReplicaId, message: &Prepare) -> Result<(), Violation> {
         let (view, lo) = (message.view, message.lo);
         self.cast[replica.index()].speak("PREPARE", view)?;
-        if let Some(head) = self.cast[replica.index()].entered.get(&view).filter(|head| lo < head.seq) {
+        if let Some(head) = self.cast[replica.index()].entered.get(&view).filter(|(_, head)| lo < head.seq) {
             let text = format!("PREPARE from {lo:?} in {view:?}, which begins at {head:?}");
             return Err(Violation::new("votes from the head on", text));
         }
@@ -120,12 +120,19 @@ impl Votes {
         Ok(())
     }
 
-    /// `replica` writes down that a view begins: once for each view, and at the same slot as everybody.
-    pub fn on_enter(&mut self, replica: ReplicaId, view: View, head: Position) -> Result<(), Violation> {
-        let first = *self.heads.entry(view).or_insert(head);
-        let again = self.cast[replica.index()].entered.insert(view, head).is_some();
-        if again || first != head {
-            let text = format!("enters {view:?} at {head:?}, again: {again}, others at {first:?}");
+    /// `replica` writes down that a view begins, and may do so again: always with the same beginning, which is
+    /// everybody's as long as no primary lies.
+    pub fn on_enter(
+        &mut self,
+        replica: ReplicaId,
+        view: View,
+        new_view: Digest,
+        head: Position,
+    ) -> Result<(), Violation> {
+        let first = *self.heads.entry(view).or_insert((new_view, head));
+        let own = *self.cast[replica.index()].entered.entry(view).or_insert((new_view, head));
+        if first != (new_view, head) || own != first {
+            let text = format!("enters {view:?} at {head:?}, first {own:?}, others {first:?}");
             return Err(Violation::new("one beginning of a view", text));
         }
         Ok(())
@@ -149,7 +156,7 @@ impl Votes {
         position: Position,
         votes: &[(ReplicaId, Arc<Prepare>)],
     ) -> Result<(), Violation> {
-        if let Some(head) = self.heads.get(&view).filter(|head| position.seq < head.seq) {
+        if let Some(head) = self.heads.get(&view).filter(|(_, head)| position.seq < head.seq) {
             let text = format!("a certificate for {position:?} in {view:?}, which begins at {head:?}");
             return Err(Violation::new("certificates", text));
         }
@@ -230,10 +237,12 @@ mod tests {
     #[test]
     fn a_view_begins_once_and_votes_and_certificates_begin_at_its_head() {
         let mut votes = Votes::new(Quorums::of(4));
-        votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
-        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
-        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 3)).is_err());
-        assert!(votes.on_enter(ReplicaId(2), View(1), position(4, 4)).is_err());
+        let (one, other) = (Digest([1; 32]), Digest([2; 32]));
+        votes.on_enter(ReplicaId(0), View(1), one, position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(1), View(1), one, position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(1), View(1), one, position(3, 3)).unwrap();
+        assert!(votes.on_enter(ReplicaId(1), View(1), other, position(3, 3)).is_err());
+        assert!(votes.on_enter(ReplicaId(2), View(1), one, position(4, 4)).is_err());
         let below = Prepare { view: View(1), ..prepare(2, &[2, 3]) };
         assert!(votes.on_prepare(ReplicaId(0), &below).is_err());
         let cast: Vec<_> = (0..3).map(|id| (ReplicaId(id), Arc::new(below.clone()))).collect();
