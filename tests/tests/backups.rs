@@ -252,14 +252,19 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
         let bytes = std::fs::read(path).expect("a segment");
         (bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0), bytes)
     };
-    let segment = segments.first().expect("a segment");
-    let (end, bytes) = used(segment);
-    // Both copies of what stands in the first half, which later groups say was durable.
-    write_at(segment, 4096, &vec![7; end / 2 - 4096]);
+    let in_use: Vec<_> = segments.iter().filter(|path| used(path).0 > 8192).collect();
+    let whole: Vec<_> = in_use.iter().map(|path| used(path)).collect();
+    // Both copies of all but the last writes, which say that it was durable.
+    for (index, (path, (end, _))) in in_use.iter().zip(&whole).enumerate() {
+        let kept = if index + 1 == in_use.len() { 4 * 4096 } else { 0 };
+        write_at(path, 4096, &vec![7; end.saturating_sub(4096 + kept)]);
+    }
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
     assert!(stdout(&output).contains("becomes a learner"), "{}", stdout(&output));
-    std::fs::write(segment, bytes).expect("our own file");
+    for (path, (_, bytes)) in in_use.iter().zip(whole) {
+        std::fs::write(path, bytes).expect("our own file");
+    }
 
     // What a crash leaves: the end of the last write is missing.
     let last = segments.iter().rev().find(|path| used(path).0 > 8192).expect("one in use");

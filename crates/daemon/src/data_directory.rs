@@ -217,8 +217,14 @@ pub fn format_with_state(path: &Path, identity: &Identity, state: &Frozen) -> Re
     }
     let built = build_with_state(path, identity, state);
     if built.is_err() {
-        // It was empty before.
-        let _ = std::fs::remove_dir_all(path);
+        // None of these were there before.
+        for name in [PAGES, CHECKPOINTS] {
+            let _ = std::fs::remove_dir_all(path.join(name));
+        }
+        for name in [IDENTITY, IDENTITY_COPY] {
+            let _ = std::fs::remove_file(path.join(name));
+            let _ = std::fs::remove_file(path.join(format!("{name}{UNFINISHED}")));
+        }
     }
     built
 }
