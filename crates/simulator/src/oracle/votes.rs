@@ -4,7 +4,7 @@
 use super::Violation;
 use quorate_types::{Digest, Quorums, ReplicaId, ReplicaSet, Seq, View};
 use quorate_wire::Position;
-use quorate_wire::message::{Commit, PrePrepare, Prepare, ViewChange};
+use quorate_wire::message::{Commit, NewView, PrePrepare, Prepare, ViewChange};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,11 +23,21 @@ struct Cast {
     certified: Option<(View, Seq)>,
     /// The views that it has entered, with their heads.
     entered: BTreeMap<View, Position>,
+    /// Whether it must never vote again.
+    learner: bool,
 }
 
 impl Cast {
+    fn vote(&self, what: &str) -> Result<(), Violation> {
+        if self.learner {
+            return Err(Violation::new("a learner never votes", format!("signs {what}")));
+        }
+        Ok(())
+    }
+
     /// Something is said in `view`: then nothing may be said in a lower one any more.
     fn speak(&mut self, what: &str, view: View) -> Result<(), Violation> {
+        self.vote(what)?;
         if view < self.spoke_in {
             let text = format!("{what} in {view:?} after {:?} was entered or waited for", self.spoke_in);
             return Err(Violation::new("no vote in a lower view", text));
@@ -45,6 +55,7 @@ pub struct Votes {
     proposed: BTreeMap<(View, Seq), Digest>,
     /// Where each view begins, as the first replica that entered it wrote down.
     heads: BTreeMap<View, Position>,
+    new_views: BTreeMap<View, Digest>,
 }
 
 impl Votes {
@@ -52,12 +63,50 @@ impl Votes {
     #[must_use]
     pub fn new(quorums: Quorums) -> Self {
         let cast = (0..quorums.replicas).map(|_| Cast::default()).collect();
-        Self { quorums, cast, proposed: BTreeMap::new(), heads: BTreeMap::new() }
+        let (proposed, heads, new_views) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { quorums, cast, proposed, heads, new_views }
     }
 
-    /// A proposal leaves the primary, or is passed on.
-    pub fn on_pre_prepare(&mut self, message: &PrePrepare) -> Result<(), Violation> {
+    /// A replica must never vote again.
+    pub fn on_learner(&mut self, replica: ReplicaId) {
+        self.cast[replica.index()].learner = true;
+    }
+
+    /// A suspicion of `replica` leaves it.
+    pub fn on_suspect(&self, replica: ReplicaId) -> Result<(), Violation> {
+        self.cast[replica.index()].vote("SUSPECT")
+    }
+
+    /// A NEW-VIEW leaves `replica`: its primary, or one that passes it on. There is one for each view.
+    pub fn on_new_view(
+        &mut self,
+        replica: ReplicaId,
+        primary: ReplicaId,
+        message: &NewView,
+    ) -> Result<(), Violation> {
+        let digest = message.digest();
+        if replica == primary && !self.new_views.contains_key(&message.view) {
+            self.cast[replica.index()].vote("NEW-VIEW")?;
+        }
+        let first = *self.new_views.entry(message.view).or_insert(digest);
+        if first != digest {
+            let text = format!("two NEW-VIEWs of {:?}", message.view);
+            return Err(Violation::new("one beginning of a view", text));
+        }
+        Ok(())
+    }
+
+    /// A proposal leaves the primary, or is passed on by `replica`.
+    pub fn on_pre_prepare(
+        &mut self,
+        replica: ReplicaId,
+        primary: ReplicaId,
+        message: &PrePrepare,
+    ) -> Result<(), Violation> {
         let (view, seq, digest) = (message.view, message.header.seq, message.header.digest());
+        if replica == primary && !self.proposed.contains_key(&(view, seq)) {
+            self.cast[replica.index()].vote("PRE-PREPARE")?;
+        }
         let first = *self.proposed.entry((view, seq)).or_insert(digest);
         if first != digest {
             let text = format!("the primary proposed {first:?} and {digest:?} at ({view:?}, {seq:?})");
@@ -120,12 +169,12 @@ impl Votes {
         Ok(())
     }
 
-    /// `replica` writes down that a view begins: once for each view, and at the same slot as everybody.
+    /// `replica` has durably written down that a view begins: at the same slot as everybody, however often.
     pub fn on_enter(&mut self, replica: ReplicaId, view: View, head: Position) -> Result<(), Violation> {
         let first = *self.heads.entry(view).or_insert(head);
-        let again = self.cast[replica.index()].entered.insert(view, head).is_some();
-        if again || first != head {
-            let text = format!("enters {view:?} at {head:?}, again: {again}, others at {first:?}");
+        let before = self.cast[replica.index()].entered.insert(view, head);
+        if first != head || before.is_some_and(|before| before != head) {
+            let text = format!("enters {view:?} at {head:?}, before at {before:?}, others at {first:?}");
             return Err(Violation::new("one beginning of a view", text));
         }
         Ok(())
@@ -133,6 +182,7 @@ impl Votes {
 
     /// A checkpoint vote of `replica` leaves it.
     pub fn on_checkpoint(&mut self, replica: ReplicaId, seq: Seq, root: Digest) -> Result<(), Violation> {
+        self.cast[replica.index()].vote("CHECKPOINT")?;
         let first = *self.cast[replica.index()].checkpoints.entry(seq).or_insert(root);
         if first != root {
             let text = format!("checkpoint votes for roots {first:?} and {root:?} after {seq:?}");
@@ -232,7 +282,9 @@ mod tests {
         let mut votes = Votes::new(Quorums::of(4));
         votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
         votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
-        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 3)).is_err());
+        // Saying so again, to let go of older records, is no second beginning.
+        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
+        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 4)).is_err());
         assert!(votes.on_enter(ReplicaId(2), View(1), position(4, 4)).is_err());
         let below = Prepare { view: View(1), ..prepare(2, &[2, 3]) };
         assert!(votes.on_prepare(ReplicaId(0), &below).is_err());

@@ -32,7 +32,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4));
+        let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4, false));
         let mut chain = Digest::ZERO;
         for number in 1..=2 {
             let fact = Fact::of(&batch_record(number, chain), &mut ledger).unwrap();
