@@ -102,7 +102,7 @@ impl Cluster {
             ledger: Ledger::default(),
             agreement: Agreement::new(replicas, header::genesis(config.digest())),
             votes: Votes::new(config.quorums()),
-            durability: Durability::new(replicas, plan.has_crashes()),
+            durability: Durability::new(replicas),
             replies: Replies::default(),
             resources: Resources::new(Trouble::of(&plan)),
             completions: Vec::new(),

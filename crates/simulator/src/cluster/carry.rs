@@ -106,7 +106,7 @@ impl Cluster {
         {
             self.oracles.resources.on_batch(frame.bytes().len());
         }
-        self.oracles.durability.on_append(replica, journal, lsn, fact)?;
+        self.oracles.durability.on_append(replica, journal, lsn, fact);
         check_owner(origin, journal)?;
         let log = &mut self.hosts[replica.index()].disk.logs[core.index()];
         let due = log.due(journal);

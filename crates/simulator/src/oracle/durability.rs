@@ -82,8 +82,6 @@ struct Disk {
     journaled: BTreeMap<(JournalId, Lsn), Fact>,
     /// Up to where the replica knows its journals to be durable.
     told: BTreeMap<JournalId, Lsn>,
-    /// Every batch that was ever appended and not lost in a crash.
-    appended: BTreeSet<Digest>,
     batches: BTreeSet<Digest>,
     /// Accepted headers that may be voted for.
     accepts: BTreeSet<(View, Digest)>,
@@ -109,34 +107,18 @@ struct Disk {
 #[derive(Debug)]
 pub struct Durability {
     disks: Vec<Disk>,
-    /// Whether replicas come back without what was not durable: then a lane may fork.
-    crashes: bool,
 }
 
 impl Durability {
-    /// Empty disks, of replicas that may crash or not.
+    /// Empty disks.
     #[must_use]
-    pub fn new(replicas: usize, crashes: bool) -> Self {
-        Self { disks: (0..replicas).map(|_| Disk::default()).collect(), crashes }
+    pub fn new(replicas: usize) -> Self {
+        Self { disks: (0..replicas).map(|_| Disk::default()).collect() }
     }
 
-    /// A record is on its way to the disk. Where nobody crashes, nobody forks a lane, so who writes a batch again has
-    /// let go of one that it held and may have acknowledged.
-    pub fn on_append(
-        &mut self,
-        replica: ReplicaId,
-        journal: JournalId,
-        lsn: Lsn,
-        fact: Fact,
-    ) -> Result<(), Violation> {
-        let disk = &mut self.disks[replica.index()];
-        disk.written.insert((journal, lsn), fact);
-        match fact {
-            Fact::Batch(chain) if !disk.appended.insert(chain) && !self.crashes => {
-                Err(Violation::new("written once", format!("batch {chain:?} is written a second time")))
-            }
-            _ => Ok(()),
-        }
+    /// A record is on its way to the disk.
+    pub fn on_append(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn, fact: Fact) {
+        self.disks[replica.index()].written.insert((journal, lsn), fact);
     }
 
     /// A replica is told that a journal is durable up to a position. Returns what is news by it.
@@ -214,7 +196,6 @@ impl Durability {
         for (_, _, fact) in &facts {
             disk.apply(*fact);
         }
-        disk.appended = disk.batches.clone();
         if let Some(position) = checkpoint {
             self.on_checkpointed(ledger, replica, position);
         }
@@ -237,10 +218,12 @@ impl Durability {
             lost_votes(&gone, &stays, newest.map(|newest| newest.seq).unwrap_or_default())
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
+            // Old ones may have been appended again, so that a lane that stands still keeps no other.
             let is_needed = |chain: &Digest| {
-                ledger
-                    .batch(chain)
-                    .is_some_and(|batch| tips.get(&batch.lane).is_none_or(|tip| tip.upto < batch.number))
+                !stays.contains(&Fact::Batch(*chain))
+                    && ledger
+                        .batch(chain)
+                        .is_some_and(|batch| tips.get(&batch.lane).is_none_or(|tip| tip.upto < batch.number))
             };
             gone.iter().find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
         };
