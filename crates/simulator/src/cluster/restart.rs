@@ -134,6 +134,7 @@ impl Cluster {
         let restart = Restart { facts, ends: found.ends.clone(), checkpoint, damaged };
         let facts = oracles.durability.on_restart(&oracles.ledger, replica, restart)?;
         oracles.agreement.on_restart(replica);
+        oracles.votes.on_restart(replica);
         self.note_entries(replica, &facts)
     }
 

@@ -13,8 +13,8 @@ const ORACLE: &str = "vote once";
 /// What one replica has voted for.
 #[derive(Debug, Default)]
 struct Cast {
-    /// PREPARE: the first slot of the range and the digest, by slot.
-    prepared: BTreeMap<(View, Seq), (Seq, Digest)>,
+    /// PREPARE: the first slot of the range and the digest, by slot. After a restart the ranges may be others.
+    prepared: BTreeMap<(View, Seq), (Option<Seq>, Digest)>,
     committed: BTreeMap<(View, Seq), Digest>,
     checkpoints: BTreeMap<Seq, Digest>,
     /// The highest view that it has said anything in.
@@ -72,6 +72,11 @@ impl Votes {
         self.cast[replica.index()].learner = true;
     }
 
+    /// A replica starts again.
+    pub fn on_restart(&mut self, replica: ReplicaId) {
+        self.cast[replica.index()].prepared.values_mut().for_each(|(start, _)| *start = None);
+    }
+
     /// A suspicion of `replica` leaves it.
     pub fn on_suspect(&self, replica: ReplicaId) -> Result<(), Violation> {
         self.cast[replica.index()].vote("SUSPECT")
@@ -126,8 +131,9 @@ impl Votes {
         let cast = &mut self.cast[replica.index()].prepared;
         for (offset, digest) in (0..).zip(&message.digests) {
             let seq = lo.plus(offset);
-            let (start, first) = *cast.entry((view, seq)).or_insert((lo, *digest));
-            if first != *digest {
+            let (start, first) = cast.entry((view, seq)).or_insert((None, *digest));
+            let start = *start.get_or_insert(lo);
+            if first != digest {
                 let text = format!("PREPARE for {first:?} and then {digest:?} at ({view:?}, {seq:?})");
                 return Err(Violation::new(ORACLE, text));
             }
