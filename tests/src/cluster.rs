@@ -104,19 +104,12 @@ impl Cluster {
         std::fs::write(&path, edit(text)).expect("the directory is ours");
     }
 
-    /// Has a replica that is not running lose its disk: its data directory is made anew, as that of a founder.
+    /// Has a replica that is not running lose its disk.
     ///
     /// # Panics
-    /// When `quorate format` fails.
+    /// When it had none.
     pub fn lose_disk(&self, replica: usize) {
-        let data = self.file(&format!("data-{replica}"));
-        std::fs::remove_dir_all(&data).expect("the replica had made it");
-        let output = Command::new(binary())
-            .args(["format", "--config"])
-            .arg(self.file(&format!("replica-{replica}.toml")))
-            .output()
-            .expect("quorate runs");
-        assert!(output.status.success(), "quorate format: {}", String::from_utf8_lossy(&output.stderr));
+        std::fs::remove_dir_all(self.file(&format!("data-{replica}"))).expect("`quorate init` made it");
     }
 
     /// Starts one replica and waits until it listens.
@@ -124,7 +117,11 @@ impl Cluster {
     /// # Panics
     /// When it does not become ready.
     pub fn start_replica(&mut self, replica: usize) {
-        let log = std::fs::File::create(self.file(&format!("log-{replica}.txt"))).expect("our directory");
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.file(&format!("log-{replica}.txt")))
+            .expect("our directory");
         let mut child = Command::new(binary())
             .args(["start", "--config"])
             .arg(self.file(&format!("replica-{replica}.toml")))

@@ -171,15 +171,3 @@ fn a_replica_whose_log_cannot_be_written_stops_at_once_and_says_why() {
     wait_for("operations flow without it", || (load.completed() > completed + 20).then_some(()));
     load.stop();
 }
-
-#[test]
-fn a_replica_that_has_data_and_none_that_it_may_use_do_not_start() {
-    let mut cluster = Cluster::start(4);
-    cluster.assert_works();
-    assert_eq!(cluster.stop(3), Some(0));
-    // What it does with what it finds is told in one line.
-    let refusal = |cluster: &Cluster| cluster.refused_start(3);
-    assert!(refusal(&cluster).contains("log-0: the log holds records of an earlier run"));
-    std::fs::remove_dir_all(cluster.file("data-3")).expect("the replica has ended");
-    assert!(refusal(&cluster).contains("may cast no votes"));
-}

@@ -39,6 +39,8 @@ const FIGURES: [(&str, &str, &str); 19] = [
     ("entries per enter", "/cluster/entries_per_enter", ""),
     ("allocations", "/cluster/allocations_per_op", "per op"),
     ("bytes sent", "/cluster/bytes_sent_per_op", "per op"),
+    ("log syncs", "/cluster/log_syncs_per_op", "per op"),
+    ("log bytes", "/cluster/log_bytes_per_op", "per op"),
     ("CPU of the clients", "/client/cpu_us_per_op", "µs per op"),
 ];
 /// What else makes results incomparable.

@@ -21,6 +21,12 @@ pub struct ClusterCosts {
     pub allocations_per_op: f64,
     /// Bytes sent to peers and clients.
     pub bytes_sent_per_op: f64,
+    /// Groups of the logs that were synced to the disks.
+    #[serde(default)]
+    pub log_syncs_per_op: f64,
+    /// Bytes written to the logs.
+    #[serde(default)]
+    pub log_bytes_per_op: f64,
     /// The sum of each replica's most resident memory since its start, in bytes.
     pub rss_bytes_max: u64,
 }
@@ -47,6 +53,8 @@ impl ClusterCosts {
             entries_per_enter: per(sum.entries, sum.enters),
             allocations_per_op: per(sum.allocations, operations),
             bytes_sent_per_op: per(sum.bytes_sent, operations),
+            log_syncs_per_op: per(sum.log_syncs, operations),
+            log_bytes_per_op: per(sum.log_bytes, operations),
             rss_bytes_max: sum.rss_bytes_max,
         }
     }
@@ -104,6 +112,8 @@ fn add(sum: &mut Costs, before: &Costs, after: &Costs) {
     sum.entries += grown(before.entries, after.entries);
     sum.allocations += grown(before.allocations, after.allocations);
     sum.bytes_sent += grown(before.bytes_sent, after.bytes_sent);
+    sum.log_syncs += grown(before.log_syncs, after.log_syncs);
+    sum.log_bytes += grown(before.log_bytes, after.log_bytes);
     sum.rss_bytes_max += after.rss_bytes_max;
 }
 
@@ -129,6 +139,8 @@ mod tests {
             syscalls: 5 * scale,
             allocations: 6 * scale,
             bytes_sent: 700 * scale,
+            log_syncs: 3 * scale,
+            log_bytes: 800 * scale,
             rss_bytes_max: 1000 + scale,
             uptime_ms: scale,
             ..Costs::default()
@@ -149,6 +161,8 @@ mod tests {
             entries_per_enter: 10.0,
             allocations_per_op: 12.0,
             bytes_sent_per_op: 1400.0,
+            log_syncs_per_op: 6.0,
+            log_bytes_per_op: 1600.0,
             rss_bytes_max: 2060,
         };
         assert_eq!(costs, expected);

@@ -108,6 +108,8 @@ fn costs(f: &mut Formatter<'_>, report: &BenchReport) -> fmt::Result {
     row(f, "entries per enter", &format!("{:.2}", cluster.entries_per_enter))?;
     row(f, "allocations", &format!("{:.3}", cluster.allocations_per_op))?;
     row(f, "bytes sent", &format!("{:.0}", cluster.bytes_sent_per_op))?;
+    row(f, "log syncs", &format!("{:.5}", cluster.log_syncs_per_op))?;
+    row(f, "log bytes", &format!("{:.0}", cluster.log_bytes_per_op))?;
     row(f, "resident at most", &format!("{:.0} MiB", cluster.rss_bytes_max as f64 / 1_048_576.0))?;
     row(f, "CPU of the clients", &format!("{:.2} µs", report.client.cpu_us_per_op))?;
     row(f, "busiest load thread", &format!("{:.0} % of a CPU", 100.0 * report.generator.cpu_share))?;

@@ -393,16 +393,18 @@ pub fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(failed(path, "sync it"))
 }
 
-/// Makes a directory with its name durable, unless it is there.
+/// Makes a directory, and those above it, with their names durable, unless it is there.
 fn make_directory(path: &Path) -> Result<(), DirectoryError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path, "create it"))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
-        _ => sync_directory(Path::new(".")),
-    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_directory(parent)?;
+    DirBuilder::new().mode(0o700).create(path).map_err(failed(path, "create it"))?;
+    sync_directory(parent)
 }
 
 fn build(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {

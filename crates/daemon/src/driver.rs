@@ -225,6 +225,7 @@ impl Driver {
         let mut durable = std::mem::take(&mut self.durable);
         let time = self.log.on_written(token, buffer, result, Instant::now(), &mut durable)?;
         self.record(Measure::Sync, nanoseconds(time).0, 1);
+        self.shared.set_log_bytes(self.id.index(), self.log.bytes_needed());
         for (journal, upto) in durable.drain(..) {
             self.step(Input::Durable { journal, upto });
         }
@@ -291,7 +292,6 @@ impl Driver {
         core.set(Counter::LogWrites, counters.file_writes);
         core.set(Counter::LogBytes, counters.file_bytes);
         core.set(Counter::LogSyncs, counters.file_syncs);
-        self.shared.set_log_bytes(self.id.index(), self.log.bytes_needed());
     }
 
     fn count(&self, counter: Counter) {

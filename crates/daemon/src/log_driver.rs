@@ -28,7 +28,7 @@ const SEGMENTS_PER_LOG: u64 = 16;
 const SEGMENTS_AHEAD: usize = 2;
 const SEGMENTS_SPARE_MAX: usize = 2;
 
-const _: () = assert!(SEGMENT_BYTES_MIN as usize > quorate_types::limits::BATCH_BYTES_MAX + (1 << 20));
+const _: () = assert!(SEGMENT_BYTES_MIN > quorate_types::limits::BATCH_BYTES_MAX as u64 + (1 << 20));
 
 /// The length of the segments of each of `cores` logs that may take `journal_bytes_max` together.
 pub(crate) fn segment_bytes(journal_bytes_max: u64, cores: usize) -> u64 {

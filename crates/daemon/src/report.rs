@@ -2,7 +2,7 @@
 
 use crate::config::NodeConfig;
 use crate::shared::Shared;
-use quorate_replica::report::RoleReport;
+use quorate_replica::report::{Fetching, RoleReport};
 use quorate_telemetry::{Costs, Counter, Measure, PeerReport, ReplicaReport, encode};
 use std::collections::BTreeMap;
 
@@ -94,9 +94,18 @@ fn state(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
     if primary != config.replica && !shared.peer(primary).0 {
         return format!("Waiting for primary {primary}: it is not connected.");
     }
+    if let Some(Fetching { seq, pages, reused }) = roles.execution.fetching {
+        return format!(
+            "Catching up: taking over the state certified after header {seq}, {pages} pages fetched, {reused} parts were \
+             here already."
+        );
+    }
     if roles.execution.waits_for_batches {
-        return "Catching up: fetching batches of committed headers. If this lasts, the others no longer keep them; \
-                restart the whole cluster, as state transfer does not exist in this version."
+        return "Catching up: fetching batches of committed headers.".to_owned();
+    }
+    if roles.execution.learner {
+        return "Learner: follows and serves, and casts no votes, as its own may be lost; it counts as one of the \
+                faulty ones."
             .to_owned();
     }
     match roles.ordering.waiting.as_str() {

@@ -140,7 +140,13 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         security = config.security,
         "replica is ready"
     );
-    disk.tell(data.path());
+    match config.durability {
+        Durability::Sync => disk.tell(data.path()),
+        Durability::Async => warn!(
+            "durability = \"async\": no write waits for the disk, so the loss of power of more than f machines may cost \
+             what was acknowledged last"
+        ),
+    }
     let dumper = Dumper::start(&shared, config.replica, config.histograms.clone());
     let dumper = dumper.inspect_err(|error| warn!("there will be no dumps of histograms: {error}")).ok();
     on_ready();

@@ -291,10 +291,11 @@ impl Scanner {
                 && let HeaderFound::Valid(header) =
                     GroupHeader::find(&self.identity, &bytes[at - GROUP_HEADER_BYTES..at])
                 && header.segment == number
-                && header.offset == offset as u64
-                && offset + header.sizes.group_bytes() == at
+                && let Some(start) = at.checked_sub(header.sizes.group_bytes())
+                && start >= offset
+                && header.offset == start as u64
             {
-                return Found::Group { at: offset, header, one_copy: true };
+                return Found::Group { at: start, header, one_copy: true };
             }
             match GroupHeader::find(&self.identity, &bytes[at..]) {
                 HeaderFound::Valid(header) if header.segment == number && header.offset == at as u64 => {

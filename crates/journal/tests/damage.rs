@@ -142,7 +142,7 @@ fn check(machine: &Machine, files: &Files, before: &Scan, after: &Scan) {
         of(files).is_some() && of(files) == of(&machine.files)
     };
     let stated = before.groups.iter().filter(untouched).map(|group| group.watermark).max();
-    assert!(Some(after.watermark) >= stated, "{}", after.describe());
+    assert!(Some(after.watermark) >= stated, "{stated:?}\n{}", after.describe());
     let read: BTreeMap<(JournalId, Lsn), Vec<u8>> =
         after.records.iter().map(|(journal, lsn, record)| ((*journal, *lsn), bytes_of(record))).collect();
     let protected =
@@ -258,6 +258,19 @@ fn a_lost_group_with_votes_is_amnesia_until_the_end_of_the_log() {
     let scan = machine.scan();
     assert!(scan.lost.is_empty(), "the damaged place is trimmed away");
     expect_test::expect!["votes lost, never to vote again: an earlier start has found votes lost"]
+        .assert_eq(&scan.damage.to_string());
+}
+
+#[test]
+fn the_second_header_of_a_group_is_found_behind_a_destroyed_group() {
+    let mut machine = written(4);
+    destroy(&mut machine, 2);
+    let group = machine.scan().groups.iter().find(|group| group.number.0 == 3).cloned().expect("it exists");
+    let file = machine.files.get_mut(&group.segment).expect("its segment exists");
+    file[range(&group)][..BLOCK_BYTES].fill(0);
+    let scan = machine.scan();
+    assert!(scan.records.iter().any(|(journal, lsn, _)| (*journal, *lsn) == (VOTES, Lsn(3))));
+    expect_test::expect![["votes lost, never to vote again: journal 0 records 2 to 2: group 2 is missing"]]
         .assert_eq(&scan.damage.to_string());
 }
 

@@ -23,8 +23,8 @@ DIR/replica-N-STAGE.hgrm the percentiles of one stage in milliseconds; both hold
 Files of the same name are replaced.
 
 The stages of a bundle, each at the replica that its client talks to: admitted, sealed, durable, acknowledged, \
-proposed, prepared, committed, executed, replied. Besides: tick_ns, the work of one turn of a core; entries_per_enter \
-and bytes_per_send.
+proposed, prepared, committed, executed, replied. Besides: tick_ns, the work of one turn of a core; sync_ns, how long a \
+group of the log took to the disk; entries_per_enter and bytes_per_send.
 
 A replica that gets SIGUSR1 writes its own files, with what was recorded since the last time; the section \
 [histograms] of its configuration says where to, and can have it done regularly.

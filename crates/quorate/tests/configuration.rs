@@ -188,6 +188,19 @@ fn init_never_overwrites_a_cluster() {
 }
 
 #[test]
+fn init_leaves_nothing_behind_when_a_data_directory_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("data-2")).unwrap();
+    std::fs::write(directory.path().join("data-2/precious"), "").unwrap();
+    let path = directory.path().display().to_string();
+    refused(&quorate(&["init", "--dir", &path]), &["/data-2", "precious", "not formatted over"]);
+    let left: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["data-2"]);
+    assert!(directory.path().join("data-2/precious").exists());
+}
+
+#[test]
 fn init_refuses_what_no_cluster_can_have() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().display().to_string();

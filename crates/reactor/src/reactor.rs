@@ -49,7 +49,8 @@ use crate::waker::Waker;
 
 /// Whoever received so much at once is under load for a while: sleeps end with several completions rather than one,
 /// so that a tick has more to do and to send. A few small messages are no load, and what follows from them at once
-/// does not wait.
+/// does not wait. Neither does a write to a file, whose sync takes as long as that anyway: the time counts from the
+/// enter that submits it.
 const LOAD_BYTES: u64 = 8 * 1024;
 const LOAD_LASTS: Duration = Duration::from_millis(10);
 const UNDER_LOAD: Gather = Gather { completions: 16, micros: 200 };

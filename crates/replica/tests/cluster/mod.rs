@@ -4,7 +4,10 @@
 
 use quorate_replica::mail::Mail;
 use quorate_replica::report::RoleReport;
-use quorate_replica::{ClientConnection, Core, Effect, Frozen, Input, Layout, Reject, ReplicaSetup};
+use quorate_replica::{
+    ClientConnection, Core, Effect, Found, Frozen, Input, Layout, Record, Recovery, Reject, ReplicaSetup,
+};
+use quorate_state::State;
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, CoreId, JournalId, LinkId, Lsn, Nanoseconds, Operation,
     ReplicaId, SessionId, SigningKey, Stage, StageTime, Tuning,
@@ -43,6 +46,10 @@ pub(crate) struct Machine {
     pub(crate) cores: Vec<Core>,
     /// The records of each journal: which core appends, how far it has grown, and how far that is durable.
     pub(crate) journals: BTreeMap<JournalId, (CoreId, Lsn, Lsn)>,
+    /// What was appended and not trimmed.
+    pub(crate) records: Vec<(JournalId, Lsn, Record)>,
+    /// The newest state that is durable.
+    pub(crate) checkpoint: Option<Frozen>,
     /// A slow disk makes durable only what it is told to.
     pub(crate) slow: bool,
     /// Neither takes nor sends anything.
@@ -91,6 +98,8 @@ impl Cluster {
             Machine {
                 cores: layout.all().map(|core| Core::new(&setup, core)).collect(),
                 journals: BTreeMap::new(),
+                records: Vec::new(),
+                checkpoint: None,
                 slow: false,
                 crashed: false,
                 dirty: (0..cores).collect(),
@@ -169,13 +178,17 @@ impl Cluster {
 
     fn carry_out(&mut self, me: ReplicaId, core: CoreId, effect: Effect) {
         match effect {
-            Effect::Append { journal, lsn, .. } => {
+            Effect::Append { journal, lsn, record } => {
+                self.machines[me.index()].records.push((journal, lsn, record));
                 let journals = &mut self.machines[me.index()].journals;
                 let (owner, appended, _) = journals.entry(journal).or_insert((core, Lsn(0), Lsn(0)));
                 assert_eq!((*owner, appended.next()), (core, lsn), "records of a journal are consecutive");
                 *appended = lsn;
             }
-            Effect::Trim { .. } => {}
+            Effect::Trim { journal, upto } => {
+                let records = &mut self.machines[me.index()].records;
+                records.retain(|(other, lsn, _)| *other != journal || *lsn > upto);
+            }
             Effect::SendPeer { peer, link, frame } => {
                 assert_ne!(peer, me);
                 assert_eq!(self.layout.core_of_link(link), core, "a core sends on its own links");
@@ -243,7 +256,9 @@ impl Cluster {
         }
         while let Some((me, core, position, state)) = self.states.pop_front() {
             moved = true;
-            self.step(me, core, Input::Checkpointed { position, root: state.root() });
+            let root = state.root();
+            self.machine(me).checkpoint = Some(state);
+            self.step(me, core, Input::Checkpointed { position, root });
         }
         for me in self.ids() {
             moved |= self.tick(me);
@@ -326,6 +341,48 @@ impl Cluster {
             .collect()
     }
 
+    /// A replica is gone, and with it all that is not durable; its peers notice.
+    pub(crate) fn crash(&mut self, me: ReplicaId) {
+        self.machine(me).crashed = true;
+        for peer in self.ids().into_iter().filter(|peer| *peer != me) {
+            for link in self.config.link_ids() {
+                self.peer_input(peer, link, Input::PeerDisconnected { peer: me, link });
+            }
+        }
+    }
+
+    /// A crashed replica comes back from what its disk holds, or from an empty one as a learner.
+    pub(crate) fn restart(&mut self, me: ReplicaId, learner: Option<&str>) {
+        let (config, cores) = (Arc::clone(&self.config), self.machines[me.index()].cores.len());
+        let setup = ReplicaSetup { config, me, key: testing::replica_key(me.0), cores };
+        let machine = &mut self.machines[me.index()];
+        let mut found = Found { learner: learner.map(str::to_owned), ..Found::default() };
+        if learner.is_some() {
+            (machine.records, machine.journals, machine.checkpoint) = (Vec::new(), BTreeMap::new(), None);
+        }
+        let durable: BTreeMap<JournalId, Lsn> =
+            machine.journals.iter().map(|(journal, (_, _, durable))| (*journal, *durable)).collect();
+        machine.records.retain(|(journal, lsn, _)| *lsn <= durable[journal]);
+        for (_, appended, durable) in machine.journals.values_mut() {
+            *appended = *durable;
+        }
+        found.records.clone_from(&machine.records);
+        found.ends = durable;
+        let state = |frozen: &Frozen| State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX);
+        found.state = machine.checkpoint.as_ref().map(state);
+        let mut recovery = Recovery::of(&setup, found).expect("the same number of cores");
+        machine.cores = self.layout.all().map(|core| Core::recover(&setup, core, &mut recovery)).collect();
+        machine.crashed = false;
+        machine.dirty = (0..cores).collect();
+        for peer in self.ids().into_iter().filter(|peer| *peer != me) {
+            for link in self.config.link_ids() {
+                self.peer_input(me, link, Input::PeerConnected { peer, link });
+                self.peer_input(peer, link, Input::PeerConnected { peer: me, link });
+            }
+        }
+        self.run();
+    }
+
     /// Whether all replicas that live have executed the same slot with the same root.
     pub(crate) fn assert_equal_states(&mut self) {
         let mut states = Vec::new();
@@ -367,6 +424,17 @@ impl Client {
         let client = Self { key, session, connections };
         client.send(cluster, home, 0, &vec![Operation::Register { counter: 1 }]);
         client
+    }
+
+    /// The same client with new connections, as the old ones went with the replicas; its session goes on.
+    pub(crate) fn open_again(cluster: &mut Cluster, before: &Self, core: CoreId) -> Self {
+        let mut connections = Vec::new();
+        for replica in cluster.ids() {
+            let connection = cluster.connect(replica, core, &before.key);
+            cluster.client_frame(replica, connection, &Attach { counter: 1 }.encode());
+            connections.push(connection);
+        }
+        Self { key: before.key.clone(), session: before.session, connections }
     }
 
     pub(crate) fn bundle(&self, config: &ClusterConfig, number: u64, operations: &Vec<Operation>) -> Frame {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use expect_test::expect;
 use proptest::prelude::*;
 use quorate_state::{
     Frozen, LoadError, LoadFigures, Manifest, PageStore, Progress, State, StoreOptions, verify,
@@ -328,4 +329,45 @@ fn files_do_not_grow_with_time() {
         assert!(disk.manifests.len() <= 2);
     }
     assert!(most <= 320, "{most} % of what is live");
+}
+
+/// Lines of 32 bytes, so that a difference can be found.
+fn hex(bytes: &[u8]) -> String {
+    let line = |chunk: &[u8]| chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+    bytes.chunks(32).map(line).collect()
+}
+
+/// Files of an older build are read by a newer one: a change here needs a new version.
+#[test]
+fn the_format_of_files_has_not_changed() {
+    let (mut disk, mut store) = (Disk::endless(), PageStore::new(SMALL, [], []));
+    let mut state = State::new([[1; 32]]);
+    state.note_header(Seq(2), Digest([3; 32]), Nanoseconds(4));
+    write(&mut disk, &mut store, 2, &state.freeze());
+    let file = disk.pages.values().next().expect("one");
+    expect![[r#"
+        71756f7261746520706167657320310a01000000954ba7d00000000000000000
+        6d00000001000000f9ce852e0802000200020000000000000000280000000000
+        0303030303030303030303030303030303030303030303030303030303030303
+        0400000000000000220000000000000000000000000000000101010101010101
+        01010101010101010101010101010101010101010101010101
+    "#]]
+    .assert_eq(&hex(file));
+    expect![[r#"
+        71756f72617465206d616e696665737401000000000100000000000000020000
+        0000000000070707070707070707070707070707070707070707070707070707
+        0707070707d007000000000000faecf36b0ec6049412730557dc9ec3b4da223a
+        b71c9641c29ac821c9bf5d2e5a0100000001202281afed261bc6de8381b00c11
+        5ce478083ba71a557464496d4ee83726bd2e0100000020000000790000000100
+        000001000000990000007900000005000000010101010141079b23
+    "#]]
+    .assert_eq(&hex(disk.manifests.values().next().expect("one")));
+
+    let (state, _) = filled(&mut Random(1), 12, 300);
+    let (mut disk, mut store) = (Disk::endless(), PageStore::new(SMALL, [], []));
+    write(&mut disk, &mut store, 13, &state.freeze());
+    let all: Vec<u8> = disk.pages.into_values().flatten().collect();
+    let digest = Digest::of(quorate_types::Domain::TreeValue, &all);
+    expect!["135088 bytes, 4aae0683adcf3f489dda5cc3bb323874c09f8b151344d62a5351f11f24aabf68"]
+        .assert_eq(&format!("{} bytes, {digest}", all.len()));
 }
