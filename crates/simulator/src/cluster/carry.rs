@@ -224,7 +224,7 @@ impl Cluster {
                     .on_new_view(replica, primary(message.view), &message)
                     .and_then(|()| oracles.durability.before_new_view(replica, message.view))
             }
-            Kind::Suspect => oracles.votes.on_suspect(replica),
+            Kind::Suspect => oracles.votes.on_suspect(replica, Suspect::decode(payload)?.view),
             Kind::LaneAcks => {
                 let message = LaneAcks::decode(payload)?;
                 message.tips.iter().try_for_each(|tip| {

@@ -216,7 +216,7 @@ impl Durability {
         let stays = disk.facts(journal, upto.next(), Lsn(u64::MAX));
         let lost = if journal == CONSENSUS_JOURNAL {
             let own = disk.checkpoints.keys().next_back().copied().unwrap_or_default();
-            lost_votes(&gone, &stays, own.min(disk.stable))
+            lost_votes(&gone, &stays, own)
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
             // Old ones may have been appended again, so that a lane that stands still keeps no other.

@@ -5,7 +5,7 @@ use super::Violation;
 use quorate_types::{Digest, Quorums, ReplicaId, ReplicaSet, Seq, View};
 use quorate_wire::Position;
 use quorate_wire::message::{Commit, NewView, PrePrepare, Prepare, ViewChange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const ORACLE: &str = "vote once";
@@ -23,6 +23,8 @@ struct Cast {
     certified: Option<(View, Seq)>,
     /// The views that it has entered, with their heads.
     entered: BTreeMap<View, Position>,
+    /// The views whose end it has wished for.
+    suspected: BTreeSet<View>,
     /// Whether it must never vote again.
     learner: bool,
 }
@@ -77,9 +79,13 @@ impl Votes {
         self.cast[replica.index()].prepared.values_mut().for_each(|(start, _)| *start = None);
     }
 
-    /// A suspicion of `replica` leaves it.
-    pub fn on_suspect(&self, replica: ReplicaId) -> Result<(), Violation> {
-        self.cast[replica.index()].vote("SUSPECT")
+    /// A suspicion of `replica` leaves it. A learner may say again what others have shown it that it had said.
+    pub fn on_suspect(&mut self, replica: ReplicaId, view: View) -> Result<(), Violation> {
+        let cast = &mut self.cast[replica.index()];
+        if cast.suspected.insert(view) {
+            cast.vote("SUSPECT")?;
+        }
+        Ok(())
     }
 
     /// A NEW-VIEW leaves `replica`: its primary, or one that passes it on. There is one for each view.
