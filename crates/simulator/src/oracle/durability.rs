@@ -187,6 +187,7 @@ impl Durability {
                 return Err(Violation::new(KEPT, text));
             }
         }
+        disk.checkpoints.retain(|seq, _| checkpoint.is_some_and(|found| *seq <= found.seq));
         disk.told = ends;
         disk.journaled = found;
         disk.written.clear();
@@ -226,7 +227,9 @@ impl Durability {
                         .batch(chain)
                         .is_some_and(|batch| tips.get(&batch.lane).is_none_or(|tip| tip.upto < batch.number))
             };
-            gone.iter().find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
+            // What does not connect to the state any more, as something before it is damaged, comes from others.
+            let mut batches = gone.iter().filter(|_| !disk.damaged);
+            batches.find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
         };
         if let Some(fact) = lost {
             let text = format!(
@@ -443,8 +446,12 @@ fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
     });
     let current = gone.iter().chain(stays).map(Fact::view).max().unwrap_or_default();
     let vote = gone.iter().copied().find(|fact| {
-        matches!(fact, Fact::Accept(view, position, true) if *view == current && position.seq > newest)
-            && !stays.contains(fact)
+        let Fact::Accept(view, position, true) = fact else { return false };
+        *view == current
+            && position.seq > newest
+            && !stays.iter().any(
+                |other| matches!(other, Fact::Accept(in_view, at, _) if in_view == view && at == position),
+            )
     });
     view.or(entry).or(certificate).or(checkpoint).or(vote)
 }
