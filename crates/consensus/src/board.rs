@@ -145,6 +145,23 @@ impl Board {
         after
     }
 
+    /// The committed tips are `marks` now, whatever was decided here before: what is held on those chains above them
+    /// stays.
+    pub(crate) fn rebase(&mut self, marks: &Marks) {
+        for (lane, window) in &mut self.windows {
+            let mark = marks.get(lane).copied().unwrap_or_default();
+            if window.chain(mark.upto) == Some(mark.chain) {
+                let drop = usize::try_from(mark.upto.since(window.base.upto)).unwrap_or(usize::MAX);
+                window.entries.drain(..drop.min(window.entries.len()));
+            } else {
+                window.entries.clear();
+            }
+            window.base = mark;
+            window.weak = window.weak.max(mark.upto);
+            window.quorum = window.quorum.max(mark.upto);
+        }
+    }
+
     /// When all batches are durable that lie above the committed tips and up to `marks`, which must be held.
     pub(crate) fn cover(&self, marks: &Marks) -> After {
         let mut after = After::nothing();

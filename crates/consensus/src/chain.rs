@@ -1,6 +1,6 @@
 //! The chain of headers that this replica has accepted, and how far it is prepared and committed.
 
-use quorate_types::{After, Digest, Lsn, ReplicaId, Seq, View};
+use quorate_types::{After, Digest, Lsn, Nanoseconds, ReplicaId, Seq, View};
 use quorate_wire::message::{PrePrepare, Prepare};
 use quorate_wire::{Header, Position};
 use std::collections::VecDeque;
@@ -48,13 +48,45 @@ impl PreparedCertificate {
 #[derive(Debug)]
 pub(crate) struct Chain {
     floor: Position,
+    /// The time of the header at the floor.
+    floor_timestamp: Nanoseconds,
     slots: VecDeque<Slot>,
     committed: Position,
 }
 
 impl Chain {
-    pub(crate) fn new(genesis: Position) -> Self {
-        Self { floor: genesis, slots: VecDeque::new(), committed: genesis }
+    /// Nothing above `floor`, which is committed.
+    pub(crate) fn new(floor: Position, floor_timestamp: Nanoseconds) -> Self {
+        Self { floor, floor_timestamp, slots: VecDeque::new(), committed: floor }
+    }
+
+    /// The time of the highest accepted header.
+    pub(crate) fn timestamp(&self) -> Nanoseconds {
+        self.slots.back().map_or(self.floor_timestamp, |slot| slot.header.timestamp)
+    }
+
+    /// The chain begins at a committed position above the present one. Slots that do not extend it are taken off.
+    pub(crate) fn install(&mut self, position: Position, timestamp: Nanoseconds) -> Vec<Slot> {
+        assert!(position.seq > self.committed.seq, "what is committed is never installed again");
+        let mut dropped = Vec::new();
+        if self.contains(position) {
+            while self.floor.seq < position.seq
+                && let Some(slot) = self.slots.pop_front()
+            {
+                self.floor = Position { seq: slot.header.seq, digest: slot.digest };
+            }
+        } else {
+            dropped.extend(self.slots.drain(..));
+        }
+        self.floor = position;
+        self.floor_timestamp = timestamp;
+        self.committed = position;
+        dropped
+    }
+
+    /// The lowest journal position of the slots above `seq`.
+    pub(crate) fn lowest_lsn_above(&self, seq: Seq) -> Option<Lsn> {
+        self.slots.iter().filter(|slot| slot.header.seq > seq).map(|slot| slot.lsn).min()
     }
 
     pub(crate) fn accepted(&self) -> Position {
@@ -138,6 +170,7 @@ impl Chain {
             && let Some(slot) = self.slots.pop_front()
         {
             self.floor = Position { seq: slot.header.seq, digest: slot.digest };
+            self.floor_timestamp = slot.header.timestamp;
         }
     }
 

@@ -19,6 +19,8 @@ const CERTIFIED_ROOTS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     stable: Position,
+    /// The highest slot after which the own state is durable.
+    pub(crate) durable: Position,
     certificate: Option<Arc<CheckpointCertificate>>,
     votes: BTreeMap<(Seq, ReplicaId), Checkpoint>,
     /// The roots that this replica has computed itself and that no certificate covers yet.
@@ -33,6 +35,7 @@ impl Checkpoints {
     pub(crate) fn new(genesis: Position) -> Self {
         Self {
             stable: genesis,
+            durable: genesis,
             certificate: None,
             votes: BTreeMap::new(),
             own_roots: BTreeMap::new(),
@@ -43,6 +46,21 @@ impl Checkpoints {
 
     pub(crate) fn stable(&self) -> Position {
         self.stable
+    }
+
+    /// What was known before a restart.
+    pub(crate) fn restore(&mut self, certificate: Arc<CheckpointCertificate>) {
+        self.stable = certificate.position;
+        self.certified_roots.insert(certificate.position.seq, certificate.root);
+        self.certificate = Some(certificate);
+    }
+
+    /// Whether a vote says something new. A replica votes once for each slot and in ascending order.
+    fn is_news(&self, signer: ReplicaId, seq: Seq) -> bool {
+        let of_signer = || self.votes.keys().filter(|(_, replica)| *replica == signer);
+        let highest = of_signer().map(|(seq, _)| *seq).max();
+        !self.votes.contains_key(&(seq, signer))
+            && (of_signer().count() < VOTES_KEPT || highest.is_none_or(|highest| highest < seq))
     }
 
     pub(crate) fn certificate(&self) -> Option<&Arc<CheckpointCertificate>> {
@@ -87,11 +105,15 @@ impl Checkpoints {
 }
 
 impl Consensus {
-    /// Takes the root of the state after an executed slot at which a checkpoint is due.
+    /// Takes the root of the state after an executed slot at which a checkpoint was due. That state is durable: no
+    /// vote leaves before.
     pub fn on_root(&mut self, position: Position, root: Digest, out: &mut Vec<Output>) {
         self.checkpoints.own_roots.insert(position.seq, (position, root));
         self.compare_roots(out);
-        if position.seq <= self.checkpoints.stable.seq {
+        if position.seq > self.checkpoints.durable.seq {
+            self.checkpoints.durable = position;
+        }
+        if position.seq <= self.checkpoints.stable.seq || !self.is_voter() {
             return;
         }
         let next_config = self.config.digest();
@@ -106,9 +128,7 @@ impl Consensus {
     #[must_use]
     pub fn wants_checkpoint(&self, signer: ReplicaId, message: &Checkpoint) -> bool {
         let seq = message.position.seq;
-        seq > self.checkpoints.stable.seq
-            && seq.0.is_multiple_of(self.tuning.checkpoint_interval)
-            && self.checkpoints.votes.get(&(seq, signer)) != Some(message)
+        seq > self.checkpoints.stable.seq && seq <= self.window_end() && self.checkpoints.is_news(signer, seq)
     }
 
     /// Takes a checkpoint vote.

@@ -6,6 +6,7 @@ use crate::checkpoint::Checkpoints;
 use crate::claims::ViewClaims;
 use crate::new_view::Candidate;
 use crate::output::{Fact, Output};
+use crate::recovery::Voting;
 use crate::spare::SpareHeaders;
 use crate::suspicion::Suspicion;
 use crate::sync::Sync;
@@ -14,7 +15,7 @@ use crate::view_change::{Change, Standing};
 use crate::votes::Votes;
 use crate::voting::last_slot;
 use quorate_types::{
-    After, ClusterConfig, JournalId, LaneId, LaneUpdate, Lsn, Nanoseconds, Quorums, ReplicaId, Seq,
+    After, ClusterConfig, Digest, JournalId, LaneId, LaneUpdate, Lsn, Nanoseconds, Quorums, ReplicaId, Seq,
     SigningKey, Tuning, View,
 };
 use quorate_wire::message::{Commit, NewView, PrePrepare, Prepare};
@@ -62,6 +63,11 @@ pub struct Consensus {
     pub(crate) suspicion: Suspicion,
     /// The view in which this replica has restarted: if it is its primary, it does nothing as such there.
     pub(crate) restarted: Option<View>,
+    pub(crate) voting: Voting,
+    /// Whether the own view change is to be sent again, as this replica has restarted.
+    pub(crate) announce: bool,
+    /// The digest with which the view has begun.
+    pub(crate) new_view_digest: Digest,
     pub(crate) spare: SpareHeaders,
     pub(crate) journal: JournalId,
     pub(crate) lsn: Lsn,
@@ -83,6 +89,12 @@ pub struct Consensus {
     pub(crate) voted: Seq,
     /// The head of the view while the vote for it is still to be cast.
     pub(crate) head_vote: Option<Seq>,
+    /// The highest slot that is written down to be voted for in this view, and where.
+    pub(crate) ballot: Option<(Seq, Lsn)>,
+    /// The slots of this view that were written down to be voted for before a restart.
+    pub(crate) recast: BTreeMap<Seq, Digest>,
+    /// The slot up to which the journal was trimmed last.
+    pub(crate) trimmed: Seq,
     /// What the votes wait for that were cast in this view.
     pub(crate) cast: After,
     /// Own PREPAREs of this view above the committed slot, to send again.
@@ -120,10 +132,13 @@ impl Consensus {
             changes: vec![None; config.members().len()],
             suspicion: Suspicion::default(),
             restarted: None,
+            voting: Voting::Voter,
+            announce: false,
+            new_view_digest: Digest::ZERO,
             spare: SpareHeaders::new(config.tuning().window),
             journal,
             lsn: Lsn(0),
-            chain: Chain::new(genesis),
+            chain: Chain::new(genesis, Nanoseconds(0)),
             votes: Votes::new(View(0), config.members().len()),
             board: Board::new(&config),
             accepted_marks: Marks::new(),
@@ -134,6 +149,9 @@ impl Consensus {
             lacking: None,
             voted: Seq(0),
             head_vote: None,
+            ballot: None,
+            recast: BTreeMap::new(),
+            trimmed: Seq(0),
             cast: After::nothing(),
             own_prepares: VecDeque::new(),
             certificate: None,
@@ -171,7 +189,10 @@ impl Consensus {
     /// still needed here: then it is the slot before the view's head.
     fn prepared(&self) -> Position {
         match &self.certificate {
-            Some(found) if found.view == self.view => found.position,
+            // One that came with a state may lie above the own chain: its votes are still needed here.
+            Some(found) if found.view == self.view && found.position.seq <= self.chain.accepted().seq => {
+                found.position
+            }
             _ if self.head.seq <= Seq(1) => header::genesis(self.config.digest()),
             _ => {
                 let seq = self.head.seq.previous();
@@ -182,8 +203,9 @@ impl Consensus {
     }
 
     /// Whether this replica signs statements of its own.
-    pub(crate) fn is_voter(&self) -> bool {
-        true
+    #[must_use]
+    pub fn is_voter(&self) -> bool {
+        self.voting == Voting::Voter
     }
 
     /// The number of views that have failed since one of them brought progress; each doubles the patience with a
@@ -353,6 +375,7 @@ impl Consensus {
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         self.now = now.max(self.now);
         let now = self.now;
+        self.announce(out);
         self.follow_claims(out);
         self.lead(out);
         self.try_enter(out);
@@ -367,6 +390,7 @@ impl Consensus {
         self.fetch_for_view(now, out);
         self.suspect_on_time(now, out);
         self.trim();
+        self.trim_journal(out);
         self.status_on_time(now, out);
     }
 
@@ -382,9 +406,10 @@ impl Consensus {
         [Some(self.status_due), self.clock_wait, sync, suspicion, fetch].into_iter().flatten().min()
     }
 
-    /// Forgets headers that every live replica has and that lagging ones may no longer expect.
+    /// Forgets headers that every live replica has and that lagging ones may no longer expect, as far as the own
+    /// durable checkpoint covers them.
     fn trim(&mut self) {
-        let decided = self.executed.seq.min(self.checkpoints.stable().seq);
+        let decided = self.executed.seq.min(self.checkpoints.stable().seq).min(self.checkpoints.durable.seq);
         let keep = Seq(decided.0.saturating_sub(self.tuning.headers_kept_max));
         if keep > self.chain.floor().seq && keep < self.chain.accepted().seq {
             self.chain.trim(keep);

@@ -9,7 +9,7 @@ use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
 use crate::view_change::Standing;
-use quorate_types::{After, Digest, Nanoseconds, ReplicaId, Rounds, Signature, View};
+use quorate_types::{After, Digest, Nanoseconds, ReplicaId, Rounds, Seq, Signature, View};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders, NewView, ViewChange};
 use quorate_wire::{Header, Position, ViewChangeSummary, header};
 use std::sync::Arc;
@@ -301,6 +301,7 @@ impl Consensus {
         after.and_all(&std::mem::replace(&mut self.cast, After::nothing()));
         self.suspicion.on_view(self.view(), view);
         self.begin(view, head, after);
+        self.new_view_digest = new_view;
         self.vote_for_head(out);
         self.expect_batches(out);
         self.expect_naming_of_all();
@@ -332,6 +333,8 @@ impl Consensus {
     fn begin(&mut self, view: View, head: Position, after: After) {
         self.view = view;
         self.standing = Standing::Entered;
+        self.ballot = None;
+        self.recast.clear();
         self.votes.enter(view);
         self.head = head;
         self.entered_after = after;
@@ -361,6 +364,7 @@ impl Consensus {
         let lsn = self.lsn;
         let slot = self.chain.slot_mut(head.seq).expect("invariant: just found");
         (slot.lsn, slot.after) = (lsn, after);
+        self.ballot = Some((head.seq, lsn));
         self.head_vote = Some(head.seq);
     }
 
@@ -392,9 +396,8 @@ impl Consensus {
         self.lacking = None;
         let batches = self.board.cover(&self.accepted_marks);
         let (accepted, committed) = (self.chain.accepted().seq, self.chain.committed().seq);
-        if accepted > committed
-            && let Some(slot) = self.chain.slot_mut(accepted)
-        {
+        for seq in (committed.0 + 1..=accepted.0).map(Seq) {
+            let slot = self.chain.slot_mut(seq).expect("invariant: slots above the committed one are kept");
             slot.after.and_all(&batches);
         }
     }

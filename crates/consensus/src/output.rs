@@ -133,6 +133,13 @@ pub enum Output {
         /// Its chain digest.
         position: Position,
     },
+    /// Once `after` is durable, the consensus journal needs nothing at or below this position any more.
+    Trim {
+        /// The position.
+        upto: Lsn,
+        /// What must be durable first: facts that were written again.
+        after: After,
+    },
     /// This replica works in a view.
     ViewEntered {
         /// The view.

@@ -82,6 +82,12 @@ impl Keyring {
         (fits && claims.verdicts().all(|verdict| verdict.holds())).then_some(selection)
     }
 
+    /// A prepared certificate, if q replicas signed it. Its signer is nobody in particular: this replica stands in.
+    #[must_use]
+    pub fn prepared(&self, message: PreparedCertificate) -> Option<Verified<PreparedCertificate>> {
+        self.proves_prepared(&message).then(|| self.vouch(self.me, message))
+    }
+
     /// Whether a certificate is what it says: q distinct replicas have signed PREPAREs of its view, each of which
     /// names exactly its slot with its digest.
     #[must_use]

@@ -84,7 +84,7 @@ impl Consensus {
             if cut.is_empty() || (open > 0 && bytes < self.tuning.pipeline_bytes) {
                 return;
             }
-            let floor = Nanoseconds(self.parent_timestamp().0 + 1);
+            let floor = Nanoseconds(self.chain.timestamp().0 + 1);
             let header = Header {
                 epoch: self.config.epoch(),
                 seq,
@@ -102,17 +102,6 @@ impl Consensus {
             self.accept(now, out);
             assert_eq!(self.chain.accepted().seq, seq, "a primary accepts its own proposal");
         }
-    }
-
-    fn parent_timestamp(&self) -> Nanoseconds {
-        let tip = self.chain.accepted().seq;
-        self.chain.slot(tip).map_or_else(|| self.trimmed_timestamp(), |slot| slot.header.timestamp)
-    }
-
-    /// The tip is trimmed only when nothing is kept at all, which [`Consensus::trim`] rules out above genesis.
-    fn trimmed_timestamp(&self) -> Nanoseconds {
-        assert_eq!(self.chain.accepted().seq, Seq(0), "the tip of the chain is always kept");
-        Nanoseconds(0)
     }
 
     /// Rule 1: accepts proposals in order while the next one may be.
@@ -151,7 +140,7 @@ impl Consensus {
     /// The verdict on the header that would be next, or the time at which its timestamp has come.
     fn judge(&self, header: &Header, now: Nanoseconds) -> Result<Verdict, Nanoseconds> {
         let parent = self.chain.accepted();
-        let floor = Nanoseconds(self.parent_timestamp().0 + 1);
+        let floor = Nanoseconds(self.chain.timestamp().0 + 1);
         if header.epoch != self.config.epoch() {
             return Ok(Verdict::Refuse(Reject::Epoch));
         }
@@ -183,6 +172,9 @@ impl Consensus {
         advance(&mut self.accepted_marks, &header);
         let digest = header.digest();
         let lsn = self.lsn;
+        if voted {
+            self.ballot = Some((seq, lsn));
+        }
         self.chain.push(Slot { header, digest, proposal: Some(proposal), lsn, after, prepared: false });
         self.check_prepared(seq);
     }

@@ -53,6 +53,11 @@ impl SpareHeaders {
         self.headers.get(&(position.seq, position.digest))?.lsn
     }
 
+    /// The lowest journal position among the headers, which must not be trimmed.
+    pub(crate) fn lowest_lsn(&self) -> Option<Lsn> {
+        self.headers.values().filter_map(|spare| spare.lsn).min()
+    }
+
     /// Keeps a header. If that is too many, the oldest goes that is not on the way down from `certified`, the
     /// highest slot that this replica can prove to be prepared.
     pub(crate) fn insert(&mut self, header: Arc<Header>, lsn: Option<Lsn>, certified: Option<Position>) {

@@ -198,7 +198,7 @@ impl Consensus {
         if let Some(tip) = self.lacking.as_ref().and_then(|lacking| lacking.values().next()) {
             let (lane, upto) = (tip.lane, tip.upto);
             return Some(format!(
-                "fetching batches of lane {lane} up to {upto}, named when view {view} began"
+                "fetching batches of lane {lane} up to {upto}, named by headers that were taken over"
             ));
         }
         if self.has_suspected() {

@@ -101,6 +101,7 @@ impl Consensus {
         if self.lacks_batches() || !self.has_entered() || !self.is_voter() {
             return;
         }
+        self.cast_again(out);
         if let Some(head) = self.head_vote.take()
             && self.chain.contains(self.head)
             && self.chain.slot(head).is_some()
@@ -115,7 +116,7 @@ impl Consensus {
         }
     }
 
-    fn vote_for(&mut self, lo: Seq, hi: Seq, out: &mut Vec<Output>) {
+    pub(crate) fn vote_for(&mut self, lo: Seq, hi: Seq, out: &mut Vec<Output>) {
         let mut digests = Vec::new();
         let mut after = self.settled.clone();
         for seq in (lo.0..=hi.0).map(Seq) {
@@ -141,7 +142,7 @@ impl Consensus {
         let Some(certificate) = &self.certificate else { return };
         let (view, position) = (certificate.view, certificate.position);
         let sent = self.own_commit.as_ref().is_some_and(|(commit, _)| commit.position.seq >= position.seq);
-        if view != self.view || sent {
+        if view != self.view || sent || !self.chain.contains(position) {
             return;
         }
         self.record_certificate(out);

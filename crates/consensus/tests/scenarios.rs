@@ -5,7 +5,7 @@
 mod cluster;
 
 use cluster::{Cluster, Flight, Growth, batch_chain};
-use quorate_consensus::{Keyring, Outgoing};
+use quorate_consensus::{Keyring, Outgoing, Voting};
 use quorate_types::{
     Digest, Domain, Epoch, JournalId, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq, Signature,
     Tuning, View,
@@ -210,7 +210,7 @@ impl Scene {
         let mut lines: Vec<(Vec<ReplicaId>, String)> = Vec::new();
         for (id, text) in std::mem::take(&mut self.cluster.log) {
             let dull = text.starts_with("->")
-                || ["accepts", "takes", "prepares", "ignores", "holds", "lets go"]
+                || ["accepts", "takes", "prepares", "ignores", "holds", "lets go", "trims"]
                     .iter()
                     .any(|word| text.starts_with(word));
             if self.quiet && dull {
@@ -260,6 +260,9 @@ impl Scene {
             "checkpoint" => self.checkpoint(words),
             "certificate" => self.certificate(words),
             "root" => self.root(words),
+            "restart" => self.restart(words),
+            "promises" => self.promises(words),
+            "install" => self.install(words),
             "suspect" => self.suspect(words),
             "change" => self.change(words),
             "newview" => self.new_view(words),
@@ -699,6 +702,35 @@ impl Scene {
             );
             self.cluster.log.push((id, text));
         }
+    }
+
+    /// `restart R… [as learner]`: what is not durable is lost.
+    fn restart(&mut self, words: &mut Words<'_>) {
+        let ids = words.replicas();
+        let voting = if words.take("as") {
+            assert!(words.take("learner"));
+            Voting::Learner
+        } else {
+            Voting::Voter
+        };
+        ids.into_iter().for_each(|id| self.cluster.restart(id, voting));
+    }
+
+    /// `promises R…`: what replicas are bound by.
+    fn promises(&mut self, words: &mut Words<'_>) {
+        for id in words.replicas() {
+            let text = self.cluster.node(id).consensus.promises();
+            self.cluster.log.push((id, text));
+        }
+    }
+
+    /// `install at R from R`: a state is taken over, as it stands at the last checkpoint of the other.
+    fn install(&mut self, words: &mut Words<'_>) {
+        assert!(words.take("at"));
+        let id = words.replica();
+        assert!(words.take("from"));
+        let from = words.replica();
+        self.cluster.install(id, from);
     }
 
     /// `suspect V by R [signed by R] to R…`

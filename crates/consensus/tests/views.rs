@@ -6,6 +6,7 @@ mod cluster;
 
 use cluster::{Cluster, Growth};
 use proptest::prelude::*;
+use quorate_consensus::Voting;
 use quorate_types::{JournalId, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, View};
 
 /// One step of a history. Indices are taken modulo what there is.
@@ -28,6 +29,10 @@ enum Step {
     /// The primary of the highest view that anybody works in stops for good, if so many may.
     CrashPrimary,
     Crash(u8),
+    /// One that is up or down comes back with what is on its disk.
+    Restart(u8),
+    /// All of them, at once.
+    RestartAll,
     /// Nothing passes between one replica and the others, until it is another one's turn.
     Isolate(u8),
     IsolatePrimary,
@@ -48,6 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(origin, bytes)| Step::Batch { origin, bytes }),
         1 => Just(Step::CrashPrimary),
         1 => any::<u8>().prop_map(Step::Crash),
+        2 => any::<u8>().prop_map(Step::Restart),
+        1 => Just(Step::RestartAll),
         1 => any::<u8>().prop_map(Step::Isolate),
         1 => Just(Step::IsolatePrimary),
         1 => Just(Step::Rejoin),
@@ -145,10 +152,46 @@ impl World {
             }
             Step::CrashPrimary => self.crash(self.primary()),
             Step::Crash(number) => self.crash(self.replica(*number)),
+            Step::Restart(number) => self.restart(number % u8::try_from(self.lanes.len()).unwrap()),
+            Step::RestartAll => {
+                (0..u8::try_from(self.lanes.len()).unwrap()).for_each(|number| self.restart(number));
+            }
             Step::Isolate(number) => self.isolated = Some(self.replica(*number)),
             Step::IsolatePrimary => self.isolated = Some(self.primary()),
             Step::Rejoin => self.isolated = None,
             _ => {}
+        }
+    }
+
+    /// What it had not on its disk it gets from the others.
+    fn restart(&mut self, number: u8) {
+        let id = ReplicaId(number);
+        self.cluster.restart(id, Voting::Voter);
+        self.fetch_batches(id);
+    }
+
+    fn fetch_batches(&mut self, id: ReplicaId) {
+        for (lane, upto) in self.lanes.clone().into_iter().filter(|(_, upto)| *upto > 0) {
+            let (journal, holders) = (JournalId(1 + lane.link.0), vec![id]);
+            let growth = Growth { ackers: holders.clone(), holders, bytes: 100, journal, fork: None };
+            self.cluster.grow_lane(lane, upto, &growth);
+        }
+        self.cluster.tick(id);
+    }
+
+    /// Headers below the checkpoint from which a replica has restarted are only in its state: who lacks them takes
+    /// that over.
+    fn transfer_states(&mut self) {
+        for id in self.live() {
+            let positions = self.cluster.node(id).consensus.positions();
+            let ahead = |peer: &ReplicaId| {
+                let floor = self.cluster.floor(*peer).seq;
+                floor > positions.committed.seq && floor <= positions.stable.seq
+            };
+            if let Some(peer) = self.live().into_iter().find(ahead) {
+                self.cluster.install(id, peer);
+                self.fetch_batches(id);
+            }
         }
     }
 
@@ -183,7 +226,10 @@ impl World {
     fn heal(&mut self) -> Option<u64> {
         self.isolated = None;
         let start = self.cluster.now;
-        for _ in 0..4_000 {
+        for round in 0..4_000 {
+            if round % 100 == 99 {
+                self.transfer_states();
+            }
             if self.is_done() {
                 return Some(self.cluster.now.since(start) / 1_000_000);
             }
@@ -235,7 +281,7 @@ fn cases() -> u32 {
 const HEALED_MS_MAX: u64 = 400_000;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn primaries_may_die_and_nothing_is_lost(
@@ -248,6 +294,7 @@ proptest! {
             world.perform(step);
             prop_assert!(world.cluster.violations.is_empty(), "{:?}", world.cluster.violations);
         }
+        prop_assert!(!world.cluster.nodes.iter().any(|node| node.halted), "{:?}", world.cluster.log.last());
         let healed = world.heal();
         prop_assert!(world.cluster.violations.is_empty(), "{:?}", world.cluster.violations);
         prop_assert!(healed.is_some_and(|passed| passed <= HEALED_MS_MAX), "{healed:?}: {}", world.describe());

@@ -662,8 +662,8 @@ impl Core {
                 let core = self.layout.core_of_link(tip.lane.link);
                 self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
             }
-            // Views are read off the report; nothing else depends on them yet.
-            Output::ViewEntered { .. } => {}
+            // Views are read off the report; the journal in memory is not trimmed.
+            Output::ViewEntered { .. } | Output::Trim { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
         }

@@ -11,14 +11,14 @@ use quorate_types::{
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
     Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView, PrePrepare, Prepare, Report,
-    ReportRequest, Status, Suspect, ViewChange, encode_fetched_batches,
+    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
+    Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
 use quorate_wire::{
-    BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, Position, PreparedCertificate, ReplyView,
-    Statement, StatementKind, SuspectReason, ViewChangeSummary, batch, bundle, handshake, header, summary,
+    BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, Position, ReplyView, Statement,
+    StatementKind, batch, bundle, handshake, header,
 };
 use std::sync::Arc;
 
@@ -220,147 +220,6 @@ fn statements() {
             07b762753bdf5ce05577c0b97a983ef60d70f28a04044317fdadf0fb393726b0
             4b5d012089ef54b7b914a2e2b971784dbcce389761c088aebf659d04728abc08
         "#]],
-    );
-}
-
-fn summary() -> ViewChangeSummary {
-    ViewChangeSummary {
-        stable: position(1),
-        root: digest(2),
-        prepared: Some((View(3), position(4))),
-        signature: signature(),
-    }
-}
-
-#[test]
-fn statements_of_a_view_change() {
-    let config = config(4);
-    check(
-        Statement::suspect(&config, View(1), SuspectReason::Joined).as_bytes(),
-        expect![[r#"
-            71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0701000000000000
-            0005
-        "#]],
-    );
-    check(
-        Statement::view_change(&config, View(5), &summary()).as_bytes(),
-        expect![[r#"
-            71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0805000000000000
-            0001000000000000000101010101010101010101010101010101010101010101
-            0101010101010101010202020202020202020202020202020202020202020202
-            0202020202020202020103000000000000000400000000000000040404040404
-            0404040404040404040404040404040404040404040404040404
-        "#]],
-    );
-    let bare = ViewChangeSummary { prepared: None, ..summary() };
-    check(
-        Statement::view_change(&config, View(5), &bare).as_bytes(),
-        expect![[r#"
-            71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0805000000000000
-            0001000000000000000101010101010101010101010101010101010101010101
-            0101010101010101010202020202020202020202020202020202020202020202
-            0202020202020202020000000000000000000000000000000000000000000000
-            0000000000000000000000000000000000000000000000000000
-        "#]],
-    );
-    let digest = summary::digest(View(5), &[(ReplicaId(1), summary()), (ReplicaId(2), bare)]);
-    check(
-        Statement::new_view(&config, View(5), &digest).as_bytes(),
-        expect![[r#"
-            71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0905000000000000
-            00ebe58c078ea2a767eb707ee44712874c75c20b6b502761e855dc7a4e4bfaf1
-            77
-        "#]],
-    );
-}
-
-#[test]
-fn messages_of_a_view_change() {
-    let suspect = Suspect { view: View(1), reason: SuspectReason::Unnamed, signature: signature() };
-    check(
-        suspect.encode(),
-        expect![[r#"
-        49000000380001005c35e8de409b9428010000000000000001eeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-    "#]],
-    );
-    let signatures = vec![(ReplicaId(0), signature())];
-    let stable =
-        CheckpointCertificate { position: position(1), root: digest(2), next_config: digest(3), signatures };
-    let vote = Prepare { view: View(3), lo: Seq(4), digests: vec![digest(4)], signature: signature() };
-    let prepared =
-        PreparedCertificate { view: View(3), position: position(4), votes: vec![(ReplicaId(1), vote)] };
-    let view_change = ViewChange {
-        new_view: View(5),
-        stable: Some(stable.clone()),
-        prepared: Some(prepared.clone()),
-        suspects: vec![(ReplicaId(2), suspect)],
-        proposals: vec![],
-        signature: signature(),
-    };
-    check(
-        view_change.encode(),
-        expect![[r#"
-        06020000390001001295c536596fad1300eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee040404040404040404040404040404
-        0404040404040404040404040404040404010300000000000000040000000000
-        0000cfffffff01000000eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeee02010000000000000001eeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee050000000000000001010000
-        0000000000010101010101010101010101010101010101010101010101010101
-        0101010101020202020202020202020202020202020202020202020202020202
-        0202020202030303030303030303030303030303030303030303030303030303
-        03030303038bfeffff0100000001030000000000000004000000000000000404
-        040404040404040404040404040404040404040404040404040404040404b3fe
-        ffff0100000004ffffff0100000046ffffff00000000eeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-    "#]],
-    );
-    assert_eq!(view_change.summary(position(0)), summary());
-    let new_view = NewView {
-        view: View(5),
-        summaries: vec![(ReplicaId(1), summary())],
-        prepared: Some(prepared),
-        stable: Some(stable),
-        signature: signature(),
-    };
-    check(
-        new_view.encode(),
-        expect![[r#"
-        6e0200003a0001000ea94e8d6858b83a01010000000000000001010101010101
-        0101010101010101010101010101010101010101010101010102020202020202
-        0202020202020202020202020202020202020202020202020201030000000000
-        0000040000000000000004040404040404040404040404040404040404040404
-        04040404040404040404eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeee04040404040404040404040404040404040404040404
-        040404040404040404040103000000000000000400000000000000cfffffff01
-        000000eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeee00eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeee050000000000000084feffff01000000010300000000000000040000
-        0000000000040404040404040404040404040404040404040404040404040404
-        040404040425ffffff0100000001010000000000000001010101010101010101
-        0101010101010101010101010101010101010101010102020202020202020202
-        0202020202020202020202020202020202020202020203030303030303030303
-        030303030303030303030303030303030303030303030dffffff01000000eeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
-    "#]],
     );
 }
 

@@ -2,16 +2,17 @@
 //! replica, and a referee who notes every broken promise. Whoever drives it decides what is delivered.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use quorate_consensus::{BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output};
+mod feed;
+
+use feed::{Taken, feed};
+use quorate_consensus::{
+    BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output, Recovered, Voting,
+};
 use quorate_types::{
     After, ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, ReplicaId, Seq,
     Tuning, View,
 };
-use quorate_wire::message::{
-    Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
-    Prepare, Status, Suspect, ViewChange,
-};
-use quorate_wire::{Frame, Header, Kind, Position, header, testing};
+use quorate_wire::{Header, LaneTip, Position, header, testing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -50,9 +51,21 @@ pub(crate) struct Node {
     committed_highest: Option<(View, Seq)>,
     /// What it wrote down about views, and where they begin.
     left: BTreeMap<View, Lsn>,
-    entered: BTreeMap<View, (Seq, Lsn)>,
+    entered: BTreeMap<View, (Seq, Lsn, Digest)>,
     /// The highest view in which it has sent anything.
     spoke_in: View,
+    /// It has stopped because going on would not be safe.
+    pub(crate) halted: bool,
+    /// The journal of consensus as it was trimmed, and as if it never had been.
+    journal: BTreeMap<Lsn, Fact>,
+    whole: BTreeMap<Lsn, Fact>,
+    stable: Seq,
+    trims: Vec<(Lsn, After)>,
+    /// How far the trimmed journal is gone.
+    pub(crate) trimmed: Lsn,
+    /// The last durable checkpoint: its position, its header's time, and where the lanes stand after it.
+    floor: (Position, Nanoseconds, BTreeMap<LaneId, LaneTip>),
+    marks: BTreeMap<LaneId, LaneTip>,
 }
 
 pub(crate) struct Cluster {
@@ -185,6 +198,10 @@ impl Cluster {
             Output::Send { to, message, after } => self.admit(id, to, message, after),
             Output::Committed { header, position } => self.commit(id, &header, position),
             Output::ViewEntered { .. } => {}
+            Output::Trim { upto, after } => {
+                self.say(id, format!("trims its journal up to {upto}"));
+                self.node_mut(id).trims.push((upto, after));
+            }
             Output::Want(tip) => self.say(id, format!("wants batch {} of lane {}", tip.upto, tip.lane)),
             Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
             Output::Halt(why) => {
@@ -192,6 +209,7 @@ impl Cluster {
                 let why = why.join(" ");
                 self.say(id, format!("halts: {why}"));
                 self.node_mut(id).crashed = true;
+                self.node_mut(id).halted = true;
             }
         }
     }
@@ -212,6 +230,13 @@ impl Cluster {
         if !node.slow {
             node.durable.insert(JOURNAL, lsn);
         }
+        node.journal.insert(lsn, fact.clone());
+        node.whole.insert(lsn, fact.clone());
+        self.note(id, lsn, fact);
+    }
+
+    /// What a fact says, to the referee and to the reader.
+    fn note(&mut self, id: ReplicaId, lsn: Lsn, fact: Fact) {
         match fact {
             Fact::Accepted { view, header, voted } => {
                 let digest = header.digest();
@@ -226,20 +251,27 @@ impl Cluster {
                 }
             }
             Fact::ViewState { view } => {
-                self.say(id, format!("leaves all views below v{view}"));
-                self.node_mut(id).left.insert(view, lsn);
+                // When the journal is trimmed, it is written down again.
+                if !self.node(id).left.contains_key(&view) {
+                    self.say(id, format!("leaves all views below v{view}"));
+                }
+                self.node_mut(id).left.entry(view).or_insert(lsn);
             }
-            Fact::EnterView { view, head, .. } => {
+            Fact::EnterView { view, new_view, head } => {
                 let slot = self.describe_position(head);
-                self.say(id, format!("enters v{view} at {slot}"));
                 let node = self.node_mut(id);
+                let known = node.entered.get(&view).map(|(seq, _, digest)| (*seq, *digest));
                 let below = node.left.last_key_value().is_some_and(|(left, _)| *left > view);
-                if node.entered.insert(view, (head.seq, lsn)).is_some() || below {
+                node.entered.entry(view).or_insert((head.seq, lsn, new_view));
+                if known.is_some_and(|known| known != (head.seq, new_view)) || (known.is_none() && below) {
                     self.violations.push(format!("r{id} enters view {view} again"));
+                }
+                if known.is_none() {
+                    self.say(id, format!("enters v{view} at {slot}"));
                 }
             }
             Fact::Prepared { view, position, votes } => {
-                if self.node(id).entered.get(&view).is_some_and(|(head, _)| position.seq < *head) {
+                if self.node(id).entered.get(&view).is_some_and(|(head, ..)| position.seq < *head) {
                     self.violations.push(format!("r{id} prepares {} below the head of {view}", position.seq));
                 }
                 let voters: BTreeSet<ReplicaId> = votes.iter().map(|(voter, _)| *voter).collect();
@@ -250,12 +282,20 @@ impl Cluster {
                         votes.len()
                     ));
                 }
-                self.node_mut(id).prepared.insert((view, position.seq, position.digest), lsn);
+                let key = (view, position.seq, position.digest);
+                if self.node(id).prepared.contains_key(&key) {
+                    return;
+                }
+                self.node_mut(id).prepared.insert(key, lsn);
                 let voters: Vec<String> = voters.iter().map(|voter| format!("r{voter}")).collect();
                 let slot = self.describe_position(position) + &in_view(view);
                 self.say(id, format!("prepares {slot} by the votes of {}", voters.join(" ")));
             }
             Fact::Stable(certificate) => {
+                let seq = certificate.position.seq;
+                if std::mem::replace(&mut self.node_mut(id).stable, seq) == seq {
+                    return;
+                }
                 let slot = self.describe_position(certificate.position);
                 self.say(id, format!("has a certificate for the state after {slot}"));
             }
@@ -324,7 +364,7 @@ impl Cluster {
             Outgoing::Prepare(prepare) => {
                 let begin = node.entered.get(&prepare.view).copied();
                 if prepare.view > View(0)
-                    && begin.is_none_or(|(head, lsn)| prepare.lo < head || lsn > durable)
+                    && begin.is_none_or(|(head, lsn, _)| prepare.lo < head || lsn > durable)
                 {
                     broken.push(format!("r{id} votes in view {}, which has not begun", prepare.view));
                 }
@@ -360,7 +400,7 @@ impl Cluster {
                 }
             }
             Outgoing::NewView(message) => {
-                let entered = node.entered.get(&message.view).map(|(_, lsn)| *lsn);
+                let entered = node.entered.get(&message.view).map(|(_, lsn, _)| *lsn);
                 broken.extend(
                     (!on_disk(entered))
                         .then(|| format!("r{id} sends NEW-VIEW {} before it is durable", message.view)),
@@ -376,9 +416,7 @@ impl Cluster {
 
     /// How far a replica has ordered each lane.
     pub(crate) fn ordered(&self, id: ReplicaId) -> BTreeMap<LaneId, LaneNumber> {
-        let node = self.node(id);
-        let headers = node.committed.iter().filter_map(|position| node.accepted.get(&position.digest));
-        headers.flat_map(|(_, header)| &header.cut).map(|tip| (tip.lane, tip.upto)).collect()
+        self.node(id).marks.values().map(|tip| (tip.lane, tip.upto)).collect()
     }
 
     fn commit(&mut self, id: ReplicaId, header: &Header, position: Position) {
@@ -393,8 +431,10 @@ impl Cluster {
             self.say(id, format!("BREAKS A RULE: another header is committed at {}", position.seq));
             self.violations.push(format!("r{id} commits another header at {}", position.seq));
         }
-        self.node_mut(id).committed.push(position);
-        if self.node(id).executes {
+        let node = self.node_mut(id);
+        node.committed.push(position);
+        node.marks.extend(header.cut.iter().map(|tip| (tip.lane, *tip)));
+        if node.executes {
             self.execute(id, position);
         }
     }
@@ -404,6 +444,12 @@ impl Cluster {
         self.node_mut(id).consensus.on_executed(position);
         if position.seq.0.is_multiple_of(self.config.tuning().checkpoint_interval) {
             let root = Digest::of(Domain::StateRoot, &position.digest.0);
+            let node = self.node_mut(id);
+            if node.executes
+                && let Some((_, header)) = node.accepted.get(&position.digest)
+            {
+                node.floor = (position, header.timestamp, node.marks.clone());
+            }
             self.with(id, |consensus, out| consensus.on_root(position, root, out));
         }
     }
@@ -430,16 +476,132 @@ impl Cluster {
         self.tick(id);
     }
 
+    /// The last durable checkpoint of a replica.
+    pub(crate) fn floor(&self, id: ReplicaId) -> Position {
+        self.node(id).floor.0
+    }
+
+    /// A replica takes over the state that `from` has at its last durable checkpoint.
+    pub(crate) fn install(&mut self, id: ReplicaId, from: ReplicaId) {
+        let (position, timestamp, marks) = self.node(from).floor.clone();
+        let certificate = self.node(from).consensus.prepared_certificate();
+        let committed = self.node(from).committed.clone();
+        let tips: Vec<LaneTip> = marks.values().copied().collect();
+        if position.seq <= self.node(id).consensus.positions().committed.seq {
+            return;
+        }
+        self.say(id, format!("takes the state after {} over from r{from}", self.describe_position(position)));
+        if let Some(certificate) = certificate {
+            let verified = self.node(id).consensus.keyring().prepared(certificate);
+            let verified = verified.expect("a certificate of an honest replica");
+            self.with(id, |consensus, out| consensus.on_prepared_certificate(verified, out));
+        }
+        self.with(id, |consensus, _| consensus.install(position, timestamp, tips));
+        let node = self.node_mut(id);
+        node.committed = committed.into_iter().filter(|other| other.seq <= position.seq).collect();
+        node.marks.clone_from(&marks);
+        node.floor = (position, timestamp, marks.clone());
+        self.restore_lanes(id, &marks);
+        self.tick(id);
+    }
+
+    /// A replica loses all that is not on its disk, and comes back with the rest. Recovered from its trimmed journal
+    /// it is bound by the same as if it never had been trimmed.
+    pub(crate) fn restart(&mut self, id: ReplicaId, voting: Voting) {
+        let config = Arc::clone(&self.config);
+        let genesis = header::genesis(config.digest());
+        let log = self.log.len();
+        let node = self.node_mut(id);
+        let durable = node.durable.get(&JOURNAL).copied().unwrap_or_default();
+        for (upto, after) in std::mem::take(&mut node.trims) {
+            if node.reached(&after) {
+                node.trimmed = node.trimmed.max(upto);
+            }
+        }
+        let trimmed = node.trimmed;
+        node.journal.retain(|lsn, _| *lsn <= durable && *lsn > trimmed);
+        node.whole.retain(|lsn, _| *lsn <= durable);
+        node.appended.clone_from(&node.durable);
+        node.held.clear();
+        node.to_itself.clear();
+        node.stable = Seq(0);
+        node.accepted.clear();
+        node.ballots.clear();
+        node.prepared.clear();
+        node.left.clear();
+        node.entered.clear();
+        let (floor, timestamp, marks) = node.floor.clone();
+        let floor = if floor.seq == Seq(0) { genesis } else { floor };
+        node.committed.retain(|position| position.seq <= floor.seq);
+        node.marks.clone_from(&marks);
+        let recover = |facts: &BTreeMap<Lsn, Fact>| {
+            let mut recovered = Recovered::new(floor, timestamp, marks.values().copied());
+            for (lsn, fact) in facts {
+                recovered.fold(*lsn, fact.clone());
+            }
+            let key = testing::replica_key(id.0);
+            Consensus::recover(Arc::clone(&config), id, key, JOURNAL, recovered, durable, voting)
+        };
+        let (from_trimmed, from_whole) = (recover(&node.journal), recover(&node.whole));
+        let promises = (from_trimmed.promises(), from_whole.promises());
+        node.consensus = from_trimmed;
+        node.crashed = false;
+        let facts = node.whole.clone();
+        if promises.0 != promises.1 {
+            self.violations.push(format!("r{id} is bound by {} where it was {}", promises.0, promises.1));
+        }
+        for (lsn, fact) in facts {
+            self.note(id, lsn, fact);
+        }
+        self.log.truncate(log);
+        self.say(id, format!("comes back: {}", self.node(id).consensus.waiting()));
+        self.restore_lanes(id, &marks);
+        for peer in self.ids().into_iter().filter(|peer| *peer != id) {
+            self.with(peer, |consensus, out| {
+                consensus.on_disconnected(id);
+                consensus.on_connected(id, out);
+            });
+            self.with(id, |consensus, out| consensus.on_connected(peer, out));
+        }
+        self.tick(id);
+    }
+
+    /// The batches that were on the disk of a replica which comes back.
+    fn restore_lanes(&mut self, id: ReplicaId, marks: &BTreeMap<LaneId, LaneTip>) {
+        for lane in self.config.lanes().collect::<Vec<_>>() {
+            let mark = marks.get(&lane).map_or(LaneNumber(0), |tip| tip.upto);
+            let node = self.node_mut(id);
+            let durable = node.durable.clone();
+            let held = node.lanes.entry(lane).or_default();
+            held.retain(|entry| durable.get(&entry.journal).is_some_and(|lsn| *lsn >= entry.lsn));
+            for number in held.len() as u64 + 1..=mark.0 {
+                // It is in the state.
+                let (chain, journal) = (batch_chain(lane, number, ""), JournalId(1 + lane.link.0));
+                held.push(BoardEntry { chain, bytes: 0, journal, lsn: Lsn(0) });
+            }
+            let below = usize::try_from(mark.0).expect("a short lane");
+            let before = held[..below].last().map_or(Digest::ZERO, |entry| entry.chain);
+            let (entries, held) = (held[below..].to_vec(), held.len() as u64);
+            let (weak, quorum) = self.acknowledged_up_to(lane, held);
+            let update = LaneUpdate { lane, first: mark.next(), before, entries, weak, quorum };
+            self.with(id, |consensus, _| consensus.on_lane_update(&update));
+        }
+    }
+
+    fn acknowledged_up_to(&self, lane: LaneId, held: u64) -> (LaneNumber, LaneNumber) {
+        let mut sorted = self.acknowledged[&lane].clone();
+        sorted.sort_unstable_by(|left, right| right.cmp(left));
+        let quorums = self.config.quorums();
+        let reached = |count: usize| LaneNumber(sorted[count - 1].min(held));
+        (reached(quorums.weak), reached(quorums.quorum))
+    }
+
     /// The lane of `origin` grows at `holders` up to batch `upto`, and `ackers` acknowledge it.
     pub(crate) fn grow_lane(&mut self, lane: LaneId, upto: u64, growth: &Growth) {
         let acknowledged = self.acknowledged.get_mut(&lane).expect("a lane of the cluster");
         for acker in &growth.ackers {
             acknowledged[acker.index()] = upto;
         }
-        let mut sorted = acknowledged.clone();
-        sorted.sort_unstable_by(|left, right| right.cmp(left));
-        let quorums = self.config.quorums();
-        let (weak, quorum) = (sorted[quorums.weak - 1], sorted[quorums.quorum - 1]);
         for id in self.ids() {
             let node = self.node_mut(id);
             let entries =
@@ -448,7 +610,7 @@ impl Cluster {
             let below = held.len() - entries.len();
             let before = held[..below].last().map_or(Digest::ZERO, |entry| entry.chain);
             let (first, held) = (LaneNumber(below as u64 + 1), held.len() as u64);
-            let (weak, quorum) = (LaneNumber(weak.min(held)), LaneNumber(quorum.min(held)));
+            let (weak, quorum) = self.acknowledged_up_to(lane, held);
             let update = LaneUpdate { lane, first, before, entries, weak, quorum };
             self.with(id, |consensus, _| consensus.on_lane_update(&update));
         }
@@ -603,6 +765,14 @@ impl Node {
             left: BTreeMap::new(),
             entered: BTreeMap::new(),
             spoke_in: View(0),
+            halted: false,
+            journal: BTreeMap::new(),
+            whole: BTreeMap::new(),
+            stable: Seq(0),
+            trims: Vec::new(),
+            trimmed: Lsn(0),
+            floor: (Position::default(), Nanoseconds(0), BTreeMap::new()),
+            marks: BTreeMap::new(),
         }
     }
 
@@ -644,106 +814,13 @@ impl Node {
                 held.iter().take(usize::try_from(tip.upto.0).expect("a short lane"))
             });
             let mut positions = batches.map(|entry| (entry.journal, entry.lsn)).chain([(JOURNAL, *lsn)]);
-            if positions.any(|(journal, lsn)| self.durable.get(&journal).is_none_or(|mark| *mark < lsn)) {
+            if positions.any(|(journal, lsn)| {
+                lsn > Lsn(0) && self.durable.get(&journal).is_none_or(|mark| *mark < lsn)
+            }) {
                 return false;
             }
             next = self.accepted.get(&header.parent);
         }
         true
     }
-}
-
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    Yes,
-    /// It says nothing new, or nothing that could count here.
-    Ignored,
-    Forged,
-}
-
-/// Takes a frame as a replica does: decode, ask whether it is worth the check, check, take.
-///
-/// # Panics
-/// When the frame does not decode: these are frames of this test.
-pub(crate) fn feed(
-    consensus: &mut Consensus,
-    now: Nanoseconds,
-    from: ReplicaId,
-    frame: &Frame,
-    out: &mut Vec<Output>,
-) -> Taken {
-    let bytes = frame.payload();
-    let keyring = consensus.keyring().clone();
-    match frame.kind() {
-        Kind::PrePrepare => {
-            let message = PrePrepare::decode(bytes).expect("a test message");
-            if !consensus.wants_pre_prepare(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.pre_prepare(message) else { return Taken::Forged };
-            consensus.on_pre_prepare(message, out);
-        }
-        Kind::Prepare => {
-            let message = Prepare::decode(bytes).expect("a test message");
-            if !consensus.wants_prepare(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.prepare(from, message) else { return Taken::Forged };
-            consensus.on_prepare(message, out);
-        }
-        Kind::Commit => {
-            consensus.on_commit(from, &Commit::decode(bytes).expect("a test message"), out);
-        }
-        Kind::Checkpoint => {
-            let message = Checkpoint::decode(bytes).expect("a test message");
-            if !consensus.wants_checkpoint(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.checkpoint(from, message) else { return Taken::Forged };
-            consensus.on_checkpoint(message, out);
-        }
-        Kind::CheckpointCertificate => {
-            let message = CheckpointCertificate::decode(bytes).expect("a test message");
-            if !consensus.wants_certificate(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.certificate(message) else { return Taken::Forged };
-            consensus.on_certificate(message, out);
-        }
-        Kind::Status => {
-            consensus.on_status(from, &Status::decode(bytes).expect("a test message"), out);
-        }
-        Kind::FetchHeaders => {
-            consensus.on_fetch_headers(from, &FetchHeaders::decode(bytes).expect("a test message"), out);
-        }
-        Kind::FetchedHeaders => {
-            let message = FetchedHeaders::decode(bytes).expect("a test message");
-            consensus.on_fetched_headers(now, from, message, out);
-        }
-        Kind::Suspect => {
-            let message = Suspect::decode(bytes).expect("a test message");
-            if !consensus.wants_suspect(from, &message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.suspect(from, message) else { return Taken::Forged };
-            consensus.on_suspect(message);
-        }
-        Kind::ViewChange => {
-            let message = ViewChange::decode(bytes).expect("a test message");
-            let Some(news) = consensus.news_of_view_change(from, message) else { return Taken::Ignored };
-            let Some(message) = keyring.view_change(from, news) else { return Taken::Forged };
-            consensus.on_view_change(message);
-        }
-        Kind::NewView => {
-            let message = NewView::decode(bytes).expect("a test message");
-            if !consensus.wants_new_view(&message) {
-                return Taken::Ignored;
-            }
-            let Some(message) = keyring.new_view(message) else { return Taken::Forged };
-            consensus.on_new_view(message, out);
-        }
-        other => panic!("consensus takes no {other:?}"),
-    }
-    Taken::Yes
 }

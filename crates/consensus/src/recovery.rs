@@ -1,0 +1,385 @@
+//! Coming back (DESIGN section 5): from the durable prefix of the own journal, or from a state that others have
+//! certified.
+//!
+//! What a replica may say after a restart is exactly what its disk remembers: the highest view that it has left or
+//! entered, the chain as it was accepted there, the slots that it wrote down to vote for, and its highest prepared
+//! certificate. It works from a floor, the position of a durable checkpoint of its own; what is below is in the state.
+
+use crate::board::{Mark, Marks};
+use crate::chain::{Chain, PreparedCertificate, Slot};
+use crate::claims::Target;
+use crate::consensus::Consensus;
+use crate::output::{Destination, Fact, Outgoing, Output};
+use crate::verified::Verified;
+use crate::view_change::{Pending, Standing};
+use crate::votes::Votes;
+use quorate_types::{
+    After, ClusterConfig, Digest, JournalId, LaneId, Lsn, Nanoseconds, ReplicaId, Seq, SigningKey, View,
+};
+use quorate_wire::message::CheckpointCertificate;
+use quorate_wire::{Header, LaneTip, Position, SuspectReason};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Whether a replica signs statements of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voting {
+    /// It does.
+    Voter,
+    /// It signs none: its disk may have forgotten what it has signed before. It follows the others, executes, serves
+    /// and proves.
+    Learner,
+}
+
+#[derive(Debug)]
+struct Accept {
+    lsn: Lsn,
+    view: View,
+    position: Position,
+    header: Arc<Header>,
+    voted: bool,
+}
+
+/// What the journal remembers above a floor, gathered fact by fact in the order of their log positions. Facts that
+/// were written again when the journal was trimmed change nothing.
+#[derive(Debug)]
+pub struct Recovered {
+    floor: Position,
+    timestamp: Nanoseconds,
+    marks: Marks,
+    left: View,
+    entered: Option<(View, Digest, Position)>,
+    accepts: Vec<Accept>,
+    certificate: Option<PreparedCertificate>,
+    stable: Option<Arc<CheckpointCertificate>>,
+}
+
+impl Recovered {
+    /// Nothing is remembered above `floor`, the position of a durable checkpoint whose header has `timestamp`, and
+    /// after which the lanes stand at `tips`.
+    #[must_use]
+    pub fn new(floor: Position, timestamp: Nanoseconds, tips: impl IntoIterator<Item = LaneTip>) -> Self {
+        Self {
+            floor,
+            timestamp,
+            marks: marks_of(tips),
+            left: View(0),
+            entered: None,
+            accepts: Vec::new(),
+            certificate: None,
+            stable: None,
+        }
+    }
+
+    /// Takes the next fact of the journal.
+    pub fn fold(&mut self, lsn: Lsn, fact: Fact) {
+        match fact {
+            Fact::Accepted { view, header, voted } => {
+                if header.seq > self.floor.seq {
+                    let position = Position { seq: header.seq, digest: header.digest() };
+                    self.accepts.push(Accept { lsn, view, position, header, voted });
+                }
+            }
+            Fact::Prepared { view, position, votes } => {
+                let found = PreparedCertificate { view, position, votes, recorded: true };
+                if self.certificate.as_ref().map(PreparedCertificate::rank) < Some(found.rank()) {
+                    self.certificate = Some(found);
+                }
+            }
+            Fact::Stable(certificate) => {
+                let known = self.stable.as_ref().map(|known| known.position.seq);
+                if known < Some(certificate.position.seq) {
+                    self.stable = Some(certificate);
+                }
+            }
+            Fact::ViewState { view } => self.left = self.left.max(view),
+            Fact::EnterView { view, new_view, head } => {
+                if self.entered.is_none_or(|(known, ..)| known < view) {
+                    self.entered = Some((view, new_view, head));
+                }
+            }
+        }
+    }
+
+    /// The accepted chain of `view` above the floor, ascending: from the last header accepted in it down by digest,
+    /// through headers accepted in any view. Accepts of lower views beyond the head are void.
+    fn chain(&self, view: View, head: Position) -> Vec<&Accept> {
+        let by_digest: BTreeMap<Digest, &Accept> =
+            self.accepts.iter().map(|accept| (accept.position.digest, accept)).collect();
+        let last = self.accepts.iter().rfind(|accept| accept.view == view);
+        let mut at = last.map_or(head, |accept| accept.position);
+        let mut found = Vec::new();
+        while at.seq > self.floor.seq
+            && let Some(accept) = by_digest.get(&at.digest)
+        {
+            found.push(*accept);
+            at = Position { seq: at.seq.previous(), digest: accept.header.parent };
+        }
+        if at != self.floor {
+            // The floor lies off that chain, or above it: a state was installed since.
+            found.clear();
+        }
+        found.reverse();
+        found
+    }
+}
+
+fn marks_of(tips: impl IntoIterator<Item = LaneTip>) -> Marks {
+    let mut marks = Marks::new();
+    for tip in tips {
+        marks.insert(tip.lane, Mark { upto: tip.upto, chain: tip.chain });
+    }
+    marks
+}
+
+impl Consensus {
+    /// A replica that goes on where the durable prefix of its journal ends, at `last_lsn`. All of that counts as
+    /// durable: the caller's gate must know.
+    #[must_use]
+    pub fn recover(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        key: SigningKey,
+        journal: JournalId,
+        recovered: Recovered,
+        last_lsn: Lsn,
+        voting: Voting,
+    ) -> Self {
+        let mut consensus = Self::new(config, me, key, journal);
+        consensus.voting = voting;
+        consensus.lsn = last_lsn;
+        let (view, digest, head) = recovered.entered.unwrap_or((View(0), Digest::ZERO, consensus.head));
+        consensus.view = view;
+        consensus.head = head;
+        consensus.new_view_digest = digest;
+        consensus.votes = Votes::new(view, consensus.config.members().len());
+        consensus.restore_chain(&recovered, view, head);
+        consensus.certificate = recovered.certificate;
+        if let Some(certificate) = recovered.stable {
+            consensus.checkpoints.restore(certificate);
+        }
+        consensus.checkpoints.durable = recovered.floor;
+        if consensus.is_voter() {
+            consensus.stand(recovered.left);
+        }
+        consensus
+    }
+
+    fn restore_chain(&mut self, recovered: &Recovered, view: View, head: Position) {
+        self.chain = Chain::new(recovered.floor, recovered.timestamp);
+        self.executed = recovered.floor;
+        self.committed_marks = recovered.marks.clone();
+        self.board.rebase(&recovered.marks);
+        for accept in recovered.chain(view, head) {
+            self.chain.push(Slot {
+                header: Arc::clone(&accept.header),
+                digest: accept.position.digest,
+                proposal: None,
+                lsn: accept.lsn,
+                after: After::nothing(),
+                prepared: false,
+            });
+        }
+        self.voted = self.chain.accepted().seq;
+        for accept in &recovered.accepts {
+            let on_chain = self.chain.contains(accept.position);
+            if !on_chain {
+                let header = Arc::clone(&accept.header);
+                let certified = recovered.certificate.as_ref().map(|found| found.position);
+                self.spare.insert(header, Some(accept.lsn), certified);
+            }
+            if accept.view == view && accept.voted {
+                let highest = self.ballot.is_none_or(|(seq, _)| seq <= accept.position.seq);
+                self.ballot = if highest { Some((accept.position.seq, accept.lsn)) } else { self.ballot };
+                self.voted = self.voted.max(accept.position.seq);
+                if on_chain && self.is_voter() {
+                    self.recast.insert(accept.position.seq, accept.position.digest);
+                }
+            }
+        }
+        self.recompute_marks();
+        self.lacking = Some(self.uncommitted_tips());
+    }
+
+    /// The highest view that was left or entered is the one to be in. Its primary, having restarted, is none there.
+    fn stand(&mut self, left: View) {
+        if left > self.view {
+            self.wish(left.previous(), SuspectReason::Joined);
+            let message = Arc::new(self.view_change(Target { claimed: left, view: left }));
+            let pending = Pending { target: left, message, after: After::nothing() };
+            self.standing = Standing::Pending(pending);
+            self.announce = true;
+        }
+        if self.config.primary(self.view()) == self.me {
+            self.restarted = Some(self.view());
+        }
+    }
+
+    /// After a restart, what is waited for is said again.
+    pub(crate) fn announce(&mut self, out: &mut Vec<Output>) {
+        if std::mem::take(&mut self.announce)
+            && let Standing::Pending(Pending { message, after, .. }) = &self.standing
+        {
+            let (message, after) = (Outgoing::ViewChange(Arc::clone(message)), after.clone());
+            out.push(Output::Send { to: Destination::All, message, after });
+        }
+    }
+
+    /// Signs the own PREPAREs of this view again, for exactly the slots that were written down to be voted for and
+    /// are still on the chain.
+    pub(crate) fn cast_again(&mut self, out: &mut Vec<Output>) {
+        let slots = std::mem::take(&mut self.recast);
+        let mut runs: Vec<(Seq, Seq)> = Vec::new();
+        for (seq, digest) in slots {
+            if self.chain.slot(seq).is_none_or(|slot| slot.digest != digest) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((lo, hi))
+                    if hi.next() == seq && seq.since(*lo) < quorate_types::limits::PROPOSALS_MAX =>
+                {
+                    *hi = seq;
+                }
+                _ => runs.push((seq, seq)),
+            }
+        }
+        for (lo, hi) in runs {
+            self.vote_for(lo, hi, out);
+        }
+    }
+
+    /// From now on this replica signs nothing: it cannot know any more what it has signed.
+    pub fn set_learner(&mut self) {
+        self.voting = Voting::Learner;
+        self.standing = Standing::Entered;
+        self.head_vote = None;
+        self.recast.clear();
+        self.own_prepares.clear();
+        self.own_commit = None;
+        self.checkpoints.own = None;
+    }
+
+    /// A state was taken over whole from others: that after `position`, which a checkpoint certificate proves, whose
+    /// header has `timestamp`, and after which the lanes stand at `tips`. It is durable, so what the journal has up
+    /// to there is not needed any more.
+    ///
+    /// # Panics
+    /// When no certificate for that position or a later one is known: nothing else is ever installed.
+    pub fn install(
+        &mut self,
+        position: Position,
+        timestamp: Nanoseconds,
+        tips: impl IntoIterator<Item = LaneTip>,
+    ) {
+        assert!(position.seq <= self.checkpoints.stable().seq, "a state that nobody has certified");
+        if position.seq <= self.chain.committed().seq {
+            return;
+        }
+        let certified = self.certificate.as_ref().map(|found| found.position);
+        for slot in self.chain.install(position, timestamp) {
+            self.spare.insert(slot.header, Some(slot.lsn), certified);
+        }
+        let seq = position.seq;
+        self.spare.forget(seq);
+        self.votes.uncover(seq);
+        self.votes.forget(seq);
+        self.committed_marks = marks_of(tips);
+        self.board.rebase(&self.committed_marks);
+        self.recompute_marks();
+        self.settled = After::nothing();
+        self.missing.clear();
+        self.lacking = Some(self.uncommitted_tips());
+        self.pending = self.pending.split_off(&seq.next());
+        self.recast = self.recast.split_off(&seq.next());
+        self.voted = self.voted.max(self.chain.accepted().seq);
+        self.executed = position;
+        self.checkpoints.durable = position;
+        self.expect_naming_of_all();
+    }
+
+    /// The tips that uncommitted headers on the chain name, whether held or not.
+    fn uncommitted_tips(&self) -> BTreeMap<LaneId, LaneTip> {
+        let mut tips = BTreeMap::new();
+        let mut seq = self.chain.committed().seq.next();
+        while let Some(slot) = self.chain.slot(seq) {
+            tips.extend(slot.header.cut.iter().map(|tip| (tip.lane, *tip)));
+            seq = seq.next();
+        }
+        tips
+    }
+
+    /// The highest prepared certificate, which travels with a state that is given to others.
+    #[must_use]
+    pub fn prepared_certificate(&self) -> Option<quorate_wire::PreparedCertificate> {
+        self.certificate.as_ref().map(PreparedCertificate::to_wire)
+    }
+
+    /// Takes a prepared certificate that came with a state: it is kept if it is higher than the own one, as it may
+    /// prove something that must not be forgotten.
+    pub fn on_prepared_certificate(
+        &mut self,
+        message: Verified<quorate_wire::PreparedCertificate>,
+        out: &mut Vec<Output>,
+    ) {
+        let quorate_wire::PreparedCertificate { view, position, votes } = message.into_message();
+        let votes = votes.into_iter().map(|(signer, vote)| (signer, Arc::new(vote))).collect();
+        let found = PreparedCertificate { view, position, votes, recorded: false };
+        if self.certificate.as_ref().map(PreparedCertificate::rank) < Some(found.rank()) {
+            self.certificate = Some(found);
+            self.record_certificate(out);
+        }
+    }
+
+    /// Releases what the journal need not remember, when the own durable checkpoint is certified or a certified one
+    /// is durable: the few facts that live longer are written again, and what comes before the first fact that is
+    /// still needed may go once they are durable.
+    pub(crate) fn trim_journal(&mut self, out: &mut Vec<Output>) {
+        let settled = self.checkpoints.durable.seq.min(self.checkpoints.stable().seq);
+        if settled <= self.trimmed {
+            return;
+        }
+        self.trimmed = settled;
+        let mut needed = self.lsn.next();
+        if let Standing::Pending(Pending { target, .. }) = &self.standing {
+            self.append(Fact::ViewState { view: *target }, out);
+        }
+        if self.view > View(0) {
+            let (view, new_view, head) = (self.view, self.new_view_digest, self.head);
+            self.append(Fact::EnterView { view, new_view, head }, out);
+        }
+        if let Some(certificate) = &mut self.certificate {
+            certificate.recorded = false;
+            self.record_certificate(out);
+        }
+        if let Some(certificate) = self.checkpoints.certificate().cloned() {
+            self.append(Fact::Stable(certificate), out);
+        }
+        let after = After::position(self.journal, self.lsn);
+        needed = self.chain.lowest_lsn_above(settled).into_iter().fold(needed, Lsn::min);
+        needed = self.spare.lowest_lsn().into_iter().fold(needed, Lsn::min);
+        // A vote for a slot that has left the chain since must not be cast again with another digest.
+        let ballot = self.ballot.filter(|(seq, _)| *seq > settled).map(|(_, lsn)| lsn);
+        needed = ballot.into_iter().fold(needed, Lsn::min);
+        if needed > Lsn(1) {
+            out.push(Output::Trim { upto: needed.previous(), after });
+        }
+    }
+
+    /// What this replica is bound by, in words: for the one who inspects a journal, and for tests.
+    #[must_use]
+    pub fn promises(&self) -> String {
+        let (view, entered) = (self.view(), self.has_entered());
+        let certificate = self.certificate.as_ref().map(|found| (found.view, found.position));
+        let voted: Vec<(Seq, String)> =
+            self.recast.iter().map(|(seq, digest)| (*seq, digest.short())).collect();
+        format!(
+            "view {view}, entered {entered}, last entered {} at {:?}; accepted {:?}; votes up to {} are cast, {voted:?} \
+             on this chain; prepared {certificate:?}; stable {:?}",
+            self.view,
+            self.head,
+            self.chain.accepted(),
+            self.voted,
+            self.checkpoints.stable(),
+        )
+    }
+}
