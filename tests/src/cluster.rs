@@ -70,15 +70,28 @@ impl Cluster {
     /// When `quorate init` fails.
     #[must_use]
     pub fn prepare(replicas: usize, arguments: &[&str]) -> Self {
+        Self::made_by("init", replicas, arguments)
+    }
+
+    /// Writes the files of a new cluster that begins with the keys of a backup, and starts nothing yet.
+    ///
+    /// # Panics
+    /// When `quorate restore` fails.
+    #[must_use]
+    pub fn restore(backup: &Path, replicas: usize) -> Self {
+        Self::made_by("restore", replicas, &["--from", &backup.display().to_string()])
+    }
+
+    fn made_by(command: &str, replicas: usize, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let output = Command::new(binary())
-            .args(["init", "--free-ports", "--clients", "4", "--replicas", &replicas.to_string()])
+            .args([command, "--free-ports", "--clients", "4", "--replicas", &replicas.to_string()])
             .arg("--dir")
             .arg(directory.path())
             .args(arguments)
             .output()
             .expect("quorate runs");
-        assert!(output.status.success(), "quorate init: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "quorate {command}: {}", String::from_utf8_lossy(&output.stderr));
         let text = std::fs::read_to_string(directory.path().join("cluster.toml")).expect("init wrote it");
         let config = Arc::new(ClusterConfig::parse(&text).expect("init writes a valid file"));
         Self { directory, config, replicas: (0..replicas).map(|_| None).collect() }

@@ -20,7 +20,7 @@ pub struct CompareArguments {
 }
 
 /// A figure: its name, where it is, and its unit.
-const FIGURES: [(&str, &str, &str); 19] = [
+const FIGURES: [(&str, &str, &str); 21] = [
     ("throughput", "/throughput_ops_s", "ops/s"),
     ("throughput, median run", "/spread/throughput_ops_s/median", "ops/s"),
     ("achieved of what was due", "/open_loop/achieved_share", ""),

@@ -89,6 +89,7 @@ impl FakeCluster {
             cluster_id: "5a".repeat(32),
             epoch: 0,
             links: 1,
+            genesis_root: None,
             clients: vec![client_key().public().to_hex()],
             replicas: (0..4).map(entry).collect(),
         };

@@ -210,18 +210,28 @@ impl Consensus {
             self.standing = Standing::Pending(pending);
             self.announce = true;
         }
-        if self.config.primary(self.view()) == self.me {
+        if self.lsn == Lsn(0) {
+            self.announce = true;
+        } else if self.config.primary(self.view()) == self.me {
             self.restarted = Some(self.view());
         }
     }
 
-    /// After a restart, what is waited for is said again.
+    /// After a restart, what is waited for is said again. On an empty journal the first view begins like any other: with
+    /// a record, before which its primary proposes nothing. So who finds an empty journal has not said anything yet.
     pub(crate) fn announce(&mut self, out: &mut Vec<Output>) {
-        if std::mem::take(&mut self.announce)
-            && let Standing::Pending(Pending { message, after, .. }) = &self.standing
-        {
-            let (message, after) = (Outgoing::ViewChange(Arc::clone(message)), after.clone());
-            out.push(Output::Send { to: Destination::All, message, after });
+        if !std::mem::take(&mut self.announce) {
+            return;
+        }
+        match &self.standing {
+            Standing::Pending(Pending { message, after, .. }) => {
+                let (message, after) = (Outgoing::ViewChange(Arc::clone(message)), after.clone());
+                out.push(Output::Send { to: Destination::All, message, after });
+            }
+            Standing::Entered => {
+                let (view, new_view, head) = (self.view, Digest::ZERO, self.head);
+                self.entered_after = self.append(Fact::EnterView { view, new_view, head }, out);
+            }
         }
     }
 

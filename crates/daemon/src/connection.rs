@@ -17,8 +17,9 @@ pub(crate) enum Phase {
     Listening { listener: Box<Listener>, accepts: Accepts },
     /// A link to a peer stands.
     Peer { peer: ReplicaId, link: LinkId },
-    /// A client is connected, under this number; so many of its requests for reports are open.
-    Client { number: u64, reports: usize },
+    /// A client is connected, under this number; so many of its requests for reports are open, and of its questions
+    /// about states.
+    Client { number: u64, reports: usize, questions: usize },
     /// Being closed; what still arrives is dropped.
     Closing,
 }

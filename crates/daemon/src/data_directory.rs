@@ -15,12 +15,16 @@
 //!
 //! Whatever is written here is written under another name, synced, renamed, and its directory synced.
 
+use crate::page_folder::{FolderError, PageFolder, write_checkpoint};
 use quorate_journal::LogIdentity;
-use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
+use quorate_state::{CheckpointHead, Frozen};
+use quorate_types::{ClusterConfig, CoreId, Digest, Nanoseconds, ReplicaId};
+use quorate_wire::Position;
+use quorate_wire::header::genesis;
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::warn;
@@ -78,6 +82,13 @@ impl Identity {
         let mut directory = [0; 16];
         getrandom::fill(&mut directory).expect("invariant: the kernel's random source does not fail");
         Self { cluster_id: *cluster.cluster_id(), configuration: cluster.digest(), replica, directory, role }
+    }
+
+    /// Whose the log of one core is.
+    #[must_use]
+    pub fn log(&self, core: CoreId) -> LogIdentity {
+        let Self { cluster_id, replica, directory, .. } = *self;
+        LogIdentity { cluster_id, replica, core, directory }
     }
 }
 
@@ -195,6 +206,34 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
     build(path, identity)
 }
 
+/// As [`format()`], with the state that the cluster begins with.
+///
+/// # Errors
+/// As for [`format()`]; and when the state cannot be written.
+pub fn format_with_state(path: &Path, identity: &Identity, state: &Frozen) -> Result<(), FormatError> {
+    if let Some(found) = entries(path)?.into_iter().next() {
+        return Err(DirectoryError::NotEmpty { path: path.to_owned(), found }.into());
+    }
+    make_directory(path)?;
+    let pages = path.join(PAGES);
+    make_directory(&pages)?;
+    let Position { seq, digest } = genesis(identity.configuration);
+    let head = CheckpointHead { seq, digest, timestamp: Nanoseconds(0), certificate: Vec::new() };
+    write_checkpoint(state, head, &mut PageFolder::open(&pages, true)?, |_| {})?;
+    Ok(build(path, identity)?)
+}
+
+/// Why a data directory could not be made with a state in it.
+#[derive(Debug, Error)]
+pub enum FormatError {
+    /// The directory itself could not be made.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The state could not be written.
+    #[error(transparent)]
+    Pages(#[from] FolderError),
+}
+
 /// Opens and locks a data directory.
 ///
 /// # Errors
@@ -229,6 +268,68 @@ pub fn examine(
         return Ok(Err(reason));
     }
     Ok(examine_identity(path, cluster, replica)?.map(|(identity, _)| identity.role))
+}
+
+/// What a data directory says of itself to whoever only looks: nothing is locked, written or decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// Whose it is, or why it does not tell.
+    pub(crate) identity: Result<Identity, String>,
+    /// The copies of the identity that are missing, damaged or differ.
+    pub(crate) bad_copies: Vec<&'static str>,
+    /// Who uses it.
+    pub(crate) holder: Option<String>,
+    /// The logs that are there, by core.
+    pub(crate) logs: Vec<(CoreId, PathBuf)>,
+    /// Where the page files are.
+    pub(crate) pages: PathBuf,
+    /// An entry that is no part of a replica's data.
+    pub(crate) foreign: Option<String>,
+}
+
+/// Looks at a data directory, whoever it belongs to.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn look(path: &Path) -> Result<Look, DirectoryError> {
+    let names = entries(path)?;
+    let copies = [IDENTITY, IDENTITY_COPY].map(|name| (name, read_identity(&path.join(name))));
+    let [(_, first), (_, second)] = &copies;
+    let chosen = choose(&[first.clone(), second.clone()]);
+    let bad = copies.iter().filter(|(_, copy)| copy.as_ref().ok() != chosen.as_ref());
+    let bad_copies = bad.map(|(name, _)| *name).collect();
+    let identity = match (chosen, first, second) {
+        (Some(identity), ..) => Ok(identity),
+        (None, Err(Unreadable::OtherFormat(format)), _) | (None, _, Err(Unreadable::OtherFormat(format))) => {
+            Err(format!("its format is {format}, and this version knows {FORMAT}"))
+        }
+        (None, Err(Unreadable::Missing), Err(Unreadable::Missing)) if names.is_empty() => {
+            Err("it is empty or does not exist".to_owned())
+        }
+        _ => Err(format!("{IDENTITY} and its copy are missing or damaged")),
+    };
+    let foreign = names.into_iter().find(|name| !is_known(name));
+    let (logs, pages) = (logs(path)?, path.join(PAGES));
+    Ok(Look { identity, bad_copies, holder: holder(path), logs, pages, foreign })
+}
+
+/// Who has the directory locked, as the system tells without a lock of our own, which might keep a replica from
+/// starting.
+fn holder(path: &Path) -> Option<String> {
+    let path = path.join(LOCK);
+    let inode = format!(":{}", std::fs::metadata(&path).ok()?.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let names_it = |line: &str| line.contains("FLOCK") && line.split(' ').any(|word| word.ends_with(&inode));
+    locks.lines().any(names_it).then_some(())?;
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    Some(if text.trim().is_empty() { "another process".to_owned() } else { text.trim().to_owned() })
+}
+
+fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
+    let cores = entries(path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
+    let mut found: Vec<_> = cores.map(|core: u8| (CoreId(core), path.join(format!("{LOG}{core}")))).collect();
+    found.sort();
+    Ok(found)
 }
 
 /// Whether a directory is one of ours, or why it may become one.
@@ -310,8 +411,7 @@ impl DataDirectory {
     /// Whose the log of one core is.
     #[must_use]
     pub fn log_identity(&self, core: CoreId) -> LogIdentity {
-        let Identity { cluster_id, replica, directory, .. } = self.identity;
-        LogIdentity { cluster_id, replica, core, directory }
+        self.identity.log(core)
     }
 
     /// From now on the replica casts no vote, for `reason`. Durable when this returns. An older reason stays.
@@ -341,11 +441,7 @@ impl DataDirectory {
     /// # Errors
     /// When the system refuses.
     pub fn logs(&self) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
-        let cores = entries(&self.path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
-        let mut found: Vec<_> =
-            cores.map(|core: u8| (CoreId(core), self.path.join(format!("{LOG}{core}")))).collect();
-        found.sort();
-        Ok(found)
+        logs(&self.path)
     }
 
     /// Where the pages of checkpointed states are.
@@ -483,7 +579,7 @@ fn encode(identity: &Identity) -> String {
 }
 
 /// Why a copy of the identity says nothing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Unreadable {
     Missing,
     Damaged,

@@ -37,6 +37,9 @@ const HANDSHAKES_MAX: usize = 256;
 const CLIENTS_MAX: usize = 4096;
 /// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
 const REPORTS_OPEN_MAX: usize = 16;
+/// The questions for certificates and pages of states that one client may have open: an answer is long, and the
+/// execution core copies it.
+const QUESTIONS_OPEN_MAX: usize = 1;
 /// The messages of other cores that one tick takes. They may post as fast as this core takes; without an end to the
 /// tick nothing would be sent and no link be read. What is left keeps the next wait from sleeping.
 const MAIL_PER_TICK_MAX: usize = 4096;
@@ -463,8 +466,15 @@ impl Driver {
                 self.refuse(id, &"too many requests for reports at once");
                 false
             }
-            Phase::Client { number, reports } => {
+            Phase::Client { questions, .. }
+                if is_question(frame.kind) && *questions >= QUESTIONS_OPEN_MAX =>
+            {
+                self.refuse(id, &"more than one question about states at once");
+                false
+            }
+            Phase::Client { number, reports, questions } => {
                 *reports += usize::from(frame.kind == Kind::ReportRequest);
+                *questions += usize::from(is_question(frame.kind));
                 let connection = ClientConnection { core: self.id, number: *number };
                 self.step(Input::ClientFrame { connection, frame });
                 false
@@ -555,7 +565,7 @@ impl Driver {
     fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
         self.client_count += 1;
         let number = self.client_count;
-        self.establish(id, Phase::Client { number, reports: 0 });
+        self.establish(id, Phase::Client { number, reports: 0, questions: 0 });
         self.clients.insert(number, id);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
@@ -661,6 +671,11 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Whether a client asks for something of a state.
+fn is_question(kind: Kind) -> bool {
+    matches!(kind, Kind::FetchPages | Kind::FetchCertificate)
 }
 
 fn fresh_nonce() -> [u8; 32] {

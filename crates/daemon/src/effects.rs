@@ -11,7 +11,7 @@ use quorate_replica::{ClientConnection, Effect, Record, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::message::{Message, Report};
-use quorate_wire::{Frame, Position};
+use quorate_wire::{Frame, Kind, Position};
 use tracing::{error, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
@@ -158,6 +158,12 @@ impl Driver {
 
     fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
         let Some(id) = self.clients.get(&connection.number).copied() else { return };
+        if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate)
+            && let Some(Phase::Client { questions, .. }) =
+                self.connections.get_mut(&id).map(|found| &mut found.phase)
+        {
+            *questions = questions.saturating_sub(1);
+        }
         if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
             warn!("a client does not read its replies; closing its connection");
             return self.close(id);

@@ -15,6 +15,7 @@ mod disk;
 mod driver;
 mod dump;
 mod effects;
+pub mod inspect;
 mod log_driver;
 mod log_error;
 pub mod page_folder;
@@ -31,8 +32,8 @@ pub use config::{
     ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
 };
 pub use data_directory::{
-    DataDirectory, DirectoryError, Identity, Opened, Role, examine, format, open, open_or_learn,
-    sync_directory, write_durably,
+    DataDirectory, DirectoryError, FormatError, Identity, Opened, Role, examine, format, format_with_state,
+    open, open_or_learn, sync_directory, write_durably,
 };
 pub use log_error::LogError;
 pub use run::{Outcome, StartError, run};

@@ -83,14 +83,20 @@ impl PageFolder {
     /// survive the process, not the loss of power.
     pub fn open(path: &Path, synchronous: bool) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(failed("create", path))?;
-        Ok(Self {
+        Ok(Self { synchronous, ..Self::for_reading(path) })
+    }
+
+    /// The folder at `path` for whoever only reads: nothing is made.
+    #[must_use]
+    pub fn for_reading(path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
-            synchronous,
+            synchronous: false,
             written: BTreeMap::new(),
             reading: None,
             unsynced_bytes: 0,
             is_entry_loose: false,
-        })
+        }
     }
 
     /// Where it is.
@@ -316,21 +322,40 @@ pub fn copy_checkpoint(
     let loaded = source.load(manifest, from);
     let (state, figures) = loaded.map_err(broken(from.manifest_file(manifest.number)))?;
     let total = figures.block_bytes + FILE_HEAD_BYTES as u64;
+    write_checkpoint(&state, head, to, |written| progress(written, total))
+}
+
+/// Writes a state to a folder as a checkpoint of its own, durable when this returns. `progress` is told the bytes that
+/// are written.
+pub fn write_checkpoint(
+    state: &Frozen,
+    head: CheckpointHead,
+    to: &mut PageFolder,
+    mut progress: impl FnMut(u64),
+) -> Result<Manifest, FolderError> {
     let listing = to.list()?;
     let mut store = PageStore::new(StoreOptions::default(), listing.pages, listing.manifests);
-    let mut checkpoint = store.begin(head, &state);
+    let mut checkpoint = store.begin(head, state);
     loop {
         match checkpoint.advance(&mut store) {
             Progress::Remove(_) | Progress::Pause => {}
             Progress::Write(write) => to.write(&write)?,
             Progress::Finished => break,
         }
-        progress(checkpoint.written_bytes(), total);
+        progress(checkpoint.written_bytes());
     }
     to.sync(checkpoint.files_written())?;
-    let copied = checkpoint.manifest(&store);
-    to.commit(&copied)?;
-    Ok(copied)
+    let manifest = checkpoint.manifest(&store);
+    to.commit(&manifest)?;
+    Ok(manifest)
+}
+
+/// The state of a checkpoint, every block checked.
+pub fn load_checkpoint(folder: &mut PageFolder, manifest: &Manifest) -> Result<Frozen, FolderError> {
+    let mut store = PageStore::new(StoreOptions::default(), [], []);
+    let loaded = store.load(manifest, folder);
+    let (state, _) = loaded.map_err(broken(folder.manifest_file(manifest.number)))?;
+    Ok(state)
 }
 
 fn broken(path: PathBuf) -> impl FnOnce(LoadError) -> FolderError {

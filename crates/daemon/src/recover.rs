@@ -10,6 +10,7 @@ use quorate_replica::{Found, Recovery, ReplicaSetup};
 use quorate_state::{Forest, Frozen, Manifest, State};
 use quorate_types::{CoreId, limits};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 use tracing::{info, warn};
 
@@ -45,6 +46,27 @@ impl States {
     }
 }
 
+/// A cluster that began with the state of a backup has a replica that does not have it.
+pub(crate) fn no_beginning(path: &Path, reason: &str) -> StartError {
+    let problem = format!(
+        "the cluster began with the state of a backup (genesis_root in the cluster file), and this replica does not \
+         have it: {reason}; move the directory away and make it anew with `quorate restore --from BACKUP --config FILE`"
+    );
+    StartError::Recovery { path: path.to_owned(), problem }
+}
+
+/// Refuses a state that the cluster did not begin with. One that follows a header is proven by its certificate.
+fn check_beginning(config: &NodeConfig, path: &Path, state: Option<&State>) -> Result<(), StartError> {
+    let Some(root) = config.cluster.genesis_root() else { return Ok(()) };
+    match state {
+        None => Err(no_beginning(path, "it has no checkpoint that is whole")),
+        Some(state) if state.header().is_none() && state.freeze().root() != root => {
+            Err(no_beginning(path, "its first state has another root"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Reads the logs, of however many cores, and puts them together with the newest checkpoint. A replica whose votes may
 /// be lost is a learner from here on, and its directory remembers that.
 pub(crate) fn recover(
@@ -54,6 +76,7 @@ pub(crate) fn recover(
     states: States,
 ) -> Result<Beginning, StartError> {
     let started = Instant::now();
+    check_beginning(config, data.path(), states.whole.as_ref())?;
     let (mut scans, mut found) =
         (BTreeMap::new(), Found { state: states.whole, part: states.part, ..Found::default() });
     for (core, directory) in data.logs()? {

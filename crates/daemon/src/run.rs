@@ -85,7 +85,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
-    let mut data = data_directory::open_or_learn(&config.data_directory, &config.cluster, config.replica)?;
+    let mut data = open_directory(&config)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
     // Those of this run are there from here on.
@@ -98,7 +98,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         key: config.key.clone(),
         cores: config.cores.len(),
     };
-    let mut folder = PageFolder::open(data.path(), config.durability == Durability::Sync)?;
+    let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
     let pages = page_folder::find(&mut folder, StoreOptions::default())?;
     let store = pages.store;
     let states = recover::States::of(pages.state, pages.partial, &pages.damaged);
@@ -170,6 +170,18 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         (None, Some(reason)) => Ok(Outcome::Halted(reason.to_owned())),
         (None, None) => Ok(Outcome::Stopped),
     }
+}
+
+/// Opens the data directory. Where a cluster began with the state of a backup, a learner needs that state too, so that
+/// it cannot be made here.
+fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
+    let (path, cluster) = (&config.data_directory, &config.cluster);
+    if cluster.genesis_root().is_some()
+        && let Err(reason) = data_directory::examine(path, cluster, config.replica)?
+    {
+        return Err(recover::no_beginning(path, &reason));
+    }
+    Ok(data_directory::open_or_learn(path, cluster, config.replica)?)
 }
 
 fn set_up_log(

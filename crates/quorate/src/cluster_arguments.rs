@@ -2,6 +2,7 @@
 
 use crate::cluster_files::client_key_file;
 use crate::failure::Failure;
+use anyhow::Context;
 use clap::Args;
 use quorate_daemon::{read_cluster, read_key};
 use quorate_types::{ClusterConfig, SigningKey};
@@ -26,6 +27,12 @@ pub(crate) struct ClusterArguments {
 }
 
 impl ClusterArguments {
+    /// The cluster file as it is written.
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
+        let path = &self.cluster;
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     /// The cluster and the client's key, checked to belong together.
     pub(crate) fn read(&self) -> Result<(Arc<ClusterConfig>, SigningKey), Failure> {
         if !self.cluster.exists() {

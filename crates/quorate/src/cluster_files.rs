@@ -3,7 +3,8 @@
 use crate::failure::Failure;
 use anyhow::Context;
 use quorate_daemon::{Identity, NodeConfig, Role};
-use quorate_types::{ClusterConfig, Quorums, SigningKey, limits};
+use quorate_state::Frozen;
+use quorate_types::{ClusterConfig, PublicKey, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -89,7 +90,20 @@ impl NewCluster {
     /// Draws keys, writes all files into `directory`, and formats the data directories; returns the names of all. What
     /// exists is left alone and makes it fail.
     pub(crate) fn write(&self, directory: &Path) -> Result<Vec<String>, Failure> {
-        let files = self.files()?;
+        self.write_files(directory, None)
+    }
+
+    /// As [`NewCluster::write`], for a cluster that begins with a state, which depends on the keys of its clients.
+    pub(crate) fn write_with(
+        &self,
+        directory: &Path,
+        state: impl FnOnce(&[PublicKey]) -> Frozen,
+    ) -> Result<Vec<String>, Failure> {
+        self.write_files(directory, Some(Box::new(state)))
+    }
+
+    fn write_files(&self, directory: &Path, state: Option<FirstState<'_>>) -> Result<Vec<String>, Failure> {
+        let (files, state) = self.files(state)?;
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         for file in &files {
@@ -111,7 +125,7 @@ impl NewCluster {
         }
         let mut names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         for replica in 0..self.replicas {
-            if let Err(failure) = format_data(&directory.join(replica_file(replica))) {
+            if let Err(failure) = format_data(&directory.join(replica_file(replica)), state.as_ref()) {
                 files.iter().for_each(|file| drop(std::fs::remove_file(directory.join(&file.name))));
                 // Those before it were made here a moment ago, and hold nothing.
                 (0..replica)
@@ -123,10 +137,13 @@ impl NewCluster {
         Ok(names)
     }
 
-    fn files(&self) -> Result<Vec<NewFile>, Failure> {
+    fn files(&self, state: Option<FirstState<'_>>) -> Result<(Vec<NewFile>, Option<Frozen>), Failure> {
         let replica_keys = draw_keys(self.replicas)?;
         let client_keys = draw_keys(self.clients)?;
-        let cluster = self.cluster_text(&hex::encode(draw()?), &replica_keys, &client_keys);
+        let clients: Vec<PublicKey> = client_keys.iter().map(SigningKey::public).collect();
+        let state = state.map(|state| state(&clients));
+        let genesis = state.as_ref().map(|state| genesis_text(&state.root().to_hex())).unwrap_or_default();
+        let cluster = self.cluster_text(&hex::encode(draw()?), &genesis, &replica_keys, &client_keys);
         ClusterConfig::parse(&cluster).context("the cluster file that was about to be written")?;
         let mut files = vec![NewFile { name: CLUSTER_FILE.to_owned(), mode: 0o644, text: cluster }];
         for (replica, key) in replica_keys.iter().enumerate() {
@@ -140,7 +157,7 @@ impl NewCluster {
         for (client, key) in client_keys.iter().enumerate() {
             files.push(NewFile::secret(client_key_file(client), key));
         }
-        Ok(files)
+        Ok((files, state))
     }
 
     /// How many ports the cluster takes, from `base_port` on.
@@ -153,7 +170,13 @@ impl NewCluster {
         SocketAddr::new(self.host, u16::try_from(port).expect("invariant: the range of ports was checked"))
     }
 
-    fn cluster_text(&self, id: &str, replicas: &[SigningKey], clients: &[SigningKey]) -> String {
+    fn cluster_text(
+        &self,
+        id: &str,
+        genesis: &str,
+        replicas: &[SigningKey],
+        clients: &[SigningKey],
+    ) -> String {
         let Quorums { replicas: n, faults, quorum, .. } = Quorums::of(self.replicas);
         let mut text = format!(
             "\
@@ -170,7 +193,7 @@ epoch = 0
 # Parallel connections between each pair of replicas. Raise it together with `cores` in the replicas' own files,
 # when one core per connection is the bottleneck. Link i uses the mesh port + i.
 links = {}
-
+{genesis}
 # The public keys of those who may connect as clients.
 clients = [
 ",
@@ -252,10 +275,26 @@ interval_s = 0
 }
 
 /// Formats the data directory of a replica of a new cluster, whose configuration is at `path`.
-fn format_data(path: &Path) -> Result<(), Failure> {
+fn format_data(path: &Path, state: Option<&Frozen>) -> Result<(), Failure> {
     let config = NodeConfig::read(path)?;
     let identity = Identity::new(&config.cluster, config.replica, Role::Founding);
-    Ok(quorate_daemon::format(&config.data_directory, &identity)?)
+    match state {
+        None => Ok(quorate_daemon::format(&config.data_directory, &identity)?),
+        Some(state) => Ok(quorate_daemon::format_with_state(&config.data_directory, &identity, state)?),
+    }
+}
+
+/// Makes the state that a cluster with these clients begins with.
+type FirstState<'a> = Box<dyn FnOnce(&[PublicKey]) -> Frozen + 'a>;
+
+/// What a cluster file says of the state that the cluster begins with.
+fn genesis_text(root: &str) -> String {
+    format!(
+        "
+# The root of the state that the cluster began with: the keys of a backup. A replica without it does not start.
+genesis_root = \"{root}\"
+"
+    )
 }
 
 /// More keys than this in one cluster file are a mistake.
@@ -346,7 +385,7 @@ mod tests {
         let mut cluster = NewCluster::local(4, 1, "sync").unwrap();
         cluster.base_port = 65_528;
         cluster.check().unwrap();
-        cluster.files().unwrap();
+        cluster.files(None).unwrap();
         cluster.base_port = 65_529;
         let error = cluster.check().unwrap_err();
         assert!(matches!(&error, Failure::Usage(text) if text.contains("use 1 to 65528")), "{error:?}");

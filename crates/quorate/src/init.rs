@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use clap::Args;
 use quorate_types::Quorums;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -24,16 +24,23 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct InitArguments {
+    #[command(flatten)]
+    cluster: NewClusterArguments,
+}
+
+/// What a new cluster is to be like.
+#[derive(Args, Debug)]
+pub(crate) struct NewClusterArguments {
     /// Number of replicas, 1 to 100. 4 tolerate one that crashes or lies, 7 two, 10 three.
     #[arg(long, value_name = "N", default_value_t = 4)]
     replicas: usize,
     /// Directory for the files; it is created.
     #[arg(long, value_name = "DIR", default_value = "quorate-data")]
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Address of all replicas. Only loopback addresses work in this version.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
-    /// First of the ports, see below.
+    /// First of the ports; `quorate init --help` says which follow it.
     #[arg(long, value_name = "PORT", default_value_t = 7400)]
     base_port: u16,
     /// Take ports that are free now instead of those from `--base-port` on.
@@ -47,38 +54,51 @@ pub(crate) struct InitArguments {
     clients: usize,
 }
 
-pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode, Failure> {
-    let mut cluster = NewCluster {
-        replicas: arguments.replicas,
-        clients: arguments.clients,
-        links: arguments.links,
-        host: arguments.host,
-        base_port: arguments.base_port,
-        durability: "sync",
-    };
-    cluster.check()?;
-    if arguments.free_ports {
-        cluster.base_port = free_ports(cluster.host, cluster.ports())?;
+impl NewClusterArguments {
+    /// The cluster, if there can be such a one.
+    pub(crate) fn check(&self) -> Result<NewCluster, Failure> {
+        let mut cluster = NewCluster {
+            replicas: self.replicas,
+            clients: self.clients,
+            links: self.links,
+            host: self.host,
+            base_port: self.base_port,
+            durability: "sync",
+        };
+        cluster.check()?;
+        if self.free_ports {
+            cluster.base_port = free_ports(cluster.host, cluster.ports())?;
+        }
+        Ok(cluster)
     }
-    let names = cluster.write(&arguments.dir)?;
+}
+
+pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode, Failure> {
+    let cluster = arguments.cluster.check()?;
+    let names = cluster.write(&arguments.cluster.dir)?;
+    crate::output::print(describe(&cluster, &arguments.cluster.dir, &names))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was written for a new cluster, and how to go on.
+pub(crate) fn describe(cluster: &NewCluster, directory: &Path, names: &[String]) -> String {
     let Quorums { replicas, faults, quorum, .. } = Quorums::of(cluster.replicas);
     let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
-    let directory = arguments.dir.display();
+    let shown = directory.display();
     let mut text = format!(
         "A cluster of {replicas} replicas: {quorum} must work together, {faults} may crash or lie.\n\
-         Written to {directory}: {}\n\nStart each replica, each in a terminal of its own:\n",
+         Written to {shown}: {}\n\nStart each replica, each in a terminal of its own:\n",
         names.join(", ")
     );
     for replica in 0..replicas {
-        text +=
-            &format!("  {program} start --config {}\n", arguments.dir.join(replica_file(replica)).display());
+        let config = directory.join(replica_file(replica));
+        text += &format!("  {program} start --config {}\n", config.display());
     }
-    let file = arguments.dir.join(CLUSTER_FILE);
+    let file = directory.join(CLUSTER_FILE);
     let file = file.display();
     text += &format!(
-        "or all of them at once:\n  {program} dev --dir {directory}\n\nThen:\n  \
+        "or all of them at once:\n  {program} dev --dir {shown}\n\nThen:\n  \
          {program} status --cluster {file}\n  {program} kv --cluster {file} set greeting hello\n"
     );
-    crate::output::print(text)?;
-    Ok(ExitCode::SUCCESS)
+    text
 }

@@ -1,7 +1,10 @@
 //! The one binary of Quorate. Each subcommand has a file of its own and hands over to a library.
 #![forbid(unsafe_code)]
 
+mod backup;
+mod backup_files;
 mod bench;
+mod channel;
 mod check_config;
 mod cluster_arguments;
 mod cluster_files;
@@ -11,11 +14,13 @@ mod failure;
 mod format;
 mod histograms;
 mod init;
+mod inspect;
 mod interrupt;
 mod kv;
 mod local_cluster;
 mod output;
 mod report;
+mod restore;
 mod start;
 mod status;
 mod watch;
@@ -64,6 +69,9 @@ enum Command {
     Status(status::StatusArguments),
     Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
+    Inspect(inspect::InspectArguments),
+    Backup(backup::BackupArguments),
+    Restore(restore::RestoreArguments),
     Doctor(doctor::DoctorArguments),
     Bench(Box<bench::BenchCommand>),
 }
@@ -86,6 +94,9 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Status(arguments) => status::run(arguments),
         Command::Histograms(arguments) => histograms::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Backup(arguments) => backup::run(arguments),
+        Command::Restore(arguments) => restore::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }

@@ -104,6 +104,8 @@ enum Gated {
         link: LinkId,
         acks: LaneAcks,
     },
+    /// Consensus needs nothing up to here once what it has written again is durable.
+    Trim(Lsn),
     /// A certificate, which leads to trimming once it is durable.
     Stable(Arc<CheckpointCertificate>),
 }
@@ -457,8 +459,7 @@ impl Core {
             OrderingMail::Lane(update) => ordering.consensus.on_lane_update(&update),
             OrderingMail::Executed(position) => ordering.consensus.on_executed(position),
             OrderingMail::Installed { position, timestamp, tips } => {
-                ordering.install(position, timestamp, &tips, &mut self.consensus_outputs);
-                self.carry_out_consensus(now, effects);
+                ordering.install(position, timestamp, &tips);
             }
             OrderingMail::Root { position, root } => {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
@@ -484,6 +485,14 @@ impl Core {
             ExecutionMail::FetchPages(peer, question) => {
                 let frame = execution.answer_pages(now, question).encode();
                 self.post_to_peer(peer, frame, effects);
+            }
+            ExecutionMail::ClientPages(connection, question) => {
+                let frame = execution.answer_client_pages(now, question).encode();
+                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+            }
+            ExecutionMail::ClientCertificate(connection, question) => {
+                let frame = execution.answer_certificate(now, question).encode();
+                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
             }
             ExecutionMail::FetchedPages(peer, pages) => match execution.on_pages(now, peer, *pages) {
                 Ok(told) => self.tell_peers(told, effects),
@@ -537,6 +546,7 @@ impl Core {
                 ordering.on_own(&message, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
             }
+            Gated::Trim(upto) => effects.push(Effect::Trim { journal: CONSENSUS_JOURNAL, upto }),
             Gated::Stable(certificate) => {
                 let mail = Mail::Execution(ExecutionMail::Stable(certificate));
                 self.post(self.layout.execution(), mail, effects);
@@ -663,7 +673,8 @@ impl Core {
                 self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
             }
             // Views are read off the report; the journal in memory is not trimmed.
-            Output::ViewEntered { .. } | Output::Trim { .. } => {}
+            Output::Trim { upto, after } => self.send_after(now, after, Gated::Trim(upto), effects),
+            Output::ViewEntered { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
         }

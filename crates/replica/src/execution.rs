@@ -2,14 +2,16 @@
 
 use crate::interface::{ClientConnection, Effect};
 use crate::report::{ExecutionReport, Fetching};
-use crate::transfer::{Library, ToPeer, Transfer};
+use crate::transfer::{Library, Reader, ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
     View, limits,
 };
-use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
+use quorate_wire::message::{
+    CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages,
+};
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -177,7 +179,7 @@ impl ExecutionRole {
             return Some(self.install(position, root, &state));
         }
         if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.position == position) {
-            self.library.add(root, own.state.clone(), Arc::clone(&own.tips));
+            self.library.add(root, own.state.clone(), Arc::clone(&own.tips), self.stable.as_ref());
         }
         self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= position.seq || checkpoint.durable);
         for checkpoint in &mut self.checkpoints {
@@ -201,7 +203,7 @@ impl ExecutionRole {
         }
         let tips: Arc<[LaneTip]> = self.lane_tips().into();
         let (state, durable) = (frozen.clone(), true);
-        self.library.add(root, frozen.clone(), Arc::clone(&tips));
+        self.library.add(root, frozen.clone(), Arc::clone(&tips), self.stable.as_ref());
         self.checkpoints.clear();
         self.checkpoints.push_back(Checkpoint { position, tips: Arc::clone(&tips), state, durable });
         Installed { position, timestamp: self.timestamp, tips }
@@ -212,7 +214,21 @@ impl ExecutionRole {
     }
 
     pub(crate) fn answer_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
-        self.library.answer(now, question)
+        self.library.answer(now, Reader::Peer, question)
+    }
+
+    pub(crate) fn answer_client_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
+        self.library.answer(now, Reader::Client, question)
+    }
+
+    /// The certificate of the newest state that a client can copy.
+    pub(crate) fn answer_certificate(
+        &mut self,
+        now: Nanoseconds,
+        question: FetchCertificate,
+    ) -> FetchedCertificate {
+        let certificate = self.library.certified(now);
+        FetchedCertificate { request: question.request, certificate }
     }
 
     /// Takes pages of a state that is fetched.
@@ -274,6 +290,7 @@ impl ExecutionRole {
     }
 
     pub(crate) fn on_stable(&mut self, certificate: Arc<CheckpointCertificate>) {
+        self.library.certify(&certificate);
         self.stable = Some(certificate);
     }
 

@@ -4,7 +4,7 @@ use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{ExecutionMail, OrderingMail};
 use quorate_lanes::Lanes;
 use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, SessionId, limits};
-use quorate_wire::message::{Attach, Busy, BusyReason, Message, ReportRequest};
+use quorate_wire::message::{Attach, Busy, BusyReason, FetchCertificate, FetchPages, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,6 +89,14 @@ impl LinkRole {
             Kind::ReportRequest => {
                 let ReportRequest { root, histograms } = ReportRequest::from_frame(frame)?;
                 Ok(Some(FromClient::Ordering(OrderingMail::Report { connection, root, histograms })))
+            }
+            Kind::FetchPages => {
+                let question = FetchPages::from_frame(frame)?;
+                Ok(Some(FromClient::Execution(ExecutionMail::ClientPages(connection, question))))
+            }
+            Kind::FetchCertificate => {
+                let question = FetchCertificate::from_frame(frame)?;
+                Ok(Some(FromClient::Execution(ExecutionMail::ClientCertificate(connection, question))))
             }
             other => Err(DecodeError::Misplaced(other).into()),
         }

@@ -7,7 +7,7 @@ use quorate_lanes::Batch;
 use quorate_types::{
     Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, ReplicaId, SessionId, View,
 };
-use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
+use quorate_wire::message::{CheckpointCertificate, FetchCertificate, FetchPages, FetchedPages};
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
 
@@ -145,6 +145,10 @@ pub enum ExecutionMail {
     },
     /// A peer asks for pages of a state.
     FetchPages(ReplicaId, FetchPages),
+    /// A client asks for pages of a state.
+    ClientPages(ClientConnection, FetchPages),
+    /// A client asks for the certificate of a state whose pages it can have.
+    ClientCertificate(ClientConnection, FetchCertificate),
     /// A peer answers with pages of a state.
     FetchedPages(ReplicaId, Box<FetchedPages>),
     /// A state is certified.

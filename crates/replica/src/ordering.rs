@@ -53,8 +53,8 @@ impl OrderingRole {
         key: SigningKey,
         recovery: &mut Recovery,
     ) -> Self {
-        let (found, last) = (recovery.consensus.clone(), recovery.end(CONSENSUS_JOURNAL));
-        let voting = recovery.voting;
+        let found = recovery.consensus.take().expect("invariant: one core has the ordering role");
+        let (last, voting) = (recovery.end(CONSENSUS_JOURNAL), recovery.voting);
         let consensus =
             Consensus::recover(Arc::clone(&config), me, key, CONSENSUS_JOURNAL, found, last, voting);
         let mut role = Self::over(config, me, consensus);
@@ -63,14 +63,8 @@ impl OrderingRole {
     }
 
     /// A certified state that came from others is durable: goes on from its slot.
-    pub(crate) fn install(
-        &mut self,
-        position: Position,
-        timestamp: Nanoseconds,
-        tips: &[LaneTip],
-        out: &mut Vec<Output>,
-    ) {
-        self.consensus.install(position, timestamp, tips, out);
+    pub(crate) fn install(&mut self, position: Position, timestamp: Nanoseconds, tips: &[LaneTip]) {
+        self.consensus.install(position, timestamp, tips.iter().copied());
         self.consensus.on_executed(position);
         self.timeline = Timeline::starting_at(self.consensus.positions().committed.seq);
     }

@@ -33,7 +33,7 @@ pub struct Found {
 pub struct Recovery {
     pub(crate) state: Option<State>,
     pub(crate) part: Option<Forest>,
-    pub(crate) consensus: quorate_consensus::Recovered,
+    pub(crate) consensus: Option<quorate_consensus::Recovered>,
     pub(crate) voting: Voting,
     pub(crate) ends: BTreeMap<JournalId, Lsn>,
     pub(crate) tips: Vec<LaneTip>,
@@ -52,7 +52,7 @@ impl Recovery {
             Some(last) => (Position { seq: last.seq, digest: last.digest }, last.timestamp),
             None => (header::genesis(setup.config.digest()), quorate_types::Nanoseconds(0)),
         };
-        let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, &tips);
+        let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, tips.iter().copied());
         let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>> = BTreeMap::new();
         for (journal, lsn, record) in found.records {
             match fact(record) {
@@ -74,7 +74,15 @@ impl Recovery {
             Some(_) => Voting::Learner,
             None => Voting::Voter,
         };
-        Ok(Self { state: found.state, part: found.part, consensus, voting, ends: found.ends, tips, batches })
+        Ok(Self {
+            state: found.state,
+            part: found.part,
+            consensus: Some(consensus),
+            voting,
+            ends: found.ends,
+            tips,
+            batches,
+        })
     }
 
     /// The last record of a journal.

@@ -5,8 +5,8 @@
 //! the reason: headers or batches that nobody keeps, a lost disk, a damaged checkpoint. The fetched state is made
 //! durable like a checkpoint of the own making before anything builds on it.
 //!
-//! *Serving*: the newest durable states answer. One that was asked for lately stays, beside the newest, and so do the
-//! batches above it, so that who copies it under load is not left behind again when it is done.
+//! *Serving*: the newest durable states answer. One that was asked for lately stays beside the newest. The batches above
+//! the oldest of them are kept, so that who copies it under load is not left behind again when it is done.
 
 use quorate_state::{
     BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
@@ -236,25 +236,57 @@ struct Served {
     root: Digest,
     state: Frozen,
     tips: Arc<[LaneTip]>,
+    certificate: Option<Arc<CheckpointCertificate>>,
+    /// When a peer has asked for it last, and when a client has.
     asked: Option<Nanoseconds>,
+    copied: Option<Nanoseconds>,
+}
+
+/// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Peer,
+    Client,
 }
 
 /// The serving side.
 #[derive(Debug, Default)]
 pub(crate) struct Library {
     states: VecDeque<Served>,
-    /// The tips above which batches are kept for whoever copies.
+    /// The tips above which batches are kept.
     pinned: Option<Arc<[LaneTip]>>,
 }
 
 impl Library {
     /// A newer state is durable.
-    pub(crate) fn add(&mut self, root: Digest, state: Frozen, tips: Arc<[LaneTip]>) {
-        self.states.push_back(Served { root, state, tips, asked: None });
+    pub(crate) fn add(
+        &mut self,
+        root: Digest,
+        state: Frozen,
+        tips: Arc<[LaneTip]>,
+        stable: Option<&Arc<CheckpointCertificate>>,
+    ) {
+        self.states.push_back(Served { root, state, tips, certificate: None, asked: None, copied: None });
+        stable.into_iter().for_each(|certificate| self.certify(certificate));
+    }
+
+    /// A state is certified. Its root covers the slot, too.
+    pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
+        let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
+        if let Some(served) = of_it {
+            served.certificate = Some(Arc::clone(certificate));
+        }
+    }
+
+    /// The certificate of the newest state that has one; the state stays for a while, to be copied.
+    pub(crate) fn certified(&mut self, now: Nanoseconds) -> Option<CheckpointCertificate> {
+        let newest = self.states.iter_mut().rev().find(|served| served.certificate.is_some())?;
+        newest.copied = Some(now);
+        newest.certificate.as_deref().cloned()
     }
 
     /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
-    pub(crate) fn answer(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
+    pub(crate) fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
         let FetchPages { request: number, root, wanted } = question;
         let found = self.states.iter().position(|served| served.root == root);
         let index = found.or_else(|| self.states.len().checked_sub(1));
@@ -262,7 +294,10 @@ impl Library {
             return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
         };
         if found.is_some() {
-            served.asked = Some(now);
+            match reader {
+                Reader::Peer => served.asked = Some(now),
+                Reader::Client => served.copied = Some(now),
+            }
         }
         let request = PageRequest { number, root, wanted };
         let PageAnswer { number, root, top, pages, values } =
@@ -274,9 +309,10 @@ impl Library {
     /// has changed.
     pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
         let newest = self.states.len().saturating_sub(1);
-        let in_use = |served: &Served| {
-            served.asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
+        let lately = |asked: Option<Nanoseconds>| {
+            asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
         };
+        let in_use = |served: &Served| lately(served.asked) || lately(served.copied);
         let mut index = 0;
         self.states.retain(|served| {
             index += 1;
@@ -286,8 +322,7 @@ impl Library {
             // The oldest has been asked for; one in between gives way.
             self.states.remove(1);
         }
-        let pinned =
-            self.states.front().filter(|served| in_use(served)).map(|served| Arc::clone(&served.tips));
+        let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
         let same = match (&self.pinned, &pinned) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             (None, None) => true,
@@ -303,6 +338,6 @@ impl Library {
     /// When a state may be let go of at the latest.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
         let asked = self.states.iter().filter_map(|served| served.asked).max()?;
-        self.pinned.is_some().then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
+        (self.states.len() > 1).then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
     }
 }

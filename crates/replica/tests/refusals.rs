@@ -157,6 +157,7 @@ fn every_reject_has_a_label_that_is_listed_once() {
         Reject::BatchFork,
         Reject::LaneBudget,
         Reject::FetchMismatch,
+        Reject::StatePage,
         Reject::ConsensusSignature,
         Reject::Handshake,
         Reject::Consensus(Consensus::Parent),

@@ -9,7 +9,7 @@ use quorate_wire::Kind;
 fn small(tuning: &mut Tuning) {
     tuning.checkpoint_interval = 4;
     tuning.window = 16;
-    tuning.lane_bytes_kept_max = 1;
+    tuning.lane_bytes_kept_max = 600;
     tuning.headers_kept_max = 4;
 }
 

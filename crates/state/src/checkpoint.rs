@@ -6,14 +6,15 @@
 //! written again, and the files are needed no more. Only then every node is visited; otherwise subtrees that are on
 //! disk are passed by.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
 use quorate_types::Digest;
 
-use crate::block::{self, Address, BlockKind, FILE_HEAD_BYTES};
+use crate::block::{self, Address, BlockKind};
+use crate::block_writer::BlockWriter;
 use crate::cache::{Cache, FileNumber, Place, PlaceEpoch};
 use crate::forest::Forest;
 use crate::frozen::Frozen;
@@ -70,6 +71,8 @@ pub struct Checkpoint {
     forest: Forest,
     /// A lower bound of what the state takes on disk.
     live_bytes_min: u64,
+    /// How much page files may take in all; once it is known.
+    disk_bytes_max: u64,
     phase: Phase,
     walk: Walk,
     /// The bytes of blocks that are not on disk.
@@ -120,7 +123,7 @@ impl PageStore {
         let manifest = checkpoint.manifest(self);
         let open = checkpoint.writer.file.map(|(file, _)| file);
         let open = open.or(self.open).filter(|file| !checkpoint.gone.contains(file));
-        self.install(&manifest, checkpoint.epoch, open)
+        self.install(&manifest, checkpoint.epoch, open, checkpoint.disk_bytes_max)
     }
 
     /// The checkpoint will not become durable. The next one writes everything anew.
@@ -145,6 +148,7 @@ impl Checkpoint {
             walk: Walk::over(&forest),
             forest,
             live_bytes_min,
+            disk_bytes_max: 0,
             phase: Phase::Measure,
             missing_bytes: 0,
             live: store.files.iter().map(|(number, file)| (*number, u64::from(file.live_bytes))).collect(),
@@ -252,12 +256,12 @@ impl Checkpoint {
             Exit::End => {
                 let bytes = store.bytes() + self.missing_bytes;
                 self.walk = Walk::over(&self.forest);
-                if bytes > 2 * self.live_bytes_min + u64::from(store.options.file_bytes_max) {
+                if bytes > store.bytes_max(self.live_bytes_min) {
                     self.missing_bytes = 0;
                     self.live.values_mut().for_each(|live| *live = 0);
                     self.phase = Phase::Count;
                 } else {
-                    self.make_room(store, 2 * self.live_bytes_min);
+                    self.make_room(store, self.live_bytes_min);
                     self.phase = Phase::Write;
                 }
             }
@@ -308,12 +312,12 @@ impl Checkpoint {
         self.gone = store.files.keys().copied().filter(dead).collect();
         let mut left: Vec<(FileNumber, u64, u64)> = store
             .files
-            .iter()
-            .filter(|(number, _)| !self.gone.contains(number))
-            .map(|(number, file)| (*number, u64::from(file.bytes), self.live[number]))
+            .keys()
+            .filter(|number| !self.gone.contains(number))
+            .map(|number| (*number, store.file_bytes(*number), self.live[number]))
             .collect();
         let mut bytes = left.iter().map(|(_, bytes, _)| bytes).sum::<u64>() + self.missing_bytes;
-        if bytes > 2 * live + u64::from(store.options.file_bytes_max) {
+        if bytes > store.bytes_max(live) {
             left.retain(|(number, ..)| store.open != Some(*number));
             // The least live share first, without fractions.
             left.sort_by(|(_, bytes, live), (_, other_bytes, other_live)| {
@@ -334,13 +338,13 @@ impl Checkpoint {
             self.live.values_mut().for_each(|live| *live = 0);
             self.writer.leave(&self.gone);
         }
-        self.make_room(store, 2 * live);
+        self.make_room(store, live);
     }
 
     /// Gives the older manifest up if this checkpoint would not fit beside it.
-    fn make_room(&mut self, store: &mut PageStore, bytes_max: u64) {
-        let bytes = store.disk_bytes() + self.missing_bytes;
-        if bytes > bytes_max + u64::from(store.options.file_bytes_max) {
+    fn make_room(&mut self, store: &mut PageStore, live_bytes: u64) {
+        self.disk_bytes_max = store.bytes_max(live_bytes);
+        if store.disk_bytes() + self.missing_bytes > self.disk_bytes_max {
             self.removal = Some(store.release()).filter(|removal| !removal.is_empty());
         }
     }
@@ -461,81 +465,4 @@ fn address_of_node(node: &Node, epoch: PlaceEpoch) -> Option<Address> {
 
 fn address_of_value(value: &crate::leaf::LongValue, epoch: PlaceEpoch) -> Option<Address> {
     address(&value.cache, block::block_bytes(0, value.bytes().len()), epoch)
-}
-
-/// Puts blocks one behind the other into page files.
-struct BlockWriter {
-    file_bytes_max: u32,
-    write_bytes: usize,
-    /// The file that is appended to, and its end.
-    file: Option<(FileNumber, u32)>,
-    /// What was not taken yet; each piece is of one file.
-    pieces: VecDeque<PageWrite>,
-    files: BTreeSet<FileNumber>,
-    /// The ends of all files that were appended to.
-    ends: BTreeMap<FileNumber, u32>,
-    written_bytes: u64,
-    /// Scratch space for a page.
-    page: Vec<u8>,
-}
-
-impl BlockWriter {
-    fn new(store: &PageStore) -> Self {
-        let file = store.open.and_then(|number| Some((number, store.files.get(&number)?.bytes)));
-        Self {
-            file_bytes_max: store.options.file_bytes_max,
-            write_bytes: store.options.write_bytes,
-            file,
-            pieces: VecDeque::new(),
-            files: BTreeSet::new(),
-            ends: BTreeMap::new(),
-            written_bytes: 0,
-            page: Vec::new(),
-        }
-    }
-
-    /// Appends no more to a file that goes.
-    fn leave(&mut self, gone: &BTreeSet<FileNumber>) {
-        self.file = self.file.filter(|(number, _)| !gone.contains(number));
-    }
-
-    /// Where the next block of so many bytes stands.
-    fn place(&mut self, bytes: u32, store: &mut PageStore) -> Place {
-        let fits = |end: u32| end.checked_add(bytes).is_some_and(|end| end <= self.file_bytes_max);
-        let (file, offset) = match self.file {
-            Some((file, end)) if fits(end) => (file, end),
-            _ => {
-                let file = store.begin_file();
-                let head = block::file_head(file).to_vec();
-                let offset = u32::try_from(FILE_HEAD_BYTES).expect("invariant: a head is short");
-                self.written_bytes += u64::from(offset);
-                self.pieces.push_back(PageWrite { file, offset: 0, bytes: head });
-                (file, offset)
-            }
-        };
-        let end = offset + bytes;
-        self.file = Some((file, end));
-        self.files.insert(file);
-        self.ends.insert(file, end);
-        store.grow_file(file, end);
-        Place { file, offset }
-    }
-
-    fn append(&mut self, place: Place, kind: BlockKind, addresses: &[Address], content: &[u8]) {
-        if !self.pieces.back().is_some_and(|piece| piece.file == place.file) {
-            let bytes = Vec::with_capacity(self.write_bytes + self.write_bytes / 4);
-            self.pieces.push_back(PageWrite { file: place.file, offset: place.offset, bytes });
-        }
-        let piece = self.pieces.back_mut().expect("invariant: just pushed");
-        let before = piece.bytes.len();
-        block::append_block(&mut piece.bytes, place, kind, addresses, content);
-        self.written_bytes += (piece.bytes.len() - before) as u64;
-    }
-
-    /// The next piece, if it is long enough, or no more will come to it.
-    fn take(&mut self, all: bool) -> Option<PageWrite> {
-        let first = self.pieces.front()?;
-        let whole = all || self.pieces.len() > 1 || first.bytes.len() >= self.write_bytes;
-        if whole { self.pieces.pop_front() } else { None }
-    }
 }

@@ -3,6 +3,8 @@
 use quorate_types::Digest;
 
 use crate::entries::Entries;
+use crate::leaf::VersionedRef;
+use crate::system::USER;
 use crate::totals::Totals;
 use crate::tree::Tree;
 
@@ -38,6 +40,11 @@ impl Frozen {
     #[must_use]
     pub fn entries(&self) -> Entries<'_> {
         self.tree.range(&[], &[])
+    }
+
+    /// Users' entries in key order, their keys as users know them.
+    pub fn user_entries(&self) -> impl Iterator<Item = (&[u8], VersionedRef<'_>)> {
+        self.tree.range(&[USER], &[]).map(|(key, entry)| (&key[1..], entry))
     }
 
     /// The page of the node at the end of `path`, the children's indices from the root down, or nothing if

@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod block;
+mod block_writer;
 mod builder;
 mod cache;
 mod checkpoint;

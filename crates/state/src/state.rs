@@ -92,6 +92,23 @@ impl State {
         Self::over(tree, sessions_max)
     }
 
+    /// The state before the first header of a cluster that begins with users' keys, all of version 0. Its root depends
+    /// on the order of the entries; replicas that are to agree take them in the order of their keys.
+    #[must_use]
+    pub fn beginning_with<'a>(
+        allowed_clients: impl IntoIterator<Item = [u8; 32]>,
+        entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Self {
+        let mut tree = Tree::default();
+        for client in allowed_clients {
+            tree.put(&system::client_key(&client), 0, &[]);
+        }
+        for (key, value) in entries {
+            tree.put(&system::user_key(key), 0, value);
+        }
+        Self::over(tree, limits::SESSIONS_MAX)
+    }
+
     /// The living state that continues a frozen one. Walks all entries.
     #[must_use]
     pub fn from_frozen(frozen: &Frozen, sessions_max: usize) -> Self {

@@ -4,9 +4,9 @@
 //! next: page files ([`Checkpoint::advance`](crate::Checkpoint::advance)), the manifest under its final name, its
 //! directory entry; then [`PageStore::on_durable`] says what may go: manifests first, then page files.
 //!
-//! The last two complete manifests are kept, and the last partial one above them. The page files of the newest
-//! manifest stay below twice what is live in them and one file. The one before it may hold more, at most what the
-//! last checkpoint replaced; it is given up before a checkpoint is written that would not fit beside it.
+//! Page files take at most twice what is live in the newest checkpoint, and one file. Up to that the last two complete
+//! manifests are kept, and the last partial one above them; the older is given up when both would take more, and
+//! before a checkpoint is written that would not fit beside it. While one is written, its blocks may come on top.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,10 +146,20 @@ impl PageStore {
         self.pages.values().map(|bytes| u64::from(*bytes)).sum()
     }
 
-    /// The bytes of the page files of the newest manifest.
+    /// The bytes of the page files of the newest manifest, with what a crash has left behind their ends.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.files.values().map(|file| u64::from(file.bytes)).sum()
+        self.files.keys().map(|number| self.file_bytes(*number)).sum()
+    }
+
+    /// The length of a page file on disk.
+    pub(crate) fn file_bytes(&self, number: FileNumber) -> u64 {
+        self.pages.get(&number).copied().map_or(0, u64::from)
+    }
+
+    /// What all page files may take when so many bytes are live.
+    pub(crate) fn bytes_max(&self, live_bytes: u64) -> u64 {
+        2 * live_bytes + u64::from(self.options.file_bytes_max)
     }
 
     pub(crate) fn next_manifest(&self) -> u64 {
@@ -181,6 +191,7 @@ impl PageStore {
         manifest: &Manifest,
         epoch: PlaceEpoch,
         open: Option<FileNumber>,
+        disk_bytes_max: u64,
     ) -> Removal {
         self.epoch = epoch;
         self.open = open;
@@ -190,7 +201,13 @@ impl PageStore {
             .map(|file| (file.number, FileUse { bytes: file.bytes, live_bytes: file.live_bytes }))
             .collect();
         self.keep(manifest);
-        self.retain(MANIFESTS_KEPT)
+        let mut removal = self.retain(MANIFESTS_KEPT);
+        if self.disk_bytes() > disk_bytes_max {
+            let Removal { manifests, pages } = self.retain(1);
+            removal.manifests.extend(manifests);
+            removal.pages.extend(pages);
+        }
+        removal
     }
 
     /// A checkpoint will not become durable: what it told nodes of their places is void.

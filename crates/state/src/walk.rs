@@ -28,39 +28,40 @@ struct Frame {
 /// The state of a walk.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    roots: std::vec::IntoIter<Arc<Node>>,
+    roots: Vec<Arc<Node>>,
+    next_root: usize,
     stack: Vec<Frame>,
 }
 
 impl Walk {
     pub(crate) fn over(forest: &Forest) -> Self {
-        let roots: Vec<_> = forest.trees.iter().map(|(_, node)| Arc::clone(node)).collect();
-        Self { roots: roots.into_iter(), stack: Vec::new() }
+        let roots = forest.trees.iter().map(|(_, node)| Arc::clone(node)).collect();
+        Self { roots, next_root: 0, stack: Vec::new() }
     }
 
     /// Goes on to the next node that is left; passes nodes by for which `enter` says no.
     pub(crate) fn next(&mut self, enter: impl Fn(&Node) -> bool) -> Exit {
         loop {
-            let node = match self.stack.last_mut() {
-                None => match self.roots.next() {
-                    None => return Exit::End,
-                    Some(root) => root,
-                },
-                Some(frame) => match &*frame.node {
-                    Node::Inner(inner) if frame.next < inner.children().len() => {
-                        let child = Arc::clone(&inner.children()[frame.next]);
-                        frame.next += 1;
-                        child
-                    }
-                    _ => {
-                        let frame = self.stack.pop().expect("invariant: there is a last one");
-                        return Exit::Node { node: frame.node, moved: frame.moved };
-                    }
+            let next = match self.stack.last() {
+                None => self.roots.get(self.next_root),
+                Some(Frame { node, next, .. }) => match &**node {
+                    Node::Inner(inner) => inner.children().get(*next),
+                    Node::Leaf(_) => None,
                 },
             };
-            if !enter(&node) {
-                return Exit::Passed;
+            let Some(next) = next else {
+                return match self.stack.pop() {
+                    Some(Frame { node, moved, .. }) => Exit::Node { node, moved },
+                    None => Exit::End,
+                };
+            };
+            // Looked at before it is shared: counting a node's users would take it from the caches of the cores.
+            let entered = enter(next).then(|| Arc::clone(next));
+            match self.stack.last_mut() {
+                None => self.next_root += 1,
+                Some(frame) => frame.next += 1,
             }
+            let Some(node) = entered else { return Exit::Passed };
             self.stack.push(Frame { node, next: 0, moved: false });
         }
     }

@@ -25,6 +25,10 @@ pub struct ClusterFile {
     /// cores of a replica when one connection's core is the bottleneck. Link `i` uses mesh port + `i`.
     #[serde(default = "one")]
     pub links: u8,
+    /// The root of the state that the cluster began with, 64 hexadecimal digits, when that was not the empty one:
+    /// written by `quorate restore`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub genesis_root: Option<String>,
     /// The public keys of the clients that may connect.
     pub clients: Vec<String>,
     /// The replicas, in the order of their ids.
@@ -59,6 +63,9 @@ pub enum ClusterFileError {
     /// The cluster id is malformed.
     #[error("cluster_id must be 64 hexadecimal digits; `quorate init` draws one")]
     ClusterId,
+    /// The root of the first state is malformed.
+    #[error("genesis_root must be 64 hexadecimal digits, as `quorate restore` writes it")]
+    GenesisRoot,
     /// There is no replica, or there are too many.
     #[error("{count} [[replica]] entries; a cluster has 1 to {}", limits::REPLICAS_MAX)]
     ReplicaCount {
@@ -218,6 +225,7 @@ pub struct ClusterConfig {
     cluster_id: [u8; 32],
     epoch: Epoch,
     links: u8,
+    genesis_root: Option<Digest>,
     members: Vec<Member>,
     clients: Vec<PublicKey>,
     quorums: Quorums,
@@ -237,6 +245,7 @@ impl ClusterConfig {
     pub fn check(file: &ClusterFile) -> Result<Self, ClusterFileError> {
         let mut cluster_id = [0; 32];
         hex::decode_to_slice(&file.cluster_id, &mut cluster_id).map_err(|_| ClusterFileError::ClusterId)?;
+        let genesis_root = file.genesis_root.as_deref().map(parse_root).transpose()?;
         if !(1..=limits::LINKS_MAX).contains(&usize::from(file.links)) {
             return Err(ClusterFileError::Links { links: file.links });
         }
@@ -263,28 +272,29 @@ impl ClusterConfig {
             .collect::<Result<Vec<_>, _>>()?;
         check_distinct_keys(&members, &clients)?;
         check_distinct_addresses(&members, file.links)?;
-        Ok(Self::assemble(cluster_id, Epoch(file.epoch), file.links, members, clients, Tuning::default()))
+        Ok(Self {
+            cluster_id,
+            epoch: Epoch(file.epoch),
+            links: file.links,
+            genesis_root,
+            quorums: Quorums::of(members.len()),
+            members,
+            clients,
+            tuning: Tuning::default(),
+            digest: Digest::ZERO,
+        }
+        .with_digest())
     }
 
-    fn assemble(
-        cluster_id: [u8; 32],
-        epoch: Epoch,
-        links: u8,
-        members: Vec<Member>,
-        clients: Vec<PublicKey>,
-        tuning: Tuning,
-    ) -> Self {
-        let quorums = Quorums::of(members.len());
-        let mut config =
-            Self { cluster_id, epoch, links, members, clients, quorums, tuning, digest: Digest::ZERO };
-        config.digest = config.compute_digest();
-        config
+    fn with_digest(mut self) -> Self {
+        self.digest = self.compute_digest();
+        self
     }
 
     /// The same cluster with other figures, for the simulator.
     #[must_use]
     pub fn with_tuning(self, tuning: Tuning) -> Self {
-        Self::assemble(self.cluster_id, self.epoch, self.links, self.members, self.clients, tuning)
+        Self { tuning, ..self }.with_digest()
     }
 
     /// Addresses are left out: moving a replica to another host changes nothing that is signed.
@@ -303,6 +313,9 @@ impl ClusterConfig {
         writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
+        if let Some(root) = &self.genesis_root {
+            writer.digest(root);
+        }
         writer.finish()
     }
 
@@ -316,6 +329,12 @@ impl ClusterConfig {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The root of the state that the cluster began with; nothing when that was the empty one.
+    #[must_use]
+    pub fn genesis_root(&self) -> Option<Digest> {
+        self.genesis_root
     }
 
     /// The number of links between each pair of replicas.
@@ -390,6 +409,12 @@ impl ClusterConfig {
     }
 }
 
+fn parse_root(text: &str) -> Result<Digest, ClusterFileError> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).map_err(|_| ClusterFileError::GenesisRoot)?;
+    Ok(Digest(bytes))
+}
+
 fn parse_key(text: &str, field: &str) -> Result<PublicKey, ClusterFileError> {
     PublicKey::from_hex(text).map_err(|source| ClusterFileError::Key { field: field.to_owned(), source })
 }
@@ -443,6 +468,7 @@ mod tests {
             cluster_id: "ab".repeat(32),
             epoch: 0,
             links: 2,
+            genesis_root: None,
             clients: vec![key(200)],
             replicas: (0..replicas)
                 .map(|id| ReplicaEntry {
@@ -475,6 +501,7 @@ mod tests {
     #[test]
     fn every_mistake_is_named_with_its_remedy() {
         assert!(complaint(|file| file.cluster_id.truncate(3)).contains("64 hexadecimal"));
+        assert!(complaint(|file| file.genesis_root = Some("12".to_owned())).contains("genesis_root"));
         assert!(complaint(|file| file.replicas[2].id = 1).contains("give it id 2"));
         assert!(complaint(|file| file.replicas[2].key = key(1)).contains("replica 1 and replica 2"));
         assert!(complaint(|file| file.clients[0] = key(3)).contains("replica 3 and clients[0]"));
@@ -496,5 +523,10 @@ mod tests {
         let mut other = file(4);
         other.clients.push(key(201));
         assert_ne!(ClusterConfig::check(&other).unwrap().digest(), base.digest());
+        let mut restored = file(4);
+        restored.genesis_root = Some("cd".repeat(32));
+        let restored = ClusterConfig::check(&restored).unwrap();
+        assert_ne!(restored.digest(), base.digest());
+        assert_eq!(restored.genesis_root(), Some(Digest([0xcd; 32])));
     }
 }

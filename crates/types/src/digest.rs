@@ -42,6 +42,8 @@ pub enum Domain {
     Signatures = 13,
     /// The summaries with which a view begins.
     NewView = 14,
+    /// A file of a backup.
+    BackupFile = 15,
 }
 
 impl Domain {

@@ -48,7 +48,7 @@ pub const WINDOW: u64 = 8192;
 /// After so many headers the state is checkpointed and voted on. Two fit into the window.
 pub const CHECKPOINT_INTERVAL: u64 = 2048;
 /// After so many bytes of batches, too.
-pub const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
+pub const CHECKPOINT_BYTES: u64 = 128 * 1024 * 1024;
 /// The largest frame payload on a link between replicas or from an authenticated client, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest frame payload before a handshake is complete, in bytes.

@@ -101,10 +101,14 @@ kinds! {
     ViewChange = 57,
     /// The primary of a view says where it begins.
     NewView = 58,
-    /// Asks for pages of the state's tree by digest.
+    /// Asks for pages of the state's tree by digest; peers and clients do.
     FetchPages = 64,
     /// Pages of the state's tree.
     FetchedPages = 65,
+    /// Client to replica: asks for the certificate of a state whose pages it can fetch.
+    FetchCertificate = 66,
+    /// Replica to client: the certificate of its newest durable state.
+    FetchedCertificate = 67,
 }
 
 /// A frame in borrowed memory, its checksums verified.

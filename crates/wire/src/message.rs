@@ -7,16 +7,17 @@
 
 use crate::batch::parse_head;
 use crate::summary::{PreparedCertificate, SuspectReason, ViewChangeSummary};
-use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position, Statement};
 use quorate_types::{
-    BundleNumber, Digest, LaneId, LaneNumber, LinkId, PageName, ReplicaId, Seq, SessionId, Signature, View,
-    limits,
+    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, LinkId, PageName, ReplicaId, Seq, SessionId,
+    Signature, View, limits,
 };
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A message that travels as one frame of its own kind.
 pub trait Message: Sized {
@@ -310,6 +311,20 @@ messages! {
         values: Vec<Vec<u8>>,
     } check |message| within("fetched pages", message.pages.len() + message.values.len(), limits::FETCH_PAGES_MAX);
 
+    /// Asks for the certificate of the newest state that the receiver has durably and can serve.
+    FetchCertificate {
+        /// Repeated in the answer.
+        request: u64,
+    } check |_| Ok(());
+
+    /// The certificate of the newest state that the sender has durably and can serve.
+    FetchedCertificate {
+        /// The number of the request.
+        request: u64,
+        /// The certificate; nothing if there is no such state.
+        certificate: Option<CheckpointCertificate>,
+    } check |message| check_certificates(None, message.certificate.as_ref());
+
     /// A wish for the view after `view`.
     Suspect {
         /// The view that is to end.
@@ -358,6 +373,19 @@ messages! {
         within("summaries", message.summaries.len(), limits::REPLICAS_MAX)?;
         check_certificates(message.prepared.as_ref(), message.stable.as_ref())
     };
+}
+
+impl CheckpointCertificate {
+    /// The number of distinct replicas that have signed it; it proves what it says when they are a quorum.
+    #[must_use]
+    pub fn signers(&self, config: &ClusterConfig) -> usize {
+        let Self { position, root, next_config, signatures } = self;
+        let statement = Statement::checkpoint(config, position.seq, &position.digest, root, next_config);
+        let genuine = signatures
+            .iter()
+            .filter(|(signer, signature)| statement.is_signed_by_replica(config, *signer, signature));
+        genuine.map(|(signer, _)| *signer).collect::<BTreeSet<ReplicaId>>().len()
+    }
 }
 
 impl ViewChange {

@@ -43,6 +43,7 @@ pub fn config_with_links(replicas: u8, links: u8) -> ClusterConfig {
         cluster_id: "5a".repeat(32),
         epoch: 0,
         links,
+        genesis_root: None,
         clients: (0..8).map(|number| client_key_number(number).public().to_hex()).collect(),
         replicas: (0..replicas).map(entry).collect(),
     };

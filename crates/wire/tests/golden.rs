@@ -10,9 +10,9 @@ use quorate_types::{
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, Report, ReportRequest,
-    Status, encode_fetched_batches,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
+    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message,
+    PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -21,6 +21,15 @@ use quorate_wire::{
     StatementKind, batch, bundle, handshake, header,
 };
 use std::sync::Arc;
+
+fn sample_certificate() -> CheckpointCertificate {
+    CheckpointCertificate {
+        position: position(1),
+        root: digest(2),
+        next_config: digest(3),
+        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
+    }
+}
 
 /// Lines of 32 bytes, so that a difference can be found.
 fn hex(bytes: &[u8]) -> String {
@@ -93,7 +102,7 @@ fn digests() {
     check(
         config(4).digest().0,
         expect![[r#"
-            a42f5f80ba4d5477a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb
+            7fd14bc36d993c1b4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa
         "#]],
     );
     check(
@@ -105,7 +114,7 @@ fn digests() {
     check(
         header::genesis(config(4).digest()).digest.0,
         expect![[r#"
-            4b001ed0a68c54d350c1fc782ccf8e3c3d6bd0403cce3268a292a19874887f15
+            528800ade5136f2ff273607803152df69d58f2d972d097cb412926b9c05c5f80
         "#]],
     );
     check(
@@ -125,13 +134,13 @@ fn digests() {
     check(
         batch.digest.0,
         expect![[r#"
-            30b21fada55d1b739ec845355925d9f2602d578bbe63139018ef5d6dbed05e2e
+            b7b137699037725be464d81fd57116af004dc6629a4f61a5c2427c3c987e01c7
         "#]],
     );
     check(
         batch.chain().0,
         expect![[r#"
-            821204346c139a97db991b8fa6a7751cf15a1a92fa3c794ad9ef2c079018224d
+            8b920b15fe11f01e7844749d394241b993bf83f5513729cffa42622da8d3dd84
         "#]],
     );
     assert_eq!(batch::parse_head(&bytes), Ok(batch.head));
@@ -151,8 +160,8 @@ fn statements() {
         listener.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0101010101010101
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0101010101010101
             01010101010101010101010101010101010101010101010101
         "#]],
     );
@@ -161,8 +170,8 @@ fn statements() {
         dialer.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0201010101010101
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0201010101010101
             01010101010101010101010101010101010101010101010101
         "#]],
     );
@@ -171,8 +180,8 @@ fn statements() {
         bundle.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0301010101010101
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0301010101010101
             0101010101010101010101010101010101010101010101010102020202020202
             0202020202020202020202020202020202020202020202020203000000000000
             0004040404040404040404040404040404040404040404040404040404040404
@@ -183,8 +192,8 @@ fn statements() {
         Statement::pre_prepare(&config, View(1), Seq(2), &digest(3)).as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0401000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0401000000000000
             0002000000000000000303030303030303030303030303030303030303030303
             030303030303030303
         "#]],
@@ -194,8 +203,8 @@ fn statements() {
         prepare.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0501000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0501000000000000
             0002000000000000000200000000000000030303030303030303030303030303
             0303030303030303030303030303030303040404040404040404040404040404
             0404040404040404040404040404040404
@@ -206,8 +215,8 @@ fn statements() {
         checkpoint.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000a42f5f80ba4d5477
-            a56bf7f2a720c677b22c5d8e2d6e1896e58ea0c7e4bfb7cb0601000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
+            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0601000000000000
             0002020202020202020202020202020202020202020202020202020202020202
             0203030303030303030303030303030303030303030303030303030303030303
             0304040404040404040404040404040404040404040404040404040404040404
@@ -217,8 +226,8 @@ fn statements() {
     check(
         checkpoint.sign(&replica_key(1)).0,
         expect![[r#"
-            07b762753bdf5ce05577c0b97a983ef60d70f28a04044317fdadf0fb393726b0
-            4b5d012089ef54b7b914a2e2b971784dbcce389761c088aebf659d04728abc08
+            fe610d24f5b06f58888b882173a94cd9118909bb51a58747a9b1ee475357acfd
+            1babd1511b91267432e524310a6767a7ff0c8b55d59429ab2ce38c7bab49900f
         "#]],
     );
 }
@@ -230,9 +239,9 @@ fn bundles_and_batches() {
         expect![[r#"
             97ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b3f4303
             c274c76dcc2b41410cc2208b197436d9a6ce02f04375fe6b2a33a2883a6534bc
-            0300000000000000fb2c839e7b7aea063e82453995d943c03b9e51b59bc4f4af
-            61ef6dc24a3e56a3c286c0a8c708d290a4a1e4511f0645813a42cae1ee898cb6
-            d84d8c4949ca260b6b76616c75656b65792074686174206973206e6f74207368
+            0300000000000000700877763dd6be41323d8918fc6c890cc14afa2c42da6012
+            f8ac120853be2d2d99f9c3056e98a27854aabdf3a160ef0308a7ede4849f4995
+            2c93fc54280c48026b76616c75656b65792074686174206973206e6f74207368
             6f727402e4ffffff01000000ddffffff0500000003090000000000000001d0ff
             ffff150000000000000000000000000000000000000000ccffffff02000000
         "#]],
@@ -243,9 +252,9 @@ fn bundles_and_batches() {
             0100000001000000020000000000000003030303030303030303030303030303
             03030303030303030303030303030303df00000097ffc883c80bee7237ef95d9
             b9b703d4ad63e60a21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b
-            197436d9a6ce02f04375fe6b2a33a2883a6534bc0300000000000000fb2c839e
-            7b7aea063e82453995d943c03b9e51b59bc4f4af61ef6dc24a3e56a3c286c0a8
-            c708d290a4a1e4511f0645813a42cae1ee898cb6d84d8c4949ca260b6b76616c
+            197436d9a6ce02f04375fe6b2a33a2883a6534bc030000000000000070087776
+            3dd6be41323d8918fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c305
+            6e98a27854aabdf3a160ef0308a7ede4849f49952c93fc54280c48026b76616c
             75656b65792074686174206973206e6f742073686f727402e4ffffff01000000
             ddffffff0500000003090000000000000001d0ffffff15000000000000000000
             0000000000000000000000ccffffff02000000
@@ -255,22 +264,22 @@ fn bundles_and_batches() {
     check(
         encode_fetched_batches(lane(1, 2), [&batch[..], &batch[..]].into_iter()),
         expect![[r#"
-            3202000023000100a0039a274e6a099501020000130100000100000001000000
+            32020000230001004f04016155cdb12a01020000130100000100000001000000
             0200000000000000030303030303030303030303030303030303030303030303
             0303030303030303df00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a
             21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f0
-            4375fe6b2a33a2883a6534bc0300000000000000fb2c839e7b7aea063e824539
-            95d943c03b9e51b59bc4f4af61ef6dc24a3e56a3c286c0a8c708d290a4a1e451
-            1f0645813a42cae1ee898cb6d84d8c4949ca260b6b76616c75656b6579207468
+            4375fe6b2a33a2883a6534bc0300000000000000700877763dd6be41323d8918
+            fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3
+            a160ef0308a7ede4849f49952c93fc54280c48026b76616c75656b6579207468
             6174206973206e6f742073686f727402e4ffffff01000000ddffffff05000000
             03090000000000000001d0ffffff150000000000000000000000000000000000
             000000ccffffff02000000130100000100000001000000020000000000000003
             03030303030303030303030303030303030303030303030303030303030303df
             00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b
             3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f04375fe6b2a33a2883a
-            6534bc0300000000000000fb2c839e7b7aea063e82453995d943c03b9e51b59b
-            c4f4af61ef6dc24a3e56a3c286c0a8c708d290a4a1e4511f0645813a42cae1ee
-            898cb6d84d8c4949ca260b6b76616c75656b65792074686174206973206e6f74
+            6534bc0300000000000000700877763dd6be41323d8918fc6c890cc14afa2c42
+            da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3a160ef0308a7ede484
+            9f49952c93fc54280c48026b76616c75656b65792074686174206973206e6f74
             2073686f727402e4ffffff01000000ddffffff05000000030900000000000000
             01d0ffffff150000000000000000000000000000000000000000ccffffff0200
             0000
@@ -651,14 +660,8 @@ fn messages_of_consensus() {
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
     "#]],
     );
-    let certificate = CheckpointCertificate {
-        position: position(1),
-        root: digest(2),
-        next_config: digest(3),
-        signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
-    };
     check(
-        certificate.encode(),
+        sample_certificate().encode(),
         expect![[r#"
         f200000034000100f10d003a7ba086ca00eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
         eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
@@ -723,6 +726,27 @@ fn messages_of_consensus() {
         080808080808080808080808080808080882ffffff02000000
     "#]],
     );
+    check(FetchCertificate { request: 7 }.encode(), expect![[r#"
+        08000000420001008eb7717643ea18370700000000000000
+    "#]]);
+    check(FetchedCertificate { request: 7, certificate: None }.encode(), expect![[r#"
+        79000000430001003fe2defd6ec53a4507000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        0000000000000000000000000000000000000000000000000000000000000000
+        000000000000000000
+    "#]]);
+    check(FetchedCertificate { request: 7, certificate: Some(sample_certificate()) }.encode(), expect![[r#"
+        fb000000430001003e6be34f78f6b9f600eeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee02eeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee0700000000000000010100000000
+        0000000101010101010101010101010101010101010101010101010101010101
+        0101010202020202020202020202020202020202020202020202020202020202
+        0202020303030303030303030303030303030303030303030303030303030303
+        0303030dffffff02000000
+    "#]]);
     check(
         FetchedPages {
             request: 7,
@@ -750,9 +774,9 @@ fn handshakes() {
     check(
         &hello,
         expect![[r#"
-            8300000001000100e7c399dd14efb4a05a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5aa42f5f80ba4d5477a56bf7f2a720c677
-            b22c5d8e2d6e1896e58ea0c7e4bfb7cbff000197ffc883c80bee7237ef95d9b9
+            83000000010001000b4a3522640c6def5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a7fd14bc36d993c1b4c3911a4bd9bd460
+            179cffb1be4ea98b067e410f3ba244aaff000197ffc883c80bee7237ef95d9b9
             b703d4ad63e60a21e605867682b75b8b3f430301010101010101010101010101
             01010101010101010101010101010101010101
         "#]],
@@ -762,19 +786,19 @@ fn handshakes() {
     check(
         &challenge,
         expect![[r#"
-            6000000002000100d62634df24620a6702020202020202020202020202020202
-            0202020202020202020202020202020226259ad8b3cedae53a2d5f3001c17fa6
-            e086093081ae4df49be941e60addb6d1b05c474061be78731c7d6eaa1fd2f7e8
-            3a2d58acc0442b2947eb37803f859500
+            60000000020001006b2de15b0690e2aa02020202020202020202020202020202
+            02020202020202020202020202020202521c4a3aa753604aa445c67bb6119a2c
+            aba7d1be27eb9954ccf1cc92f7c9823752e52cea555222b3f168664deba76f28
+            12664a0e49e453acd6958b54b5762004
         "#]],
     );
     let Ok(DialerStep::Send(proof)) = dialer.on_frame(challenge.as_frame_ref()) else { panic!() };
     check(
         &proof,
         expect![[r#"
-            4000000003000100e8be2d80b203b46d41f76a9a6f97485929597b1813613802
-            e4a0eba57452a9f458a060165d486bcb2f5d8d67d2e2eeffb03d2749e1315156
-            1ba44d6895aba61ef67f9b7b25742207
+            400000000300010090ea3eb212a3f4fdc060a7f0ed0ddb3adcde7bd6cafc5ff8
+            426245435678329296cca83b4e3b8aa7a0c44f712cc80e1ae1c06d8b803e93d2
+            198aa59d78f259a659c169591877ca0b
         "#]],
     );
     let Ok(ListenerStep::Done(welcome, _)) = listener.on_frame(proof.as_frame_ref()) else { panic!() };
@@ -858,6 +882,8 @@ fn kinds_keep_their_numbers() {
         NewView = 58
         FetchPages = 64
         FetchedPages = 65
+        FetchCertificate = 66
+        FetchedCertificate = 67
     "#]]
     .assert_eq(&list);
 }

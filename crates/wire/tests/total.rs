@@ -11,9 +11,10 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchHeaders,
-    FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView, PrePrepare, Prepare, Report,
-    ReportRequest, Status, Suspect, ViewChange, decode_fetched_batches, encode_fetched_batches,
+    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
+    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView,
+    PrePrepare, Prepare, Report, ReportRequest, Status, Suspect, ViewChange, decode_fetched_batches,
+    encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -101,6 +102,8 @@ fn decode(kind: Kind, payload: &[u8]) -> Result<(), String> {
         Kind::FetchedHeaders => read::<FetchedHeaders>(frame),
         Kind::FetchPages => read::<FetchPages>(frame),
         Kind::FetchedPages => read::<FetchedPages>(frame),
+        Kind::FetchCertificate => read::<FetchCertificate>(frame),
+        Kind::FetchedCertificate => read::<FetchedCertificate>(frame),
         Kind::Suspect => read::<Suspect>(frame),
         Kind::ViewChange => read::<ViewChange>(frame),
         Kind::NewView => read::<NewView>(frame),
@@ -203,7 +206,7 @@ fn fetch_pages(request: u64, root: Digest, path: &[u8]) -> FetchPages {
 }
 
 fn fetched_pages(request: u64, root: Digest, bytes: Vec<u8>) -> FetchedPages {
-    let top = (request % 2 == 0).then_some((3, root));
+    let top = request.is_multiple_of(2).then_some((3, root));
     FetchedPages { request, root, top, pages: vec![bytes.clone(), Vec::new()], values: vec![bytes] }
 }
 
@@ -254,7 +257,12 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             encoded(&Prepare { view, lo, digests: vec![digest; 3], signature }),
             encoded(&Commit { view, position }),
             encoded(&Checkpoint { position, root, next_config, signature }),
-            encoded(&CheckpointCertificate { position, root, next_config, signatures }),
+            encoded(&CheckpointCertificate { position, root, next_config, signatures: signatures.clone() }),
+            encoded(&FetchCertificate { request: number }),
+            encoded(&FetchedCertificate {
+                request: number,
+                certificate: Some(CheckpointCertificate { position, root, next_config, signatures }),
+            }),
             encoded(&Status {
                 view,
                 entered: number % 2 == 0,
@@ -400,6 +408,11 @@ proptest! {
         round_trip(&FetchHeaders { last: position, above: seq });
         round_trip(&fetch_pages(number, digest, &bytes));
         round_trip(&fetched_pages(number, digest, bytes));
+        round_trip(&FetchCertificate { request: number });
+        round_trip(&FetchedCertificate { request: number, certificate: None });
+        let signatures = vec![(ReplicaId(0), signature), (ReplicaId(99), signature)];
+        let certificate = CheckpointCertificate { position, root: digest, next_config: other.digest, signatures };
+        round_trip(&FetchedCertificate { request: number, certificate: Some(certificate) });
         round_trip(&FetchedHeaders { headers: vec![header.clone(), header.clone()] });
         round_trip(&Suspect { view, reason: SuspectReason::NoNewView, signature });
         round_trip(&view_change(view, &header, position, signature));

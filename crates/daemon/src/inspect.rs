@@ -1,0 +1,357 @@
+//! Looking at a data directory without changing anything: what is in it, whether it is sound, and what a replica that
+//! starts on it would do.
+//!
+//! Nothing is locked and nothing is written. While a replica runs on the directory, what it is writing may look torn.
+//! All records of a log are in memory while it is looked at, and so is each checkpoint while it is verified.
+
+use crate::data_directory::{self, DirectoryError, Identity, Look, Role};
+use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
+use crate::segment_files;
+use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
+use quorate_state::{LoadFigures, Manifest};
+use quorate_types::{CoreId, Digest};
+use quorate_wire::message::CheckpointCertificate;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is in a data directory.
+#[derive(Debug)]
+pub struct Inspection {
+    path: PathBuf,
+    look: Look,
+    logs: Vec<LogFound>,
+    checkpoints: Vec<CheckpointFound>,
+    /// Why the checkpoints could not be listed.
+    unlisted: Option<FolderError>,
+    /// Whether every record is told.
+    records: bool,
+}
+
+#[derive(Debug)]
+struct LogFound {
+    core: CoreId,
+    path: PathBuf,
+    scan: io::Result<Scan>,
+}
+
+#[derive(Debug)]
+struct CheckpointFound {
+    number: u64,
+    verified: Result<(Manifest, LoadFigures), FolderError>,
+}
+
+/// Looks at the data directory at `path`; with `records`, every record of its logs is told.
+///
+/// # Errors
+/// When the directory itself cannot be read. What is wrong with its content is part of what is found.
+pub fn inspect(path: &Path, records: bool) -> Result<Inspection, DirectoryError> {
+    let look = data_directory::look(path)?;
+    let mut logs = Vec::new();
+    if let Ok(identity) = &look.identity {
+        for (core, path) in &look.logs {
+            let scan = segment_files::read_log(path, identity.log(*core), false);
+            logs.push(LogFound { core: *core, path: path.clone(), scan });
+        }
+    }
+    let mut folder = PageFolder::for_reading(&look.pages);
+    let (mut checkpoints, mut unlisted) = (Vec::new(), None);
+    match folder.list() {
+        Ok(listing) => {
+            for number in listing.manifests {
+                let verified = verify_checkpoint(&mut folder, number);
+                checkpoints.push(CheckpointFound { number, verified });
+            }
+        }
+        Err(error) if look.identity.is_ok() => unlisted = Some(error),
+        Err(_) => {}
+    }
+    Ok(Inspection { path: path.to_owned(), look, logs, checkpoints, unlisted, records })
+}
+
+impl Inspection {
+    /// Everything that is damaged, a line each. A torn tail is none: it is what a crash leaves.
+    #[must_use]
+    pub fn damages(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        match &self.look.identity {
+            Err(reason) => found.push(format!("the directory does not tell whose it is: {reason}")),
+            Ok(_) => {
+                found.extend(self.look.bad_copies.iter().map(|name| format!("{name} is missing or damaged")));
+            }
+        }
+        if let Some(name) = &self.look.foreign {
+            found.push(format!("{name:?} is no part of a replica's data"));
+        }
+        for log in &self.logs {
+            let path = log.path.display();
+            let scan = match &log.scan {
+                Ok(scan) => scan,
+                Err(error) => {
+                    found.push(format!("{path}: cannot be read: {error}"));
+                    continue;
+                }
+            };
+            if !matches!(scan.damage, Damage::None | Damage::TornTail(_)) {
+                found.push(format!("{path}: {}", scan.damage));
+            }
+            let repaired = repaired_after_it_was_durable(scan);
+            if repaired > 0 {
+                found.push(format!("{path}: {repaired} groups have one bad copy; the other one serves"));
+            }
+            if scan.misdirected > 0 {
+                found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
+            }
+        }
+        found.extend(self.unlisted.iter().map(ToString::to_string));
+        let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
+        found.extend(errors.map(ToString::to_string));
+        found
+    }
+
+    /// What a replica that starts on the directory would do, a sentence each.
+    #[must_use]
+    pub fn verdict(&self) -> Vec<String> {
+        let Ok(identity) = &self.look.identity else {
+            let reason = "its votes may be lost";
+            return vec![format!("A replica that starts on it goes on as a learner, because {reason}.")];
+        };
+        if let Some(name) = &self.look.foreign {
+            return vec![format!("No replica starts on it, because of {name:?}.")];
+        }
+        let mut found = vec![self.votes(identity)];
+        for (log, scan) in self.scans() {
+            let core = log.core;
+            if let Some(torn) = &scan.torn {
+                found.push(format!(
+                    "It drops the torn tail of the log of core {core}, of which nobody was told that it is durable: \
+                     {} groups from segment {} offset {} on.",
+                    torn.groups, torn.segment, torn.offset
+                ));
+            }
+            let lost: u64 = scan.lost.iter().map(|lost| lost.last.0 - lost.first.0 + 1).sum();
+            if lost > 0 && !scan.votes_are_lost() {
+                found
+                    .push(format!("It fetches {lost} batches of core {core} from other replicas as needed."));
+            }
+        }
+        found.push(self.state());
+        found
+    }
+
+    fn scans(&self) -> impl Iterator<Item = (&LogFound, &Scan)> {
+        self.logs.iter().filter_map(|log| Some((log, log.scan.as_ref().ok()?)))
+    }
+
+    fn votes(&self, identity: &Identity) -> String {
+        if let Role::Learner { reason } = &identity.role {
+            return format!("A replica that starts on it goes on as a learner, because {reason}.");
+        }
+        if let Some(log) = self.logs.iter().find(|log| log.scan.is_err()) {
+            return format!("No replica starts on it, because {} cannot be read.", log.path.display());
+        }
+        match self.scans().find(|(_, scan)| scan.votes_are_lost()) {
+            Some((log, scan)) => format!(
+                "A replica that starts on it becomes a learner, because of {}: {}.",
+                log.path.display(),
+                scan.damage
+            ),
+            None => "A replica that starts on it goes on and votes.".to_owned(),
+        }
+    }
+
+    fn state(&self) -> String {
+        let stable = self.newest_certificate().map_or(0, |certificate| certificate.position.seq.0);
+        let whole = self.checkpoints.iter().rev().filter_map(|found| found.verified.as_ref().ok());
+        match whole.map(|(manifest, _)| manifest).find(|manifest| manifest.complete) {
+            Some(manifest) if manifest.head.seq.0 >= stable => {
+                format!("It begins with the state after seq {}.", manifest.head.seq)
+            }
+            Some(manifest) => format!(
+                "It begins with the state after seq {}, and takes that after seq {stable} from other replicas if they \
+                 do not keep what is between.",
+                manifest.head.seq
+            ),
+            None if stable == 0 => "It begins with the empty state.".to_owned(),
+            None => format!(
+                "It has no checkpoint that is whole, and takes the state after seq {stable}, or a later one, from other \
+                 replicas."
+            ),
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.scans().flat_map(|(_, scan)| scan.records.iter().map(|(_, _, record)| record))
+    }
+
+    fn certificates(&self) -> impl Iterator<Item = &Arc<CheckpointCertificate>> {
+        self.records().filter_map(|record| match record {
+            Record::Checkpoint(certificate) => Some(certificate),
+            _ => None,
+        })
+    }
+
+    fn newest_certificate(&self) -> Option<&Arc<CheckpointCertificate>> {
+        self.certificates().max_by_key(|certificate| certificate.position.seq)
+    }
+
+    fn write_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.path.display())?;
+        if let Some(holder) = &self.look.holder {
+            writeln!(f, "  in use by {holder}: what it is writing now may look torn")?;
+        }
+        match &self.look.identity {
+            Err(reason) => writeln!(f, "  whose it is cannot be told: {reason}"),
+            Ok(identity) => {
+                let Identity { cluster_id, configuration, replica, role, .. } = identity;
+                writeln!(f, "  replica {replica} of cluster {}", Digest(*cluster_id).to_hex())?;
+                writeln!(f, "  configuration {configuration}")?;
+                match role {
+                    Role::Founding => writeln!(f, "  role: it has all its votes since the cluster began"),
+                    Role::Learner { reason } => writeln!(f, "  role: learner, because {reason}"),
+                }
+            }
+        }
+    }
+
+    fn write_log(&self, f: &mut fmt::Formatter<'_>, log: &LogFound) -> fmt::Result {
+        writeln!(f, "log of core {}: {}", log.core, log.path.display())?;
+        let scan = match &log.scan {
+            Ok(scan) => scan,
+            Err(error) => return writeln!(f, "  it cannot be read: {error}"),
+        };
+        if self.records {
+            return scan.describe().to_string().lines().try_for_each(|line| writeln!(f, "  {line}"));
+        }
+        for segment in &scan.segments {
+            writeln!(f, "  {}", Summary { scan, segment })?;
+        }
+        for (journal, last) in &scan.last {
+            writeln!(f, "  journal {journal}: last {last}, trimmed up to {}", scan.trimmed(*journal))?;
+        }
+        writeln!(f, "  groups up to {}, durable up to {} for sure", scan.last_group, scan.watermark)?;
+        scan.lost.iter().try_for_each(|lost| writeln!(f, "  lost: {lost}"))?;
+        scan.torn.iter().try_for_each(|torn| writeln!(f, "  dropped: {torn}"))?;
+        if scan.repaired > 0 {
+            writeln!(f, "  groups with one bad copy, of which the other serves: {}", scan.repaired)?;
+        }
+        writeln!(f, "  damage: {}", scan.damage)
+    }
+
+    /// The records of which a replica must not forget the highest.
+    fn write_highest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let highest = |kind: RecordKind| {
+            let of_kind = self.records().filter(move |record| record.kind() == kind);
+            of_kind.max_by_key(|record| rank(record))
+        };
+        let kinds = RecordKind::ALL.into_iter().filter(|kind| kind.is_critical());
+        let mut found = kinds.filter_map(highest).peekable();
+        if found.peek().is_some() {
+            writeln!(f, "the highest of each kind of record that must not be forgotten:")?;
+        }
+        found.try_for_each(|record| writeln!(f, "  {record}"))
+    }
+
+    fn write_checkpoint(&self, f: &mut fmt::Formatter<'_>, found: &CheckpointFound) -> fmt::Result {
+        let (manifest, figures) = match &found.verified {
+            Ok(verified) => verified,
+            Err(error) => return writeln!(f, "checkpoint {:08}: {error}", found.number),
+        };
+        let what = if manifest.complete { "whole" } else { "partly received" };
+        let (seq, root) = (manifest.head.seq, manifest.root);
+        writeln!(f, "checkpoint {:08}: {what}, after seq {seq}, root {root}", found.number)?;
+        let (files, bytes, live) = (manifest.files.len(), manifest.bytes(), manifest.live_bytes());
+        writeln!(f, "  page files {files}, bytes {bytes}, of which at most {live} live")?;
+        let (blocks, read) = (figures.blocks, figures.block_bytes);
+        writeln!(f, "  every block was read and fits the root: blocks {blocks}, bytes {read}")?;
+        if !manifest.complete {
+            return Ok(());
+        }
+        let same = |certificate: &&Arc<CheckpointCertificate>| certificate.position.seq == seq;
+        match self.certificates().find(same) {
+            Some(certificate) if certificate.root == root => {
+                writeln!(f, "  certified by {} replicas", certificate.signatures.len())
+            }
+            Some(certificate) => {
+                writeln!(f, "  the log has a certificate of ANOTHER root, {}", certificate.root)
+            }
+            None => writeln!(f, "  its certificate is not in the log"),
+        }
+    }
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_identity(f)?;
+        self.logs.iter().try_for_each(|log| self.write_log(f, log))?;
+        self.write_highest(f)?;
+        self.checkpoints.iter().try_for_each(|found| self.write_checkpoint(f, found))?;
+        if self.checkpoints.is_empty() {
+            writeln!(f, "no checkpoints")?;
+        }
+        let damages = self.damages();
+        damages.iter().try_for_each(|damage| writeln!(f, "DAMAGED: {damage}"))?;
+        let verdict = self.verdict().join(" ");
+        let state = if damages.is_empty() { "Sound." } else { "Damaged." };
+        writeln!(f, "{state} {verdict}")
+    }
+}
+
+/// What orders records of one kind.
+fn rank(record: &Record) -> (u64, u64) {
+    match record {
+        Record::Batch(_) => (0, 0),
+        Record::Accept { view, header, .. } => (view.0, header.seq.0),
+        Record::Prepared { view, position, .. } => (view.0, position.seq.0),
+        Record::Checkpoint(certificate) => (certificate.position.seq.0, 0),
+        Record::ViewState { view } | Record::EnterView { view, .. } => (view.0, 0),
+    }
+}
+
+/// The number of groups of which one copy went bad after all of them was durable; before that, a crash may have cut
+/// the second copy off.
+fn repaired_after_it_was_durable(scan: &Scan) -> usize {
+    let counts = |fate: Fate| matches!(fate, Fate::Kept | Fate::Damaged);
+    let bad = scan.groups.iter().filter(|group| group.repaired && counts(group.fate));
+    bad.filter(|group| group.number <= scan.watermark).count()
+}
+
+/// A segment in a line, and what is in it by kind.
+struct Summary<'a> {
+    scan: &'a Scan,
+    segment: &'a SegmentSummary,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.segment)?;
+        if self.segment.header != SegmentHeader::Own && self.segment.groups == 0 {
+            return Ok(());
+        }
+        let groups = || self.scan.groups.iter().filter(|group| group.segment == self.segment.number);
+        let fates = [
+            (Fate::Damaged, "damaged"),
+            (Fate::Trimmed, "not needed"),
+            (Fate::Torn, "torn"),
+            (Fate::Abandoned, "abandoned"),
+        ];
+        for (fate, name) in fates {
+            let count = groups().filter(|group| group.fate == fate).count();
+            if count > 0 {
+                write!(f, ", {name} {count}")?;
+            }
+        }
+        let mut kinds: BTreeMap<RecordKind, (u64, u64)> = BTreeMap::new();
+        for record in groups().flat_map(|group| &group.records) {
+            let (count, bytes) = kinds.entry(record.kind).or_default();
+            *count += 1;
+            *bytes += u64::from(record.bytes);
+        }
+        for (kind, (count, bytes)) in kinds {
+            write!(f, ", {kind} {count} of {bytes} bytes")?;
+        }
+        Ok(())
+    }
+}

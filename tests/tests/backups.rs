@@ -1,0 +1,262 @@
+//! Backups of running clusters, new clusters from them, and what `quorate inspect` says, with real processes.
+
+use quorate_client::{Client, ClientOptions};
+use quorate_tests::cluster::{Cluster, PATIENCE, binary, wait_for};
+use quorate_tests::recorder::{Acknowledged, Recorder, assert_all_there};
+use quorate_types::{Condition, Operation, ReplicaId, limits};
+use quorate_wire::Assembler;
+use quorate_wire::message::{CheckpointCertificate, Message};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+/// A value that does not stand in its leaf itself.
+const LONG_BYTES: usize = 200_000;
+
+fn quorate(arguments: &[&str]) -> Output {
+    Command::new(binary()).args(arguments).output().expect("quorate runs")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn argument(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn back_up(cluster: &Cluster, to: &Path, more: &[&str]) -> Output {
+    let (file, to) = (argument(&cluster.file("cluster.toml")), argument(to));
+    let mut arguments = vec!["backup", "--cluster", &file, "--to", &to];
+    arguments.extend(more);
+    quorate(&arguments)
+}
+
+/// Writes long values; returns them as they are in a restored cluster.
+fn write_long_values(cluster: &Cluster) -> Vec<Acknowledged> {
+    let value = |number: u8| vec![number; LONG_BYTES + usize::from(number)];
+    let key = |number: u8| format!("long:{number}").into_bytes();
+    let (config, client_key) = (Arc::clone(cluster.config()), cluster.client_key(2));
+    tokio_uring::start(async move {
+        let options = ClientOptions { connect_deadline: PATIENCE, ..ClientOptions::default() };
+        let client = Client::connect(config, client_key, options).await.expect("a quorum is connected");
+        for number in 0..8 {
+            let (key, value) = (key(number), value(number));
+            let write = Operation::Set { key, value, condition: Condition::Always };
+            client.execute(&vec![write]).await.expect("the write completes");
+        }
+        client.close().await;
+    });
+    (0..8).map(|number| Acknowledged { key: key(number), value: value(number), version: 0 }).collect()
+}
+
+/// All files of a backup with their names in it.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("our own file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("inside the file");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("our own file");
+}
+
+#[test]
+fn a_backup_under_load_holds_all_that_was_acknowledged_and_becomes_a_new_cluster() {
+    let cluster = Cluster::start(4);
+    let before = Recorder::start(&cluster, 0, ReplicaId(1));
+    wait_for("the load runs", || (before.completed() > 40).then_some(()));
+    let mut acknowledged = before.finish();
+    acknowledged.iter_mut().for_each(|one| one.version = 0);
+    acknowledged.extend(write_long_values(&cluster));
+    let load = Recorder::start(&cluster, 1, ReplicaId(0));
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let backup = parent.path().join("backup");
+    let output = back_up(&cluster, &backup, &["--replica", "2"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("copied from replica 2"), "{}", stdout(&output));
+    assert!(load.completed() > 0, "the cluster goes on");
+    let _ = load.finish();
+    let again = back_up(&cluster, &backup, &[]);
+    assert_eq!(again.status.code(), Some(2), "{}", stderr(&again));
+    drop(cluster);
+
+    let mut restored = Cluster::restore(&backup, 7);
+    (0..7).for_each(|replica| restored.start_replica(replica));
+    assert_all_there(&restored, 1, &acknowledged);
+    restored.assert_works();
+    restored.assert_equal_roots(&[0, 1, 2, 3, 4, 5, 6]);
+
+    // A replica that has lost its disk lacks the first state too, and gets it from the same backup.
+    restored.kill(6);
+    let data = restored.file("data-6");
+    std::fs::remove_dir_all(&data).expect("the replica had made it");
+    let refused = restored.refused_start(6);
+    assert!(refused.contains("genesis_root") && refused.contains("quorate restore"), "{refused}");
+    assert!(!data.exists(), "nothing is made in its place");
+    let (config, from) = (argument(&restored.file("replica-6.toml")), argument(&backup));
+    let output = quorate(&["restore", "--from", &from, "--config", &config]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    restored.start_replica(6);
+    restored.assert_equal_roots(&[0, 1, 2, 3, 4, 5, 6]);
+    // Another cluster did not begin with this backup.
+    let other = Cluster::prepare(1, &[]);
+    std::fs::remove_dir_all(other.file("data-0")).expect("init made it");
+    let config = argument(&other.file("replica-0.toml"));
+    let output = quorate(&["restore", "--from", &from, "--config", &config]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
+fn a_backup_that_was_tampered_with_is_refused_and_its_file_named() {
+    let cluster = Cluster::start(4);
+    let long = write_long_values(&cluster);
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let backup = parent.path().join("backup");
+    let output = back_up(&cluster, &backup, &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let target = parent.path().join("restored");
+    let refused = |what: &str| {
+        let (from, dir) = (argument(&backup), argument(&target));
+        let output = quorate(&["restore", "--from", &from, "--dir", &dir, "--free-ports"]);
+        assert_eq!(output.status.code(), Some(1), "{what}: {}{}", stdout(&output), stderr(&output));
+        assert!(!target.exists(), "{what}: nothing is left behind");
+        stderr(&output)
+    };
+    let all = files(&backup);
+    assert!(all.len() >= 5, "{all:?}");
+    for path in &all {
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let named = name.replace("pages-", "page file ");
+        let length = std::fs::metadata(path).expect("a file").len();
+        for at in [0, 1, length / 3, length / 2, length - 2, length - 1] {
+            flip(path, at);
+            let said = refused(&format!("{name} at {at}"));
+            assert!(said.contains(&named), "{name} at {at}: {said}");
+            flip(path, at);
+        }
+    }
+    let other = Cluster::prepare(4, &[]);
+    replaced(
+        &backup.join("cluster.toml"),
+        &std::fs::read(other.file("cluster.toml")).expect("init wrote it"),
+        || {
+            let said = refused("another cluster's file");
+            assert!(said.contains("cluster.toml"), "{said}");
+        },
+    );
+    replaced(&backup.join("certificate"), &without_signature(&backup.join("certificate")), || {
+        let said = refused("a signature less");
+        assert!(said.contains("certificate") && said.contains("a quorum is 3"), "{said}");
+    });
+    // With a cluster file from elsewhere, the one in the backup must be the same.
+    let (from, dir) = (argument(&backup), argument(&target));
+    let trust = argument(&other.file("cluster.toml"));
+    let output = quorate(&["restore", "--from", &from, "--dir", &dir, "--free-ports", "--trust", &trust]);
+    assert!(stderr(&output).contains("--trust"), "{}", stderr(&output));
+    // As it was, it is good.
+    let mut restored = Cluster::restore(&backup, 1);
+    restored.start_replica(0);
+    assert_all_there(&restored, 1, &long);
+}
+
+fn replaced(path: &Path, bytes: &[u8], check: impl FnOnce()) {
+    let before = std::fs::read(path).expect("a file");
+    std::fs::write(path, bytes).expect("our own file");
+    check();
+    std::fs::write(path, before).expect("our own file");
+}
+
+/// The certificate in a file with one signature less than a quorum.
+fn without_signature(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).expect("a file");
+    let mut assembler = Assembler::new(limits::FRAME_BYTES_MAX);
+    let frame = assembler.next(&mut &bytes[..]).expect("a frame").expect("a whole one");
+    let mut certificate = CheckpointCertificate::from_frame(frame).expect("a certificate");
+    certificate.signatures.truncate(2);
+    certificate.encode().bytes().to_vec()
+}
+
+#[test]
+fn a_backup_that_fails_leaves_nothing_behind() {
+    let mut cluster = Cluster::start(4);
+    cluster.kill(3);
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let output = back_up(&cluster, &parent.path().join("backup"), &["--replica", "3"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("replica 3"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(parent.path()).expect("a directory").count(), 0);
+}
+
+fn inspect(directory: &Path, more: &[&str]) -> Output {
+    let directory = argument(directory);
+    let mut arguments = vec!["inspect", &directory];
+    arguments.extend(more);
+    quorate(&arguments)
+}
+
+#[test]
+fn inspect_tells_sound_directories_from_damaged_ones() {
+    let mut cluster = Cluster::start(4);
+    write_long_values(&cluster);
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    // So that there is a checkpoint.
+    let output = back_up(&cluster, &parent.path().join("backup"), &["--replica", "0"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let data = cluster.file("data-0");
+    assert!(stdout(&inspect(&data, &[])).contains("in use by replica 0, process"));
+    assert_eq!(cluster.stop(0), Some(0), "{}", cluster.log(0));
+    let before: Vec<_> = files(&data).into_iter().map(|path| (std::fs::read(&path).ok(), path)).collect();
+    let output = inspect(&data, &[]);
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", stderr(&output));
+    for part in ["replica 0 of cluster", "log of core 0", "accept", "checkpoint", "fits the root", "votes."] {
+        assert!(said.contains(part), "{part:?} is missing: {said}");
+    }
+    let records = stdout(&inspect(&data, &["--records"]));
+    assert!(records.lines().count() > said.lines().count() && records.contains(" lsn "), "{records}");
+    let after: Vec<_> = files(&data).into_iter().map(|path| (std::fs::read(&path).ok(), path)).collect();
+    assert!(before == after, "nothing changed");
+
+    let pages = files(&data.join("pages"));
+    let page_file = pages.iter().find(|path| path.to_string_lossy().contains("pages-")).expect("one");
+    flip(page_file, 2000);
+    let output = inspect(&data, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("DAMAGED") && stdout(&output).contains("page file"),
+        "{}",
+        stdout(&output)
+    );
+    flip(page_file, 2000);
+
+    let segment = files(&data.join("log-0")).into_iter().next().expect("a segment");
+    let used = std::fs::read(&segment).expect("a segment").iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    let bytes = std::fs::read(&segment).expect("a segment");
+    // Both copies of what stands in the first half, which later groups say was durable.
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).expect("our own file");
+    file.write_all_at(&vec![7; used / 2 - 4096], 4096).expect("our own file");
+    let output = inspect(&data, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert!(stdout(&output).contains("learner"), "{}", stdout(&output));
+
+    // What a crash leaves: the end of the last write is missing.
+    std::fs::write(&segment, bytes).expect("our own file");
+    file.write_all_at(&vec![0; 200], used as u64 - 199).expect("our own file");
+    let output = inspect(&data, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let nobody = inspect(&parent.path().join("nothing"), &[]);
+    assert_eq!(nobody.status.code(), Some(2), "{}", stderr(&nobody));
+}
