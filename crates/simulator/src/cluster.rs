@@ -29,7 +29,7 @@ use crate::queue::Queue;
 use crate::random::{Random, Stream};
 use crate::trace::{Detail, Trace};
 use closing::Phase;
-use quorate_replica::{ClientConnection, Core, Effect, Input, ReplicaSetup};
+use quorate_replica::{ClientConnection, Core, Effect, Found, Input, Recovery, ReplicaSetup};
 use quorate_types::{ClusterConfig, CoreId, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::{header, testing};
 use std::sync::Arc;
@@ -500,7 +500,10 @@ fn replica_setup(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> Rep
 
 fn new_host(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> Host {
     let setup = replica_setup(plan, config, me);
-    let cores = (0..plan.cores).map(|core| Core::new(&setup, core_id(core))).collect();
+    // As a daemon does that finds an empty directory.
+    let recovery = Recovery::of(&setup, Found::default());
+    let mut recovery = recovery.expect("invariant: nothing that is found belongs to another core");
+    let cores = (0..plan.cores).map(|core| Core::recover(&setup, core_id(core), &mut recovery)).collect();
     let disk = Disk::new(config.digest().0, me, plan.cores, plan.log);
     Host::new(me, cores, disk, plan.clocks[me.index()])
 }

@@ -431,9 +431,10 @@ fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
         let kept = stays.iter().filter_map(rank).max();
         gone.iter().copied().filter(|fact| rank(fact) > kept).max_by_key(rank)
     };
-    let view = highest(|fact| Some((fact.view(), Seq(0))));
+    let view = highest(|fact| (fact.view() > View(0)).then_some((fact.view(), Seq(0))));
     let entry = highest(|fact| match fact {
-        Fact::EnterView(view, _) => Some((*view, Seq(0))),
+        // In the first view everybody is from the beginning.
+        Fact::EnterView(view, _) if *view > View(0) => Some((*view, Seq(0))),
         _ => None,
     });
     let certificate = highest(|fact| match fact {
