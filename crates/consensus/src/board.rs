@@ -74,6 +74,19 @@ impl Window {
         fits
     }
 
+    /// Begins behind `mark`; what is held above on its chain stays.
+    fn rebase(&mut self, mark: Mark) {
+        if self.chain(mark.upto) == Some(mark.chain) {
+            let drop = usize::try_from(mark.upto.since(self.base.upto)).unwrap_or(usize::MAX);
+            self.entries.drain(..drop.min(self.entries.len()));
+        } else {
+            self.entries.clear();
+        }
+        self.base = mark;
+        self.weak = self.weak.max(mark.upto);
+        self.quorum = self.quorum.max(mark.upto);
+    }
+
     /// The entries above `from` up to `upto`; both must be held.
     fn between(&self, from: LaneNumber, upto: LaneNumber) -> impl Iterator<Item = &BoardEntry> {
         let skip = usize::try_from(from.since(self.base.upto)).unwrap_or(usize::MAX);
@@ -149,16 +162,18 @@ impl Board {
     /// stays.
     pub(crate) fn rebase(&mut self, marks: &Marks) {
         for (lane, window) in &mut self.windows {
-            let mark = marks.get(lane).copied().unwrap_or_default();
-            if window.chain(mark.upto) == Some(mark.chain) {
-                let drop = usize::try_from(mark.upto.since(window.base.upto)).unwrap_or(usize::MAX);
-                window.entries.drain(..drop.min(window.entries.len()));
-            } else {
-                window.entries.clear();
+            window.rebase(marks.get(lane).copied().unwrap_or_default());
+        }
+    }
+
+    /// The state has these tips, which are committed: what is behind them is held no more, nor needed.
+    pub(crate) fn raise(&mut self, marks: &Marks) {
+        for (lane, mark) in marks {
+            if let Some(window) = self.windows.get_mut(lane)
+                && window.base.upto < mark.upto
+            {
+                window.rebase(*mark);
             }
-            window.base = mark;
-            window.weak = window.weak.max(mark.upto);
-            window.quorum = window.quorum.max(mark.upto);
         }
     }
 

@@ -283,6 +283,10 @@ impl Consensus {
     ) {
         assert!(position.seq <= self.checkpoints.stable().seq, "a state that nobody has certified");
         if position.seq <= self.chain.committed().seq {
+            // What is committed above it could not be executed without it: the lanes go on from its tips.
+            let marks = marks_of(tips);
+            self.board.raise(&marks);
+            self.missing.retain(|lane, tip| marks.get(lane).is_none_or(|mark| mark.upto < tip.upto));
             return;
         }
         let certified = self.certificate.as_ref().map(|found| found.position);

@@ -187,10 +187,15 @@ impl Core {
                 recovery.state.take(),
                 &tips,
                 recovery.part.take(),
+                recovery.stable.take(),
                 learner,
             )
         });
         let mut recovered = Self::with_roles(setup, core, link, ordering, execution);
+        if let (Some(ordering), Some((position, root))) = (&mut recovered.ordering, recovery.root) {
+            // Whether the others have heard of this state is not known: they may need this vote for a certificate.
+            ordering.consensus.on_root(position, root, &mut recovered.consensus_outputs);
+        }
         for (journal, upto) in &recovery.ends {
             recovered.durable.raise(*journal, *upto);
             recovered.gate.on_durable(*journal, *upto, |_| unreachable!("invariant: nothing is held yet"));
@@ -460,6 +465,10 @@ impl Core {
             OrderingMail::Executed(position) => ordering.consensus.on_executed(position),
             OrderingMail::Installed { position, timestamp, tips } => {
                 ordering.install(position, timestamp, &tips);
+                // What lanes report from there on is understood now, and not before.
+                for core in self.layout.all() {
+                    self.post(core, Mail::Link(LinkMail::Install(Arc::clone(&tips))), effects);
+                }
             }
             OrderingMail::Root { position, root } => {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
@@ -774,9 +783,6 @@ impl Core {
     ) {
         let mail = OrderingMail::Installed { position, timestamp, tips: Arc::clone(tips) };
         self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
-        for core in self.layout.all() {
-            self.post(core, Mail::Link(LinkMail::Install(Arc::clone(tips))), effects);
-        }
     }
 
     fn post_to_peer(&mut self, peer: ReplicaId, frame: Frame, effects: &mut Vec<Effect>) {

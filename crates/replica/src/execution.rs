@@ -120,21 +120,37 @@ impl ExecutionRole {
         Self::over(config, me, state, &[])
     }
 
-    /// The role with the state of a checkpoint, in which the lanes stand at `tips`; as before the first header when
-    /// there is none.
+    /// The role with the state of a durable checkpoint, in which the lanes stand at `tips`; as before the first header
+    /// when there is none. The state is served like any other, and `stable` may lead beyond it.
     pub(crate) fn recover(
         config: Arc<ClusterConfig>,
         me: ReplicaId,
         state: Option<State>,
         tips: &[LaneTip],
         part: Option<Forest>,
+        stable: Option<Arc<CheckpointCertificate>>,
         learner: bool,
     ) -> Self {
-        let role = match state {
+        let mut role = match state {
             Some(state) => Self::over(config, me, state, tips),
             None => Self::new(config, me),
         };
+        role.stable = stable;
+        if role.state.header().is_some() {
+            let (position, frozen) = (role.executed, role.state.freeze());
+            role.add_durable(position, frozen.root(), frozen);
+        }
         Self { learner, transfer: Transfer::resuming(part), ..role }
+    }
+
+    /// This is the present state, it is durable, and nothing older is of use.
+    fn add_durable(&mut self, position: Position, root: Digest, state: Frozen) -> Arc<[LaneTip]> {
+        let tips: Arc<[LaneTip]> = self.lane_tips().into();
+        self.last_root = Some((position, root));
+        self.library.add(root, state.clone(), Arc::clone(&tips), self.stable.as_ref());
+        self.checkpoints.clear();
+        self.checkpoints.push_back(Checkpoint { position, tips: Arc::clone(&tips), state, durable: true });
+        tips
     }
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
@@ -201,11 +217,7 @@ impl ExecutionRole {
         for (_, batch) in std::mem::take(&mut self.pool) {
             self.on_held(batch);
         }
-        let tips: Arc<[LaneTip]> = self.lane_tips().into();
-        let (state, durable) = (frozen.clone(), true);
-        self.library.add(root, frozen.clone(), Arc::clone(&tips), self.stable.as_ref());
-        self.checkpoints.clear();
-        self.checkpoints.push_back(Checkpoint { position, tips: Arc::clone(&tips), state, durable });
+        let tips = self.add_durable(position, root, frozen.clone());
         Installed { position, timestamp: self.timestamp, tips }
     }
 

@@ -9,9 +9,11 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, State};
-use quorate_types::{CoreId, JournalId, LaneId, Lsn};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn};
+use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a disk gives back.
 #[derive(Debug, Default)]
@@ -37,6 +39,10 @@ pub struct Recovery {
     pub(crate) voting: Voting,
     pub(crate) ends: BTreeMap<JournalId, Lsn>,
     pub(crate) tips: Vec<LaneTip>,
+    /// The slot and the root of the state, of which the others may still wait to hear.
+    pub(crate) root: Option<(Position, Digest)>,
+    /// The highest certificate.
+    pub(crate) stable: Option<Arc<CheckpointCertificate>>,
     batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>>,
 }
 
@@ -54,7 +60,13 @@ impl Recovery {
         };
         let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, tips.iter().copied());
         let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>> = BTreeMap::new();
+        let mut stable: Option<Arc<CheckpointCertificate>> = None;
         for (journal, lsn, record) in found.records {
+            if let Record::Checkpoint(certificate) = &record
+                && stable.as_ref().is_none_or(|known| known.position.seq < certificate.position.seq)
+            {
+                stable = Some(Arc::clone(certificate));
+            }
             match fact(record) {
                 Ok(fact) => {
                     assert_eq!(journal, CONSENSUS_JOURNAL, "facts of consensus have a journal of their own");
@@ -74,6 +86,8 @@ impl Recovery {
             Some(_) => Voting::Learner,
             None => Voting::Voter,
         };
+        let root = found.state.as_ref().filter(|state| state.header().is_some());
+        let root = root.map(|state| (floor, state.freeze().root()));
         Ok(Self {
             state: found.state,
             part: found.part,
@@ -81,6 +95,8 @@ impl Recovery {
             voting,
             ends: found.ends,
             tips,
+            root,
+            stable,
             batches,
         })
     }

@@ -7,10 +7,13 @@
 mod carry;
 mod clients;
 mod closing;
+mod restart;
+mod storage;
 mod trouble;
 
 use crate::client::Client;
-use crate::event::Event;
+use crate::disk::Disk;
+use crate::event::{Event, Life};
 use crate::host::{Arrival, Host};
 use crate::ledger::Ledger;
 use crate::network::{ConnectionId, Network, Notice, Noticed, Side};
@@ -26,7 +29,7 @@ use crate::queue::Queue;
 use crate::random::{Random, Stream};
 use crate::trace::{Detail, Trace};
 use closing::Phase;
-use quorate_replica::{ClientConnection, Core, Effect, Input, ReplicaSetup};
+use quorate_replica::{ClientConnection, Core, Effect, Found, Input, Recovery, ReplicaSetup};
 use quorate_types::{ClusterConfig, CoreId, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::{header, testing};
 use std::sync::Arc;
@@ -79,6 +82,7 @@ pub struct Cluster {
     clients: Vec<Client>,
     cores_random: Random,
     disk_random: Random,
+    crash_random: Random,
     workload_random: Random,
     oracles: Oracles,
     phase: Phase,
@@ -113,6 +117,7 @@ impl Cluster {
             clients: Vec::new(),
             cores_random: Random::new(plan.seed, Stream::Cores),
             disk_random: Random::new(plan.seed, Stream::Disk),
+            crash_random: Random::new(plan.seed, Stream::Crashes),
             workload_random: Random::new(plan.seed, Stream::Workload),
             oracles,
             phase: Phase::Faults,
@@ -171,6 +176,7 @@ impl Cluster {
         for replica in self.config.replica_ids() {
             for core in 0..self.plan.cores {
                 self.wake(replica, core_id(core));
+                self.pump(replica, core_id(core));
             }
         }
     }
@@ -183,15 +189,16 @@ impl Cluster {
         match event {
             Event::Network(event) => self.on_network(event)?,
             Event::Tick { replica, core } => self.on_tick(replica, core)?,
-            Event::Mail { replica, from, to } => self.on_mail(replica, from, to),
-            Event::Written { replica, journal, lsn } => self.on_written(replica, journal, lsn),
-            Event::Checkpointed { replica, core, position, root } => {
-                self.deliver(replica, core, Arrival::Checkpointed(position, root));
-            }
+            Event::Mail { life, from, to } => self.on_mail(life, from, to),
+            Event::Written { life, core, write } => self.on_written(life, core, write),
+            Event::SegmentMade { life, core } => self.on_segment_made(life, core),
+            Event::Quiet { life, core, since } => self.on_quiet(life, core, since),
+            Event::PagesWritten { life } => self.on_pages_written(life),
+            Event::Crash { life } => self.on_crash_due(life),
             Event::Submit { client } => self.on_submit(client)?,
             Event::Patience { client } => self.on_patience(client)?,
             Event::FaultBegins { fault } => self.on_fault_begins(fault),
-            Event::FaultEnds { fault } => self.on_fault_ends(fault),
+            Event::FaultEnds { fault } => self.on_fault_ends(fault)?,
             Event::Heal => self.on_heal(),
             Event::Probe => return self.on_probe(),
         }
@@ -230,8 +237,11 @@ impl Cluster {
         &mut self.hosts[replica.index()]
     }
 
-    /// Puts an input into a core's inbox and lets it tick soon.
+    /// Puts an input into a core's inbox and lets it tick soon. Nobody takes it when the replica is down.
     fn deliver(&mut self, replica: ReplicaId, core: CoreId, arrival: Arrival) {
+        if !self.host(replica).is_up() {
+            return;
+        }
         self.host(replica).cores[core.index()].inbox.push_back(arrival);
         self.wake(replica, core);
     }
@@ -244,7 +254,7 @@ impl Cluster {
 
     /// Lets a core tick at `at`, unless it ticks earlier anyway.
     fn tick_at(&mut self, replica: ReplicaId, core: CoreId, at: Nanoseconds) {
-        let host = &mut self.hosts[replica.index()].cores[core.index()];
+        let Some(host) = self.hosts[replica.index()].cores.get_mut(core.index()) else { return };
         if host.tick_at.is_none_or(|due| at < due) {
             host.tick_at = Some(at);
             self.queue.push(at, Event::Tick { replica, core });
@@ -256,9 +266,10 @@ impl Cluster {
         let now = self.now;
         let burst = self.cores_random.between(1, self.plan.core.burst_max);
         let host = &mut self.hosts[replica.index()];
-        if host.cores[core.index()].tick_at != Some(now) {
+        if !host.is_up() || host.cores[core.index()].tick_at != Some(now) {
             return Ok(());
         }
+        let life = host.life;
         host.cores[core.index()].tick_at = None;
         if host.pauses > 0 {
             return Ok(());
@@ -270,6 +281,9 @@ impl Cluster {
         {
             taken += 1;
             self.take(replica, core, local, arrival)?;
+            if !self.lives(life) {
+                return Ok(());
+            }
         }
         let mut effects = Vec::new();
         self.host(replica).cores[core.index()].core.step(local, Input::TickEnd, &mut effects);
@@ -277,6 +291,10 @@ impl Cluster {
             format!("r{replica} core {core}: tick, {taken} inputs")
         });
         self.carry(replica, core, effects)?;
+        if !self.lives(life) {
+            return Ok(());
+        }
+        self.pump(replica, core);
         self.audit(replica, core)?;
         self.schedule_next_tick(replica, core, taken > 0)
     }
@@ -289,7 +307,15 @@ impl Cluster {
         arrival: Arrival,
     ) -> Result<(), Finding> {
         match arrival {
-            Arrival::Durable(journal, upto) => self.oracles.durability.on_durable(replica, journal, upto),
+            Arrival::Durable(journal, upto) => {
+                let facts = self.oracles.durability.on_durable(replica, journal, upto);
+                let noted = self.note_entries(replica, &facts);
+                noted.map_err(|violation| self.finding(Some(replica), violation))?;
+            }
+            Arrival::Checkpointed(position, _) => {
+                let oracles = &mut self.oracles;
+                oracles.durability.on_checkpointed(&oracles.ledger, replica, position);
+            }
             Arrival::PeerConnected(peer, link) => {
                 self.host(replica).links.insert((peer, link));
             }
@@ -369,7 +395,11 @@ impl Cluster {
         Ok(())
     }
 
-    fn on_mail(&mut self, replica: ReplicaId, from: CoreId, to: CoreId) {
+    fn on_mail(&mut self, life: Life, from: CoreId, to: CoreId) {
+        if !self.lives(life) {
+            return;
+        }
+        let replica = life.replica;
         let mailbox = &mut self.host(replica).cores[to.index()].mail[from.index()];
         let mail = mailbox.pop_front().expect("invariant: one event for each message");
         self.deliver(replica, to, Arrival::Mail(mail));
@@ -423,6 +453,9 @@ impl Cluster {
                 let homes = self.plan.cores.min(usize::from(self.plan.links));
                 let core = core_id(self.cores_random.index(homes));
                 let host = self.host(replica);
+                if !host.is_up() {
+                    return;
+                }
                 host.client_connections += 1;
                 let fresh = ClientConnection { core, number: host.client_connections };
                 self.routes[connection.0] = Route::Client { client, replica, there: Some(fresh) };
@@ -460,11 +493,19 @@ impl Cluster {
     }
 }
 
-fn new_host(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> Host {
+fn replica_setup(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> ReplicaSetup {
     let key = testing::replica_key(me.0);
-    let setup = ReplicaSetup { config: Arc::clone(config), me, key, cores: plan.cores };
-    let cores = (0..plan.cores).map(|core| Core::new(&setup, core_id(core))).collect();
-    Host::new(cores, plan.clocks[me.index()])
+    ReplicaSetup { config: Arc::clone(config), me, key, cores: plan.cores }
+}
+
+fn new_host(plan: &Plan, config: &Arc<ClusterConfig>, me: ReplicaId) -> Host {
+    let setup = replica_setup(plan, config, me);
+    // As a daemon does that finds an empty directory.
+    let recovery = Recovery::of(&setup, Found::default());
+    let mut recovery = recovery.expect("invariant: nothing that is found belongs to another core");
+    let cores = (0..plan.cores).map(|core| Core::recover(&setup, core_id(core), &mut recovery)).collect();
+    let disk = Disk::new(config.digest().0, me, plan.cores, plan.log);
+    Host::new(me, cores, disk, plan.clocks[me.index()])
 }
 
 fn core_id(index: usize) -> CoreId {

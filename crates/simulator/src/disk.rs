@@ -1,66 +1,151 @@
-//! The disks: writes finish late and out of order; what is reported is the contiguous durable prefix.
+//! The disk of a replica, in bytes: the segments of its logs, its page files and manifests, and what its data
+//! directory says of its role. A crash keeps what is there, and of each write under way all, nothing, or some of its
+//! sectors.
 
-use quorate_types::{JournalId, Lsn};
-use std::collections::BTreeSet;
+pub mod corrupt;
+pub mod log;
+pub mod pages;
 
-#[derive(Debug, Default)]
-struct Journal {
-    appended: Lsn,
-    /// Written records above the durable prefix.
-    written: BTreeSet<Lsn>,
-    durable: Lsn,
+use crate::random::Random;
+use log::LogDisk;
+use pages::PageDisk;
+use quorate_journal::{LogIdentity, LogOptions, Scan};
+use quorate_replica::Found;
+use quorate_state::State;
+use quorate_types::{CoreId, Digest, ReplicaId, limits};
+use quorate_wire::Position;
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+/// How many of a hundred restarts are interrupted while they repair the log, and begin anew.
+const INTERRUPTED_PERCENT: u64 = 20;
+
+/// What a disk gave back.
+#[derive(Debug)]
+pub struct Restored {
+    /// What the roles begin with.
+    pub found: Found,
+    /// The slot and the root of the checkpoint in it.
+    pub checkpoint: Option<(Position, Digest)>,
+    /// What is wrong with the logs, in words; nothing if that is nothing.
+    pub damage: String,
 }
 
-/// The journals of one replica.
+/// The disk of one replica.
 #[derive(Debug)]
 pub struct Disk {
-    journals: Vec<Journal>,
+    cluster_id: [u8; 32],
+    replica: ReplicaId,
+    options: LogOptions,
+    /// The mark of the data directory; another one after each loss.
+    directory: [u8; 16],
+    /// The logs, by core.
+    pub logs: Vec<LogDisk>,
+    /// The checkpoints.
+    pub pages: PageDisk,
+    /// Why the replica must not vote; remembered, whatever is found later.
+    pub learner: Option<String>,
 }
 
 impl Disk {
-    /// Empty journals.
+    /// A disk that was just formatted for a replica with so many cores.
     #[must_use]
-    pub fn new(journals: usize) -> Self {
-        Self { journals: (0..journals).map(|_| Journal::default()).collect() }
+    pub fn new(cluster_id: [u8; 32], replica: ReplicaId, cores: usize, options: LogOptions) -> Self {
+        let directory = [0; 16];
+        let mut disk = Self {
+            cluster_id,
+            replica,
+            options,
+            directory,
+            logs: Vec::new(),
+            pages: PageDisk::default(),
+            learner: None,
+        };
+        disk.logs = (0..cores).map(|core| LogDisk::create(disk.identity(core), options)).collect();
+        disk
     }
 
-    /// Begins to write a record; returns the position that was due when `lsn` is another one.
-    pub fn append(&mut self, journal: JournalId, lsn: Lsn) -> Result<(), Lsn> {
-        let journal = &mut self.journals[journal.index()];
-        let due = journal.appended.next();
-        if lsn != due {
-            return Err(due);
-        }
-        journal.appended = due;
-        Ok(())
+    fn identity(&self, core: usize) -> LogIdentity {
+        let core = CoreId(u8::try_from(core).expect("invariant: a few cores"));
+        let Self { cluster_id, replica, directory, .. } = *self;
+        LogIdentity { cluster_id, replica, core, directory }
     }
 
-    /// A record is written; returns the end of the durable prefix if that grew.
-    pub fn written(&mut self, journal: JournalId, lsn: Lsn) -> Option<Lsn> {
-        let journal = &mut self.journals[journal.index()];
-        journal.written.insert(lsn);
-        let before = journal.durable;
-        while journal.written.remove(&journal.durable.next()) {
-            journal.durable = journal.durable.next();
+    /// The process is gone.
+    pub fn crash(&mut self, random: &mut Random) {
+        self.logs.iter_mut().for_each(|log| log.crash(random));
+        self.pages.crash(random);
+    }
+
+    /// Everything is gone, and an empty directory takes its place: who goes on from it never votes again.
+    pub fn lose(&mut self) {
+        self.directory[0] += 1;
+        self.learner = Some("its disk was lost".to_owned());
+        self.pages = PageDisk::default();
+        self.logs =
+            (0..self.logs.len()).map(|core| LogDisk::create(self.identity(core), self.options)).collect();
+    }
+
+    /// Reads everything back, as a process does that starts. It may be killed while it repairs, and start again.
+    pub fn restore(&mut self, random: &mut Random) -> Restored {
+        let mut found = Found::default();
+        let mut damage = Vec::new();
+        for (core, log) in self.logs.iter_mut().enumerate() {
+            let mut scan = log.scan();
+            if random.percent(INTERRUPTED_PERCENT) {
+                let all = std::mem::take(&mut scan.repairs);
+                log.repair(all.into_iter().filter(|_| random.percent(50)));
+                scan = log.scan();
+            }
+            log.repair(std::mem::take(&mut scan.repairs));
+            if scan.votes_are_lost() && self.learner.is_none() {
+                self.learner = Some(format!("the log of core {core}: {}", scan.damage));
+            }
+            if !matches!(scan.damage, quorate_journal::Damage::None) {
+                damage.push(format!("core {core}: {}", scan.damage));
+            }
+            add(&mut found, &mut scan);
+            log.resume(&scan);
         }
-        (journal.durable > before).then_some(journal.durable)
+        found.learner.clone_from(&self.learner);
+        let restored = self.pages.restore();
+        let checkpoint = restored.whole.map(|(manifest, frozen)| {
+            found.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
+            let head = manifest.head;
+            (Position { seq: head.seq, digest: head.digest }, manifest.root)
+        });
+        found.part = restored.part;
+        Restored { found, checkpoint, damage: damage.join("; ") }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_contiguous_prefix_is_durable() {
-        let mut disk = Disk::new(1);
-        let journal = JournalId(0);
-        for lsn in 1..=3 {
-            disk.append(journal, Lsn(lsn)).unwrap();
-        }
-        assert_eq!(disk.append(journal, Lsn(5)), Err(Lsn(4)));
-        assert_eq!(disk.written(journal, Lsn(2)), None);
-        assert_eq!(disk.written(journal, Lsn(1)), Some(Lsn(2)));
-        assert_eq!(disk.written(journal, Lsn(3)), Some(Lsn(3)));
+fn add(found: &mut Found, scan: &mut Scan) {
+    found.records.append(&mut scan.records);
+    for (journal, lsn) in &scan.last {
+        let end = found.ends.entry(*journal).or_default();
+        *end = (*end).max(*lsn);
     }
+}
+
+/// Puts into `target` what a write that was under way has left there: all, nothing, or some of its sectors.
+fn land(target: &mut Vec<u8>, offset: usize, bytes: &[u8], random: &mut Random) {
+    let share = match random.below(3) {
+        0 => 0,
+        1 => 100,
+        _ => random.between(1, 99),
+    };
+    for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+        if random.percent(share) {
+            put(target, offset + index * SECTOR_BYTES, sector);
+        }
+    }
+}
+
+/// Writes bytes; what lies between them and the end of the file is zero.
+fn put(target: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if target.len() < end {
+        target.resize(end, 0);
+    }
+    target[offset..end].copy_from_slice(bytes);
 }

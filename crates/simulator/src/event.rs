@@ -1,8 +1,17 @@
 //! What can happen next in a history.
 
 use crate::network::NetworkEvent;
-use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId};
-use quorate_wire::Position;
+use quorate_journal::WriteId;
+use quorate_types::{CoreId, ReplicaId};
+
+/// A replica from one start to its end; what is still under way for an earlier life means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Which life, counted from 0.
+    pub number: u64,
+}
 
 /// Something that happens at a virtual time.
 #[derive(Debug)]
@@ -19,31 +28,46 @@ pub enum Event {
     /// The oldest message between two cores of a replica arrives.
     Mail {
         /// The replica.
-        replica: ReplicaId,
+        life: Life,
         /// The core that sent it.
         from: CoreId,
         /// The core that gets it.
         to: CoreId,
     },
-    /// A write is on disk.
+    /// A group of a log is on disk.
     Written {
         /// The replica.
-        replica: ReplicaId,
-        /// The journal.
-        journal: JournalId,
-        /// The record.
-        lsn: Lsn,
-    },
-    /// The state of a checkpoint is hashed.
-    Checkpointed {
-        /// The replica.
-        replica: ReplicaId,
-        /// Its execution core.
+        life: Life,
+        /// The core of the log.
         core: CoreId,
-        /// The slot.
-        position: Position,
-        /// The root.
-        root: Digest,
+        /// The write.
+        write: WriteId,
+    },
+    /// The file of a segment is made, renamed or removed.
+    SegmentMade {
+        /// The replica.
+        life: Life,
+        /// The core of the log.
+        core: CoreId,
+    },
+    /// A log may have been quiet for a while.
+    Quiet {
+        /// The replica.
+        life: Life,
+        /// The core of the log.
+        core: CoreId,
+        /// Its activity when the while began.
+        since: u64,
+    },
+    /// A checkpoint is on disk.
+    PagesWritten {
+        /// The replica.
+        life: Life,
+    },
+    /// A replica that is to crash has had its time to do so in the middle of something.
+    Crash {
+        /// The replica.
+        life: Life,
     },
     /// A client submits its next bundle.
     Submit {

@@ -1,7 +1,7 @@
 //! Which faults happen when. Faults end with the fault phase at the latest: then the cluster must make progress
 //! again. One fault may last for ever: one that a cluster has to live with, such as a way between two replicas
-//! that never opens again, or f of the replicas standing still or cut off, the first primaries among them. No replica
-//! crashes yet.
+//! that never opens again, or f of the replicas standing still or cut off, the first primaries among them. Whoever
+//! crashes comes back; at most f replicas lose something that was durable.
 
 use crate::plan::Plan;
 use crate::random::{Random, Stream};
@@ -80,6 +80,26 @@ pub enum FaultKind {
         /// The replica.
         replica: ReplicaId,
     },
+    /// A replica's disk is full: no segment is made and no checkpoint written, and it takes no more from clients.
+    FillDisk {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A replica crashes, soon and in the middle of a step, and starts again when this is over.
+    Crash {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A replica crashes and its disk is gone; it comes back as a learner.
+    LoseDisk {
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A replica crashes and what it has on disk is damaged while it is down; it may come back as a learner.
+    Corrupt {
+        /// The replica.
+        replica: ReplicaId,
+    },
 }
 
 /// A fault with its time.
@@ -102,6 +122,18 @@ impl Fault {
     pub fn is_lasting(&self) -> bool {
         self.end == FOR_EVER
     }
+
+    /// Whether it takes a process with it.
+    #[must_use]
+    pub fn is_crash(&self) -> bool {
+        matches!(self.kind, FaultKind::Crash { .. }) || self.is_damage()
+    }
+
+    /// Whether it takes something from a disk that was durable.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self.kind, FaultKind::LoseDisk { .. } | FaultKind::Corrupt { .. })
+    }
 }
 
 /// The faults of a history.
@@ -112,7 +144,15 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     }
     let count = random.magnitude(1, 16);
     let mut faults: Vec<Fault> = (0..count).map(|_| draw_one(&mut random, plan)).collect();
-    if plan.replicas > 1 && random.percent(30) {
+    if random.percent(50) {
+        faults.extend(draw_crashes(&mut random, plan));
+    }
+    let damage = if random.percent(25) { draw_damage(&mut random, plan) } else { Vec::new() };
+    let is_damaged = !damage.is_empty();
+    faults.extend(damage);
+    if is_damaged {
+        // Those with damage count among the f for good.
+    } else if plan.replicas > 1 && random.percent(30) {
         let (kind, begin) = (draw_lasting(&mut random, plan), Nanoseconds(random.below(plan.heal_at.0)));
         faults.push(Fault { kind, begin, end: FOR_EVER });
     } else if plan.replicas > 1 && random.percent(30) {
@@ -122,6 +162,78 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
         faults.extend(draw_failing_primaries(&mut random, plan));
     }
     faults.sort_by_key(|fault| fault.begin);
+    faults
+}
+
+/// Crashes of one sort: here and there, of all at once, of primaries one after the other, or of one again and again.
+fn draw_crashes(random: &mut Random, plan: &Plan) -> Vec<Fault> {
+    let replica =
+        |number: u64| ReplicaId(u8::try_from(number % u64::from(plan.replicas)).expect("invariant: below n"));
+    let length_max = |begin: u64| (plan.heal_at.0 - begin).min(800_000_000).max(1);
+    let crash = |random: &mut Random, replica: ReplicaId, begin: u64| {
+        let end = begin + random.magnitude(10_000, length_max(begin)).min(length_max(begin));
+        Fault { kind: FaultKind::Crash { replica }, begin: Nanoseconds(begin), end: Nanoseconds(end) }
+    };
+    let mut faults = Vec::new();
+    match random.below(4) {
+        0 => {
+            for _ in 0..random.between(1, 6) {
+                let (victim, begin) = (replica(random.below(64)), random.below(plan.heal_at.0));
+                faults.push(crash(random, victim, begin));
+            }
+        }
+        1 => {
+            for _ in 0..random.between(1, 3) {
+                let begin = random.below(plan.heal_at.0);
+                for number in 0..u64::from(plan.replicas) {
+                    let begin = (begin + random.below(3_000_000)).min(plan.heal_at.0 - 1);
+                    faults.push(crash(random, replica(number), begin));
+                }
+            }
+        }
+        2 => {
+            let mut begin = random.below(plan.heal_at.0 / 2);
+            for view in 0..random.between(1, u64::from(plan.replicas) + 2) {
+                faults.push(crash(random, replica(view), begin));
+                begin += random.below(2 * plan.tuning.view_timeout.0);
+                if begin >= plan.heal_at.0 {
+                    break;
+                }
+            }
+        }
+        _ => {
+            let victim = replica(random.below(64));
+            let mut begin = random.below(plan.heal_at.0 / 2);
+            for _ in 0..random.between(2, 8) {
+                let fault = crash(random, victim, begin);
+                faults.push(fault);
+                begin = fault.end.0 + random.magnitude(1_000, 100_000_000);
+                if begin >= plan.heal_at.0 {
+                    break;
+                }
+            }
+        }
+    }
+    faults
+}
+
+/// Up to f replicas lose something that was durable, each one some of it or all.
+fn draw_damage(random: &mut Random, plan: &Plan) -> Vec<Fault> {
+    let faulty = u64::try_from(Quorums::of(usize::from(plan.replicas)).faults).expect("invariant: below n");
+    if faulty == 0 {
+        return Vec::new();
+    }
+    let first = random.below(u64::from(plan.replicas));
+    let mut faults = Vec::new();
+    for number in first..first + random.between(1, faulty) {
+        let replica = ReplicaId(u8::try_from(number % u64::from(plan.replicas)).expect("invariant: below n"));
+        // Late enough that there is something.
+        let begin = random.between(plan.heal_at.0 / 4, plan.heal_at.0 - 1);
+        let end = begin + random.below(plan.heal_at.0 - begin) + 1;
+        let kind =
+            if random.percent(30) { FaultKind::LoseDisk { replica } } else { FaultKind::Corrupt { replica } };
+        faults.push(Fault { kind, begin: Nanoseconds(begin), end: Nanoseconds(end) });
+    }
     faults
 }
 
@@ -199,7 +311,8 @@ fn draw_kind(random: &mut Random, plan: &Plan) -> FaultKind {
         };
     }
     let other = replica((u64::from(any.0) + random.between(1, replicas - 1)) % replicas);
-    match random.below(17) {
+    match random.below(18) {
+        16 => FaultKind::FillDisk { replica: any },
         0..=2 => {
             let link = u8::try_from(random.below(u64::from(plan.links))).expect("invariant: a few links");
             FaultKind::BreakPeer { from: any, to: other, link: LinkId(link) }
@@ -234,7 +347,11 @@ pub(crate) fn blocked_pairs(kind: FaultKind, replicas: u8) -> Vec<(ReplicaId, Re
         | FaultKind::RestartClient { .. }
         | FaultKind::CutClient { .. }
         | FaultKind::Slow { .. }
-        | FaultKind::StallDisk { .. } => false,
+        | FaultKind::StallDisk { .. }
+        | FaultKind::FillDisk { .. }
+        | FaultKind::Crash { .. }
+        | FaultKind::LoseDisk { .. }
+        | FaultKind::Corrupt { .. } => false,
     };
     pairs.filter(|(from, to)| blocked(*from, *to)).collect()
 }

@@ -1,6 +1,8 @@
 //! One replica under simulation: its cores with their inboxes, its disk, its clock and what faults do to it.
 
 use crate::disk::Disk;
+use crate::event::Life;
+use quorate_journal::WriteId;
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Input};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
@@ -30,6 +32,8 @@ pub enum Arrival {
     Durable(JournalId, Lsn),
     /// See [`Input::Checkpointed`].
     Checkpointed(Position, Digest),
+    /// See [`Input::ReadOnly`].
+    ReadOnly(bool),
 }
 
 impl Arrival {
@@ -50,6 +54,7 @@ impl Arrival {
             Self::Mail(mail) => step(Input::Mail(mail)),
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
             Self::Checkpointed(position, root) => step(Input::Checkpointed { position, root }),
+            Self::ReadOnly(read_only) => step(Input::ReadOnly(read_only)),
         }
     }
 }
@@ -69,27 +74,44 @@ pub struct CoreHost {
     pub spins: u32,
 }
 
+/// What a disk was to do when it stalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stalled {
+    /// To end a write to the log of a core.
+    Write(CoreId, WriteId),
+    /// To make a segment of the log of a core.
+    Segment(CoreId),
+    /// To end a checkpoint.
+    Pages,
+}
+
 /// One replica.
 #[derive(Debug)]
 pub struct Host {
-    /// Its cores.
+    /// Its present life, or the last one.
+    pub life: Life,
+    /// Its cores; none while it is down.
     pub cores: Vec<CoreHost>,
-    /// Its journals.
+    /// Its disk.
     pub disk: Disk,
-    /// Which core appends to a journal.
-    pub journal_core: Vec<Option<CoreId>>,
     /// How far its clock is ahead of the true one.
     pub clock: Nanoseconds,
+    /// How many faults keep it down.
+    pub downs: u32,
+    /// Whether its disk was damaged since it crashed.
+    pub damaged: bool,
+    /// After how many more effects it crashes.
+    pub crashes_after: Option<u64>,
     /// How many faults pause it.
     pub pauses: u32,
     /// How many times as long its cores take.
     pub slowness: u64,
     /// How many faults stall its disk.
     pub stalls: u32,
-    /// Writes that fell due while the disk was stalled.
-    pub stalled_writes: Vec<(JournalId, Lsn)>,
-    /// When the last state that was to be hashed is.
-    pub checkpointed_at: Nanoseconds,
+    /// How many faults fill its disk.
+    pub fills: u32,
+    /// What fell due while the disk was stalled or full.
+    pub stalled: Vec<Stalled>,
     /// The links that its cores know to stand.
     pub links: BTreeSet<(ReplicaId, LinkId)>,
     /// The number of the next client connection.
@@ -99,30 +121,43 @@ pub struct Host {
 impl Host {
     /// A replica that has seen nothing yet.
     #[must_use]
-    pub fn new(cores: Vec<Core>, clock: Nanoseconds) -> Self {
-        let count = cores.len();
-        let host = |core| CoreHost {
-            core,
-            inbox: VecDeque::new(),
-            tick_at: None,
-            mail: (0..count).map(|_| VecDeque::new()).collect(),
-            spins: 0,
-        };
-        // One journal for consensus, one per core for batches.
-        let journals = count + 1;
+    pub fn new(replica: ReplicaId, cores: Vec<Core>, disk: Disk, clock: Nanoseconds) -> Self {
         Self {
-            cores: cores.into_iter().map(host).collect(),
-            disk: Disk::new(journals),
-            journal_core: vec![None; journals],
+            life: Life { replica, number: 0 },
+            cores: core_hosts(cores),
+            disk,
             clock,
+            downs: 0,
+            damaged: false,
+            crashes_after: None,
             pauses: 0,
             slowness: 1,
             stalls: 0,
-            stalled_writes: Vec::new(),
-            checkpointed_at: Nanoseconds(0),
+            fills: 0,
+            stalled: Vec::new(),
             links: BTreeSet::new(),
             client_connections: 0,
         }
+    }
+
+    /// Whether its process runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.cores.is_empty()
+    }
+
+    /// The process is gone, with all that it knew.
+    pub fn crash(&mut self) {
+        self.life.number += 1;
+        self.cores.clear();
+        self.links.clear();
+        self.stalled.clear();
+        self.crashes_after = None;
+    }
+
+    /// The process runs again.
+    pub fn restart(&mut self, cores: Vec<Core>) {
+        self.cores = core_hosts(cores);
     }
 
     /// The time on the replica's clock.
@@ -136,4 +171,16 @@ impl Host {
     pub fn global(&self, local: Nanoseconds, now: Nanoseconds) -> Nanoseconds {
         Nanoseconds(local.since(self.clock)).max(now)
     }
+}
+
+fn core_hosts(cores: Vec<Core>) -> Vec<CoreHost> {
+    let count = cores.len();
+    let host = |core| CoreHost {
+        core,
+        inbox: VecDeque::new(),
+        tick_at: None,
+        mail: (0..count).map(|_| VecDeque::new()).collect(),
+        spins: 0,
+    };
+    cores.into_iter().map(host).collect()
 }

@@ -123,6 +123,20 @@ impl Ledger {
         Some(found)
     }
 
+    /// Where the chain that ends at `at` has left the lanes that it names.
+    #[must_use]
+    pub fn tips_at(&self, at: Position) -> BTreeMap<LaneId, LaneTip> {
+        let mut tips = BTreeMap::new();
+        let mut digest = at.digest;
+        while let Some(header) = self.headers.get(&digest) {
+            for tip in &header.cut {
+                tips.entry(tip.lane).or_insert(*tip);
+            }
+            digest = header.parent;
+        }
+        tips
+    }
+
     /// The bundles that the chain up to `tip` orders, each with its seq: headers in order, in each the lanes of
     /// its cut in order, in each lane the batches, in each batch the bundles.
     #[must_use]

@@ -30,9 +30,33 @@ struct Arguments {
     /// Runs so many seeds at once; each stays on one thread.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Runs only histories of this kind; the others are passed over, and counted as seeds all the same.
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
     /// Stops after so many findings.
     #[arg(long, default_value_t = 10)]
     findings: usize,
+}
+
+/// A kind of history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// Nobody crashes.
+    Standing,
+    /// Replicas crash, and all disks keep what they have.
+    Crashes,
+    /// Disks lose what was durable.
+    Damage,
+}
+
+impl Kind {
+    fn of(plan: &Plan) -> Self {
+        match (plan.has_crashes(), plan.has_damage()) {
+            (_, true) => Self::Damage,
+            (true, false) => Self::Crashes,
+            (false, false) => Self::Standing,
+        }
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -110,7 +134,9 @@ impl Totals {
 
 fn run_all(arguments: &Arguments) -> ExitCode {
     let mut totals = Totals::default();
-    run_many(arguments.start, arguments.seeds, arguments.threads, arguments.findings, |report| {
+    let seeds = arguments.start..arguments.start.saturating_add(arguments.seeds);
+    let wanted = |plan: &Plan| arguments.kind.is_none_or(|kind| kind == Kind::of(plan));
+    run_many(seeds, arguments.threads, arguments.findings, wanted, |report| {
         totals.add(report);
         if let Some(finding) = &report.finding {
             println!("FINDING {finding}\n  replay: {}", replay_command(report.seed));

@@ -60,6 +60,8 @@ enum What {
     Single(Side, Vec<u8>),
     /// What a side sent has left.
     Transmitted(Side),
+    /// What a process that is gone had sent has arrived: the other end hears of it.
+    HungUp,
 }
 
 /// What an end sees.
@@ -135,6 +137,8 @@ struct Connection {
     queue_bytes_max: usize,
     /// Whether each side has been told that the connection stands.
     open: [bool; 2],
+    /// Whether the process of each side is gone.
+    down: [bool; 2],
     opens_at: [Nanoseconds; 2],
     /// The directions, by the side at which they end.
     towards: [Direction; 2],
@@ -182,6 +186,7 @@ impl Network {
             single_frames,
             queue_bytes_max,
             open: [false; 2],
+            down: [false; 2],
             opens_at: [Nanoseconds(0); 2],
             towards: [Direction::new(), Direction::new()],
         });
@@ -321,6 +326,36 @@ impl Network {
         queue.push(at, NetworkEvent { connection, incarnation, what: What::Redial });
     }
 
+    /// The process of a side is gone, and with it what it had not sent yet. What it had sent may arrive or not; then
+    /// the other side hears of it. Nobody can dial until [`Network::rise`].
+    pub fn fall(&mut self, now: Nanoseconds, connection: ConnectionId, side: Side, queue: &mut Queue<Event>) {
+        let target = &mut self.connections[connection.0];
+        target.down[side as usize] = true;
+        // One that does not stand yet at both ends goes at once: a process that runs again is no end of it.
+        let stands = target.open == [true; 2];
+        target.open[side as usize] = false;
+        if !target.alive {
+            return;
+        }
+        let direction = &mut target.towards[side.other() as usize];
+        direction.queue.clear();
+        direction.queued_bytes = 0;
+        direction.dropped = false;
+        let arrived = direction.last_arrival;
+        if !stands || self.random.percent(50) {
+            self.disconnect(now, connection, queue);
+            return;
+        }
+        let incarnation = target.incarnation;
+        let at = arrived.max(now).plus(1 + self.random.below(self.plan.delay_max.0));
+        queue.push(at, NetworkEvent { connection, incarnation, what: What::HungUp });
+    }
+
+    /// The process of a side runs again.
+    pub fn rise(&mut self, connection: ConnectionId, side: Side) {
+        self.connections[connection.0].down[side as usize] = false;
+    }
+
     /// Lets nothing pass towards a side, until as many calls of [`Network::unblock`] follow.
     pub fn block(&mut self, connection: ConnectionId, to: Side) {
         self.connections[connection.0].towards[to as usize].blocks += 1;
@@ -373,12 +408,14 @@ impl Network {
                 noticed.push(Noticed { connection, side, notice: Notice::Opened });
             }
             What::Closed(side) => {
-                target.open[side as usize] = false;
-                noticed.push(Noticed { connection, side, notice: Notice::Closed });
+                if std::mem::take(&mut target.open[side as usize]) {
+                    noticed.push(Noticed { connection, side, notice: Notice::Closed });
+                }
             }
+            What::HungUp => self.disconnect(now, connection, queue),
             What::Arrived(side) => self.arrive(connection, side, noticed),
             What::Single(side, bytes) => {
-                if target.towards[side as usize].blocks == 0 {
+                if target.towards[side as usize].blocks == 0 && target.open[side as usize] {
                     let mut assembler = Assembler::new(limits::FRAME_BYTES_MAX);
                     assemble(&mut assembler, &bytes, connection, side, noticed);
                 }
@@ -390,7 +427,7 @@ impl Network {
     fn redial(&mut self, now: Nanoseconds, connection: ConnectionId, queue: &mut Queue<Event>) {
         let target = &mut self.connections[connection.0];
         let incarnation = target.incarnation;
-        if target.towards.iter().any(|direction| direction.blocks > 0) {
+        if target.towards.iter().any(|direction| direction.blocks > 0) || target.down.contains(&true) {
             let at = now.plus(self.random.between(self.plan.redial_min.0, self.plan.redial_max.0).max(1));
             queue.push(at, NetworkEvent { connection, incarnation, what: What::Redial });
             return;
@@ -410,6 +447,10 @@ impl Network {
             return;
         }
         let bytes = direction.flight.pop_front().expect("invariant: one arrival for each piece in flight");
+        if !self.connections[connection.0].open[side as usize] {
+            return;
+        }
+        let direction = &mut self.connections[connection.0].towards[side as usize];
         assemble(&mut direction.assembler, &bytes, connection, side, noticed);
     }
 

@@ -5,6 +5,7 @@
 
 use crate::faults::{self, Fault, FaultKind};
 use crate::random::{Random, Stream};
+use quorate_journal::{BLOCK_BYTES, LogOptions};
 use quorate_types::{Nanoseconds, ReplicaSet, Tuning, limits};
 use std::fmt;
 
@@ -124,6 +125,8 @@ pub struct Plan {
     pub network: NetworkPlan,
     /// The disks.
     pub disk: DiskPlan,
+    /// How logs are laid out.
+    pub log: LogOptions,
     /// The cores.
     pub core: CorePlan,
     /// How far each replica's clock is ahead of the true one.
@@ -158,6 +161,7 @@ impl Plan {
             mail_max: Nanoseconds(random.magnitude(500, 500_000)),
             burst_max: random.magnitude(1, 64),
         };
+        let log = draw_log(random, tuning.batch_bytes_full + workload.bundle_bytes_max());
         let mut plan = Self {
             seed,
             replicas,
@@ -166,6 +170,7 @@ impl Plan {
             tuning,
             network,
             disk,
+            log,
             core,
             clocks,
             workload,
@@ -181,6 +186,18 @@ impl Plan {
     #[must_use]
     pub fn is_calm(&self) -> bool {
         self.faults.is_empty() && self.network.carriage == Carriage::Stream && !self.has_small_queues()
+    }
+
+    /// Whether a replica crashes.
+    #[must_use]
+    pub fn has_crashes(&self) -> bool {
+        self.faults.iter().any(Fault::is_crash)
+    }
+
+    /// Whether something is lost that was durable.
+    #[must_use]
+    pub fn has_damage(&self) -> bool {
+        self.faults.iter().any(Fault::is_damage)
     }
 
     /// The replicas that stand still at the end.
@@ -283,6 +300,21 @@ fn draw_disk(random: &mut Random) -> DiskPlan {
     }
 }
 
+/// Segments so short that a history fills many of them.
+fn draw_log(random: &mut Random, batch_bytes_max: usize) -> LogOptions {
+    let longest = (batch_bytes_max + 4096).next_multiple_of(BLOCK_BYTES);
+    let segment_bytes = longest + BLOCK_BYTES * (4 + random.index(16));
+    LogOptions {
+        segment_bytes,
+        writes_in_flight_max: 1 + random.index(4),
+        group_bytes_max: BLOCK_BYTES * (2 + random.index(16)),
+        eager_bytes: *random.pick(&[0, 4096, 64 * 1024]),
+        segments_ahead: 1 + random.index(2),
+        segments_spare_max: random.index(3),
+        durable_watermark: true,
+    }
+}
+
 fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> WorkloadPlan {
     let clients = random.between(1, CLIENTS_MAX - 3);
     // Signatures are the cost of a history: every replica checks every bundle and every vote.
@@ -321,6 +353,8 @@ mod tests {
         assert_eq!(sizes, BTreeSet::from([1, 4, 5, 6, 7]));
         assert!(plans.iter().any(Plan::is_calm));
         assert!(plans.iter().any(|plan| !plan.stopped().is_empty()));
+        assert!(plans.iter().filter(|plan| plan.has_crashes()).count() > 150);
+        assert!(plans.iter().filter(|plan| plan.has_damage()).count() > 50);
         assert!(plans.iter().any(|plan| plan.has_small_queues() && plan.links == 2 && plan.cores == 3));
         for plan in &plans {
             assert!(2 * plan.tuning.checkpoint_interval <= plan.tuning.window);

@@ -24,6 +24,8 @@ pub enum Stream {
     Queue = 6,
     /// What clients do.
     Workload = 7,
+    /// In the middle of what replicas crash, and what is left on their disks.
+    Crashes = 8,
 }
 
 /// One stream of chance.

@@ -7,6 +7,7 @@ use crate::trace::Trace;
 use quorate_types::Nanoseconds;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,25 +91,29 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
-/// Runs the seeds from `start` on, on `threads` threads; calls `each` for every report, in any order. Stops
-/// early once `findings_max` histories have a finding.
+/// Runs those of the seeds whose plan is `wanted`, on `threads` threads; calls `each` for every report, in any order.
+/// Stops early once `findings_max` histories have a finding.
 pub fn run_many(
-    start: u64,
-    seeds: u64,
+    seeds: Range<u64>,
     threads: usize,
     findings_max: usize,
+    wanted: impl Fn(&Plan) -> bool + Sync,
     each: impl FnMut(&Report) + Send,
 ) {
-    let next = AtomicU64::new(start);
+    let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let sink = Mutex::new((each, 0));
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= start.saturating_add(seeds) {
+            if seed >= seeds.end {
                 return;
             }
-            let report = run(Plan::of(seed), Trace::silent());
+            let plan = Plan::of(seed);
+            if !wanted(&plan) {
+                continue;
+            }
+            let report = run(plan, Trace::silent());
             let mut sink = sink.lock().expect("invariant: no panic while reporting");
             (sink.0)(&report);
             sink.1 += usize::from(report.finding.is_some());
@@ -119,7 +124,7 @@ pub fn run_many(
     };
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(work);
+            scope.spawn(&work);
         }
     });
 }

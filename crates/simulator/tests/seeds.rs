@@ -7,12 +7,18 @@ use quorate_simulator::{Finding, Plan, run, run_many};
 fn three_hundred_histories_keep_every_promise() {
     let mut findings: Vec<Finding> = Vec::new();
     let (mut completed, mut roots, mut histories) = (0, 0, 0);
-    run_many(0, 300, 2, 5, |report| {
-        findings.extend(report.finding.clone());
-        completed += report.completed;
-        roots += report.roots;
-        histories += 1;
-    });
+    run_many(
+        0..300,
+        2,
+        5,
+        |_| true,
+        |report| {
+            findings.extend(report.finding.clone());
+            completed += report.completed;
+            roots += report.roots;
+            histories += 1;
+        },
+    );
     let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
     assert!(text.is_empty(), "{}", text.join("\n"));
     // Nothing is proven by histories in which nothing happens.

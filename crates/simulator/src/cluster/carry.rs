@@ -1,13 +1,14 @@
 //! What cores want done: the oracles look at each effect, then the world carries it out.
 
+use super::storage::job;
 use super::{Cluster, Effects, Origin, Route, core_id, id};
+use crate::disk::pages::Contents;
 use crate::event::Event;
-use crate::host::Arrival;
 use crate::network::{ConnectionId, Side};
 use crate::oracle::durability::Fact;
 use crate::oracle::{Finding, Violation};
 use crate::trace::Detail;
-use quorate_journal::Record;
+use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Effect};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
@@ -17,11 +18,8 @@ use quorate_wire::message::{
 use quorate_wire::{DecodeError, Frame, Kind, ReplyView};
 use std::sync::Arc;
 
-/// The longest that hashing a state takes.
-const HASH_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(50);
-
 impl Cluster {
-    /// Carries out the effects of one step, in order.
+    /// Carries out the effects of one step, in order. The replica may crash in the middle of them.
     pub(super) fn carry(
         &mut self,
         replica: ReplicaId,
@@ -31,14 +29,17 @@ impl Cluster {
         let origin = Origin { replica, core };
         for effect in effects {
             self.carry_one(origin, effect).map_err(|violation| self.finding(Some(replica), violation))?;
+            if self.crashes_now(replica) {
+                break;
+            }
         }
         Ok(())
     }
 
     fn carry_one(&mut self, origin: Origin, effect: Effect) -> Result<(), Violation> {
         match effect {
-            Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, &record),
-            Effect::Trim { .. } => Ok(()),
+            Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, record),
+            Effect::Trim { journal, upto } => self.trim(origin, journal, upto),
             Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
@@ -58,17 +59,13 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
-            Effect::KeepPart { .. } => Ok(()),
-            Effect::Checkpoint { position, state, .. } => {
-                // Always in order: a state is hashed when the one before it is.
-                let Origin { replica, core } = origin;
-                let delay = self.disk_random.between(0, HASH_TIME_MAX.0);
-                let now = self.now;
-                let host = self.host(replica);
-                let at = host.checkpointed_at.max(now).plus(delay);
-                host.checkpointed_at = at;
-                let root = state.root();
-                self.queue.push(at, Event::Checkpointed { replica, core, position, root });
+            Effect::KeepPart { position, root, received } => {
+                let job = job(position, Nanoseconds(0), Contents::Part(root, received));
+                self.write_pages(origin.replica, job);
+                Ok(())
+            }
+            Effect::Checkpoint { position, timestamp, state } => {
+                self.write_pages(origin.replica, job(position, timestamp, Contents::State(state)));
                 Ok(())
             }
             Effect::Report { report, .. } => {
@@ -91,64 +88,49 @@ impl Cluster {
         origin: Origin,
         journal: JournalId,
         lsn: Lsn,
-        record: &Record,
+        record: Record,
     ) -> Result<(), Violation> {
         let Origin { replica, core } = origin;
-        if let Record::Prepared { view, position, votes } = record {
+        if let Record::Prepared { view, position, votes } = &record {
             self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
         }
-        if let Record::EnterView { view, new_view, head } = record {
-            self.oracles.votes.on_enter(replica, *view, *new_view, *head)?;
+        if let Record::EnterView { view, head, .. } = &record {
             self.trace.note(self.now, Detail::Readable, &[16, id(replica), view.0, head.seq.0], || {
                 format!("r{replica} enters {view:?} at {:?}", head.seq)
             });
         }
         let known = self.oracles.ledger.batches();
-        let fact = Fact::of(record, &mut self.oracles.ledger)?;
-        if let Record::Batch(frame) = record
+        let fact = Fact::of(&record, &mut self.oracles.ledger)?;
+        if let Record::Batch(frame) = &record
             && self.oracles.ledger.batches() > known
         {
             self.oracles.resources.on_batch(frame.bytes().len());
         }
-        self.oracles.durability.on_append(replica, journal, lsn, fact)?;
-        let host = &mut self.hosts[replica.index()];
-        let owner = host.journal_core.get_mut(journal.index()).map(|owner| *owner.get_or_insert(core));
-        if owner != Some(core) {
-            let text = format!("core {core} appends to {journal:?}, which is not its own");
+        self.oracles.durability.on_append(replica, journal, lsn, fact);
+        check_owner(origin, journal)?;
+        let log = &mut self.hosts[replica.index()].disk.logs[core.index()];
+        let due = log.due(journal);
+        if lsn != due {
+            let text = format!("{lsn:?} of {journal:?} appended where {due:?} was due");
             return Err(Violation::new("journal", text));
         }
-        host.disk.append(journal, lsn).map_err(|due| {
-            Violation::new("journal", format!("{lsn:?} of {journal:?} appended where {due:?} was due"))
-        })?;
+        log.append(journal, lsn, record);
         self.trace.note(self.now, Detail::Verbose, &[5, id(replica), u64::from(journal.0), lsn.0], || {
             format!("r{replica} {journal:?} {lsn:?}: {fact:?}")
         });
-        let delay = self.write_delay();
-        if delay == 0 && self.hosts[replica.index()].stalls == 0 {
-            self.on_written(replica, journal, lsn);
-        } else {
-            self.queue.push(self.now.plus(delay), Event::Written { replica, journal, lsn });
-        }
         Ok(())
     }
 
-    fn write_delay(&mut self) -> u64 {
-        let plan = self.plan.disk;
-        let delay = self.disk_random.between(plan.write_min.0, plan.write_max.0);
-        if self.disk_random.permille(plan.stall_permille) { 20 * delay } else { delay }
-    }
-
-    /// A write is on disk; its core hears of it when the durable prefix grows.
-    pub(super) fn on_written(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn) {
-        let host = self.host(replica);
-        if host.stalls > 0 {
-            host.stalled_writes.push((journal, lsn));
-            return;
-        }
-        let core = host.journal_core[journal.index()].expect("invariant: set when it was appended");
-        if let Some(upto) = host.disk.written(journal, lsn) {
-            self.deliver(replica, core, Arrival::Durable(journal, upto));
-        }
+    fn trim(&mut self, origin: Origin, journal: JournalId, upto: Lsn) -> Result<(), Violation> {
+        let Origin { replica, core } = origin;
+        check_owner(origin, journal)?;
+        let oracles = &mut self.oracles;
+        oracles.durability.on_trim(&oracles.ledger, replica, journal, upto)?;
+        self.trace.note(self.now, Detail::Verbose, &[21, id(replica), u64::from(journal.0), upto.0], || {
+            format!("r{replica} {journal:?} needs nothing up to {upto:?}")
+        });
+        self.hosts[replica.index()].disk.logs[core.index()].trim(journal, upto);
+        Ok(())
     }
 
     fn post(&mut self, origin: Origin, to: CoreId, mail: Mail) {
@@ -156,8 +138,9 @@ impl Cluster {
         let delay = self.cores_random.between(1, self.plan.core.mail_max.0);
         let host = self.host(replica);
         let at = delay * host.slowness;
+        let life = host.life;
         host.cores[to.index()].mail[from.index()].push_back(mail);
-        self.queue.push(self.now.plus(at), Event::Mail { replica, from, to });
+        self.queue.push(self.now.plus(at), Event::Mail { life, from, to });
     }
 
     fn peer_connection(&self, replica: ReplicaId, peer: ReplicaId, link: LinkId) -> ConnectionId {
@@ -195,13 +178,14 @@ impl Cluster {
 
     /// What the oracles say of a frame that leaves `replica`.
     fn judge(&mut self, replica: ReplicaId, frame: &Frame) -> Result<Result<(), Violation>, DecodeError> {
+        let primary = |view| self.config.primary(view);
         let oracles = &mut self.oracles;
         let payload = frame.payload();
         Ok(match frame.kind() {
             Kind::PrePrepare => {
                 let message = PrePrepare::decode(payload)?;
                 oracles.ledger.note_header(&Arc::new(message.header.clone()));
-                oracles.votes.on_pre_prepare(&message)
+                oracles.votes.on_pre_prepare(replica, primary(message.view), &message)
             }
             Kind::Prepare => {
                 let message = Prepare::decode(payload)?;
@@ -223,6 +207,7 @@ impl Cluster {
                 oracles
                     .votes
                     .on_checkpoint(replica, seq, message.root)
+                    .and_then(|()| oracles.durability.before_checkpoint(replica, message.position))
                     .and_then(|()| oracles.agreement.on_root(replica, seq, message.root))
             }
             Kind::ViewChange => {
@@ -234,8 +219,12 @@ impl Cluster {
             }
             Kind::NewView => {
                 let message = NewView::decode(payload)?;
-                oracles.durability.before_new_view(replica, message.view)
+                oracles
+                    .votes
+                    .on_new_view(replica, primary(message.view), &message)
+                    .and_then(|()| oracles.durability.before_new_view(replica, message.view))
             }
+            Kind::Suspect => oracles.votes.on_suspect(replica, Suspect::decode(payload)?.view),
             Kind::LaneAcks => {
                 let message = LaneAcks::decode(payload)?;
                 message.tips.iter().try_for_each(|tip| {
@@ -283,6 +272,16 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// A core appends to its own journals.
+fn check_owner(origin: Origin, journal: JournalId) -> Result<(), Violation> {
+    let Origin { core, .. } = origin;
+    let is_own = journal == batch_journal(core) || (journal == CONSENSUS_JOURNAL && core == CoreId(0));
+    if is_own {
+        return Ok(());
+    }
+    Err(Violation::new("journal", format!("core {core} appends to {journal:?}, which is not its own")))
 }
 
 /// A frame in words, for readers.

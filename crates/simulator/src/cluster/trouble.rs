@@ -1,12 +1,11 @@
 //! Faults begin and end.
 
 use super::{Cluster, Route, core_id};
-use crate::event::Event;
 use crate::faults::{FaultKind, blocked_pairs};
 use crate::network::{ConnectionId, Side};
+use crate::oracle::Finding;
 use crate::plan::Carriage;
 use crate::trace::Detail;
-use quorate_types::ReplicaId;
 use std::sync::Arc;
 
 impl Cluster {
@@ -34,6 +33,19 @@ impl Cluster {
             FaultKind::Pause { replica } => self.host(replica).pauses += 1,
             FaultKind::Slow { replica, factor } => self.host(replica).slowness *= factor,
             FaultKind::StallDisk { replica } => self.host(replica).stalls += 1,
+            FaultKind::FillDisk { replica } => {
+                self.host(replica).fills += 1;
+                self.tell_of_room(replica);
+            }
+            FaultKind::Crash { replica } => self.crash_soon(replica),
+            FaultKind::LoseDisk { replica } => {
+                self.host(replica).downs += 1;
+                self.lose_disk(replica);
+            }
+            FaultKind::Corrupt { replica } => {
+                self.host(replica).downs += 1;
+                self.corrupt_disk(replica);
+            }
             FaultKind::CutOneWay { .. }
             | FaultKind::CutBothWays { .. }
             | FaultKind::Split { .. }
@@ -45,7 +57,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn on_fault_ends(&mut self, fault: usize) {
+    pub(super) fn on_fault_ends(&mut self, fault: usize) -> Result<(), Finding> {
         let kind = self.plan.faults[fault].kind;
         self.trace.note(self.now, Detail::Readable, &[11, fault as u64], || format!("fault ends: {kind:?}"));
         for (connection, side) in self.blocked_ways(kind) {
@@ -59,21 +71,23 @@ impl Cluster {
                 }
             }
             FaultKind::Slow { replica, factor } => self.host(replica).slowness /= factor,
-            FaultKind::StallDisk { replica } => self.end_stall(replica),
+            FaultKind::StallDisk { replica } => {
+                self.host(replica).stalls -= 1;
+                self.resume_disk(replica);
+            }
+            FaultKind::FillDisk { replica } => {
+                self.host(replica).fills -= 1;
+                self.tell_of_room(replica);
+                self.resume_disk(replica);
+            }
+            FaultKind::Crash { replica }
+            | FaultKind::LoseDisk { replica }
+            | FaultKind::Corrupt { replica } => {
+                self.end_down(replica)?;
+            }
             _ => {}
         }
-    }
-
-    fn end_stall(&mut self, replica: ReplicaId) {
-        let host = self.host(replica);
-        host.stalls -= 1;
-        if host.stalls > 0 {
-            return;
-        }
-        for (journal, lsn) in std::mem::take(&mut host.stalled_writes) {
-            let at = self.now.plus(1 + self.disk_random.below(1_000_000));
-            self.queue.push(at, Event::Written { replica, journal, lsn });
-        }
+        Ok(())
     }
 
     /// The ways that a fault blocks: each a connection and the side that gets nothing.

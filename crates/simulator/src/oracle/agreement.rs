@@ -61,6 +61,11 @@ impl Agreement {
         Ok(executed != before)
     }
 
+    /// A replica starts again, from whatever its disk gives back.
+    pub fn on_restart(&mut self, replica: ReplicaId) {
+        self.progress[replica.index()] = Progress { committed: self.genesis, executed: self.genesis };
+    }
+
     fn advance(
         &mut self,
         ledger: &Ledger,

@@ -4,21 +4,22 @@
 
 use super::Violation;
 use crate::ledger::Ledger;
-use quorate_journal::Record;
+use quorate_journal::{CONSENSUS_JOURNAL, Record};
 use quorate_types::{Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, Seq, View};
 use quorate_wire::message::{Commit, Prepare};
 use quorate_wire::{LaneTip, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ORACLE: &str = "durable before send";
+const KEPT: &str = "what was durable is there after a restart";
 
 /// What a record says, without its bulk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// A batch is held.
     Batch(Digest),
-    /// A header was accepted.
-    Accept(View, Digest),
+    /// A header was accepted, and perhaps it may be voted for.
+    Accept(View, Position, bool),
     /// A slot is prepared.
     Prepared(View, Position),
     /// A checkpoint is certified.
@@ -26,7 +27,7 @@ pub enum Fact {
     /// All views below are left.
     ViewState(View),
     /// A view begins at a slot.
-    EnterView(View, Seq),
+    EnterView(View, Position),
 }
 
 impl Fact {
@@ -39,25 +40,55 @@ impl Fact {
                     noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain,
                 )
             }
-            Record::Accept { view, header, .. } => Self::Accept(*view, ledger.note_header(header)),
+            Record::Accept { view, header, voted } => {
+                let digest = ledger.note_header(header);
+                Self::Accept(*view, Position { seq: header.seq, digest }, *voted)
+            }
             Record::Prepared { view, position, .. } => Self::Prepared(*view, *position),
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
             Record::ViewState { view } => Self::ViewState(*view),
-            Record::EnterView { view, head, .. } => Self::EnterView(*view, head.seq),
+            Record::EnterView { view, head, .. } => Self::EnterView(*view, *head),
         })
     }
+
+    /// The lowest view in which its writer may still speak.
+    fn view(&self) -> View {
+        match self {
+            Self::ViewState(view) | Self::EnterView(view, _) => *view,
+            _ => View(0),
+        }
+    }
+}
+
+/// What a replica finds on its disk when it starts.
+#[derive(Debug, Default)]
+pub struct Restart {
+    /// What the logs hold.
+    pub facts: Vec<(JournalId, Lsn, Fact)>,
+    /// The end of each journal.
+    pub ends: BTreeMap<JournalId, Lsn>,
+    /// The slot of the checkpoint that it goes on from.
+    pub checkpoint: Option<Position>,
+    /// Whether the disk was damaged while it was down.
+    pub damaged: bool,
 }
 
 /// What one replica has on disk.
 #[derive(Debug, Default)]
 struct Disk {
+    /// Appended, and not known to be durable.
     written: BTreeMap<(JournalId, Lsn), Fact>,
-    /// Every batch that was ever appended.
-    appended: BTreeSet<Digest>,
+    /// Durable and not trimmed.
+    journaled: BTreeMap<(JournalId, Lsn), Fact>,
+    /// Up to where the replica knows its journals to be durable.
+    told: BTreeMap<JournalId, Lsn>,
     batches: BTreeSet<Digest>,
+    /// Accepted headers that may be voted for.
     accepts: BTreeSet<(View, Digest)>,
     prepared: BTreeMap<(View, Seq), Digest>,
     stable: Seq,
+    /// The checkpoints of the own state, ascending.
+    checkpoints: BTreeMap<Seq, Position>,
     /// The highest view up to which all lower ones are left.
     left: View,
     /// The views that were entered, with their heads.
@@ -66,6 +97,10 @@ struct Disk {
     covered: BTreeSet<Digest>,
     /// Lane tips whose chain was found durable.
     chains: BTreeSet<Digest>,
+    /// Whether it was ever damaged: batches that its checkpoint covers may be missing.
+    damaged: bool,
+    /// Whether votes were lost: then its replica is a learner.
+    forgotten: bool,
 }
 
 /// What all replicas have on disk.
@@ -81,50 +116,138 @@ impl Durability {
         Self { disks: (0..replicas).map(|_| Disk::default()).collect() }
     }
 
-    /// A record is on its way to the disk. Nobody forks a lane here, so who writes a batch again has let go
-    /// of one that it held and may have acknowledged.
-    pub fn on_append(
-        &mut self,
-        replica: ReplicaId,
-        journal: JournalId,
-        lsn: Lsn,
-        fact: Fact,
-    ) -> Result<(), Violation> {
-        let disk = &mut self.disks[replica.index()];
-        disk.written.insert((journal, lsn), fact);
-        match fact {
-            Fact::Batch(chain) if !disk.appended.insert(chain) => {
-                Err(Violation::new("written once", format!("batch {chain:?} is written a second time")))
-            }
-            _ => Ok(()),
-        }
+    /// A record is on its way to the disk.
+    pub fn on_append(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn, fact: Fact) {
+        self.disks[replica.index()].written.insert((journal, lsn), fact);
     }
 
-    /// A replica is told that a journal is durable up to a position.
-    pub fn on_durable(&mut self, replica: ReplicaId, journal: JournalId, upto: Lsn) {
+    /// A replica is told that a journal is durable up to a position. Returns what is news by it.
+    pub fn on_durable(&mut self, replica: ReplicaId, journal: JournalId, upto: Lsn) -> Vec<Fact> {
         let disk = &mut self.disks[replica.index()];
+        let told = disk.told.entry(journal).or_default();
+        *told = (*told).max(upto);
         let durable: Vec<(JournalId, Lsn)> =
             disk.written.range((journal, Lsn(0))..=(journal, upto)).map(|(key, _)| *key).collect();
-        for key in durable {
-            match disk.written.remove(&key) {
-                Some(Fact::Batch(chain)) => {
-                    disk.batches.insert(chain);
-                }
-                Some(Fact::Accept(view, digest)) => {
-                    disk.accepts.insert((view, digest));
-                }
-                Some(Fact::Prepared(view, position)) => {
-                    disk.prepared.insert((view, position.seq), position.digest);
-                }
-                Some(Fact::Checkpoint(seq)) => disk.stable = disk.stable.max(seq),
-                Some(Fact::ViewState(view)) => disk.left = disk.left.max(view),
-                Some(Fact::EnterView(view, head)) => {
-                    disk.left = disk.left.max(view);
-                    disk.entered.insert(view, head);
-                }
-                None => {}
+        let facts: Vec<Fact> = durable.iter().filter_map(|key| disk.written.remove(key)).collect();
+        for (key, fact) in durable.into_iter().zip(&facts) {
+            disk.journaled.insert(key, *fact);
+            disk.apply(*fact);
+        }
+        facts
+    }
+
+    /// A replica is told that its state after a slot is durable.
+    pub fn on_checkpointed(&mut self, ledger: &Ledger, replica: ReplicaId, position: Position) {
+        let disk = &mut self.disks[replica.index()];
+        disk.checkpoints.insert(position.seq, position);
+        disk.chains.extend(ledger.tips_at(position).into_values().map(|tip| tip.chain));
+    }
+
+    /// The process is gone: what was not durable may be, or not.
+    pub fn on_crash(&mut self, replica: ReplicaId) {
+        self.disks[replica.index()].written.clear();
+    }
+
+    /// The disk is gone.
+    pub fn on_loss(&mut self, replica: ReplicaId) {
+        self.disks[replica.index()] = Disk { forgotten: true, damaged: true, ..Disk::default() };
+    }
+
+    /// Votes are lost.
+    pub fn on_learner(&mut self, replica: ReplicaId) {
+        self.disks[replica.index()].forgotten = true;
+    }
+
+    /// A replica starts again: all that it knew to be durable is there, if nobody has damaged it. Returns what it finds.
+    pub fn on_restart(
+        &mut self,
+        ledger: &Ledger,
+        replica: ReplicaId,
+        restart: Restart,
+    ) -> Result<Vec<Fact>, Violation> {
+        let disk = &mut self.disks[replica.index()];
+        let Restart { facts, ends, checkpoint, damaged } = restart;
+        disk.damaged |= damaged;
+        let found: BTreeMap<(JournalId, Lsn), Fact> =
+            facts.iter().map(|(journal, lsn, fact)| ((*journal, *lsn), *fact)).collect();
+        if !disk.damaged {
+            let end = |journal: &JournalId| ends.get(journal).copied().unwrap_or_default();
+            if let Some((journal, told)) = disk.told.iter().find(|(journal, told)| end(journal) < **told) {
+                let text = format!("{journal:?} ends at {:?}, {told:?} was durable", end(journal));
+                return Err(Violation::new(KEPT, text));
+            }
+            if let Some((key, fact)) =
+                disk.journaled.iter().find(|(key, fact)| found.get(*key) != Some(*fact))
+            {
+                return Err(Violation::new(KEPT, format!("{fact:?} was durable at {key:?} and is gone")));
+            }
+            let newest = disk.checkpoints.values().next_back();
+            if newest.map(|newest| newest.seq) > checkpoint.map(|found| found.seq) {
+                let text = format!("goes on from {checkpoint:?}, though {newest:?} was durable");
+                return Err(Violation::new(KEPT, text));
             }
         }
+        disk.checkpoints.retain(|seq, _| checkpoint.is_some_and(|found| *seq <= found.seq));
+        disk.told = ends;
+        disk.journaled = found;
+        disk.written.clear();
+        disk.batches.clear();
+        disk.covered.clear();
+        disk.chains.clear();
+        for (_, _, fact) in &facts {
+            disk.apply(*fact);
+        }
+        if let Some(position) = checkpoint {
+            self.on_checkpointed(ledger, replica, position);
+        }
+        Ok(facts.into_iter().map(|(_, _, fact)| fact).collect())
+    }
+
+    /// A replica says that a journal is not needed any more up to a position.
+    pub fn on_trim(
+        &mut self,
+        ledger: &Ledger,
+        replica: ReplicaId,
+        journal: JournalId,
+        upto: Lsn,
+    ) -> Result<(), Violation> {
+        let disk = &mut self.disks[replica.index()];
+        let newest = disk.checkpoints.range(..=disk.stable).next_back().map(|(_, position)| *position);
+        let gone = disk.facts(journal, Lsn(0), upto);
+        let stays = disk.facts(journal, upto.next(), Lsn(u64::MAX));
+        let lost = if journal == CONSENSUS_JOURNAL {
+            let own = disk.checkpoints.keys().next_back().copied().unwrap_or_default();
+            lost_votes(&gone, &stays, own)
+        } else {
+            let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
+            // Old ones may have been appended again, so that a lane that stands still keeps no other.
+            let is_needed = |chain: &Digest| {
+                !stays.contains(&Fact::Batch(*chain))
+                    && ledger
+                        .batch(chain)
+                        .is_some_and(|batch| tips.get(&batch.lane).is_none_or(|tip| tip.upto < batch.number))
+            };
+            // What does not connect to the state any more, as something before it is damaged, comes from others.
+            let mut batches = gone.iter().filter(|_| !disk.damaged);
+            batches.find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
+        };
+        if let Some(fact) = lost {
+            let text = format!(
+                "{journal:?} up to {upto:?} with {fact:?}, though the own state is durable and certified at {newest:?}"
+            );
+            return Err(Violation::new("trimming", text));
+        }
+        disk.journaled.retain(|(other, lsn), _| *other != journal || *lsn > upto);
+        Ok(())
+    }
+
+    /// A checkpoint vote leaves: the state is durable.
+    pub fn before_checkpoint(&self, replica: ReplicaId, position: Position) -> Result<(), Violation> {
+        if self.disks[replica.index()].checkpoints.get(&position.seq) != Some(&position) {
+            let text = format!("checkpoint vote for {position:?}, whose state is not durable");
+            return Err(Violation::new(ORACLE, text));
+        }
+        Ok(())
     }
 
     /// A PREPARE leaves: its headers are accepted on disk, and so are the batches of them and their ancestors
@@ -205,7 +328,8 @@ impl Durability {
         Ok(())
     }
 
-    /// Something was acknowledged to a client at `position`: q replicas must be unable to forget it.
+    /// Something was acknowledged to a client at `position`: q replicas must be unable to forget it. Those that have lost
+    /// their votes may have been among them.
     #[must_use]
     pub fn replicas_with_certificate(&self, ledger: &Ledger, position: Position) -> usize {
         let covers = |disk: &Disk| {
@@ -218,15 +342,49 @@ impl Durability {
                     })
             })
         };
-        self.disks.iter().filter(|disk| covers(disk)).count()
+        self.disks.iter().filter(|disk| disk.forgotten || covers(disk)).count()
     }
 }
 
 impl Disk {
+    fn apply(&mut self, fact: Fact) {
+        match fact {
+            Fact::Batch(chain) => {
+                self.batches.insert(chain);
+            }
+            Fact::Accept(view, position, voted) => {
+                if voted {
+                    self.accepts.insert((view, position.digest));
+                }
+            }
+            Fact::Prepared(view, position) => {
+                self.prepared.insert((view, position.seq), position.digest);
+            }
+            Fact::Checkpoint(seq) => self.stable = self.stable.max(seq),
+            Fact::ViewState(view) => self.left = self.left.max(view),
+            Fact::EnterView(view, head) => {
+                self.left = self.left.max(view);
+                self.entered.insert(view, head.seq);
+            }
+        }
+    }
+
+    /// What is appended to a journal from `first` to `last`, durable or not.
+    fn facts(&self, journal: JournalId, first: Lsn, last: Lsn) -> Vec<Fact> {
+        let range = (journal, first)..=(journal, last);
+        self.journaled.range(range.clone()).chain(self.written.range(range)).map(|(_, fact)| *fact).collect()
+    }
+
+    /// Up to which slot the batches need not be here.
+    fn floor(&self) -> Seq {
+        let own = self.checkpoints.keys().next_back().copied().unwrap_or_default();
+        if self.damaged { self.stable.max(own) } else { self.stable }
+    }
+
     fn cover(&mut self, ledger: &Ledger, tip: Position) -> Result<(), Violation> {
         let mut at = tip;
         let mut fresh = Vec::new();
-        while at.seq > self.stable && !self.covered.contains(&at.digest) {
+        while at.seq > self.floor() && !self.covered.contains(&at.digest) {
             let Some(header) = ledger.header(&at.digest) else { break };
             for named in &header.cut {
                 self.check_named(ledger, tip, at.seq, named, &header.parent)?;
@@ -264,6 +422,39 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// What must not go when `gone` does, unless it is among what `stays`: the highest view, the entry to it, the highest
+/// certificates, and what may be voted for above the slot from which the replica would go on.
+fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
+    let highest = |rank: fn(&Fact) -> Option<(View, Seq)>| {
+        let kept = stays.iter().filter_map(rank).max();
+        gone.iter().copied().filter(|fact| rank(fact) > kept).max_by_key(rank)
+    };
+    let view = highest(|fact| (fact.view() > View(0)).then_some((fact.view(), Seq(0))));
+    let entry = highest(|fact| match fact {
+        // In the first view everybody is from the beginning.
+        Fact::EnterView(view, _) if *view > View(0) => Some((*view, Seq(0))),
+        _ => None,
+    });
+    let certificate = highest(|fact| match fact {
+        Fact::Prepared(view, position) => Some((*view, position.seq)),
+        _ => None,
+    });
+    let checkpoint = highest(|fact| match fact {
+        Fact::Checkpoint(seq) => Some((View(0), *seq)),
+        _ => None,
+    });
+    let current = gone.iter().chain(stays).map(Fact::view).max().unwrap_or_default();
+    let vote = gone.iter().copied().find(|fact| {
+        let Fact::Accept(view, position, true) = fact else { return false };
+        *view == current
+            && position.seq > newest
+            && !stays.iter().any(
+                |other| matches!(other, Fact::Accept(in_view, at, _) if in_view == view && at == position),
+            )
+    });
+    view.or(entry).or(certificate).or(checkpoint).or(vote)
 }
 
 /// Where the chain that ends with `digest` has left a lane.

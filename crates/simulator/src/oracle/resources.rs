@@ -22,6 +22,9 @@ pub enum Trouble {
     Gaps,
     /// Frames may be missing, doubled or out of order.
     Disorder,
+    /// The same, and replicas come back without what was not durable: what they seal next may be the second batch at
+    /// its place.
+    Amnesia,
 }
 
 impl Trouble {
@@ -29,6 +32,7 @@ impl Trouble {
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
         match plan.network.carriage {
+            _ if plan.has_crashes() => Self::Amnesia,
             Carriage::Single { .. } => Self::Disorder,
             Carriage::Stream if plan.is_calm() => Self::Calm,
             Carriage::Stream => Self::Gaps,
@@ -42,11 +46,11 @@ impl Trouble {
             Reject::Busy => true,
             // A replica that is cut off or slow executes late, and holds a bounded part of what comes meanwhile.
             Reject::BatchGap | Reject::LaneBudget => self != Self::Calm,
+            Reject::BatchFork => self == Self::Amnesia,
             Reject::Malformed(_)
             | Reject::ForeignBundle
             | Reject::BundleSignature
             | Reject::ForeignBatch
-            | Reject::BatchFork
             | Reject::FetchMismatch
             | Reject::StatePage
             | Reject::ConsensusSignature

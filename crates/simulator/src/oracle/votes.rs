@@ -4,8 +4,8 @@
 use super::Violation;
 use quorate_types::{Digest, Quorums, ReplicaId, ReplicaSet, Seq, View};
 use quorate_wire::Position;
-use quorate_wire::message::{Commit, PrePrepare, Prepare, ViewChange};
-use std::collections::BTreeMap;
+use quorate_wire::message::{Commit, NewView, PrePrepare, Prepare, ViewChange};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const ORACLE: &str = "vote once";
@@ -13,8 +13,8 @@ const ORACLE: &str = "vote once";
 /// What one replica has voted for.
 #[derive(Debug, Default)]
 struct Cast {
-    /// PREPARE: the first slot of the range and the digest, by slot.
-    prepared: BTreeMap<(View, Seq), (Seq, Digest)>,
+    /// PREPARE: the first slot of the range and the digest, by slot. After a restart the ranges may be others.
+    prepared: BTreeMap<(View, Seq), (Option<Seq>, Digest)>,
     committed: BTreeMap<(View, Seq), Digest>,
     checkpoints: BTreeMap<Seq, Digest>,
     /// The highest view that it has said anything in.
@@ -22,12 +22,24 @@ struct Cast {
     /// The highest certificate that it has sent COMMIT for.
     certified: Option<(View, Seq)>,
     /// The views that it has entered, with their heads.
-    entered: BTreeMap<View, (Digest, Position)>,
+    entered: BTreeMap<View, Position>,
+    /// The views whose end it has wished for.
+    suspected: BTreeSet<View>,
+    /// Whether it must never vote again.
+    learner: bool,
 }
 
 impl Cast {
+    fn vote(&self, what: &str) -> Result<(), Violation> {
+        if self.learner {
+            return Err(Violation::new("a learner never votes", format!("signs {what}")));
+        }
+        Ok(())
+    }
+
     /// Something is said in `view`: then nothing may be said in a lower one any more.
     fn speak(&mut self, what: &str, view: View) -> Result<(), Violation> {
+        self.vote(what)?;
         if view < self.spoke_in {
             let text = format!("{what} in {view:?} after {:?} was entered or waited for", self.spoke_in);
             return Err(Violation::new("no vote in a lower view", text));
@@ -44,7 +56,8 @@ pub struct Votes {
     cast: Vec<Cast>,
     proposed: BTreeMap<(View, Seq), Digest>,
     /// Where each view begins, as the first replica that entered it wrote down.
-    heads: BTreeMap<View, (Digest, Position)>,
+    heads: BTreeMap<View, Position>,
+    new_views: BTreeMap<View, Digest>,
 }
 
 impl Votes {
@@ -52,12 +65,59 @@ impl Votes {
     #[must_use]
     pub fn new(quorums: Quorums) -> Self {
         let cast = (0..quorums.replicas).map(|_| Cast::default()).collect();
-        Self { quorums, cast, proposed: BTreeMap::new(), heads: BTreeMap::new() }
+        let (proposed, heads, new_views) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { quorums, cast, proposed, heads, new_views }
     }
 
-    /// A proposal leaves the primary, or is passed on.
-    pub fn on_pre_prepare(&mut self, message: &PrePrepare) -> Result<(), Violation> {
+    /// A replica must never vote again.
+    pub fn on_learner(&mut self, replica: ReplicaId) {
+        self.cast[replica.index()].learner = true;
+    }
+
+    /// A replica starts again.
+    pub fn on_restart(&mut self, replica: ReplicaId) {
+        self.cast[replica.index()].prepared.values_mut().for_each(|(start, _)| *start = None);
+    }
+
+    /// A suspicion of `replica` leaves it. A learner may say again what others have shown it that it had said.
+    pub fn on_suspect(&mut self, replica: ReplicaId, view: View) -> Result<(), Violation> {
+        let cast = &mut self.cast[replica.index()];
+        if cast.suspected.insert(view) {
+            cast.vote("SUSPECT")?;
+        }
+        Ok(())
+    }
+
+    /// A NEW-VIEW leaves `replica`: its primary, or one that passes it on. There is one for each view.
+    pub fn on_new_view(
+        &mut self,
+        replica: ReplicaId,
+        primary: ReplicaId,
+        message: &NewView,
+    ) -> Result<(), Violation> {
+        let digest = message.digest();
+        if replica == primary && !self.new_views.contains_key(&message.view) {
+            self.cast[replica.index()].vote("NEW-VIEW")?;
+        }
+        let first = *self.new_views.entry(message.view).or_insert(digest);
+        if first != digest {
+            let text = format!("two NEW-VIEWs of {:?}", message.view);
+            return Err(Violation::new("one beginning of a view", text));
+        }
+        Ok(())
+    }
+
+    /// A proposal leaves the primary, or is passed on by `replica`.
+    pub fn on_pre_prepare(
+        &mut self,
+        replica: ReplicaId,
+        primary: ReplicaId,
+        message: &PrePrepare,
+    ) -> Result<(), Violation> {
         let (view, seq, digest) = (message.view, message.header.seq, message.header.digest());
+        if replica == primary && !self.proposed.contains_key(&(view, seq)) {
+            self.cast[replica.index()].vote("PRE-PREPARE")?;
+        }
         let first = *self.proposed.entry((view, seq)).or_insert(digest);
         if first != digest {
             let text = format!("the primary proposed {first:?} and {digest:?} at ({view:?}, {seq:?})");
@@ -70,15 +130,16 @@ impl Votes {
     pub fn on_prepare(&mut self, replica: ReplicaId, message: &Prepare) -> Result<(), Violation> {
         let (view, lo) = (message.view, message.lo);
         self.cast[replica.index()].speak("PREPARE", view)?;
-        if let Some(head) = self.cast[replica.index()].entered.get(&view).filter(|(_, head)| lo < head.seq) {
+        if let Some(head) = self.cast[replica.index()].entered.get(&view).filter(|head| lo < head.seq) {
             let text = format!("PREPARE from {lo:?} in {view:?}, which begins at {head:?}");
             return Err(Violation::new("votes from the head on", text));
         }
         let cast = &mut self.cast[replica.index()].prepared;
         for (offset, digest) in (0..).zip(&message.digests) {
             let seq = lo.plus(offset);
-            let (start, first) = *cast.entry((view, seq)).or_insert((lo, *digest));
-            if first != *digest {
+            let (start, first) = cast.entry((view, seq)).or_insert((None, *digest));
+            let start = *start.get_or_insert(lo);
+            if first != digest {
                 let text = format!("PREPARE for {first:?} and then {digest:?} at ({view:?}, {seq:?})");
                 return Err(Violation::new(ORACLE, text));
             }
@@ -120,19 +181,12 @@ impl Votes {
         Ok(())
     }
 
-    /// `replica` writes down that a view begins, and may do so again: always with the same beginning, which is
-    /// everybody's as long as no primary lies.
-    pub fn on_enter(
-        &mut self,
-        replica: ReplicaId,
-        view: View,
-        new_view: Digest,
-        head: Position,
-    ) -> Result<(), Violation> {
-        let first = *self.heads.entry(view).or_insert((new_view, head));
-        let own = *self.cast[replica.index()].entered.entry(view).or_insert((new_view, head));
-        if first != (new_view, head) || own != first {
-            let text = format!("enters {view:?} at {head:?}, first {own:?}, others {first:?}");
+    /// `replica` has durably written down that a view begins: at the same slot as everybody, however often.
+    pub fn on_enter(&mut self, replica: ReplicaId, view: View, head: Position) -> Result<(), Violation> {
+        let first = *self.heads.entry(view).or_insert(head);
+        let before = self.cast[replica.index()].entered.insert(view, head);
+        if first != head || before.is_some_and(|before| before != head) {
+            let text = format!("enters {view:?} at {head:?}, before at {before:?}, others at {first:?}");
             return Err(Violation::new("one beginning of a view", text));
         }
         Ok(())
@@ -140,6 +194,7 @@ impl Votes {
 
     /// A checkpoint vote of `replica` leaves it.
     pub fn on_checkpoint(&mut self, replica: ReplicaId, seq: Seq, root: Digest) -> Result<(), Violation> {
+        self.cast[replica.index()].vote("CHECKPOINT")?;
         let first = *self.cast[replica.index()].checkpoints.entry(seq).or_insert(root);
         if first != root {
             let text = format!("checkpoint votes for roots {first:?} and {root:?} after {seq:?}");
@@ -156,7 +211,7 @@ impl Votes {
         position: Position,
         votes: &[(ReplicaId, Arc<Prepare>)],
     ) -> Result<(), Violation> {
-        if let Some(head) = self.heads.get(&view).filter(|(_, head)| position.seq < head.seq) {
+        if let Some(head) = self.heads.get(&view).filter(|head| position.seq < head.seq) {
             let text = format!("a certificate for {position:?} in {view:?}, which begins at {head:?}");
             return Err(Violation::new("certificates", text));
         }
@@ -237,12 +292,12 @@ mod tests {
     #[test]
     fn a_view_begins_once_and_votes_and_certificates_begin_at_its_head() {
         let mut votes = Votes::new(Quorums::of(4));
-        let (one, other) = (Digest([1; 32]), Digest([2; 32]));
-        votes.on_enter(ReplicaId(0), View(1), one, position(3, 3)).unwrap();
-        votes.on_enter(ReplicaId(1), View(1), one, position(3, 3)).unwrap();
-        votes.on_enter(ReplicaId(1), View(1), one, position(3, 3)).unwrap();
-        assert!(votes.on_enter(ReplicaId(1), View(1), other, position(3, 3)).is_err());
-        assert!(votes.on_enter(ReplicaId(2), View(1), one, position(4, 4)).is_err());
+        votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
+        // Saying so again, to let go of older records, is no second beginning.
+        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
+        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 4)).is_err());
+        assert!(votes.on_enter(ReplicaId(2), View(1), position(4, 4)).is_err());
         let below = Prepare { view: View(1), ..prepare(2, &[2, 3]) };
         assert!(votes.on_prepare(ReplicaId(0), &below).is_err());
         let cast: Vec<_> = (0..3).map(|id| (ReplicaId(id), Arc::new(below.clone()))).collect();

@@ -38,7 +38,7 @@ impl Scene {
             let fact = Fact::of(&batch_record(number, chain), &mut ledger).unwrap();
             let Fact::Batch(next) = fact else { panic!("a batch gives a batch") };
             chain = next;
-            durability.on_append(ME, JOURNAL, Lsn(number), fact).unwrap();
+            durability.on_append(ME, JOURNAL, Lsn(number), fact);
         }
         let tip = LaneTip { lane: LANE, upto: LaneNumber(2), chain };
         let header = Arc::new(Header {
@@ -50,8 +50,8 @@ impl Scene {
         });
         let header_position = Position { seq: Seq(1), digest: header.digest() };
         let accept = Fact::of(&Record::Accept { view: View(0), header, voted: true }, &mut ledger).unwrap();
-        durability.on_append(ME, CONSENSUS, Lsn(1), accept).unwrap();
-        durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position)).unwrap();
+        durability.on_append(ME, CONSENSUS, Lsn(1), accept);
+        durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position));
         Self { ledger, durability, tip, header: header_position }
     }
 
@@ -101,12 +101,4 @@ fn an_acknowledgement_waits_for_the_whole_chain() {
     assert!(check(&mut scene).unwrap_err().message.contains("k2"));
     scene.durability.on_durable(ME, JOURNAL, Lsn(2));
     check(&mut scene).unwrap();
-}
-
-#[test]
-fn a_batch_that_is_written_again_is_seen() {
-    let mut scene = Scene::new();
-    let again = Fact::Batch(scene.tip.chain);
-    scene.durability.on_append(ReplicaId(3), JOURNAL, Lsn(1), again).unwrap();
-    assert_eq!(scene.durability.on_append(ME, JOURNAL, Lsn(3), again).unwrap_err().oracle, "written once");
 }

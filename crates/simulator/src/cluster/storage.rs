@@ -1,0 +1,165 @@
+//! Disks at work: groups leave as a driver lets them, segments are made ahead, checkpoints are written beside.
+
+use super::{Cluster, core_id};
+use crate::disk::pages::{Contents, Job, Written};
+use crate::event::{Event, Life};
+use crate::host::{Arrival, Stalled};
+use crate::trace::Detail;
+use quorate_journal::WriteId;
+use quorate_types::{CoreId, Nanoseconds, ReplicaId};
+
+/// The longest that writing a checkpoint takes.
+const PAGES_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(50);
+/// After how much quiet a log confirms its last group.
+const QUIET: Nanoseconds = Nanoseconds::from_millis(30);
+
+impl Cluster {
+    /// Lets everything begin that is worth beginning in the log of a core.
+    pub(super) fn pump(&mut self, replica: ReplicaId, core: CoreId) {
+        let life = self.hosts[replica.index()].life;
+        loop {
+            if self.host(replica).disk.logs[core.index()].begin_action() {
+                let delay = 2 * self.write_delay();
+                self.queue.push(self.now.plus(delay), Event::SegmentMade { life, core });
+            }
+            let Some((write, _)) = self.host(replica).disk.logs[core.index()].begin_write() else { return };
+            let delay = self.write_delay();
+            if delay > 0 || self.host(replica).stalls > 0 {
+                self.queue.push(self.now.plus(delay), Event::Written { life, core, write });
+            } else {
+                self.end_write(replica, core, write);
+            }
+        }
+    }
+
+    fn write_delay(&mut self) -> u64 {
+        let plan = self.plan.disk;
+        let delay = self.disk_random.between(plan.write_min.0, plan.write_max.0);
+        if self.disk_random.permille(plan.stall_permille) { 20 * delay } else { delay }
+    }
+
+    /// Whether a replica is in the life in which something was begun.
+    pub(super) fn lives(&self, life: Life) -> bool {
+        let host = &self.hosts[life.replica.index()];
+        host.life == life && host.is_up()
+    }
+
+    pub(super) fn on_written(&mut self, life: Life, core: CoreId, write: WriteId) {
+        if !self.lives(life) {
+            return;
+        }
+        let host = self.host(life.replica);
+        if host.stalls > 0 {
+            host.stalled.push(Stalled::Write(core, write));
+            return;
+        }
+        self.end_write(life.replica, core, write);
+        self.pump(life.replica, core);
+    }
+
+    fn end_write(&mut self, replica: ReplicaId, core: CoreId, write: WriteId) {
+        let mut durable = Vec::new();
+        let host = self.host(replica);
+        let log = &mut host.disk.logs[core.index()];
+        log.end_write(write, &mut durable);
+        if log.is_idle() {
+            let (life, since) = (host.life, log.activity());
+            self.queue.push(self.now.plus(QUIET.0), Event::Quiet { life, core, since });
+        }
+        for (journal, upto) in durable {
+            self.deliver(replica, core, Arrival::Durable(journal, upto));
+        }
+    }
+
+    pub(super) fn on_quiet(&mut self, life: Life, core: CoreId, since: u64) {
+        if !self.lives(life) {
+            return;
+        }
+        let log = &mut self.host(life.replica).disk.logs[core.index()];
+        if log.is_idle() && log.activity() == since {
+            log.confirm();
+            self.pump(life.replica, core);
+        }
+    }
+
+    pub(super) fn on_segment_made(&mut self, life: Life, core: CoreId) {
+        if !self.lives(life) {
+            return;
+        }
+        let host = self.host(life.replica);
+        if host.stalls > 0 || host.fills > 0 {
+            host.stalled.push(Stalled::Segment(core));
+            return;
+        }
+        host.disk.logs[core.index()].end_action();
+        self.pump(life.replica, core);
+    }
+
+    /// A state is to be written beside everything else.
+    pub(super) fn write_pages(&mut self, replica: ReplicaId, job: Job) {
+        if self.host(replica).disk.pages.add(job) {
+            self.schedule_pages(replica);
+        }
+    }
+
+    fn schedule_pages(&mut self, replica: ReplicaId) {
+        let delay = self.disk_random.between(0, PAGES_TIME_MAX.0);
+        let life = self.host(replica).life;
+        self.queue.push(self.now.plus(delay), Event::PagesWritten { life });
+    }
+
+    pub(super) fn on_pages_written(&mut self, life: Life) {
+        if !self.lives(life) {
+            return;
+        }
+        let replica = life.replica;
+        let host = self.host(replica);
+        if host.stalls > 0 || host.fills > 0 {
+            host.stalled.push(Stalled::Pages);
+            return;
+        }
+        let (Written { position, root, complete }, more) = host.disk.pages.end();
+        if complete {
+            let core = core_id(self.plan.cores - 1);
+            self.deliver(replica, core, Arrival::Checkpointed(position, root));
+        }
+        self.trace.note(self.now, Detail::Readable, &[20, super::id(replica), position.seq.0], || {
+            let what = if complete { "state" } else { "part of the state" };
+            format!("r{replica} has the {what} after {:?} on disk", position.seq)
+        });
+        if more {
+            self.schedule_pages(replica);
+        }
+    }
+
+    /// A stall or a full disk is over: if nothing else holds the disk up, what fell due meanwhile happens.
+    pub(super) fn resume_disk(&mut self, replica: ReplicaId) {
+        let host = self.host(replica);
+        if host.stalls > 0 {
+            return;
+        }
+        let life = host.life;
+        for stalled in std::mem::take(&mut host.stalled) {
+            let at = self.now.plus(1 + self.disk_random.below(1_000_000));
+            let event = match stalled {
+                Stalled::Write(core, write) => Event::Written { life, core, write },
+                Stalled::Segment(core) => Event::SegmentMade { life, core },
+                Stalled::Pages => Event::PagesWritten { life },
+            };
+            self.queue.push(at, event);
+        }
+    }
+
+    /// Tells every core whether the disk is nearly full.
+    pub(super) fn tell_of_room(&mut self, replica: ReplicaId) {
+        let is_full = self.host(replica).fills > 0;
+        for core in 0..self.plan.cores {
+            self.deliver(replica, core_id(core), Arrival::ReadOnly(is_full));
+        }
+    }
+}
+
+/// What an effect asks to be written.
+pub(super) fn job(position: quorate_wire::Position, timestamp: Nanoseconds, contents: Contents) -> Job {
+    Job { position, timestamp, contents }
+}

@@ -1,0 +1,229 @@
+//! Checkpoints on disk: page files and manifests in bytes, written as the daemon's thread for them does, one state
+//! at a time; a state that waits is replaced by a newer one.
+
+use super::{land, put};
+use crate::random::Random;
+use quorate_state::{
+    Checkpoint, CheckpointHead, FileNumber, Forest, Frozen, Manifest, PageStore, PageWrite, Progress,
+    ReadPages, Removal, StoreOptions,
+};
+use quorate_types::{Digest, Nanoseconds};
+use quorate_wire::Position;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+/// Page files are short and writes too, so that each checkpoint has several.
+const OPTIONS: StoreOptions = StoreOptions { file_bytes_max: 32 * 1024, write_bytes: 4096 };
+
+/// What is to be written.
+#[derive(Debug)]
+pub enum Contents {
+    /// A whole state.
+    State(Frozen),
+    /// What a transfer of the state with this root has received.
+    Part(Digest, Forest),
+}
+
+/// A checkpoint that is to be written.
+#[derive(Debug)]
+pub struct Job {
+    /// The slot.
+    pub position: Position,
+    /// The timestamp of its header.
+    pub timestamp: Nanoseconds,
+    /// What it is of.
+    pub contents: Contents,
+}
+
+/// One step of writing a checkpoint.
+#[derive(Debug)]
+enum Step {
+    Write(PageWrite),
+    Remove(Removal),
+    Manifest(u64, Vec<u8>),
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    position: Position,
+    complete: bool,
+    steps: VecDeque<Step>,
+    checkpoint: Checkpoint,
+}
+
+/// A checkpoint that is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// The slot.
+    pub position: Position,
+    /// The root.
+    pub root: Digest,
+    /// Whether it is of a whole state.
+    pub complete: bool,
+}
+
+/// What was found of checkpoints.
+#[derive(Debug, Default)]
+pub struct RestoredPages {
+    /// The newest state that is whole.
+    pub whole: Option<(Manifest, Frozen)>,
+    /// What a transfer had received above it.
+    pub part: Option<Forest>,
+}
+
+/// The checkpoints of one replica.
+#[derive(Debug)]
+pub struct PageDisk {
+    files: BTreeMap<FileNumber, Vec<u8>>,
+    manifests: BTreeMap<u64, Vec<u8>>,
+    store: PageStore,
+    under_way: Option<UnderWay>,
+    waiting: Option<Job>,
+}
+
+impl Default for PageDisk {
+    fn default() -> Self {
+        Self {
+            files: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            store: PageStore::new(OPTIONS, [], []),
+            under_way: None,
+            waiting: None,
+        }
+    }
+}
+
+impl PageDisk {
+    /// Takes a state; says whether it is begun at once. Otherwise it waits, in the place of any that waited before.
+    pub fn add(&mut self, job: Job) -> bool {
+        if self.under_way.is_some() {
+            self.waiting = Some(job);
+            return false;
+        }
+        self.begin(job);
+        true
+    }
+
+    fn begin(&mut self, job: Job) {
+        let Job { position, timestamp, contents } = job;
+        let head =
+            CheckpointHead { seq: position.seq, digest: position.digest, timestamp, certificate: Vec::new() };
+        let (mut checkpoint, complete) = match contents {
+            Contents::State(state) => (self.store.begin(head, &state), true),
+            Contents::Part(root, received) => (self.store.begin_partial(head, root, received), false),
+        };
+        let mut steps = VecDeque::new();
+        loop {
+            match checkpoint.advance(&mut self.store) {
+                Progress::Remove(removal) => steps.push_back(Step::Remove(removal)),
+                Progress::Write(write) => steps.push_back(Step::Write(write)),
+                Progress::Pause => {}
+                Progress::Finished => break,
+            }
+        }
+        let manifest = checkpoint.manifest(&self.store);
+        steps.push_back(Step::Manifest(manifest.number, manifest.encode()));
+        self.under_way = Some(UnderWay { position, complete, steps, checkpoint });
+    }
+
+    /// What was begun is durable; says also whether another one was begun.
+    pub fn end(&mut self) -> (Written, bool) {
+        let UnderWay { position, complete, steps, checkpoint } =
+            self.under_way.take().expect("invariant: a checkpoint ends once");
+        let root = checkpoint.root();
+        steps.into_iter().for_each(|step| self.act(step));
+        let removal = self.store.on_durable(checkpoint);
+        self.act(Step::Remove(removal));
+        let next = self.waiting.take();
+        let begun = next.is_some();
+        next.into_iter().for_each(|job| self.begin(job));
+        (Written { position, root, complete }, begun)
+    }
+
+    fn act(&mut self, step: Step) {
+        match step {
+            Step::Write(PageWrite { file, offset, bytes }) => {
+                put(self.files.entry(file).or_default(), offset as usize, &bytes);
+            }
+            Step::Remove(Removal { manifests, pages }) => {
+                manifests.iter().for_each(|number| drop(self.manifests.remove(number)));
+                pages.iter().for_each(|number| drop(self.files.remove(number)));
+            }
+            Step::Manifest(number, bytes) => {
+                self.manifests.insert(number, bytes);
+            }
+        }
+    }
+
+    /// The process is gone: what was under way stops at a random step.
+    pub fn crash(&mut self, random: &mut Random) {
+        self.waiting = None;
+        let Some(UnderWay { mut steps, .. }) = self.under_way.take() else { return };
+        for _ in 0..random.index(steps.len() + 1) {
+            steps.pop_front().into_iter().for_each(|step| self.act(step));
+        }
+        // The files are synced when all is written: till then any part of the next may be there, or be torn.
+        if let Some(Step::Write(PageWrite { file, offset, bytes })) = steps.pop_front() {
+            land(self.files.entry(file).or_default(), offset as usize, &bytes, random);
+        }
+    }
+
+    /// Loads the newest checkpoint that is whole, and goes on from there.
+    pub fn restore(&mut self) -> RestoredPages {
+        let lengths = self.files.iter().map(|(number, bytes)| (*number, bytes.len() as u64));
+        self.store = PageStore::new(OPTIONS, lengths, self.manifests.keys().copied());
+        let mut found = RestoredPages::default();
+        let mut damaged = false;
+        let mut reader = Reader(&self.files);
+        for bytes in self.manifests.values().rev() {
+            let Ok(manifest) = Manifest::decode(bytes) else {
+                damaged = true;
+                continue;
+            };
+            match (manifest.complete, &found.whole) {
+                (true, Some(_)) => self.store.keep(&manifest),
+                (true, None) => match self.store.load(&manifest, &mut reader) {
+                    Ok((state, _)) => found.whole = Some((manifest, state)),
+                    Err(_) => damaged = true,
+                },
+                (false, None) if found.part.is_none() => {
+                    match self.store.load_forest(&manifest, &mut reader) {
+                        Ok((forest, _)) => found.part = Some(forest),
+                        Err(_) => damaged = true,
+                    }
+                }
+                (false, _) => {}
+            }
+        }
+        if !damaged {
+            let removal = self.store.unneeded();
+            self.act(Step::Remove(removal));
+        }
+        found
+    }
+
+    /// The bytes of a random file that a manifest names, or of a manifest.
+    pub fn any_file_mut(&mut self, random: &mut Random) -> Option<&mut Vec<u8>> {
+        let (files, manifests) = (self.files.len(), self.manifests.len());
+        if files + manifests == 0 {
+            return None;
+        }
+        let at = random.index(files + manifests);
+        match at.checked_sub(files) {
+            None => self.files.values_mut().nth(at),
+            Some(at) => self.manifests.values_mut().nth(at),
+        }
+    }
+}
+
+struct Reader<'a>(&'a BTreeMap<FileNumber, Vec<u8>>);
+
+impl ReadPages for Reader<'_> {
+    fn read(&mut self, file: FileNumber, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let bytes = self.0.get(&file).ok_or(io::ErrorKind::NotFound)?;
+        let start = usize::try_from(offset).expect("invariant: page files are short");
+        let found = bytes.get(start..start + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(found);
+        Ok(())
+    }
+}
