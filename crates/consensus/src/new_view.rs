@@ -336,6 +336,7 @@ impl Consensus {
         self.ballot = None;
         self.recast.clear();
         self.votes.enter(view);
+        self.votes.help_anew();
         self.head = head;
         self.entered_after = after;
         self.pending.clear();

@@ -134,7 +134,8 @@ fn marks_of(tips: impl IntoIterator<Item = LaneTip>) -> Marks {
 
 impl Consensus {
     /// A replica that goes on where the durable prefix of its journal ends, at `last_lsn`. All of that counts as
-    /// durable: the caller's gate must know.
+    /// durable: the caller's gate must know. The caller then gives [`Consensus::on_root`] the root of the state at
+    /// the floor once more, as the vote for that checkpoint may have been lost.
     #[must_use]
     pub fn recover(
         config: Arc<ClusterConfig>,

@@ -103,11 +103,14 @@ impl Consensus {
     }
 
     /// A peer that has not entered this replica's view learns where it begins, or what this replica waits for.
-    fn help_into_view(&self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+    fn help_into_view(&mut self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
         let behind = status.view < self.view() || (status.view == self.view() && !status.entered);
-        if !behind {
+        let (now, pause) = (self.now, self.tuning.retransmit.0 / 2);
+        let peer = self.votes.peer_mut(from);
+        if !behind || now < peer.helped_until {
             return;
         }
+        peer.helped_until = now.plus(pause);
         if self.has_entered() {
             if let Some(message) = &self.new_view {
                 let (message, after) = (Outgoing::NewView(Arc::clone(message)), self.entered_after.clone());

@@ -132,6 +132,7 @@ impl Consensus {
         }
         let message = Arc::new(self.view_change(target));
         self.suspicion.on_view(self.view(), target.view);
+        self.votes.help_anew();
         self.pending.clear();
         self.waits_for = None;
         self.clock_wait = None;

@@ -1,6 +1,6 @@
 //! The votes of every replica, this one included, in the present view.
 
-use quorate_types::{Digest, ReplicaId, ReplicaSet, Seq, View, nth_highest};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, View, nth_highest};
 use quorate_wire::Position;
 use quorate_wire::message::{Prepare, Status};
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub(crate) struct Peer {
     covered: Seq,
     /// The highest slot that it claims to have committed.
     pub(crate) claim: Position,
+    /// Before this time it is not helped into a view once more: its Status is small and the answer is large.
+    pub(crate) helped_until: Nanoseconds,
     /// Its last Status.
     pub(crate) status: Option<Status>,
 }
@@ -135,6 +137,13 @@ impl Votes {
             peer.prepares.clear();
             peer.commit = None;
             peer.covered = Seq(0);
+        }
+    }
+
+    /// There is something new that helps others into a view.
+    pub(crate) fn help_anew(&mut self) {
+        for peer in &mut self.peers {
+            peer.helped_until = Nanoseconds(0);
         }
     }
 

@@ -556,6 +556,11 @@ impl Cluster {
         self.log.truncate(log);
         self.say(id, format!("comes back: {}", self.node(id).consensus.waiting()));
         self.restore_lanes(id, &marks);
+        if floor != genesis {
+            // Its vote for the checkpoint may be lost with it.
+            let root = Digest::of(Domain::StateRoot, &floor.digest.0);
+            self.with(id, |consensus, out| consensus.on_root(floor, root, out));
+        }
         for peer in self.ids().into_iter().filter(|peer| *peer != id) {
             self.with(peer, |consensus, out| {
                 consensus.on_disconnected(id);
