@@ -169,7 +169,7 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
 fn draw_crashes(random: &mut Random, plan: &Plan) -> Vec<Fault> {
     let replica =
         |number: u64| ReplicaId(u8::try_from(number % u64::from(plan.replicas)).expect("invariant: below n"));
-    let length_max = |begin: u64| (plan.heal_at.0 - begin).min(800_000_000).max(1);
+    let length_max = |begin: u64| (plan.heal_at.0 - begin).clamp(1, 800_000_000);
     let crash = |random: &mut Random, replica: ReplicaId, begin: u64| {
         let end = begin + random.magnitude(10_000, length_max(begin)).min(length_max(begin));
         Fault { kind: FaultKind::Crash { replica }, begin: Nanoseconds(begin), end: Nanoseconds(end) }

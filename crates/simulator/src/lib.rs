@@ -5,8 +5,12 @@
 //! unordered map, so a seed always gives the same history, to the last byte.
 //!
 //! A history has a fault phase and an end phase. Oracles watch all of it; in the end phase the cluster must
-//! make progress again, become idle and agree with a model that replays the committed order. Not here yet:
-//! view changes, crashes, Byzantine replicas.
+//! make progress again, become idle and agree with a model that replays the committed order.
+//!
+//! Disks hold bytes: the segments of the logs, page files, manifests. Replicas crash after any effect, one, several or
+//! all at once, again while they recover, and come back from what their disks give back; at most f of them lose their
+//! disks or find them damaged. Networks lose, double, delay and cut; primaries fail one after the other; disks stall
+//! and fill. Not here: Byzantine replicas, and durability `async`.
 #![forbid(unsafe_code)]
 
 pub mod client;

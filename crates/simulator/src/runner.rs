@@ -124,7 +124,7 @@ pub fn run_many(
     };
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(&work);
+            scope.spawn(work);
         }
     });
 }
