@@ -146,7 +146,9 @@ impl Consensus {
             return;
         }
         self.record_certificate(out);
-        let after = After::position(self.journal, self.lsn);
+        let mut after = After::position(self.journal, self.lsn);
+        // Votes of lower views, which may wait for batches, leave before anything is said in this one.
+        after.and_all(&self.entered_after);
         let commit = Commit { view, position };
         self.own_commit = Some((commit.clone(), after.clone()));
         out.push(Output::Send { to: Destination::All, message: Outgoing::Commit(commit), after });
