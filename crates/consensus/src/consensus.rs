@@ -95,7 +95,7 @@ pub struct Consensus {
     pub(crate) recast: BTreeMap<Seq, Digest>,
     /// The slot up to which the journal was trimmed last.
     pub(crate) trimmed: Seq,
-    /// What the votes wait for that were cast in this view.
+    /// What the own PREPAREs have waited for, in whatever view they were cast.
     pub(crate) cast: After,
     /// Own PREPAREs of this view above the committed slot, to send again.
     pub(crate) own_prepares: VecDeque<(Arc<Prepare>, After)>,

@@ -298,7 +298,7 @@ impl Consensus {
         let new_view = candidate.message.digest();
         let mut after = self.append(Fact::EnterView { view, new_view, head }, out);
         // What was voted in lower views leaves before anything of this one.
-        after.and_all(&std::mem::replace(&mut self.cast, After::nothing()));
+        after.and_all(&self.cast);
         self.suspicion.on_view(self.view(), view);
         self.begin(view, head, after);
         self.new_view_digest = new_view;

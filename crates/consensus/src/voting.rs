@@ -147,7 +147,7 @@ impl Consensus {
         }
         self.record_certificate(out);
         let mut after = After::position(self.journal, self.lsn);
-        // What was voted in lower views leaves before anything of this one, whatever logs it waits for.
+        // Votes of lower views, which may wait for batches, leave before anything is said in this one.
         after.and_all(&self.entered_after);
         let commit = Commit { view, position };
         self.own_commit = Some((commit.clone(), after.clone()));
