@@ -233,6 +233,8 @@ mod tests {
             entries per enter                        0             0         =
             allocations                              0             0         =  per op
             bytes sent                               0             0         =  per op
+            log syncs                                0             0         =  per op
+            log bytes                                0             0         =  per op
             CPU of the clients                    1.25          1.25      1.00  µs per op
             admitted, mean                         150           150      1.00  µs
             committed, mean                        150           150      1.00  µs

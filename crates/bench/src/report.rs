@@ -331,6 +331,8 @@ pub(crate) mod tests {
                 "entries_per_enter": 0.0,
                 "allocations_per_op": 0.0,
                 "bytes_sent_per_op": 0.0,
+                "log_syncs_per_op": 0.0,
+                "log_bytes_per_op": 0.0,
                 "rss_bytes_max": 268435456
               },
               "per_replica": [],
@@ -384,6 +386,8 @@ pub(crate) mod tests {
                     "entries_per_enter": 0.0,
                     "allocations_per_op": 0.0,
                     "bytes_sent_per_op": 0.0,
+                    "log_syncs_per_op": 0.0,
+                    "log_bytes_per_op": 0.0,
                     "rss_bytes_max": 268435456
                   },
                   "open_loop": null,

@@ -185,6 +185,8 @@ mod tests {
               entries per enter                             0.00
               allocations                                  0.000
               bytes sent                                       0
+              log syncs                                  0.00000
+              log bytes                                        0
               resident at most                           256 MiB
               CPU of the clients                         1.25 µs
               busiest load thread                  25 % of a CPU
@@ -231,6 +233,8 @@ mod tests {
               entries per enter                             0.00
               allocations                                  0.000
               bytes sent                                       0
+              log syncs                                  0.00000
+              log bytes                                        0
               resident at most                           256 MiB
               CPU of the clients                         1.25 µs
               busiest load thread                  25 % of a CPU

@@ -369,10 +369,11 @@ mod tests {
             replied           200    9.011   9.044   9.044   9.044  20.0 %
             together          200   45.046
 
-            besides             count/s   mean     p50     p99     max
-            turn of a core, ms      200  9.994  10.027  10.027  10.027
-            entries per enter       200   12.0    12.0    12.0    12.0
-            bytes per send          200   12.0    12.0    12.0    12.0
+            besides              count/s    mean     p50     p99     max
+            turn of a core, ms       200   9.994  10.027  10.027  10.027
+            sync of the log, ms      200  10.977  11.010  11.010  11.010
+            entries per enter        200    12.0    12.0    12.0    12.0
+            bytes per send           200    12.0    12.0    12.0    12.0
         "#]]
         .assert_eq(&block(&before, &after));
     }
