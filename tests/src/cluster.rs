@@ -55,6 +55,18 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Looks again and again for `time` whether `condition` holds.
+///
+/// # Panics
+/// When it once does not, naming `what` should.
+pub fn assert_holds(what: &str, time: Duration, condition: impl Fn() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        assert!(condition(), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A cluster of real processes.
 #[derive(Debug)]
 pub struct Cluster {

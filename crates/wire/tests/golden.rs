@@ -1,5 +1,7 @@
 //! The exact bytes of everything that is signed, hashed or sent. A change here is a change of the protocol:
 //! replicas and clients of different builds would not understand each other.
+//!
+//! Long because each message has its bytes beside it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use expect_test::{Expect, expect};
