@@ -808,18 +808,17 @@ impl Core {
     /// Takes a certified state over where execution cannot get there by itself, and serves those who do.
     fn look_after_transfers(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
-        let before = execution.is_following();
         let told = execution.look_after_transfers(now);
         let whole = execution.fetched_state();
         let pins = execution.pins(now);
-        let following = execution.is_following();
+        let following = execution.following();
         self.tell_peers(told, effects);
         match whole {
             Ok(whole) => effects.extend(whole.map(checkpoint)),
             Err(reason) => effects.push(Effect::Halt { reason }),
         }
         for core in self.layout.all() {
-            if following != before {
+            if let Some(following) = following {
                 self.post(core, Mail::Link(LinkMail::Following(following)), effects);
             }
             if let Some(tips) = &pins {

@@ -93,6 +93,8 @@ pub(crate) struct ExecutionRole {
     trimmed: Seq,
     /// Whether this replica never votes; it is no home for clients either.
     learner: bool,
+    /// Whether the link roles were told last that clients are to find another home.
+    following_told: bool,
     transfer: Transfer,
     library: Library,
 }
@@ -140,7 +142,7 @@ impl ExecutionRole {
             let (position, frozen) = (role.executed, role.state.freeze());
             role.add_durable(position, frozen.root(), frozen);
         }
-        Self { learner, transfer: Transfer::resuming(part), ..role }
+        Self { learner, following_told: learner, transfer: Transfer::resuming(part), ..role }
     }
 
     /// This is the present state, it is durable, and nothing older is of use.
@@ -177,6 +179,7 @@ impl ExecutionRole {
             stable: None,
             trimmed: Seq(0),
             learner: false,
+            following_told: false,
             transfer: Transfer::default(),
             library: Library::default(),
         }
@@ -290,9 +293,10 @@ impl ExecutionRole {
         self.library.on_time(now, self.config.tuning())
     }
 
-    /// Whether clients are to find another home.
-    pub(crate) fn is_following(&self) -> bool {
-        self.learner || self.transfer.is_fetching()
+    /// Whether clients are to find another home, if that has changed since it was last asked.
+    pub(crate) fn following(&mut self) -> Option<bool> {
+        let following = self.learner || self.transfer.is_fetching();
+        (std::mem::replace(&mut self.following_told, following) != following).then_some(following)
     }
 
     /// The next time at which there is something to do for transfers.

@@ -3,6 +3,7 @@
 mod cluster;
 
 use cluster::*;
+use quorate_replica::Reject;
 use quorate_types::{CoreId, ReplicaId, Tuning};
 use quorate_wire::Kind;
 
@@ -73,5 +74,12 @@ fn a_replica_that_misses_what_nobody_keeps_takes_over_a_certified_state() {
         let votes = cluster.sent_by(R3, Kind::Prepare).len();
         assert_eq!(votes == 0, learner.is_some(), "{votes} votes of {learner:?}");
         cluster.assert_equal_states();
+        // It is a home for clients again, unless it is a learner.
+        let client = Client::open_again(&mut cluster, &client, CoreId(0));
+        let before = cluster.rejects.len();
+        write(&mut cluster, &client, R3, 46..=46);
+        cluster.wait(10);
+        let declined = cluster.rejects[before..].contains(&(R3, Reject::Busy));
+        assert_eq!(declined, learner.is_some(), "a bundle sent to r3 that is {learner:?}");
     }
 }
