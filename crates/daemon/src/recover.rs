@@ -83,6 +83,8 @@ pub(crate) fn recover(
         let sync = config.durability == Durability::Sync;
         let mut scan = segment_files::read_log(&directory, data.log_identity(core), sync)
             .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
+        segment_files::repair(&directory, &scan)
+            .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
         tell(&directory.display().to_string(), &scan);
         if scan.votes_are_lost() && *data.role() == Role::Founding {
             data.become_learner(format!("{}: {}", directory.display(), scan.damage))?;

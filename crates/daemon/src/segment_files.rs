@@ -4,8 +4,9 @@
 //! metadata and a sync of it is one write to the disk. All of it blocks, and is never done on a core.
 
 use crate::sync_probe::open_direct;
-use quorate_journal::{LogIdentity, Scan, Scanner, SegmentNumber};
+use quorate_journal::{LogIdentity, Repair, Scan, Scanner, SegmentNumber};
 use quorate_reactor::AlignedBuffer;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -112,6 +113,18 @@ pub(crate) fn read_log(directory: &Path, identity: LogIdentity, sync: bool) -> i
         sync_directory(directory)?;
     }
     Ok(scanner.finish())
+}
+
+/// Writes the bad copies anew that a scan has found beside good ones; they are durable when this returns. To be done
+/// before the log goes on.
+pub(crate) fn repair(directory: &Path, scan: &Scan) -> io::Result<()> {
+    let mut segments = BTreeSet::new();
+    for Repair { segment, offset, bytes } in &scan.repairs {
+        let file = OpenOptions::new().write(true).open(path(directory, *segment))?;
+        file.write_all_at(bytes, *offset)?;
+        segments.insert(*segment);
+    }
+    segments.into_iter().try_for_each(|segment| File::open(path(directory, segment))?.sync_all())
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::disk::{Disk, LogPlace};
-use crate::segment_files::{Opening, read_log};
+use crate::segment_files::{Opening, read_log, repair};
 use crate::shared::Shared;
 use crate::space::Limits;
 use quorate_journal::{CONSENSUS_JOURNAL, Damage, batch_journal};
 use quorate_reactor::{Event, ReactorOptions};
 use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey, View};
 use quorate_wire::{Frame, Kind};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -286,4 +287,23 @@ fn many_segments_make_up_a_log_and_the_largest_record_fits_into_each() {
     assert_eq!(segment_bytes(128 << 20, 2), 4 << 20);
     assert_eq!(segment_bytes(128 << 20, 64), 4 << 20);
     assert!(segment_bytes(3_333_333_333, 13).is_multiple_of(4096));
+}
+
+#[test]
+fn a_bad_copy_is_written_anew_before_the_log_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    bench.append_vote();
+    bench.until("all is durable", |bench| bench.durable == bench.appended);
+    bench.stop();
+    let first =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(first).unwrap();
+    // The first header of the first group, which stands behind the block of the segment.
+    file.write_all_at(&[0; 64], quorate_journal::BLOCK_BYTES as u64).unwrap();
+    let scan = read_log(directory.path(), identity(), true).unwrap();
+    assert_eq!((scan.repaired, scan.last(CONSENSUS_JOURNAL)), (1, Lsn(1)));
+    repair(directory.path(), &scan).unwrap();
+    let again = read_log(directory.path(), identity(), true).unwrap();
+    assert_eq!((again.repaired, again.last(CONSENSUS_JOURNAL)), (0, Lsn(1)));
 }
