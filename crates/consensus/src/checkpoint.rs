@@ -6,7 +6,7 @@ use crate::verified::Verified;
 use quorate_types::{After, Digest, ReplicaId, Seq, Signature};
 use quorate_wire::Position;
 use quorate_wire::message::{Checkpoint, CheckpointCertificate};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The votes of one replica that are kept; it votes in ascending order, so older ones are obsolete.
@@ -19,8 +19,8 @@ const CERTIFIED_ROOTS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     stable: Position,
-    /// The highest slot after which the own state is durable.
-    pub(crate) durable: Position,
+    /// The slots after which the own state is durable, from the one on that a restart would go on from.
+    durable: BTreeSet<Seq>,
     certificate: Option<Arc<CheckpointCertificate>>,
     votes: BTreeMap<(Seq, ReplicaId), Checkpoint>,
     /// The roots that this replica has computed itself and that no certificate covers yet.
@@ -35,7 +35,7 @@ impl Checkpoints {
     pub(crate) fn new(genesis: Position) -> Self {
         Self {
             stable: genesis,
-            durable: genesis,
+            durable: BTreeSet::from([genesis.seq]),
             certificate: None,
             votes: BTreeMap::new(),
             own_roots: BTreeMap::new(),
@@ -46,6 +46,21 @@ impl Checkpoints {
 
     pub(crate) fn stable(&self) -> Position {
         self.stable
+    }
+
+    /// The slot that a restart would go on from: the newest whose state is durable here and not above what is certified.
+    pub(crate) fn settled(&self) -> Seq {
+        self.durable.range(..=self.stable.seq).next_back().copied().unwrap_or_default()
+    }
+
+    /// The present state is that after `seq`, and it is durable.
+    pub(crate) fn begin_at(&mut self, seq: Seq) {
+        self.durable = BTreeSet::from([seq]);
+    }
+
+    /// Forgets the slots from which nobody would go on any more.
+    pub(crate) fn forget_below(&mut self, seq: Seq) {
+        self.durable = self.durable.split_off(&seq);
     }
 
     /// What was known before a restart.
@@ -110,9 +125,7 @@ impl Consensus {
     pub fn on_root(&mut self, position: Position, root: Digest, out: &mut Vec<Output>) {
         self.checkpoints.own_roots.insert(position.seq, (position, root));
         self.compare_roots(out);
-        if position.seq > self.checkpoints.durable.seq {
-            self.checkpoints.durable = position;
-        }
+        self.checkpoints.durable.insert(position.seq);
         if position.seq <= self.checkpoints.stable.seq || !self.is_voter() {
             return;
         }

@@ -409,7 +409,7 @@ impl Consensus {
     /// Forgets headers that every live replica has and that lagging ones may no longer expect, as far as the own
     /// durable checkpoint covers them.
     fn trim(&mut self) {
-        let decided = self.executed.seq.min(self.checkpoints.stable().seq).min(self.checkpoints.durable.seq);
+        let decided = self.executed.seq.min(self.checkpoints.settled());
         let keep = Seq(decided.0.saturating_sub(self.tuning.headers_kept_max));
         if keep > self.chain.floor().seq && keep < self.chain.accepted().seq {
             self.chain.trim(keep);

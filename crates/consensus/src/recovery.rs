@@ -159,7 +159,7 @@ impl Consensus {
         if let Some(certificate) = recovered.stable {
             consensus.checkpoints.restore(certificate);
         }
-        consensus.checkpoints.durable = recovered.floor;
+        consensus.checkpoints.begin_at(recovered.floor.seq);
         if consensus.is_voter() {
             consensus.stand(recovered.left);
         }
@@ -308,7 +308,7 @@ impl Consensus {
         self.recast = self.recast.split_off(&seq.next());
         self.voted = self.voted.max(self.chain.accepted().seq);
         self.executed = position;
-        self.checkpoints.durable = position;
+        self.checkpoints.begin_at(seq);
         self.expect_naming_of_all();
     }
 
@@ -349,11 +349,12 @@ impl Consensus {
     /// is durable: the few facts that live longer are written again, and what comes before the first fact that is
     /// still needed may go once they are durable.
     pub(crate) fn trim_journal(&mut self, out: &mut Vec<Output>) {
-        let settled = self.checkpoints.durable.seq.min(self.checkpoints.stable().seq);
+        let settled = self.checkpoints.settled();
         if settled <= self.trimmed {
             return;
         }
         self.trimmed = settled;
+        self.checkpoints.forget_below(settled);
         let mut needed = self.lsn.next();
         if let Standing::Pending(Pending { target, .. }) = &self.standing {
             self.append(Fact::ViewState { view: *target }, out);

@@ -10,7 +10,7 @@
 
 use crate::page_folder::{FolderError, PageFolder};
 use quorate_state::{CheckpointHead, Forest, Frozen, PageStore, Progress};
-use quorate_types::{Digest, Nanoseconds};
+use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -119,10 +119,16 @@ struct Hurry {
 /// Tells whoever gave a job out that its outcome can be taken; usually a reactor's waker.
 pub type Notify = Box<dyn FnOnce() + Send>;
 
+/// What the thread is told.
+enum Order {
+    Write(Job, Notify),
+    Certified(Seq),
+}
+
 /// What the execution core holds of the thread. The thread ends when this is dropped.
 #[derive(Debug)]
 pub struct Checkpointer {
-    jobs: Sender<(Job, Notify)>,
+    orders: Sender<Order>,
     outcomes: Receiver<Outcome>,
     hurry: Arc<Hurry>,
 }
@@ -136,7 +142,7 @@ impl Drop for Checkpointer {
 impl Checkpointer {
     /// Starts the thread, from one that is not pinned to a core.
     pub fn start(folder: PageFolder, store: PageStore) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (jobs, waiting) = mpsc::channel();
+        let (orders, waiting) = mpsc::channel();
         let (finished, outcomes) = mpsc::channel();
         let hurry = Arc::new(Hurry::default());
         let writer = Writer { folder, store, hurry: Arc::clone(&hurry), outcomes: finished };
@@ -147,14 +153,20 @@ impl Checkpointer {
             writer.run(&waiting);
         };
         let thread = std::thread::Builder::new().name("checkpointer".to_owned()).spawn(body)?;
-        Ok((Self { jobs, outcomes, hurry }, thread))
+        Ok((Self { orders, outcomes, hurry }, thread))
     }
 
     /// Has a checkpoint written; `done` is called, on the thread, when its outcome can be taken.
     pub fn write(&self, job: Job, done: Notify) {
         self.hurry.waiting.fetch_add(1, Ordering::Relaxed);
         // After a failure the thread is gone; its outcome has told so.
-        let _ = self.jobs.send((job, done));
+        let _ = self.orders.send(Order::Write(job, done));
+    }
+
+    /// Tells that the state after a slot is certified, and that the log remembers it: the newest checkpoint up to there
+    /// is kept for a restart.
+    pub fn certified(&self, seq: Seq) {
+        let _ = self.orders.send(Order::Certified(seq));
     }
 
     /// The next outcome that is there, in the order of the jobs.
@@ -173,13 +185,20 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, waiting: &Receiver<(Job, Notify)>) {
-        while let Ok((mut job, mut done)) = waiting.recv() {
-            while let Ok((newer, newer_done)) = waiting.try_recv() {
-                let older = std::mem::replace(&mut job, newer);
-                let older_done = std::mem::replace(&mut done, newer_done);
-                self.report(Outcome::Replaced(older.position), older_done);
+    fn run(mut self, waiting: &Receiver<Order>) {
+        while let Ok(order) = waiting.recv() {
+            let mut newest = None;
+            for order in std::iter::once(order).chain(waiting.try_iter()) {
+                match order {
+                    Order::Certified(seq) => self.store.certify(seq),
+                    Order::Write(job, done) => {
+                        if let Some((older, older_done)) = newest.replace((job, done)) {
+                            self.report(Outcome::Replaced(older.position), older_done);
+                        }
+                    }
+                }
             }
+            let Some((job, done)) = newest else { continue };
             let position = job.position;
             match self.write(job) {
                 Ok(Some(written)) => self.report(Outcome::Durable(written), done),

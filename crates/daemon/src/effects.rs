@@ -1,6 +1,6 @@
 //! Carrying out what the pure parts decided.
 
-use crate::checkpointer::{Contents, Job};
+use crate::checkpointer::{Checkpointer, Contents, Job};
 use crate::connection::{Phase, is_small};
 use crate::driver::Driver;
 use crate::report;
@@ -64,6 +64,7 @@ impl Driver {
             Effect::Checkpoint { position, timestamp, state } => {
                 self.write_checkpoint(position, timestamp, Contents::State(state));
             }
+            Effect::Certified(seq) => self.checkpointer().certified(seq),
             Effect::KeepPart { position, root, received } => {
                 self.write_checkpoint(position, Nanoseconds(0), Contents::Partial { root, received });
             }
@@ -83,12 +84,14 @@ impl Driver {
         }
     }
 
+    fn checkpointer(&self) -> &Checkpointer {
+        self.checkpointer.as_ref().expect("invariant: the execution core has the checkpointer")
+    }
+
     fn write_checkpoint(&mut self, position: Position, timestamp: Nanoseconds, contents: Contents) {
         let waker = self.reactor.waker();
-        let checkpointer =
-            self.checkpointer.as_ref().expect("invariant: the execution core has the checkpointer");
         let job = Job { position, timestamp, certificate: Vec::new(), contents };
-        checkpointer.write(job, Box::new(move || waker.wake()));
+        self.checkpointer().write(job, Box::new(move || waker.wake()));
     }
 
     /// What a step executes is executed when it ends; replies are on their way once they are in their queues, which is

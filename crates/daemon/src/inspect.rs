@@ -164,9 +164,12 @@ impl Inspection {
 
     fn state(&self) -> String {
         let stable = self.newest_certificate().map_or(0, |certificate| certificate.position.seq.0);
-        let whole = self.checkpoints.iter().rev().filter_map(|found| found.verified.as_ref().ok());
-        match whole.map(|(manifest, _)| manifest).find(|manifest| manifest.complete) {
-            Some(manifest) if manifest.head.seq.0 >= stable => {
+        match self.beginning(stable) {
+            Some(manifest) if manifest.head.seq.0 > stable => format!(
+                "It begins with the state after seq {}, which no certificate in its logs proves.",
+                manifest.head.seq
+            ),
+            Some(manifest) if manifest.head.seq.0 == stable => {
                 format!("It begins with the state after seq {}.", manifest.head.seq)
             }
             Some(manifest) => format!(
@@ -180,6 +183,24 @@ impl Inspection {
                  replicas."
             ),
         }
+    }
+
+    /// The checkpoint that a start would load: see `quorate_state::PageStore::restore`.
+    fn beginning(&self, stable: u64) -> Option<&Manifest> {
+        let whole = || {
+            let readable = self.checkpoints.iter().filter_map(|found| found.verified.as_ref().ok());
+            readable.map(|(manifest, _)| manifest).filter(|manifest| manifest.complete)
+        };
+        let newest = || whole().max_by_key(|manifest| manifest.head.seq);
+        let is_learner = matches!(&self.look.identity, Ok(Identity { role: Role::Learner { .. }, .. }));
+        if is_learner || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
+            return newest();
+        }
+        let certified = whole().filter(|manifest| manifest.head.seq.0 <= stable);
+        certified.max_by_key(|manifest| manifest.head.seq).or_else(|| {
+            let is_damaged = self.checkpoints.iter().any(|found| found.verified.is_err());
+            whole().min_by_key(|manifest| manifest.head.seq).filter(|_| is_damaged)
+        })
     }
 
     fn records(&self) -> impl Iterator<Item = &Record> {

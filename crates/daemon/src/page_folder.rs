@@ -7,6 +7,7 @@ use quorate_state::{
     CheckpointHead, FILE_HEAD_BYTES, FileNumber, Forest, Frozen, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
     Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, StoreOptions, verify,
 };
+use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -246,56 +247,39 @@ impl ReadPages for PageFolder {
 pub struct Found {
     /// Goes on from it.
     pub store: PageStore,
-    /// The newest checkpoint that is whole.
+    /// The checkpoint to go on from: see [`PageStore::restore`].
     pub state: Option<(Manifest, Frozen)>,
     /// What a state transfer had received above it.
     pub partial: Option<(Manifest, Forest)>,
-    /// What could not be read, the newest first. While there is something, no file was removed: what is damaged goes
+    /// What could not be read. While there is something, no file was removed: what is damaged goes
     /// with the next checkpoint.
     pub damaged: Vec<FolderError>,
 }
 
-/// The newest checkpoint, and the store that goes on from it; what nothing needs is removed.
-pub fn find(folder: &mut PageFolder, options: StoreOptions) -> Result<Found, FolderError> {
+/// The checkpoint to go on from after which others have `certified` the state, and the store that goes on from it; what
+/// nothing needs is removed.
+pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> Result<Found, FolderError> {
     let listing = folder.list()?;
-    let store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
-    let mut found = Found { store, state: None, partial: None, damaged: Vec::new() };
+    let mut store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
+    let (mut manifests, mut damaged) = (Vec::new(), Vec::new());
     for number in listing.manifests.into_iter().rev() {
-        if let Err(error) = found.take(folder, number) {
-            found.damaged.push(error);
+        match folder.read_manifest(number) {
+            Ok(manifest) => manifests.push(manifest),
+            Err(error) => damaged.push(error),
         }
     }
+    let restored = store.restore(manifests, !damaged.is_empty(), certified, folder);
     folder.reading = None;
-    if found.damaged.is_empty() {
-        let removal = found.store.unneeded();
+    let errors = restored.damaged.into_iter();
+    damaged.extend(errors.map(|(number, error)| broken(folder.manifest_file(number))(error)));
+    if damaged.is_empty() {
+        let removal = store.unneeded();
         folder.remove(&removal)?;
         for path in listing.unfinished {
             remove_file(&path)?;
         }
     }
-    Ok(found)
-}
-
-impl Found {
-    fn take(&mut self, folder: &mut PageFolder, number: u64) -> Result<(), FolderError> {
-        let manifest = folder.read_manifest(number)?;
-        let broken = broken(folder.manifest_file(number));
-        match (manifest.complete, &self.state) {
-            (true, Some(_)) => self.store.keep(&manifest),
-            (true, None) => {
-                let loaded = self.store.load(&manifest, folder);
-                let (state, _) = loaded.map_err(broken)?;
-                self.state = Some((manifest, state));
-            }
-            (false, None) if self.partial.is_none() => {
-                let loaded = self.store.load_forest(&manifest, folder);
-                let (forest, _) = loaded.map_err(broken)?;
-                self.partial = Some((manifest, forest));
-            }
-            (false, _) => {}
-        }
-        Ok(())
-    }
+    Ok(Found { store, state: restored.whole, partial: restored.part, damaged })
 }
 
 /// Reads a checkpoint and checks every block of it.

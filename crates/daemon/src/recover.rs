@@ -2,12 +2,12 @@
 
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{DataDirectory, Role};
-use crate::page_folder::FolderError;
+use crate::page_folder::{self, PageFolder};
 use crate::run::StartError;
 use crate::segment_files;
 use quorate_journal::{Damage, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
-use quorate_state::{Forest, Frozen, Manifest, State};
+use quorate_state::{PageStore, State, StoreOptions};
 use quorate_types::{CoreId, limits};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,31 +19,8 @@ pub(crate) struct Beginning {
     pub(crate) recovery: Recovery,
     /// Where the logs go on.
     pub(crate) scans: BTreeMap<CoreId, Scan>,
-}
-
-/// What the page files give back.
-#[derive(Default)]
-pub(crate) struct States {
-    whole: Option<State>,
-    /// What a transfer had received when the replica stopped.
-    part: Option<Forest>,
-}
-
-impl States {
-    pub(crate) fn of(
-        whole: Option<(Manifest, Frozen)>,
-        part: Option<(Manifest, Forest)>,
-        damaged: &[FolderError],
-    ) -> Self {
-        for error in damaged {
-            warn!("a checkpoint is damaged: {error}; an older one, or the other replicas, serve instead");
-        }
-        if let Some((manifest, _)) = &whole {
-            info!(seq = manifest.head.seq.0, "the newest checkpoint is loaded");
-        }
-        let whole = whole.map(|(_, frozen)| State::from_frozen(&frozen, limits::SESSIONS_MAX));
-        Self { whole, part: part.map(|(_, forest)| forest) }
-    }
+    /// Where the page files go on.
+    pub(crate) store: PageStore,
 }
 
 /// A cluster that began with the state of a backup has a replica that does not have it.
@@ -67,18 +44,16 @@ fn check_beginning(config: &NodeConfig, path: &Path, state: Option<&State>) -> R
     }
 }
 
-/// Reads the logs, of however many cores, and puts them together with the newest checkpoint. A replica whose votes may
-/// be lost is a learner from here on, and its directory remembers that.
+/// Reads the logs, of however many cores, and puts them together with the checkpoint that goes with them. A replica whose
+/// votes may be lost is a learner from here on, and its directory remembers that.
 pub(crate) fn recover(
     config: &NodeConfig,
     setup: &ReplicaSetup,
     data: &mut DataDirectory,
-    states: States,
+    folder: &mut PageFolder,
 ) -> Result<Beginning, StartError> {
     let started = Instant::now();
-    check_beginning(config, data.path(), states.whole.as_ref())?;
-    let (mut scans, mut found) =
-        (BTreeMap::new(), Found { state: states.whole, part: states.part, ..Found::default() });
+    let (mut scans, mut found) = (BTreeMap::new(), Found::default());
     for (core, directory) in data.logs()? {
         let sync = config.durability == Durability::Sync;
         let mut scan = segment_files::read_log(&directory, data.log_identity(core), sync)
@@ -104,14 +79,32 @@ pub(crate) fn recover(
         found.learner = Some(reason.clone());
     }
     let records = found.records.len();
+    if records > 0 {
+        info!(records, elapsed_ms = started.elapsed().as_millis(), "the logs are read");
+    }
+    let store = load_checkpoint(folder, &mut found)?;
+    check_beginning(config, data.path(), found.state.as_ref())?;
     let recovery = Recovery::of(setup, found).map_err(|problem| StartError::Recovery {
         path: data.path().to_owned(),
         problem: problem.to_string(),
     })?;
-    if records > 0 {
-        info!(records, elapsed_ms = started.elapsed().as_millis(), "the logs are read");
+    Ok(Beginning { recovery, scans, store })
+}
+
+/// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped.
+fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<PageStore, StartError> {
+    let started = Instant::now();
+    let pages = page_folder::find(folder, StoreOptions::default(), found.certified())?;
+    for error in &pages.damaged {
+        warn!("a checkpoint is damaged: {error}; another one, or the other replicas, serve instead");
     }
-    Ok(Beginning { recovery, scans })
+    if let Some((manifest, frozen)) = pages.state {
+        found.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
+        let (seq, elapsed_ms) = (manifest.head.seq.0, started.elapsed().as_millis());
+        info!(seq, elapsed_ms, "the newest certified checkpoint is loaded");
+    }
+    found.part = pages.partial.map(|(_, forest)| forest);
+    Ok(pages.store)
 }
 
 fn tell(directory: &str, scan: &Scan) {

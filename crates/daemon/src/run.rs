@@ -8,7 +8,7 @@ use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
-use crate::page_folder::{self, FolderError, PageFolder};
+use crate::page_folder::{FolderError, PageFolder};
 use crate::recover::{self, Beginning, recover};
 use crate::segment_files::Opening;
 use crate::shared::Shared;
@@ -18,7 +18,6 @@ use quorate_journal::Scan;
 use quorate_reactor::{FileSync, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::mail::Mail;
 use quorate_replica::{Core, Layout, ReplicaSetup};
-use quorate_state::StoreOptions;
 use quorate_types::CoreId;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -99,10 +98,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         cores: config.cores.len(),
     };
     let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
-    let pages = page_folder::find(&mut folder, StoreOptions::default())?;
-    let store = pages.store;
-    let states = recover::States::of(pages.state, pages.partial, &pages.damaged);
-    let Beginning { mut recovery, mut scans } = recover(&config, &setup, &mut data, states)?;
+    let Beginning { mut recovery, mut scans, store } = recover(&config, &setup, &mut data, &mut folder)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let limits =

@@ -508,6 +508,7 @@ impl Core {
                 Err(reason) => effects.push(Effect::Halt { reason }),
             },
             ExecutionMail::Stable(certificate) => {
+                effects.push(Effect::Certified(certificate.position.seq));
                 execution.on_stable(certificate);
                 self.trim_batches(effects);
             }

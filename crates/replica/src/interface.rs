@@ -7,7 +7,7 @@
 use crate::mail::Mail;
 use quorate_journal::Record;
 use quorate_state::{Forest, Frozen};
-use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage, StageTime};
+use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Seq, Stage, StageTime};
 use quorate_wire::{DecodeError, Frame, FrameRef, Position};
 use thiserror::Error;
 
@@ -171,6 +171,9 @@ pub enum Effect {
         /// The state.
         state: Frozen,
     },
+    /// The state after a slot is certified, and the log remembers that: of the states that are durable, the newest up to
+    /// there is what a restart goes on from.
+    Certified(Seq),
     /// Keep what a transfer has received of a state, so that it need not come again after a restart. Nothing waits for
     /// this.
     KeepPart {

@@ -1,6 +1,6 @@
 //! How the roles of a replica come to life from what its disk gives back (DESIGN section 5).
 //!
-//! A driver reads the newest checkpoint that is whole and scans the logs; what follows from both is decided here, alike
+//! A driver scans the logs and reads the checkpoint that goes with them; what follows from both is decided here, alike
 //! in production and in the simulator. The state says what is executed, the batches above it go back to their lanes,
 //! and the consensus records say what was voted and in which view. What is executed beyond the checkpoint is executed
 //! again as soon as it is known to be committed.
@@ -9,7 +9,7 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, State};
-use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn, Seq};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// What a disk gives back.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The newest checkpoint's state; none before the first.
+    /// The state of the newest checkpoint up to [`Found::certified`]; none before the first.
     pub state: Option<State>,
     /// What a transfer of a newer state had received.
     pub part: Option<Forest>,
@@ -28,6 +28,23 @@ pub struct Found {
     pub ends: BTreeMap<JournalId, Lsn>,
     /// Why the replica must not vote, in words; nothing when it may.
     pub learner: Option<String>,
+}
+
+impl Found {
+    /// Up to which slot a checkpoint may have been certified, as far as the logs know: the state that goes with them is
+    /// the newest up to there. Others may need what led to a newer one, and trimmed logs lead on from here only. Who
+    /// does not vote is needed by nobody, and takes what is newest.
+    #[must_use]
+    pub fn certified(&self) -> Seq {
+        if self.learner.is_some() {
+            return Seq(u64::MAX);
+        }
+        let certified = self.records.iter().filter_map(|(_, _, record)| match record {
+            Record::Checkpoint(certificate) => Some(certificate.position.seq),
+            _ => None,
+        });
+        certified.max().unwrap_or_default()
+    }
 }
 
 /// What the roles of a replica begin with: see [`crate::Core::recover`].

@@ -108,13 +108,13 @@ impl Disk {
             log.resume(&scan);
         }
         found.learner.clone_from(&self.learner);
-        let restored = self.pages.restore();
+        let restored = self.pages.restore(found.certified());
         let checkpoint = restored.whole.map(|(manifest, frozen)| {
             found.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
             let head = manifest.head;
             (Position { seq: head.seq, digest: head.digest }, manifest.root)
         });
-        found.part = restored.part;
+        found.part = restored.part.map(|(_, forest)| forest);
         Restored { found, checkpoint, damage: damage.join("; ") }
     }
 }

@@ -35,6 +35,8 @@ fn what_was_found_once_stays_mended() {
         626,  // A COMMIT of one view left before PREPAREs of the view before.
         710,  // The same.
         859,  // The same, with a batch in another core's log.
+        412,  // A restart went on from a checkpoint that nobody had certified, with f others down for good.
+        1160, // The same.
         359,  // A state was taken over below the committed slot: the lanes' windows stood still.
     ];
     for seed in seeds {

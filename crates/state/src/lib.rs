@@ -24,6 +24,7 @@ mod node;
 mod page;
 mod records;
 mod reply;
+mod restart;
 mod results;
 mod serve;
 mod session;
@@ -49,6 +50,7 @@ pub use manifest::{
 };
 pub use page::PageFault;
 pub use reply::{Outcome, Reply, SkipReason};
+pub use restart::Restored;
 pub use serve::{PageAnswer, PageRequest};
 pub use state::{BundleInput, Context, State};
 pub use store::{PageStore, Removal, StoreOptions};

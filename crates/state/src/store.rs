@@ -4,16 +4,20 @@
 //! next: page files ([`Checkpoint::advance`](crate::Checkpoint::advance)), the manifest under its final name, its
 //! directory entry; then [`PageStore::on_durable`] says what may go: manifests first, then page files.
 //!
-//! Page files take at most twice what is live in the newest checkpoint, and one file. Up to that the last two complete
-//! manifests are kept, and the last partial one above them; the older is given up when both would take more, and
-//! before a checkpoint is written that would not fit beside it. While one is written, its blocks may come on top.
+//! A restart goes on from the newest checkpoint that others have certified ([`PageStore::restore`]); that one and the
+//! newest are always kept, and the last partial one above them. Page files take at most twice what is live in the
+//! newest checkpoint, and one file. Up to that one more complete manifest is kept; it is given up when all would take
+//! more, and before a checkpoint is written that would not fit beside it. While one is written, its blocks may come on
+//! top.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_types::Seq;
 
 use crate::cache::{FileNumber, PlaceEpoch};
 use crate::manifest::{FileEntry, Manifest};
 
-/// How many complete manifests are kept.
+/// How many complete manifests are kept where there is room.
 const MANIFESTS_KEPT: usize = 2;
 
 /// How page files are written.
@@ -58,6 +62,7 @@ pub(crate) struct FileUse {
 #[derive(Clone, Debug)]
 struct Kept {
     number: u64,
+    seq: Seq,
     complete: bool,
     files: BTreeSet<FileNumber>,
 }
@@ -74,6 +79,8 @@ pub struct PageStore {
     pub(crate) open: Option<FileNumber>,
     /// Manifests, ascending.
     kept: Vec<Kept>,
+    /// Up to which slot others have certified the state, as a restart would know.
+    certified: Seq,
     /// All page files that exist or may exist, with their lengths as far as they are known.
     pages: BTreeMap<FileNumber, u32>,
     /// All manifests that exist or may exist.
@@ -101,6 +108,7 @@ impl PageStore {
             files: BTreeMap::new(),
             open: None,
             kept: Vec::new(),
+            certified: Seq(0),
             next_file: pages.keys().last().map_or(FileNumber(1), |last| last.next()),
             next_manifest: manifests.last().map_or(1, |last| last + 1),
             pages,
@@ -111,7 +119,8 @@ impl PageStore {
     /// Keeps a manifest of which nothing was loaded, with its page files.
     pub fn keep(&mut self, manifest: &Manifest) {
         let files = manifest.files.iter().map(|file| file.number).collect();
-        let kept = Kept { number: manifest.number, complete: manifest.complete, files };
+        let (number, seq, complete) = (manifest.number, manifest.head.seq, manifest.complete);
+        let kept = Kept { number, seq, complete, files };
         self.kept.push(kept);
         self.kept.sort_by_key(|kept| kept.number);
         self.manifests.insert(manifest.number);
@@ -121,6 +130,12 @@ impl PageStore {
             self.next_file = self.next_file.max(file.number.next());
         }
         self.next_manifest = self.next_manifest.max(manifest.number + 1);
+    }
+
+    /// Notes that the state after this slot is certified and that a restart would know: the newest checkpoint up to
+    /// there is what it would go on from.
+    pub fn certify(&mut self, seq: Seq) {
+        self.certified = self.certified.max(seq);
     }
 
     /// Notes that nodes now have places in the files of a manifest, of which `live` bytes each were met.
@@ -179,7 +194,7 @@ impl PageStore {
         self.pages.insert(number, bytes);
     }
 
-    /// Gives up all manifests but the newest of each kind, so that a checkpoint has room.
+    /// Gives up all manifests but the newest of each kind and the one for a restart, so that a checkpoint has room.
     pub(crate) fn release(&mut self) -> Removal {
         self.retain(1)
     }
@@ -217,13 +232,14 @@ impl PageStore {
     }
 
     fn retain(&mut self, complete_max: usize) -> Removal {
-        let complete: Vec<u64> =
-            self.kept.iter().filter(|kept| kept.complete).map(|kept| kept.number).collect();
-        let oldest = complete.len().checked_sub(complete_max).map_or(0, |at| complete[at]);
-        let newest = complete.last().copied().unwrap_or_default();
+        let complete = || self.kept.iter().filter(|kept| kept.complete);
+        let oldest = complete().rev().nth(complete_max - 1).map_or(0, |kept| kept.number);
+        let newest = complete().next_back().map_or(0, |kept| kept.number);
+        let restart = complete().filter(|kept| kept.seq <= self.certified).next_back();
+        let restart = restart.map(|kept| kept.number);
         let partial = self.kept.iter().filter(|kept| !kept.complete).map(|kept| kept.number).next_back();
         self.kept.retain(|kept| match kept.complete {
-            true => kept.number >= oldest,
+            true => kept.number >= oldest || Some(kept.number) == restart,
             false => kept.number > newest && Some(kept.number) == partial,
         });
         let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();

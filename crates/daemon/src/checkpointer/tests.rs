@@ -22,7 +22,7 @@ struct Running {
 impl Running {
     fn start(path: &Path) -> (Self, Option<State>) {
         let mut folder = PageFolder::open(path, true).unwrap();
-        let Found { store, state, .. } = find(&mut folder, StoreOptions::default()).unwrap();
+        let Found { store, state, .. } = find(&mut folder, StoreOptions::default(), Seq(u64::MAX)).unwrap();
         let (checkpointer, thread) = Checkpointer::start(folder, store).unwrap();
         let state = state.map(|(_, frozen)| State::from_frozen(&frozen, 100));
         (Self { checkpointer, thread, woken: mpsc::channel() }, state)
@@ -93,7 +93,7 @@ fn what_a_transfer_received_is_kept_beside_the_last_state() {
     assert_eq!((written.complete, written.root), (false, root));
     running.stop();
     let mut pages = PageFolder::open(folder.path(), true).unwrap();
-    let found = find(&mut pages, StoreOptions::default()).unwrap();
+    let found = find(&mut pages, StoreOptions::default(), Seq(u64::MAX)).unwrap();
     let (manifest, forest) = found.partial.unwrap();
     assert!(found.state.is_none() && manifest.root == root && !forest.is_empty());
 }

@@ -44,8 +44,12 @@ fn write(folder: &mut PageFolder, store: &mut PageStore, seq: u64, state: &Froze
 }
 
 fn found(path: &Path) -> (PageFolder, Found) {
+    found_upto(path, u64::MAX)
+}
+
+fn found_upto(path: &Path, certified: u64) -> (PageFolder, Found) {
     let mut folder = PageFolder::open(path, true).unwrap();
-    let found = find(&mut folder, StoreOptions::default()).unwrap();
+    let found = find(&mut folder, StoreOptions::default(), Seq(certified)).unwrap();
     (folder, found)
 }
 
@@ -78,6 +82,55 @@ fn what_was_written_is_found_again_and_continued() {
     let (verified, figures) = verify_checkpoint(&mut pages, next.number).unwrap();
     assert_eq!(verified, next);
     assert!(figures.blocks > 100);
+}
+
+#[test]
+fn a_restart_goes_on_from_what_others_have_certified() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state();
+    let (mut pages, Found { mut store, .. }) = found_upto(folder.path(), 0);
+    let mut roots = Vec::new();
+    for seq in 1..=4 {
+        change(&mut state, seq);
+        write(&mut pages, &mut store, seq, &state.freeze());
+        roots.push(state.root());
+        if seq == 1 {
+            store.certify(Seq(1));
+        }
+    }
+    assert_eq!(pages.list().unwrap().manifests, [1, 3, 4], "the certified one stays until a later one is");
+    let (mut pages, Found { mut store, state: certified, damaged, .. }) = found_upto(folder.path(), 2);
+    assert!(damaged.is_empty());
+    let (manifest, frozen) = certified.unwrap();
+    assert_eq!((manifest.head.seq, frozen.root()), (Seq(1), roots[0]));
+    assert_eq!(pages.list().unwrap().manifests, [1], "the others are written again");
+    let mut state = State::from_frozen(&frozen, 100);
+    for seq in 2..=4 {
+        change(&mut state, seq);
+        write(&mut pages, &mut store, seq, &state.freeze());
+        assert_eq!(state.root(), roots[usize::try_from(seq).unwrap() - 1]);
+    }
+    store.certify(Seq(4));
+    change(&mut state, 5);
+    write(&mut pages, &mut store, 5, &state.freeze());
+    assert_eq!(pages.list().unwrap().manifests, [7, 8]);
+    assert!(found_upto(folder.path(), 0).1.state.is_none(), "nothing is certified: the log has everything");
+}
+
+#[test]
+fn a_state_that_nobody_has_certified_serves_where_the_certified_one_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state();
+    let (mut pages, Found { mut store, .. }) = found_upto(folder.path(), 0);
+    store.certify(Seq(1));
+    for seq in 1..=2 {
+        change(&mut state, seq);
+        write(&mut pages, &mut store, seq, &state.freeze());
+    }
+    std::fs::write(pages.manifest_file(1), b"no manifest").unwrap();
+    let (_, Found { state: found, damaged, .. }) = found_upto(folder.path(), 1);
+    assert_eq!(found.unwrap().0.head.seq, Seq(2));
+    assert_eq!(damaged.len(), 1);
 }
 
 #[test]

@@ -59,6 +59,10 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
+            Effect::Certified(seq) => {
+                self.host(origin.replica).disk.pages.certify(seq);
+                Ok(())
+            }
             Effect::KeepPart { position, root, received } => {
                 let job = job(position, Nanoseconds(0), Contents::Part(root, received));
                 self.write_pages(origin.replica, job);

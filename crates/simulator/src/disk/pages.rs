@@ -5,9 +5,9 @@ use super::{land, put};
 use crate::random::Random;
 use quorate_state::{
     Checkpoint, CheckpointHead, FileNumber, Forest, Frozen, Manifest, PageStore, PageWrite, Progress,
-    ReadPages, Removal, StoreOptions,
+    ReadPages, Removal, Restored, StoreOptions,
 };
-use quorate_types::{Digest, Nanoseconds};
+use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -60,15 +60,6 @@ pub struct Written {
     pub root: Digest,
     /// Whether it is of a whole state.
     pub complete: bool,
-}
-
-/// What was found of checkpoints.
-#[derive(Debug, Default)]
-pub struct RestoredPages {
-    /// The newest state that is whole.
-    pub whole: Option<(Manifest, Frozen)>,
-    /// What a transfer had received above it.
-    pub part: Option<Forest>,
 }
 
 /// The checkpoints of one replica.
@@ -168,34 +159,20 @@ impl PageDisk {
         }
     }
 
-    /// Loads the newest checkpoint that is whole, and goes on from there.
-    pub fn restore(&mut self) -> RestoredPages {
+    /// The log says that the state after a slot is certified.
+    pub fn certify(&mut self, seq: Seq) {
+        self.store.certify(seq);
+    }
+
+    /// Loads what a replica goes on from after which others have `certified` the state.
+    pub fn restore(&mut self, certified: Seq) -> Restored {
         let lengths = self.files.iter().map(|(number, bytes)| (*number, bytes.len() as u64));
         self.store = PageStore::new(OPTIONS, lengths, self.manifests.keys().copied());
-        let mut found = RestoredPages::default();
-        let mut damaged = false;
-        let mut reader = Reader(&self.files);
-        for bytes in self.manifests.values().rev() {
-            let Ok(manifest) = Manifest::decode(bytes) else {
-                damaged = true;
-                continue;
-            };
-            match (manifest.complete, &found.whole) {
-                (true, Some(_)) => self.store.keep(&manifest),
-                (true, None) => match self.store.load(&manifest, &mut reader) {
-                    Ok((state, _)) => found.whole = Some((manifest, state)),
-                    Err(_) => damaged = true,
-                },
-                (false, None) if found.part.is_none() => {
-                    match self.store.load_forest(&manifest, &mut reader) {
-                        Ok((forest, _)) => found.part = Some(forest),
-                        Err(_) => damaged = true,
-                    }
-                }
-                (false, _) => {}
-            }
-        }
-        if !damaged {
+        let manifests: Vec<Manifest> =
+            self.manifests.values().filter_map(|bytes| Manifest::decode(bytes).ok()).collect();
+        let incomplete = manifests.len() < self.manifests.len();
+        let found = self.store.restore(manifests, incomplete, certified, &mut Reader(&self.files));
+        if !incomplete && found.damaged.is_empty() {
             let removal = self.store.unneeded();
             self.act(Step::Remove(removal));
         }

@@ -181,9 +181,19 @@ impl Durability {
             {
                 return Err(Violation::new(KEPT, format!("{fact:?} was durable at {key:?} and is gone")));
             }
-            let newest = disk.checkpoints.values().next_back();
+            let newest = disk.checkpoints.range(..=disk.stable).next_back().map(|(_, position)| *position);
             if newest.map(|newest| newest.seq) > checkpoint.map(|found| found.seq) {
-                let text = format!("goes on from {checkpoint:?}, though {newest:?} was durable");
+                let text =
+                    format!("goes on from {checkpoint:?}, though {newest:?} was durable and certified");
+                return Err(Violation::new(KEPT, text));
+            }
+            let certified = facts.iter().filter_map(|(_, _, fact)| match fact {
+                Fact::Checkpoint(seq) => Some(*seq),
+                _ => None,
+            });
+            let certified = certified.max().unwrap_or_default();
+            if let Some(ahead) = checkpoint.filter(|found| found.seq > certified && !disk.forgotten) {
+                let text = format!("goes on from {ahead:?}, but no certificate is known above {certified:?}");
                 return Err(Violation::new(KEPT, text));
             }
         }
@@ -216,8 +226,7 @@ impl Durability {
         let gone = disk.facts(journal, Lsn(0), upto);
         let stays = disk.facts(journal, upto.next(), Lsn(u64::MAX));
         let lost = if journal == CONSENSUS_JOURNAL {
-            let own = disk.checkpoints.keys().next_back().copied().unwrap_or_default();
-            lost_votes(&gone, &stays, own)
+            lost_votes(&gone, &stays, newest.map(|newest| newest.seq).unwrap_or_default())
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
             // Old ones may have been appended again, so that a lane that stands still keeps no other.
