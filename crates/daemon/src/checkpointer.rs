@@ -5,7 +5,8 @@
 //! of the time: a checkpoint is in no hurry, and what a burst of hashing takes from caches and memory slows the cores
 //! down.
 //!
-//! A state that waits is replaced by a newer one. After an error nothing more is written: the replica has to stop.
+//! A state that waits is replaced by a newer one, and what a transfer has received so far by any state; one that is
+//! not newer than what is durable is left out. After an error nothing more is written: the replica has to stop.
 //! When the replica stops, what is being written is left unfinished.
 
 use crate::page_folder::{FolderError, PageFolder};
@@ -53,12 +54,19 @@ pub struct Job {
     pub contents: Contents,
 }
 
+impl Job {
+    /// Of several that wait, the highest is written.
+    fn rank(&self) -> (bool, Seq) {
+        (matches!(self.contents, Contents::State(_)), self.position.seq)
+    }
+}
+
 /// What became of a job.
 #[derive(Debug)]
 pub enum Outcome {
     /// It is durable, directory entry included.
     Durable(Written),
-    /// A newer one came before it was begun.
+    /// A newer one came before it was begun, or is durable already.
     Replaced(Position),
     /// It is not, and nothing more will be.
     Failed(Position, FolderError),
@@ -191,11 +199,7 @@ impl Writer {
             for order in std::iter::once(order).chain(waiting.try_iter()) {
                 match order {
                     Order::Certified(seq) => self.store.certify(seq),
-                    Order::Write(job, done) => {
-                        if let Some((older, older_done)) = newest.replace((job, done)) {
-                            self.report(Outcome::Replaced(older.position), older_done);
-                        }
-                    }
+                    Order::Write(job, done) => self.choose(&mut newest, job, done),
                 }
             }
             let Some((job, done)) = newest else { continue };
@@ -208,6 +212,18 @@ impl Writer {
                     return;
                 }
             }
+        }
+    }
+
+    fn choose(&self, chosen: &mut Option<(Job, Notify)>, job: Job, done: Notify) {
+        let is_due = match &job.contents {
+            Contents::State(_) => self.store.is_news(job.position.seq),
+            Contents::Partial { .. } => true,
+        };
+        let is_highest = chosen.as_ref().is_none_or(|(other, _)| other.rank() <= job.rank());
+        let left_out = if is_due && is_highest { chosen.replace((job, done)) } else { Some((job, done)) };
+        if let Some((left_out, done)) = left_out {
+            self.report(Outcome::Replaced(left_out.position), done);
         }
     }
 

@@ -272,7 +272,7 @@ pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> R
     folder.reading = None;
     let errors = restored.damaged.into_iter();
     damaged.extend(errors.map(|(number, error)| broken(folder.manifest_file(number))(error)));
-    if damaged.is_empty() {
+    if restored.may_tidy {
         let removal = store.unneeded();
         folder.remove(&removal)?;
         for path in listing.unfinished {

@@ -32,8 +32,10 @@ pub struct Found {
 
 impl Found {
     /// Up to which slot a checkpoint may have been certified, as far as the logs know: the state that goes with them is
-    /// the newest up to there. Others may need what led to a newer one, and trimmed logs lead on from here only. Who
-    /// does not vote is needed by nobody, and takes what is newest.
+    /// the newest up to there. Others may need what led to a newer one, and trimmed logs lead on from here only.
+    ///
+    /// The newest of all is best where it is not known what trimmed logs lead on from, and for a replica that does not
+    /// vote, as nobody depends on it.
     #[must_use]
     pub fn certified(&self) -> Seq {
         if self.learner.is_some() {
@@ -43,7 +45,15 @@ impl Found {
             Record::Checkpoint(certificate) => Some(certificate.position.seq),
             _ => None,
         });
-        certified.max().unwrap_or_default()
+        certified.max().unwrap_or(if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) })
+    }
+
+    /// Whether the journal of consensus does not begin with its first record any more.
+    fn is_trimmed(&self) -> bool {
+        let own = |journal: JournalId| journal == CONSENSUS_JOURNAL;
+        let first = self.records.iter().find(|(journal, ..)| own(*journal)).map(|(_, lsn, _)| *lsn);
+        let end = self.ends.get(&CONSENSUS_JOURNAL).copied().unwrap_or_default();
+        end > Lsn(0) && first != Some(Lsn(1))
     }
 }
 

@@ -100,7 +100,7 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl PageStore {
-    /// Begins the checkpoint of a state. One at a time, each later than the one before.
+    /// Begins the checkpoint of a state that is [news](Self::is_news). One at a time.
     #[must_use]
     pub fn begin(&self, head: CheckpointHead, state: &Frozen) -> Checkpoint {
         let totals = state.totals;

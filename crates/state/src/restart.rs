@@ -17,6 +17,9 @@ pub struct Restored {
     pub part: Option<(Manifest, Forest)>,
     /// Manifests whose checkpoints could not be read, and why.
     pub damaged: Vec<(u64, LoadError)>,
+    /// Whether what nothing needs may be removed at once. Otherwise it goes with the next checkpoint, as nothing proves
+    /// before that it is of no use.
+    pub may_tidy: bool,
 }
 
 impl PageStore {
@@ -41,6 +44,7 @@ impl PageStore {
         known.sort_by_key(|manifest| (manifest.head.seq, manifest.number));
         ahead.sort_by_key(|manifest| (manifest.head.seq, manifest.number));
         let mut found = Restored::default();
+        let is_first = known.is_empty() && ahead.is_empty();
         while let Some(manifest) = known.pop() {
             if found.whole.is_some() {
                 self.keep(&manifest);
@@ -48,7 +52,7 @@ impl PageStore {
                 found.take_whole(self, manifest, source);
             }
         }
-        // Not looked at unless there is nothing else: nothing needs them.
+        // Not looked at unless there is nothing else: they are written again.
         let mut ahead = ahead.into_iter();
         while found.whole.is_none()
             && (incomplete || !found.damaged.is_empty())
@@ -64,6 +68,7 @@ impl PageStore {
                 Err(error) => found.damaged.push((manifest.number, error)),
             }
         }
+        found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         found
     }
 }

@@ -67,6 +67,13 @@ struct Kept {
     files: BTreeSet<FileNumber>,
 }
 
+impl Kept {
+    /// Which is the newer one of two: a state that was taken over may be written before an own, older one.
+    fn age(&self) -> (Seq, u64) {
+        (self.seq, self.number)
+    }
+}
+
 /// The files of one replica's checkpoints.
 #[derive(Debug)]
 pub struct PageStore {
@@ -77,7 +84,7 @@ pub struct PageStore {
     pub(crate) files: BTreeMap<FileNumber, FileUse>,
     /// The file that is appended to, if there is one; its end is in `files`.
     pub(crate) open: Option<FileNumber>,
-    /// Manifests, ascending.
+    /// Manifests, the newest last.
     kept: Vec<Kept>,
     /// Up to which slot others have certified the state, as a restart would know.
     certified: Seq,
@@ -122,7 +129,7 @@ impl PageStore {
         let (number, seq, complete) = (manifest.number, manifest.head.seq, manifest.complete);
         let kept = Kept { number, seq, complete, files };
         self.kept.push(kept);
-        self.kept.sort_by_key(|kept| kept.number);
+        self.kept.sort_by_key(Kept::age);
         self.manifests.insert(manifest.number);
         for file in &manifest.files {
             let bytes = self.pages.entry(file.number).or_default();
@@ -147,6 +154,12 @@ impl PageStore {
             file.live_bytes = u32::try_from(live_bytes).map_or(file.bytes, |live| live.min(file.bytes));
         }
         self.keep(manifest);
+    }
+
+    /// Whether a whole state after `seq` is worth a checkpoint: whether it is newer than all that are durable.
+    #[must_use]
+    pub fn is_news(&self, seq: Seq) -> bool {
+        self.kept.iter().filter(|kept| kept.complete).all(|kept| kept.seq < seq)
     }
 
     /// What nothing needs: to be asked for once what is needed was told.
@@ -232,15 +245,14 @@ impl PageStore {
     }
 
     fn retain(&mut self, complete_max: usize) -> Removal {
-        let complete = || self.kept.iter().filter(|kept| kept.complete);
-        let oldest = complete().rev().nth(complete_max - 1).map_or(0, |kept| kept.number);
-        let newest = complete().next_back().map_or(0, |kept| kept.number);
-        let restart = complete().filter(|kept| kept.seq <= self.certified).next_back();
-        let restart = restart.map(|kept| kept.number);
-        let partial = self.kept.iter().filter(|kept| !kept.complete).map(|kept| kept.number).next_back();
+        let complete = || self.kept.iter().filter(|kept| kept.complete).map(Kept::age);
+        let oldest = complete().rev().nth(complete_max - 1).unwrap_or_default();
+        let newest = complete().next_back().unwrap_or_default();
+        let restart = complete().filter(|(seq, _)| *seq <= self.certified).next_back();
+        let partial = self.kept.iter().filter(|kept| !kept.complete).map(Kept::age).next_back();
         self.kept.retain(|kept| match kept.complete {
-            true => kept.number >= oldest || Some(kept.number) == restart,
-            false => kept.number > newest && Some(kept.number) == partial,
+            true => kept.age() >= oldest || Some(kept.age()) == restart,
+            false => kept.age() > newest && Some(kept.age()) == partial,
         });
         let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();
         let manifests: Vec<u64> = self.manifests.difference(&needed).copied().collect();

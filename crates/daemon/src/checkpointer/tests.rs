@@ -75,6 +75,27 @@ fn each_job_has_an_outcome_and_the_newest_is_durable() {
 }
 
 #[test]
+fn the_highest_state_is_written_whatever_the_order_in_which_they_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state();
+    let (running, _) = Running::start(folder.path());
+    // The second is of a state that came from others, and is written before an own one that came later.
+    let order = [1, 9, 4, 6];
+    for seq in order {
+        change(&mut state, seq);
+        running.write(job(seq, Contents::State(state.freeze())));
+    }
+    let mut durable = Vec::new();
+    for _ in order {
+        if let Outcome::Durable(written) = running.outcome() {
+            durable.push(written.position.seq);
+        }
+    }
+    assert!(matches!(&durable[..], [Seq(1), Seq(9)] | [Seq(9)]), "{durable:?}");
+    running.stop();
+}
+
+#[test]
 fn what_a_transfer_received_is_kept_beside_the_last_state() {
     let folder = tempfile::tempdir().unwrap();
     let mut state = state();

@@ -1,5 +1,6 @@
 //! Checkpoints on disk: page files and manifests in bytes, written as the daemon's thread for them does, one state
-//! at a time; a state that waits is replaced by a newer one.
+//! at a time; a state that waits is replaced by a newer one, and one that is not newer than what is durable is left
+//! out.
 
 use super::{land, put};
 use crate::random::Random;
@@ -33,6 +34,12 @@ pub struct Job {
     pub timestamp: Nanoseconds,
     /// What it is of.
     pub contents: Contents,
+}
+
+impl Job {
+    fn rank(&self) -> (bool, Seq) {
+        (matches!(self.contents, Contents::State(_)), self.position.seq)
+    }
 }
 
 /// One step of writing a checkpoint.
@@ -85,14 +92,26 @@ impl Default for PageDisk {
 }
 
 impl PageDisk {
-    /// Takes a state; says whether it is begun at once. Otherwise it waits, in the place of any that waited before.
+    /// Takes a state; says whether it is begun at once. Otherwise it waits, if it is newer than what waits already.
     pub fn add(&mut self, job: Job) -> bool {
         if self.under_way.is_some() {
-            self.waiting = Some(job);
+            if self.waiting.as_ref().is_none_or(|other| other.rank() <= job.rank()) {
+                self.waiting = Some(job);
+            }
             return false;
         }
-        self.begin(job);
-        true
+        self.begin_if_due(job)
+    }
+
+    fn begin_if_due(&mut self, job: Job) -> bool {
+        let is_due = match &job.contents {
+            Contents::State(_) => self.store.is_news(job.position.seq),
+            Contents::Part(..) => true,
+        };
+        if is_due {
+            self.begin(job);
+        }
+        is_due
     }
 
     fn begin(&mut self, job: Job) {
@@ -126,8 +145,7 @@ impl PageDisk {
         let removal = self.store.on_durable(checkpoint);
         self.act(Step::Remove(removal));
         let next = self.waiting.take();
-        let begun = next.is_some();
-        next.into_iter().for_each(|job| self.begin(job));
+        let begun = next.is_some_and(|job| self.begin_if_due(job));
         (Written { position, root, complete }, begun)
     }
 
@@ -172,7 +190,7 @@ impl PageDisk {
             self.manifests.values().filter_map(|bytes| Manifest::decode(bytes).ok()).collect();
         let incomplete = manifests.len() < self.manifests.len();
         let found = self.store.restore(manifests, incomplete, certified, &mut Reader(&self.files));
-        if !incomplete && found.damaged.is_empty() {
+        if found.may_tidy {
             let removal = self.store.unneeded();
             self.act(Step::Remove(removal));
         }
