@@ -15,12 +15,17 @@ const VOTES_KEPT: usize = 4;
 /// As many certified roots are kept for a replica whose own come late.
 const CERTIFIED_ROOTS_MAX: usize = 64;
 
+/// So many of the own durable states above the certified one are kept: the newest, as they may be certified yet.
+const UNCERTIFIED_STATES_KEPT: usize = 2;
+
 /// Checkpoint votes of all replicas, and the highest certificate.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     stable: Position,
-    /// The slots after which the own state is durable, from the one on that a restart would go on from.
+    /// The slots after which the own state is durable and needed, from the one on that a restart would go on from.
     durable: BTreeSet<Seq>,
+    /// Those that were last said to be needed.
+    told: Vec<Seq>,
     certificate: Option<Arc<CheckpointCertificate>>,
     votes: BTreeMap<(Seq, ReplicaId), Checkpoint>,
     /// The roots that this replica has computed itself and that no certificate covers yet.
@@ -36,6 +41,7 @@ impl Checkpoints {
         Self {
             stable: genesis,
             durable: BTreeSet::from([genesis.seq]),
+            told: Vec::new(),
             certificate: None,
             votes: BTreeMap::new(),
             own_roots: BTreeMap::new(),
@@ -58,9 +64,24 @@ impl Checkpoints {
         self.durable = BTreeSet::from([seq]);
     }
 
-    /// Forgets the slots from which nobody would go on any more.
-    pub(crate) fn forget_below(&mut self, seq: Seq) {
-        self.durable = self.durable.split_off(&seq);
+    /// Forgets the states from which nobody will go on; those that are left, if that is news.
+    fn needed(&mut self) -> Option<Vec<Seq>> {
+        let settled = self.settled();
+        if self.told.first() == Some(&settled) && self.durable.iter().eq(&self.told) {
+            return None;
+        }
+        self.durable = self.durable.split_off(&settled);
+        let mut above: Vec<Seq> = self.durable.range(settled.next()..).copied().collect();
+        let surplus = above.len().saturating_sub(UNCERTIFIED_STATES_KEPT);
+        for seq in above.drain(..surplus) {
+            self.durable.remove(&seq);
+        }
+        // Whoever began with a state that nobody has certified needs all that led to it, too.
+        let needed: Vec<Seq> = std::iter::once(settled).chain(above).collect();
+        (needed != self.told).then(|| {
+            self.told.clone_from(&needed);
+            needed
+        })
     }
 
     /// What was known before a restart.
@@ -161,6 +182,14 @@ impl Consensus {
     #[must_use]
     pub fn wants_certificate(&self, message: &CheckpointCertificate) -> bool {
         message.position.seq > self.checkpoints.stable.seq
+    }
+
+    /// Says which of the own durable states are needed, when that has changed.
+    pub(crate) fn tell_of_states(&mut self, out: &mut Vec<Output>) {
+        if let Some(needed) = self.checkpoints.needed() {
+            let after = After::position(self.journal, self.lsn);
+            out.push(Output::States { needed, after });
+        }
     }
 
     /// Takes a certificate.

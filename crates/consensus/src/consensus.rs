@@ -390,6 +390,7 @@ impl Consensus {
         self.fetch_for_view(now, out);
         self.suspect_on_time(now, out);
         self.trim();
+        self.tell_of_states(out);
         self.trim_journal(out);
         self.status_on_time(now, out);
     }

@@ -1,6 +1,6 @@
 //! What consensus wants done.
 
-use quorate_types::{After, Digest, Lsn, ReplicaId, View};
+use quorate_types::{After, Digest, Lsn, ReplicaId, Seq, View};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
     Prepare, Status, Suspect, ViewChange,
@@ -138,6 +138,15 @@ pub enum Output {
         /// The position.
         upto: Lsn,
         /// What must be durable first: facts that were written again.
+        after: After,
+    },
+    /// Once `after` is durable, these of the own durable states are needed, ascending, and those that become durable
+    /// later: a restart goes on from the lowest, and the others may be certified yet. Nothing below the lowest is
+    /// needed of any journal.
+    States {
+        /// The slots that they follow; 0 is the beginning.
+        needed: Vec<Seq>,
+        /// What must be durable first: the certificate of the lowest.
         after: After,
     },
     /// This replica works in a view.

@@ -354,7 +354,6 @@ impl Consensus {
             return;
         }
         self.trimmed = settled;
-        self.checkpoints.forget_below(settled);
         let mut needed = self.lsn.next();
         if let Standing::Pending(Pending { target, .. }) = &self.standing {
             self.append(Fact::ViewState { view: *target }, out);

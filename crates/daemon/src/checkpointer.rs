@@ -130,7 +130,7 @@ pub type Notify = Box<dyn FnOnce() + Send>;
 /// What the thread is told.
 enum Order {
     Write(Job, Notify),
-    Certified(Seq),
+    Keep(Vec<Seq>),
 }
 
 /// What the execution core holds of the thread. The thread ends when this is dropped.
@@ -171,10 +171,9 @@ impl Checkpointer {
         let _ = self.orders.send(Order::Write(job, done));
     }
 
-    /// Tells that the state after a slot is certified, and that the log remembers it: the newest checkpoint up to there
-    /// is kept for a restart.
-    pub fn certified(&self, seq: Seq) {
-        let _ = self.orders.send(Order::Certified(seq));
+    /// Tells which of the states that are durable by now are needed: those after these slots, ascending.
+    pub fn keep(&self, needed: Vec<Seq>) {
+        let _ = self.orders.send(Order::Keep(needed));
     }
 
     /// The next outcome that is there, in the order of the jobs.
@@ -198,7 +197,7 @@ impl Writer {
             let mut newest = None;
             for order in std::iter::once(order).chain(waiting.try_iter()) {
                 match order {
-                    Order::Certified(seq) => self.store.certify(seq),
+                    Order::Keep(needed) => self.store.keep_states(&needed),
                     Order::Write(job, done) => self.choose(&mut newest, job, done),
                 }
             }

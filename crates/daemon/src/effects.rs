@@ -64,7 +64,7 @@ impl Driver {
             Effect::Checkpoint { position, timestamp, state } => {
                 self.write_checkpoint(position, timestamp, Contents::State(state));
             }
-            Effect::Certified(seq) => self.checkpointer().certified(seq),
+            Effect::KeepStates(needed) => self.checkpointer().keep(needed),
             Effect::KeepPart { position, root, received } => {
                 self.write_checkpoint(position, Nanoseconds(0), Contents::Partial { root, received });
             }

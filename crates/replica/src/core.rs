@@ -14,7 +14,7 @@ use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal
 use quorate_lanes::Lanes;
 use quorate_state::Frozen;
 use quorate_types::{
-    After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
+    After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet, Seq,
     SigningKey, Stage, StageTime,
 };
 use quorate_wire::message::{
@@ -106,8 +106,10 @@ enum Gated {
     },
     /// Consensus needs nothing up to here once what it has written again is durable.
     Trim(Lsn),
-    /// A certificate, which leads to trimming once it is durable.
+    /// A certificate, of which others are told once it is durable.
     Stable(Arc<CheckpointCertificate>),
+    /// Only these of the durable states are needed once the certificate of the lowest is durable.
+    States(Vec<Seq>),
 }
 
 /// What an audit sees.
@@ -508,9 +510,12 @@ impl Core {
                 Err(reason) => effects.push(Effect::Halt { reason }),
             },
             ExecutionMail::Stable(certificate) => {
-                effects.push(Effect::Certified(certificate.position.seq));
                 execution.on_stable(certificate);
-                self.trim_batches(effects);
+            }
+            ExecutionMail::States(needed) => {
+                let settled = execution.on_states_needed(&needed);
+                effects.push(Effect::KeepStates(needed));
+                self.trim_batches(settled, effects);
             }
             ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
             ExecutionMail::Detach(connection) => execution.on_detach(connection),
@@ -559,6 +564,10 @@ impl Core {
             Gated::Trim(upto) => effects.push(Effect::Trim { journal: CONSENSUS_JOURNAL, upto }),
             Gated::Stable(certificate) => {
                 let mail = Mail::Execution(ExecutionMail::Stable(certificate));
+                self.post(self.layout.execution(), mail, effects);
+            }
+            Gated::States(needed) => {
+                let mail = Mail::Execution(ExecutionMail::States(needed));
                 self.post(self.layout.execution(), mail, effects);
             }
             Gated::OwnAcks { link, acks } => {
@@ -682,8 +691,9 @@ impl Core {
                 let core = self.layout.core_of_link(tip.lane.link);
                 self.post(core, Mail::Link(LinkMail::Want(tip)), effects);
             }
-            // Views are read off the report; the journal in memory is not trimmed.
             Output::Trim { upto, after } => self.send_after(now, after, Gated::Trim(upto), effects),
+            Output::States { needed, after } => self.send_after(now, after, Gated::States(needed), effects),
+            // Views are read off the report.
             Output::ViewEntered { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
@@ -769,7 +779,6 @@ impl Core {
         if let Some(Installed { position, timestamp, tips }) = installed {
             self.on_installed(position, timestamp, &tips, effects);
         }
-        self.trim_batches(effects);
         let mail = Mail::Ordering(OrderingMail::Root { position, root });
         self.post(self.layout.ordering(), mail, effects);
     }
@@ -828,9 +837,9 @@ impl Core {
         }
     }
 
-    /// Once a state is durable here and certified, nothing that led to it is needed for a restart.
-    fn trim_batches(&mut self, effects: &mut Vec<Effect>) {
-        let Some(tips) = self.execution.as_mut().and_then(ExecutionRole::trim) else { return };
+    /// Once a restart would go on from a state with these tips, nothing that led to it is needed.
+    fn trim_batches(&mut self, tips: Option<Arc<[LaneTip]>>, effects: &mut Vec<Effect>) {
+        let Some(tips) = tips else { return };
         for core in self.layout.all() {
             self.post(core, Mail::Link(LinkMail::Trim(Arc::clone(&tips))), effects);
         }

@@ -310,14 +310,17 @@ impl ExecutionRole {
         self.stable = Some(certificate);
     }
 
-    /// The lane tips of the newest state that is durable here and certified, if that is news.
-    pub(crate) fn trim(&mut self) -> Option<Arc<[LaneTip]>> {
-        let stable = self.stable.as_ref()?.position.seq;
-        let is_safe = |checkpoint: &&Checkpoint| checkpoint.durable && checkpoint.position.seq <= stable;
-        let newest = self.checkpoints.iter().rev().find(is_safe)?;
-        let (seq, tips) = (newest.position.seq, Arc::clone(&newest.tips));
-        self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= seq);
-        (std::mem::replace(&mut self.trimmed, seq) < seq).then_some(tips)
+    /// Of the durable states, only those after these slots are needed, and later ones. The lane tips of the lowest, if
+    /// that is news.
+    pub(crate) fn on_states_needed(&mut self, needed: &[Seq]) -> Option<Arc<[LaneTip]>> {
+        let (lowest, highest) = (*needed.first()?, *needed.last()?);
+        self.checkpoints.retain(|checkpoint| {
+            let seq = checkpoint.position.seq;
+            !checkpoint.durable || seq > highest || needed.contains(&seq)
+        });
+        let settled = self.checkpoints.iter().find(|checkpoint| checkpoint.position.seq == lowest)?;
+        let tips = Arc::clone(&settled.tips);
+        (std::mem::replace(&mut self.trimmed, lowest) < lowest).then_some(tips)
     }
 
     pub(crate) fn last_root(&self) -> Option<(Position, Digest)> {

@@ -171,9 +171,9 @@ pub enum Effect {
         /// The state.
         state: Frozen,
     },
-    /// The state after a slot is certified, and the log remembers that: of the states that are durable, the newest up to
-    /// there is what a restart goes on from.
-    Certified(Seq),
+    /// Of the states that are durable, only those after these slots are needed, ascending, and those that become durable
+    /// from now on: the log leads on from the lowest.
+    KeepStates(Vec<Seq>),
     /// Keep what a transfer has received of a state, so that it need not come again after a restart. Nothing waits for
     /// this.
     KeepPart {

@@ -5,7 +5,7 @@ use crate::report::RoleReport;
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
 use quorate_types::{
-    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, ReplicaId, SessionId, View,
+    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, ReplicaId, Seq, SessionId, View,
 };
 use quorate_wire::message::{CheckpointCertificate, FetchCertificate, FetchPages, FetchedPages};
 use quorate_wire::{Frame, Header, LaneTip, Position};
@@ -136,6 +136,8 @@ pub enum ExecutionMail {
         /// When it was committed.
         committed: Nanoseconds,
     },
+    /// Of the durable states, only those after these slots are needed, and later ones; the lowest is certified.
+    States(Vec<Seq>),
     /// The connection to a peer has come or gone.
     Peer {
         /// The peer.

@@ -36,7 +36,6 @@ impl PageStore {
         certified: Seq,
         source: &mut impl ReadPages,
     ) -> Restored {
-        self.certify(certified);
         let (whole, mut parts): (Vec<_>, Vec<_>) =
             manifests.into_iter().partition(|manifest| manifest.complete);
         let (mut known, mut ahead): (Vec<_>, Vec<_>) =
@@ -68,6 +67,7 @@ impl PageStore {
                 Err(error) => found.damaged.push((manifest.number, error)),
             }
         }
+        self.keep_states(&[found.whole.as_ref().map_or(Seq(0), |(manifest, _)| manifest.head.seq)]);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         found
     }

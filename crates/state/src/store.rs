@@ -4,8 +4,9 @@
 //! next: page files ([`Checkpoint::advance`](crate::Checkpoint::advance)), the manifest under its final name, its
 //! directory entry; then [`PageStore::on_durable`] says what may go: manifests first, then page files.
 //!
-//! A restart goes on from the newest checkpoint that others have certified ([`PageStore::restore`]); that one and the
-//! newest are always kept, and the last partial one above them. Page files take at most twice what is live in the
+//! A restart goes on from the newest checkpoint that others have certified ([`PageStore::restore`]). Which may be that
+//! one yet, the caller says ([`PageStore::keep_states`]); those and newer ones are always kept, and the last partial one
+//! above them. Page files take at most twice what is live in the
 //! newest checkpoint, and one file. Up to that one more complete manifest is kept; it is given up when all would take
 //! more, and before a checkpoint is written that would not fit beside it. While one is written, its blocks may come on
 //! top.
@@ -86,8 +87,8 @@ pub struct PageStore {
     pub(crate) open: Option<FileNumber>,
     /// Manifests, the newest last.
     kept: Vec<Kept>,
-    /// Up to which slot others have certified the state, as a restart would know.
-    certified: Seq,
+    /// The slots whose states are needed, ascending; later ones are, too. None as long as nobody has said so.
+    needed: Option<Vec<Seq>>,
     /// All page files that exist or may exist, with their lengths as far as they are known.
     pages: BTreeMap<FileNumber, u32>,
     /// All manifests that exist or may exist.
@@ -115,7 +116,7 @@ impl PageStore {
             files: BTreeMap::new(),
             open: None,
             kept: Vec::new(),
-            certified: Seq(0),
+            needed: None,
             next_file: pages.keys().last().map_or(FileNumber(1), |last| last.next()),
             next_manifest: manifests.last().map_or(1, |last| last + 1),
             pages,
@@ -139,10 +140,9 @@ impl PageStore {
         self.next_manifest = self.next_manifest.max(manifest.number + 1);
     }
 
-    /// Notes that the state after this slot is certified and that a restart would know: the newest checkpoint up to
-    /// there is what it would go on from.
-    pub fn certify(&mut self, seq: Seq) {
-        self.certified = self.certified.max(seq);
+    /// Of the states that are durable by now, only those after these slots are needed, ascending.
+    pub fn keep_states(&mut self, needed: &[Seq]) {
+        self.needed = Some(needed.to_vec());
     }
 
     /// Notes that nodes now have places in the files of a manifest, of which `live` bytes each were met.
@@ -207,7 +207,7 @@ impl PageStore {
         self.pages.insert(number, bytes);
     }
 
-    /// Gives up all manifests but the newest of each kind and the one for a restart, so that a checkpoint has room.
+    /// Gives up all manifests that are not needed but the newest of each kind, so that a checkpoint has room.
     pub(crate) fn release(&mut self) -> Removal {
         self.retain(1)
     }
@@ -248,10 +248,13 @@ impl PageStore {
         let complete = || self.kept.iter().filter(|kept| kept.complete).map(Kept::age);
         let oldest = complete().rev().nth(complete_max - 1).unwrap_or_default();
         let newest = complete().next_back().unwrap_or_default();
-        let restart = complete().filter(|(seq, _)| *seq <= self.certified).next_back();
+        let is_needed = |seq: &Seq| {
+            let needed = self.needed.as_ref();
+            needed.is_some_and(|needed| needed.last() < Some(seq) || needed.contains(seq))
+        };
         let partial = self.kept.iter().filter(|kept| !kept.complete).map(Kept::age).next_back();
         self.kept.retain(|kept| match kept.complete {
-            true => kept.age() >= oldest || Some(kept.age()) == restart,
+            true => kept.age() >= oldest || is_needed(&kept.seq),
             false => kept.age() > newest && Some(kept.age()) == partial,
         });
         let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();

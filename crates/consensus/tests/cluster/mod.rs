@@ -198,6 +198,7 @@ impl Cluster {
             Output::Send { to, message, after } => self.admit(id, to, message, after),
             Output::Committed { header, position } => self.commit(id, &header, position),
             Output::ViewEntered { .. } => {}
+            Output::States { .. } => {}
             Output::Trim { upto, after } => {
                 self.say(id, format!("trims its journal up to {upto}"));
                 self.node_mut(id).trims.push((upto, after));

@@ -59,8 +59,9 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
-            Effect::Certified(seq) => {
-                self.host(origin.replica).disk.pages.certify(seq);
+            Effect::KeepStates(needed) => {
+                self.oracles.durability.on_states_needed(origin.replica, &needed);
+                self.host(origin.replica).disk.pages.keep_states(&needed);
                 Ok(())
             }
             Effect::KeepPart { position, root, received } => {

@@ -177,9 +177,9 @@ impl PageDisk {
         }
     }
 
-    /// The log says that the state after a slot is certified.
-    pub fn certify(&mut self, seq: Seq) {
-        self.store.certify(seq);
+    /// Of the states that are durable by now, only those after these slots are needed.
+    pub fn keep_states(&mut self, needed: &[Seq]) {
+        self.store.keep_states(needed);
     }
 
     /// Loads what a replica goes on from after which others have `certified` the state.

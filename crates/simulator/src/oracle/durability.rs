@@ -143,6 +143,12 @@ impl Durability {
         disk.chains.extend(ledger.tips_at(position).into_values().map(|tip| tip.chain));
     }
 
+    /// A replica gives up its durable states but those after these slots, and later ones.
+    pub fn on_states_needed(&mut self, replica: ReplicaId, needed: &[Seq]) {
+        let disk = &mut self.disks[replica.index()];
+        disk.checkpoints.retain(|seq, _| needed.last() < Some(seq) || needed.contains(seq));
+    }
+
     /// The process is gone: what was not durable may be, or not.
     pub fn on_crash(&mut self, replica: ReplicaId) {
         self.disks[replica.index()].written.clear();
@@ -230,12 +236,8 @@ impl Durability {
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
             // Old ones may have been appended again, so that a lane that stands still keeps no other.
-            let is_needed = |chain: &Digest| {
-                !stays.contains(&Fact::Batch(*chain))
-                    && ledger
-                        .batch(chain)
-                        .is_some_and(|batch| tips.get(&batch.lane).is_none_or(|tip| tip.upto < batch.number))
-            };
+            let is_needed =
+                |chain: &Digest| !stays.contains(&Fact::Batch(*chain)) && follows(ledger, &tips, *chain);
             // What does not connect to the state any more, as something before it is damaged, comes from others.
             let mut batches = gone.iter().filter(|_| !disk.damaged);
             batches.find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
@@ -464,6 +466,22 @@ fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
             )
     });
     view.or(entry).or(certificate).or(checkpoint).or(vote)
+}
+
+/// Whether a batch comes after the tip of its lane, and on a chain that leads on from there: any other will never be
+/// executed.
+fn follows(ledger: &Ledger, tips: &BTreeMap<LaneId, LaneTip>, mut chain: Digest) -> bool {
+    let Some(mut batch) = ledger.batch(&chain) else { return false };
+    let (upto, tip) = tips.get(&batch.lane).map_or((LaneNumber(0), None), |tip| (tip.upto, Some(tip.chain)));
+    if batch.number <= upto {
+        return false;
+    }
+    while batch.number > upto.next() {
+        chain = batch.previous;
+        let Some(before) = ledger.batch(&chain) else { return true };
+        batch = before;
+    }
+    tip.is_none_or(|tip| batch.previous == tip)
 }
 
 /// Where the chain that ends with `digest` has left a lane.
