@@ -61,7 +61,8 @@ pub struct Consensus {
     /// The highest view change of each replica.
     pub(crate) changes: Vec<Option<Change>>,
     pub(crate) suspicion: Suspicion,
-    /// The view in which this replica has restarted: if it is its primary, it does nothing as such there.
+    /// The view in which this replica has restarted, or lost what it had proposed: if it is its primary, it does nothing
+    /// as such there.
     pub(crate) restarted: Option<View>,
     pub(crate) voting: Voting,
     /// Whether the own view change is to be sent again, as this replica has restarted.
@@ -324,18 +325,30 @@ impl Consensus {
 
     /// Takes uncommitted headers off the chain, above `seq`. They are kept: a later view may bring them back, and
     /// others may ask for them.
-    pub(crate) fn set_aside_above(&mut self, seq: Seq) {
+    pub(crate) fn set_aside_above(&mut self, seq: Seq) -> Vec<Position> {
         let certified = self.certificate.as_ref().map(|found| found.position);
+        let mut gone = Vec::new();
         for slot in self.chain.truncate(seq) {
+            gone.push(Position { seq: slot.header.seq, digest: slot.digest });
             self.spare.insert(slot.header, Some(slot.lsn), certified);
         }
         self.votes.uncover(seq);
+        gone
+    }
+
+    /// These have left the chain: if what a primary has proposed in its view is not on it any more, it must not propose
+    /// anything else there.
+    pub(crate) fn stop_leading_without(&mut self, gone: &[Position]) {
+        let is_own = self.config.primary(self.view) == self.me;
+        if is_own && gone.iter().any(|position| !self.chain.contains(*position)) {
+            self.restarted = Some(self.view);
+        }
     }
 
     /// Puts headers that are known to be committed on the chain, above `attach`, in place of what was
     /// accepted there, and commits them. They are not voted for: f+1 replicas have committed them and say so.
     pub(crate) fn adopt(&mut self, attach: Seq, headers: Vec<Arc<Header>>, out: &mut Vec<Output>) {
-        self.set_aside_above(attach);
+        let gone = self.set_aside_above(attach);
         self.recompute_marks();
         let mut last = attach;
         for header in headers {
@@ -347,6 +360,7 @@ impl Consensus {
             let lsn = self.lsn;
             self.chain.push(Slot { header, digest, proposal: None, lsn, after, prepared: false });
         }
+        self.stop_leading_without(&gone);
         self.voted = self.voted.max(last);
         self.commit_up_to(last, out);
         self.lacking = None;

@@ -102,10 +102,9 @@ enum Way {
     Lacks(Position),
     /// It cannot be told yet: this replica is too far behind.
     Unknown,
-    /// It passes beside a checkpoint that it must contain.
+    /// It passes beside a checkpoint that it must contain, or beside what is committed here: that was committed in a
+    /// later view then, of which others have told.
     Refused,
-    /// It contradicts what is committed here.
-    Contradicts(Position),
 }
 
 impl Consensus {
@@ -231,16 +230,6 @@ impl Consensus {
             }
             Way::Unknown => self.candidate = Some(candidate),
             Way::Refused => out.push(Output::Rejected(Reject::NewView)),
-            Way::Contradicts(position) => {
-                let Position { seq, digest } = position;
-                let committed = self.chain.committed();
-                out.push(Output::Halt(format!(
-                    "view {} begins above {digest} at header {seq} while {} is committed here at {}",
-                    candidate.view(),
-                    committed.digest,
-                    committed.seq
-                )));
-            }
         }
     }
 
@@ -250,7 +239,7 @@ impl Consensus {
         if head.seq <= committed.seq {
             // What is committed extends the head, or the head is trimmed: then a checkpoint vouches for both.
             let known = self.chain.digest(head.seq).is_none_or(|digest| digest == head.digest);
-            return if known { Way::Joins(committed, Vec::new()) } else { Way::Contradicts(head) };
+            return if known { Way::Joins(committed, Vec::new()) } else { Way::Refused };
         }
         if head.seq < stable.seq || head.seq.since(committed.seq) > self.spare.reach() {
             return Way::Unknown;
@@ -259,7 +248,7 @@ impl Consensus {
         let mut at = head;
         while !self.chain.contains(at) {
             if at.seq <= committed.seq {
-                return Way::Contradicts(at);
+                return Way::Refused;
             }
             let Some(header) = self.spare.get(at) else { return Way::Lacks(at) };
             headers.push(Arc::clone(header));

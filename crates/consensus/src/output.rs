@@ -158,6 +158,14 @@ pub enum Output {
     },
     /// A committed header, or one at which a view begins, names batches that are not held: fetch them.
     Want(LaneTip),
+    /// The header that would be accepted next names a batch that has not come for a while: it is fetched, or the chain
+    /// that it is on takes the place of another one.
+    WantProposed {
+        /// The batch.
+        tip: LaneTip,
+        /// Who has proposed it.
+        primary: ReplicaId,
+    },
     /// The replica broke no rule but somebody else did.
     Rejected(Reject),
     /// Going on would not be safe.

@@ -181,7 +181,8 @@ impl Consensus {
                 prepared: false,
             });
         }
-        self.voted = self.chain.accepted().seq;
+        // Votes in the view begin at its head, whether that is here or not.
+        self.voted = self.chain.accepted().seq.max(Seq(head.seq.0.saturating_sub(1)));
         for accept in &recovered.accepts {
             let on_chain = self.chain.contains(accept.position);
             if !on_chain {
@@ -291,9 +292,13 @@ impl Consensus {
             return;
         }
         let certified = self.certificate.as_ref().map(|found| found.position);
+        let mut gone = Vec::new();
         for slot in self.chain.install(position, timestamp) {
+            gone.push(Position { seq: slot.header.seq, digest: slot.digest });
             self.spare.insert(slot.header, Some(slot.lsn), certified);
         }
+        gone.retain(|slot| slot.seq > position.seq);
+        self.stop_leading_without(&gone);
         let seq = position.seq;
         self.spare.forget(seq);
         self.votes.uncover(seq);

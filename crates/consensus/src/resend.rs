@@ -95,6 +95,13 @@ impl Consensus {
         if let Some(lacking) = &self.lacking {
             out.extend(lacking.values().map(|tip| Output::Want(*tip)));
         }
+        if let Some(tip) = self.suspicion.unavailable_for(self.now, self.tuning.retransmit)
+            && Some(tip) == self.waits_for
+            && !self.board.holds(&tip)
+        {
+            let primary = self.config.primary(self.view);
+            out.push(Output::WantProposed { tip, primary });
+        }
     }
 
     /// Whether a peer works in the same view as this replica.

@@ -33,6 +33,8 @@ pub(crate) struct Suspicion {
     unavailable: Option<(LaneTip, Nanoseconds)>,
     /// Since when q replicas want this view or a higher one.
     awaited: Option<(View, Nanoseconds)>,
+    /// Since when others claim to have committed more than this slot and nothing proves it.
+    behind: Option<(Seq, Nanoseconds)>,
 }
 
 impl Suspicion {
@@ -45,6 +47,12 @@ impl Suspicion {
     /// The number of failed views that lengthen the timeout.
     pub(crate) fn failures(&self) -> u64 {
         self.failures
+    }
+
+    /// The batch that the primary named and that has been missing for so long.
+    pub(crate) fn unavailable_for(&self, now: Nanoseconds, time: Nanoseconds) -> Option<LaneTip> {
+        let (tip, since) = self.unavailable?;
+        (now.since(since) >= time.0).then_some(tip)
     }
 
     /// This replica has gone from one view to another: all between them have failed.
@@ -149,8 +157,26 @@ impl Consensus {
         }
     }
 
+    /// Whether the clocks rest because this replica is behind. A certificate proves that; mere claims are believed for
+    /// the time of a view only, as they may be lies, and one lie together with one truth is f+1 claims that nothing can
+    /// ever prove.
+    fn rests(&mut self, now: Nanoseconds) -> bool {
+        if self.lacks_a_certified_slot() {
+            return true;
+        }
+        let committed = self.chain.committed().seq;
+        if self.suspicion.behind.is_some_and(|(seq, _)| seq != committed) {
+            // What it has caught up with is no reason to suspect anybody.
+            self.suspicion.stop();
+        }
+        let since = self.suspicion.behind.filter(|(seq, _)| *seq == committed);
+        self.suspicion.behind = self.is_behind().then(|| since.unwrap_or((committed, now)));
+        let timeout = self.suspicion.timeout(&self.tuning);
+        self.suspicion.behind.is_some_and(|(_, since)| now.since(since) < timeout.0)
+    }
+
     fn run_clocks(&mut self, now: Nanoseconds) {
-        if self.is_behind() {
+        if self.rests(now) {
             return self.suspicion.stop();
         }
         if !self.has_entered() {

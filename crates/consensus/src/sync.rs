@@ -35,6 +35,8 @@ struct Fetch {
     next: Position,
     /// What has come, descending from the target.
     headers: Vec<Arc<Header>>,
+    /// What that takes, about.
+    bytes: usize,
     /// What was claimed when the fetch began.
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
@@ -94,7 +96,7 @@ impl Consensus {
             return;
         }
         let targets = self.targets_ahead();
-        if targets.is_empty() {
+        if targets.is_empty() || committed >= self.execution_room() {
             self.sync.behind_since = None;
             self.sync.rounds.reset();
             return;
@@ -112,6 +114,7 @@ impl Consensus {
             server,
             next: target,
             headers: Vec::new(),
+            bytes: 0,
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
             expires: now.plus(self.answer_time()),
@@ -130,8 +133,8 @@ impl Consensus {
     fn targets_ahead(&self) -> Vec<(ReplicaId, Position)> {
         let committed = self.chain.committed().seq;
         let others = || self.votes.peers().filter(|(replica, peer)| *replica != self.me && peer.connected);
-        let stable = self.checkpoints.stable();
-        if stable.seq > committed && !self.chain.contains(stable) {
+        if self.lacks_a_certified_slot() {
+            let stable = self.checkpoints.stable();
             return others().map(|(replica, _)| (replica, stable)).collect();
         }
         let believed = nth_highest(others().map(|(_, peer)| peer.claim.seq), self.quorums.weak);
@@ -170,7 +173,7 @@ impl Consensus {
             && bytes < limits::FETCH_BYTES_MAX
             && let Some(header) = self.header_at(at)
         {
-            bytes += HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * header.cut.len();
+            bytes += bytes_about(header);
             headers.push(Header::clone(header));
             at = Position { seq: at.seq.previous(), digest: header.parent };
         }
@@ -186,39 +189,48 @@ impl Consensus {
         from: ReplicaId,
         message: FetchedHeaders,
         out: &mut Vec<Output>,
-    ) {
+    ) -> Result<(), Reject> {
         if self.take_for_view(now, from, &message, out) {
-            return;
+            return Ok(());
         }
         let expires = now.plus(self.answer_time());
         let kept_max = self.tuning.window.saturating_add(self.tuning.headers_kept_max);
-        let Some(fetch) = self.sync.fetch.as_mut() else { return };
+        let Some(fetch) = self.sync.fetch.as_mut() else { return Ok(()) };
         let Some(first) = message.headers.first() else {
             if fetch.server == from {
                 self.sync.abandon(now);
             }
-            return;
+            return Ok(());
         };
         if !matches(first, fetch.next) {
-            return;
+            return Ok(());
         }
         for header in message.headers {
             if !matches(&header, fetch.next) {
-                out.push(Output::Rejected(Reject::FetchMismatch));
-                return self.sync.abandon(now);
+                // Nobody but the one who was asked can end a fetch; what has come before is good.
+                if fetch.server == from {
+                    self.sync.abandon(now);
+                } else {
+                    self.ask(out);
+                }
+                return Err(Reject::FetchMismatch);
             }
             let parent = Position { seq: header.seq.previous(), digest: header.parent };
+            fetch.bytes += bytes_about(&header);
             fetch.headers.push(Arc::new(header));
             if parent.seq <= self.chain.committed().seq || self.chain.contains(parent) {
-                return self.finish_sync(now, out);
+                self.finish_sync(now, out);
+                return Ok(());
             }
-            if fetch.headers.len() as u64 > kept_max {
-                return self.sync.abandon(now);
+            if fetch.headers.len() as u64 > kept_max || fetch.bytes > SYNC_BYTES_MAX {
+                self.sync.abandon(now);
+                return Ok(());
             }
             fetch.next = parent;
         }
         fetch.expires = expires.min(fetch.ends);
         self.ask(out);
+        Ok(())
     }
 
     /// The fetched headers reach the own chain, or contradict it.
@@ -272,6 +284,12 @@ impl Consensus {
         nth_highest(claims, self.quorums.weak) > self.chain.accepted().seq
     }
 
+    /// Whether a certificate proves that others have committed more, and what it is over is not here.
+    pub(crate) fn lacks_a_certified_slot(&self) -> bool {
+        let stable = self.checkpoints.stable();
+        stable.seq > self.chain.committed().seq && !self.chain.contains(stable)
+    }
+
     /// Whether this replica knows that others have committed more.
     pub(crate) fn is_behind(&self) -> bool {
         !self.targets_ahead().is_empty()
@@ -285,6 +303,13 @@ const _: () = assert!(
     limits::FETCH_BYTES_MAX + HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * limits::REPLICAS_MAX * limits::LINKS_MAX
         <= limits::FRAME_BYTES_MAX
 );
+
+/// The headers of one fetch take no more than that: a chain that somebody has made up may be long, and its headers large.
+const SYNC_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+fn bytes_about(header: &Header) -> usize {
+    HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * header.cut.len()
+}
 
 fn matches(header: &Header, position: Position) -> bool {
     header.seq == position.seq && header.digest() == position.digest

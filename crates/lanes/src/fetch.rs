@@ -12,21 +12,36 @@ use std::sync::Arc;
 /// all servers, up to [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
 const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
+/// What a primary proposes is fetched while a lane holds up to so many times its budget: an origin may have filled that
+/// with a chain that nobody else has.
+const PROPOSED_TIMES: usize = 2;
 
 /// What is being fetched of one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Fetches {
     /// Tips that headers name, fetched in the order in which they were asked for.
     wanted: VecDeque<LaneTip>,
+    /// The last tip that a primary proposed while it was not held; it has its turn when nothing else is wanted.
+    proposed: Option<LaneTip>,
     current: Option<Fetch>,
     /// Whom to ask next.
     rounds: Rounds,
 }
 
+/// Why a tip is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// f+1 others have acknowledged it, and the lane stands still.
+    Acknowledged,
+    /// The primary has proposed it: all of it is taken, within the lane's budget.
+    Proposed,
+    /// A header names it that is committed, or at which a view begins: all of it is taken.
+    Named,
+}
+
 #[derive(Debug)]
 struct Fetch {
-    /// Whether a committed header names the target: then all of it is taken, acknowledged or not.
-    is_final: bool,
+    reason: Reason,
     server: ReplicaId,
     /// What is wanted next, descending.
     next: LaneNumber,
@@ -39,7 +54,7 @@ struct Fetch {
 
 impl Fetches {
     pub(crate) fn is_open(&self) -> bool {
-        self.current.is_some() || !self.wanted.is_empty()
+        self.current.is_some() || !self.wanted.is_empty() || self.proposed.is_some()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -53,7 +68,7 @@ impl Fetches {
 
     /// Nobody has had it so far: the next one that is wanted has its turn.
     fn abandon(&mut self) {
-        if self.current.take().is_some_and(|fetch| fetch.is_final) && !self.wanted.is_empty() {
+        if self.current.take().is_some_and(|fetch| fetch.reason == Reason::Named) && !self.wanted.is_empty() {
             self.wanted.rotate_left(1);
         }
     }
@@ -69,10 +84,37 @@ impl Lanes {
         if !share.fetches.wanted.contains(&tip) {
             share.fetches.wanted.push_back(tip);
         }
-        self.start_final_fetch(now, tip.lane, out);
+        self.start_wanted_fetch(now, tip.lane, out);
     }
 
-    fn start_final_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+    /// The header that would be accepted next names `tip`, which has not come for a while. If it is on a chain that was
+    /// set aside, that becomes the present one; otherwise it is fetched.
+    ///
+    /// A primary names own batches as it likes. Those of another origin are not taken from anybody but the origin
+    /// unless f+1 others say to hold a chain that is not known here.
+    pub fn want_proposed(
+        &mut self,
+        now: Nanoseconds,
+        tip: LaneTip,
+        primary: ReplicaId,
+        out: &mut Vec<Output>,
+    ) {
+        let (me, weak) = (self.me(), self.weak());
+        let Some(share) = self.share_mut(tip.lane) else { return };
+        if tip.upto <= share.lane.executed() || share.lane.chain_at(tip.upto) == Some(tip.chain) {
+            return;
+        }
+        let others = share.lane.acknowledgements.ahead_of(tip.upto.previous(), me);
+        let elsewhere = others.iter().filter(|(_, upto, chain)| share.lane.chain_at(*upto) != Some(*chain));
+        if tip.lane.origin != primary && elsewhere.count() < weak {
+            return;
+        }
+        share.fetches.proposed = Some(tip);
+        self.start_wanted_fetch(now, tip.lane, out);
+    }
+
+    /// Starts the fetch of the next tip that headers name, unless one is under way.
+    fn start_wanted_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
         let servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
         let Some(share) = self.share_mut(lane) else { return };
         while let Some(tip) = share.fetches.wanted.front()
@@ -80,19 +122,32 @@ impl Lanes {
         {
             share.fetches.wanted.pop_front();
         }
-        let Some(tip) = share.fetches.wanted.front().copied() else { return };
-        if share.fetches.current.as_ref().is_some_and(|fetch| fetch.is_final) {
+        if let Some(tip) = share.fetches.proposed
+            && (tip.upto <= share.lane.executed() || share.lane.reaches(&tip))
+        {
+            share.fetches.proposed = None;
+        }
+        let named = share.fetches.wanted.front().map(|tip| (*tip, Reason::Named));
+        let Some((tip, reason)) = named.or(share.fetches.proposed.map(|tip| (tip, Reason::Proposed))) else {
+            return;
+        };
+        if share
+            .fetches
+            .current
+            .as_ref()
+            .is_some_and(|fetch| fetch.reason == Reason::Named || fetch.reason == reason)
+        {
             return;
         }
         let Some(server) = share.fetches.rounds.next(servers.iter().copied()) else { return };
-        self.start_fetch(now, tip, true, server, out);
+        self.start_fetch(now, tip, reason, server, out);
     }
 
     fn start_fetch(
         &mut self,
         now: Nanoseconds,
         target: LaneTip,
-        is_final: bool,
+        reason: Reason,
         server: ReplicaId,
         out: &mut Vec<Output>,
     ) {
@@ -100,7 +155,7 @@ impl Lanes {
         let Some(share) = self.share_mut(target.lane) else { return };
         let expires = share.fetches.expires(now, retransmit);
         share.fetches.current = Some(Fetch {
-            is_final,
+            reason,
             server,
             next: target.upto,
             next_chain: target.chain,
@@ -132,8 +187,8 @@ impl Lanes {
         if share.fetches.current.as_ref().is_some_and(|fetch| now >= fetch.expires) {
             share.fetches.abandon();
         }
-        if !share.fetches.wanted.is_empty() {
-            return self.start_final_fetch(now, lane, out);
+        if !share.fetches.wanted.is_empty() || share.fetches.proposed.is_some() {
+            return self.start_wanted_fetch(now, lane, out);
         }
         if share.fetches.current.is_some() || (!stuck && lane.origin != me) {
             return;
@@ -157,7 +212,7 @@ impl Lanes {
         let Some((_, upto, chain)) = ahead.iter().copied().find(|(replica, ..)| *replica == server) else {
             return;
         };
-        self.start_fetch(now, LaneTip { lane, upto, chain }, false, server, out);
+        self.start_fetch(now, LaneTip { lane, upto, chain }, Reason::Acknowledged, server, out);
     }
 
     /// Answers a question for batches with what is held on the chain that it names; says how many bytes that is.
@@ -261,18 +316,24 @@ impl Lanes {
         {
             floor = held.number();
         }
-        if !fetch.is_final {
+        if fetch.reason == Reason::Acknowledged {
             let upto = self.acknowledged_by_others(lane, floor, &batches);
             batches.retain(|batch| batch.number() <= upto);
         }
+        let budget = PROPOSED_TIMES * self.lane_bytes_held_max();
         let Some(share) = self.share_mut(lane) else { return };
+        if fetch.reason == Reason::Proposed {
+            share.fetches.proposed = None;
+            let over = share.lane.unexecuted_bytes() + fetch.bytes > budget;
+            batches.retain(|_| !over);
+        }
         let useful = !batches.is_empty() && floor >= share.lane.executed();
         if useful {
             share.fetches.rounds.reset();
             share.lane.truncate(floor);
             batches.into_iter().for_each(|batch| self.append_unchecked(batch, out));
         }
-        self.start_final_fetch(now, lane, out);
+        self.start_wanted_fetch(now, lane, out);
     }
 
     /// Up to where f+1 others acknowledged a fetched chain that leaves the own one at `floor`. Nothing if it would

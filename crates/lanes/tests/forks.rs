@@ -319,3 +319,58 @@ fn what_is_set_aside_counts_against_the_budget() {
     node.lanes.on_executed(&[trunk.tips[1]]);
     assert!(node.lanes.held_bytes() > 0);
 }
+
+/// An origin sends a long chain here and a shorter one to the others: what a primary proposes of that one is fetched,
+/// though it says less than what is held.
+#[test]
+fn a_shorter_chain_that_a_primary_proposes_is_fetched() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    let long = b.grown(&node.config, 9, 1, 16);
+    node.receive(&long, 1..=9);
+    node.tick();
+    node.take();
+    node.want_proposed(a.tips[6], R1);
+    assert!(node.take().questions().is_empty(), "nobody says to hold it");
+    node.ack(R1, a.tips[6]);
+    node.ack(R2, a.tips[6]);
+    node.want_proposed(a.tips[6], R1);
+    let (server, question) = node.take().question();
+    assert_eq!((question.upto, question.chain), (LaneNumber(6), a.tips[6].chain));
+    node.fetched(server, &a.answer(6, 6)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [6]);
+    assert_eq!(outputs.acknowledgements()[0].0, a.tips[6]);
+    // The origin brings the long chain back; what is proposed is there then, and nothing is asked.
+    node.want_proposed(long.tips[9], R3);
+    node.tick();
+    assert_eq!(node.take().acknowledgements()[0].0, long.tips[9]);
+    node.want_proposed(a.tips[6], R1);
+    node.tick();
+    let outputs = node.take();
+    assert!(outputs.questions().is_empty());
+    assert_eq!(outputs.acknowledgements()[0].0, a.tips[6]);
+}
+
+#[test]
+fn what_is_proposed_waits_for_what_is_named_and_is_given_up_once_it_is_dead() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=5);
+    node.tick();
+    node.take();
+    // Own batches of a primary are fetched whoever holds them.
+    node.want_proposed(b.tips[7], R3);
+    let (_, question) = node.take().question();
+    assert_eq!(question.chain, b.tips[7].chain);
+    node.want(a.tips[6]);
+    let (server, question) = node.take().question();
+    assert_eq!(question.chain, a.tips[6].chain, "a header that stands names it");
+    node.fetched(server, &a.answer(6, 6)).unwrap();
+    node.lanes.on_executed(&[a.tips[6]]);
+    node.take();
+    node.lanes.on_executed(&[a.clone().grown(&node.config, 2, 1, 16).tips[8]]);
+    node.wait(3);
+    assert!(node.take().questions().is_empty(), "the lane has gone on past it");
+}

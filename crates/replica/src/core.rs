@@ -431,6 +431,10 @@ impl Core {
                 self.link.lanes.want(now, tip, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
+            LinkMail::WantProposed { tip, primary } => {
+                self.link.lanes.want_proposed(now, tip, primary, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
             LinkMail::Install(tips) => {
                 self.link.lanes.install(&tips, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
@@ -693,6 +697,10 @@ impl Core {
             }
             Output::Trim { upto, after } => self.send_after(now, after, Gated::Trim(upto), effects),
             Output::States { needed, after } => self.send_after(now, after, Gated::States(needed), effects),
+            Output::WantProposed { tip, primary } => {
+                let core = self.layout.core_of_link(tip.lane.link);
+                self.post(core, Mail::Link(LinkMail::WantProposed { tip, primary }), effects);
+            }
             // Views are read off the report.
             Output::ViewEntered { .. } => {}
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
@@ -880,7 +888,12 @@ impl Core {
 fn condemns(reject: Reject) -> bool {
     matches!(
         reject,
-        Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature | Reject::StatePage
+        Reject::Malformed(_)
+            | Reject::ForeignBatch
+            | Reject::ConsensusSignature
+            | Reject::StatePage
+            | Reject::FetchMismatch
+            | Reject::Consensus(quorate_consensus::Reject::FetchMismatch)
     )
 }
 

@@ -36,6 +36,13 @@ pub enum LinkMail {
     Executed(Arc<[LaneTip]>),
     /// A committed header names a tip that is not held.
     Want(LaneTip),
+    /// A proposal names a tip that is not held and has not come for a while.
+    WantProposed {
+        /// The tip.
+        tip: LaneTip,
+        /// Who has proposed it.
+        primary: ReplicaId,
+    },
     /// A state with these tips came from others and is durable: the lanes go on from there.
     Install(Arc<[LaneTip]>),
     /// Whether clients' bundles are declined because the replica catches up by taking over a state.

@@ -129,7 +129,7 @@ impl OrderingRole {
                 self.questions.insert(from, FetchHeaders::from_frame(frame)?);
             }
             Kind::FetchedHeaders => {
-                consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out);
+                consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out)?;
             }
             Kind::Suspect => {
                 let message = Suspect::from_frame(frame)?;
@@ -166,7 +166,12 @@ impl OrderingRole {
 
     fn add_prepare(&mut self, from: ReplicaId, message: Prepare) {
         let mut others = self.prepares.iter().filter(|(sender, _)| *sender == from).map(|(_, known)| known);
-        if others.clone().count() >= WAITING_MAX || others.clone().any(|known| *known == message) {
+        if others.clone().any(|known| *known == message) {
+            return;
+        }
+        if others.clone().count() >= WAITING_MAX {
+            // What it sends again may be what others wait for: those that are there make room.
+            self.prepares_due = true;
             return;
         }
         // Two votes of one replica for one slot: which of them is genuine is to be known, and who forges, stopped.

@@ -75,7 +75,9 @@ pub(crate) fn feed(
         }
         Kind::FetchedHeaders => {
             let message = FetchedHeaders::decode(bytes).expect("a test message");
-            consensus.on_fetched_headers(now, from, message, out);
+            if let Err(reject) = consensus.on_fetched_headers(now, from, message, out) {
+                out.push(Output::Rejected(reject));
+            }
         }
         Kind::Suspect => {
             let message = Suspect::decode(bytes).expect("a test message");

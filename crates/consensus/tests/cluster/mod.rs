@@ -204,6 +204,12 @@ impl Cluster {
                 self.node_mut(id).trims.push((upto, after));
             }
             Output::Want(tip) => self.say(id, format!("wants batch {} of lane {}", tip.upto, tip.lane)),
+            Output::WantProposed { tip, primary } => {
+                self.say(
+                    id,
+                    format!("wants batch {} of lane {}, which r{primary} has proposed", tip.upto, tip.lane),
+                );
+            }
             Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
             Output::Halt(why) => {
                 let why: Vec<&str> = why.split(' ').map(|word| self.short(word)).collect();

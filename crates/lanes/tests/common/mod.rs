@@ -208,6 +208,10 @@ impl Node {
         self.lanes.want(self.now, tip, &mut self.out);
     }
 
+    pub(crate) fn want_proposed(&mut self, tip: LaneTip, primary: ReplicaId) {
+        self.lanes.want_proposed(self.now, tip, primary, &mut self.out);
+    }
+
     pub(crate) fn fetched(&mut self, from: ReplicaId, frame: &Frame) -> Result<(), Reject> {
         self.lanes.on_fetched(self.now, from, LINK, frame.as_frame_ref(), &mut self.out)
     }
