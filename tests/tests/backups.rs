@@ -230,6 +230,15 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
     for part in ["replica 0 of cluster", "log of core 0", "accept", "checkpoint", "fits the root", "votes."] {
         assert!(said.contains(part), "{part:?} is missing: {said}");
     }
+    let cluster_file = argument(&cluster.file("cluster.toml"));
+    let proven = inspect(&data, &["--cluster", &cluster_file]);
+    assert_eq!(proven.status.code(), Some(0), "{}", stdout(&proven));
+    assert!(stdout(&proven).contains("signed by a quorum: "), "{}", stdout(&proven));
+    let strangers = Cluster::start(4);
+    let unproven = inspect(&data, &["--cluster", &argument(&strangers.file("cluster.toml"))]);
+    assert_eq!(unproven.status.code(), Some(1), "{}", stdout(&unproven));
+    assert!(stdout(&unproven).contains("0 replicas of the cluster have signed it"), "{}", stdout(&unproven));
+    drop(strangers);
     let records = stdout(&inspect(&data, &["--records"]));
     assert!(records.lines().count() > said.lines().count() && records.contains(" lsn "), "{records}");
     let after: Vec<_> = files(&data).into_iter().map(|path| (std::fs::read(&path).ok(), path)).collect();

@@ -9,9 +9,10 @@ use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
 use crate::segment_files;
 use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
 use quorate_state::{LoadFigures, Manifest};
-use quorate_types::{CoreId, Digest};
-use quorate_wire::message::CheckpointCertificate;
-use std::collections::BTreeMap;
+use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
+use quorate_wire::Statement;
+use quorate_wire::message::{CheckpointCertificate, Prepare};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,16 @@ pub struct Inspection {
     unlisted: Option<FolderError>,
     /// Whether every record is told.
     records: bool,
+    /// What the signatures in certificates are worth; nothing without the cluster's keys.
+    proofs: Option<Proofs>,
+}
+
+/// What the signatures in the certificates of the logs are worth.
+#[derive(Debug, Default)]
+struct Proofs {
+    genuine: usize,
+    /// Records whose signatures do not prove what they say.
+    unproven: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -43,11 +54,16 @@ struct CheckpointFound {
     verified: Result<(Manifest, LoadFigures), FolderError>,
 }
 
-/// Looks at the data directory at `path`; with `records`, every record of its logs is told.
+/// Looks at the data directory at `path`; with `records`, every record of its logs is told, and with the `cluster`'s
+/// configuration, the signatures in certificates are verified.
 ///
 /// # Errors
 /// When the directory itself cannot be read. What is wrong with its content is part of what is found.
-pub fn inspect(path: &Path, records: bool) -> Result<Inspection, DirectoryError> {
+pub fn inspect(
+    path: &Path,
+    records: bool,
+    cluster: Option<&ClusterConfig>,
+) -> Result<Inspection, DirectoryError> {
     let look = data_directory::look(path)?;
     let mut logs = Vec::new();
     if let Ok(identity) = &look.identity {
@@ -68,7 +84,47 @@ pub fn inspect(path: &Path, records: bool) -> Result<Inspection, DirectoryError>
         Err(error) if look.identity.is_ok() => unlisted = Some(error),
         Err(_) => {}
     }
-    Ok(Inspection { path: path.to_owned(), look, logs, checkpoints, unlisted, records })
+    let mut found =
+        Inspection { path: path.to_owned(), look, logs, checkpoints, unlisted, records, proofs: None };
+    found.proofs = cluster.map(|config| Proofs::of(config, found.records()));
+    Ok(found)
+}
+
+impl Proofs {
+    fn of<'a>(config: &ClusterConfig, records: impl Iterator<Item = &'a Record>) -> Self {
+        let quorum = config.quorums().quorum;
+        let mut proofs = Self::default();
+        for record in records {
+            let signers = match record {
+                Record::Checkpoint(certificate) => certificate.signers(config),
+                Record::Prepared { view, position, votes } => {
+                    let names = |vote: &Prepare| {
+                        let index =
+                            position.seq.0.checked_sub(vote.lo.0).and_then(|at| usize::try_from(at).ok());
+                        index.and_then(|index| vote.digests.get(index)) == Some(&position.digest)
+                    };
+                    let is_genuine =
+                        |signer: ReplicaId, vote: &Prepare| {
+                            Statement::prepare(config, vote.view, vote.lo, &vote.digests)
+                                .is_signed_by_replica(config, signer, &vote.signature)
+                        };
+                    let genuine = votes.iter().filter(|(signer, vote)| {
+                        vote.view == *view && names(vote) && is_genuine(*signer, vote)
+                    });
+                    genuine.map(|(signer, _)| *signer).collect::<BTreeSet<_>>().len()
+                }
+                _ => continue,
+            };
+            if signers >= quorum {
+                proofs.genuine += 1;
+            } else {
+                proofs.unproven.push(format!(
+                    "{record}: {signers} replicas of the cluster have signed it, and a quorum is {quorum}"
+                ));
+            }
+        }
+        proofs
+    }
 }
 
 impl Inspection {
@@ -105,6 +161,7 @@ impl Inspection {
                 found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
             }
         }
+        found.extend(self.proofs.iter().flat_map(|proofs| proofs.unproven.iter().cloned()));
         found.extend(self.unlisted.iter().map(ToString::to_string));
         let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
         found.extend(errors.map(ToString::to_string));
@@ -311,6 +368,16 @@ impl fmt::Display for Inspection {
         self.checkpoints.iter().try_for_each(|found| self.write_checkpoint(f, found))?;
         if self.checkpoints.is_empty() {
             writeln!(f, "no checkpoints")?;
+        }
+        match &self.proofs {
+            Some(proofs) => {
+                let Proofs { genuine, unproven } = proofs;
+                let all = genuine + unproven.len();
+                writeln!(f, "certificates in the logs: {all}, signed by a quorum: {genuine}")?;
+            }
+            None => {
+                writeln!(f, "signatures in certificates were not verified: the cluster file has the keys")?
+            }
         }
         let damages = self.damages();
         damages.iter().try_for_each(|damage| writeln!(f, "DAMAGED: {damage}"))?;

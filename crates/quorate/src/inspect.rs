@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
+use quorate_daemon::read_cluster;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ Exit codes: 0 sound, 1 damaged, 2 wrong usage.
 
 Examples:
   quorate inspect quorate-data/data-0
+  quorate inspect quorate-data/data-0 --cluster quorate-data/cluster.toml
   quorate inspect quorate-data/data-0 --records | less";
 
 /// Show what is in a data directory and verify it.
@@ -30,6 +32,9 @@ pub(crate) struct InspectArguments {
     /// Print every group and every record of the logs instead of a line per segment.
     #[arg(long)]
     records: bool,
+    /// Verify the signatures in certificates with the keys in this cluster file.
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
@@ -39,7 +44,9 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
             "{path}: there is no such directory; name the data_dir of a replica"
         )));
     }
-    let inspection = quorate_daemon::inspect::inspect(&arguments.directory, arguments.records)?;
+    let cluster = arguments.cluster.as_deref().map(read_cluster).transpose()?;
+    let (directory, records) = (&arguments.directory, arguments.records);
+    let inspection = quorate_daemon::inspect::inspect(directory, records, cluster.as_ref())?;
     output::print(inspection.to_string())?;
     Ok(if inspection.damages().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
