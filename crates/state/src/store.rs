@@ -235,7 +235,7 @@ impl PageStore {
         let complete = || self.kept.iter().filter(|kept| kept.complete);
         let oldest = complete().rev().nth(complete_max - 1).map_or(0, |kept| kept.number);
         let newest = complete().next_back().map_or(0, |kept| kept.number);
-        let restart = complete().filter(|kept| kept.seq <= self.certified).next_back();
+        let restart = complete().rfind(|kept| kept.seq <= self.certified);
         let restart = restart.map(|kept| kept.number);
         let partial = self.kept.iter().filter(|kept| !kept.complete).map(|kept| kept.number).next_back();
         self.kept.retain(|kept| match kept.complete {
