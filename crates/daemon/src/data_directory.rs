@@ -200,7 +200,7 @@ fn remedy(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DirectoryError {
+pub(crate) fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DirectoryError {
     move |source| DirectoryError::Io { path: path.to_owned(), what, source }
 }
 

@@ -6,14 +6,13 @@
 
 use crate::data_directory::{self, DirectoryError, Identity, Look, Role};
 use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
-use crate::segment_files;
+use crate::segment_files::{self, LogRead, Unreadable};
 use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
 use quorate_state::{LoadFigures, Manifest};
 use quorate_types::{CoreId, Digest};
 use quorate_wire::message::CheckpointCertificate;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +33,8 @@ pub struct Inspection {
 struct LogFound {
     core: CoreId,
     path: PathBuf,
-    scan: io::Result<Scan>,
+    scan: Result<Scan, DirectoryError>,
+    unreadable: Vec<Unreadable>,
 }
 
 #[derive(Debug)]
@@ -52,8 +52,11 @@ pub fn inspect(path: &Path, records: bool) -> Result<Inspection, DirectoryError>
     let mut logs = Vec::new();
     if let Ok(identity) = &look.identity {
         for (core, path) in &look.logs {
-            let scan = segment_files::read_log(path, identity.log(*core), false);
-            logs.push(LogFound { core: *core, path: path.clone(), scan });
+            let (scan, unreadable) = match segment_files::read_log(path, identity.log(*core), false) {
+                Ok(LogRead { scan, unreadable }) => (Ok(scan), unreadable),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            logs.push(LogFound { core: *core, path: path.clone(), scan, unreadable });
         }
     }
     let mut folder = PageFolder::for_reading(&look.pages);
@@ -90,10 +93,11 @@ impl Inspection {
             let scan = match &log.scan {
                 Ok(scan) => scan,
                 Err(error) => {
-                    found.push(format!("{path}: cannot be read: {error}"));
+                    found.push(error.to_string());
                     continue;
                 }
             };
+            found.extend(log.unreadable.iter().map(ToString::to_string));
             if !matches!(scan.damage, Damage::None | Damage::TornTail(_)) {
                 found.push(format!("{path}: {}", scan.damage));
             }
@@ -241,7 +245,7 @@ impl Inspection {
         writeln!(f, "log of core {}: {}", log.core, log.path.display())?;
         let scan = match &log.scan {
             Ok(scan) => scan,
-            Err(error) => return writeln!(f, "  it cannot be read: {error}"),
+            Err(error) => return writeln!(f, "  {error}"),
         };
         if self.records {
             return scan.describe().to_string().lines().try_for_each(|line| writeln!(f, "  {line}"));

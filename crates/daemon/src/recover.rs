@@ -4,7 +4,7 @@ use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{DataDirectory, Role};
 use crate::page_folder::{self, PageFolder};
 use crate::run::StartError;
-use crate::segment_files;
+use crate::segment_files::{self, LogRead};
 use quorate_journal::{Damage, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
 use quorate_state::{PageStore, State, StoreOptions};
@@ -56,10 +56,10 @@ pub(crate) fn recover(
     let (mut scans, mut found) = (BTreeMap::new(), Found::default());
     for (core, directory) in data.logs()? {
         let sync = config.durability == Durability::Sync;
-        let mut scan = segment_files::read_log(&directory, data.log_identity(core), sync)
-            .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
-        segment_files::repair(&directory, &scan)
-            .map_err(|source| StartError::Disk { path: directory.clone(), source })?;
+        let LogRead { mut scan, unreadable } =
+            segment_files::read_log(&directory, data.log_identity(core), sync)?;
+        unreadable.iter().for_each(|blocks| warn!("{blocks}"));
+        segment_files::repair(&directory, &scan)?;
         tell(&directory.display().to_string(), &scan);
         if scan.votes_are_lost() && *data.role() == Role::Founding {
             data.become_learner(format!("{}: {}", directory.display(), scan.damage))?;
