@@ -6,6 +6,7 @@
 
 use crate::data_directory::{self, DirectoryError, Identity, Look, Role};
 use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
+use crate::recover::forgotten;
 use crate::segment_files::{self, LogRead, Unreadable};
 use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
 use quorate_state::{LoadFigures, Manifest};
@@ -22,6 +23,8 @@ pub struct Inspection {
     path: PathBuf,
     look: Look,
     logs: Vec<LogFound>,
+    /// Why votes are lost although no log tells.
+    forgotten: Option<String>,
     checkpoints: Vec<CheckpointFound>,
     /// Why the checkpoints could not be listed.
     unlisted: Option<FolderError>,
@@ -71,7 +74,11 @@ pub fn inspect(path: &Path, records: bool) -> Result<Inspection, DirectoryError>
         Err(error) if look.identity.is_ok() => unlisted = Some(error),
         Err(_) => {}
     }
-    Ok(Inspection { path: path.to_owned(), look, logs, checkpoints, unlisted, records })
+    let scans: Option<Vec<_>> = logs.iter().map(|log| Some((log.core, log.scan.as_ref().ok()?))).collect();
+    // What cannot be read or listed is told already.
+    let scans = scans.filter(|_| look.identity.is_ok());
+    let forgotten = scans.and_then(|scans| forgotten(scans.into_iter(), &folder).ok().flatten());
+    Ok(Inspection { path: path.to_owned(), look, logs, forgotten, checkpoints, unlisted, records })
 }
 
 impl Inspection {
@@ -109,6 +116,7 @@ impl Inspection {
                 found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
             }
         }
+        found.extend(self.forgotten.clone());
         found.extend(self.unlisted.iter().map(ToString::to_string));
         let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
         found.extend(errors.map(ToString::to_string));
@@ -156,13 +164,14 @@ impl Inspection {
         if let Some(log) = self.logs.iter().find(|log| log.scan.is_err()) {
             return format!("No replica starts on it, because {} cannot be read.", log.path.display());
         }
-        match self.scans().find(|(_, scan)| scan.votes_are_lost()) {
-            Some((log, scan)) => format!(
+        match (self.scans().find(|(_, scan)| scan.votes_are_lost()), &self.forgotten) {
+            (Some((log, scan)), _) => format!(
                 "A replica that starts on it becomes a learner, because of {}: {}.",
                 log.path.display(),
                 scan.damage
             ),
-            None => "A replica that starts on it goes on and votes.".to_owned(),
+            (None, Some(reason)) => format!("A replica that starts on it becomes a learner: {reason}."),
+            (None, None) => "A replica that starts on it goes on and votes.".to_owned(),
         }
     }
 
@@ -197,7 +206,7 @@ impl Inspection {
         };
         let newest = || whole().max_by_key(|manifest| manifest.head.seq);
         let is_learner = matches!(&self.look.identity, Ok(Identity { role: Role::Learner { .. }, .. }));
-        if is_learner || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
+        if is_learner || self.forgotten.is_some() || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
             return newest();
         }
         let certified = whole().filter(|manifest| manifest.head.seq.0 <= stable);

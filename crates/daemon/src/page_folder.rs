@@ -157,6 +157,16 @@ impl PageFolder {
         Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path, fault })
     }
 
+    /// Whether a manifest shows that headers were executed: one after the first, with which a cluster may begin, or the
+    /// first one if it says so.
+    pub(crate) fn follows_headers(&self) -> Result<bool, FolderError> {
+        let first_follows = |number| {
+            let manifest = self.read_manifest(number);
+            manifest.is_ok_and(|manifest| manifest.head.seq > Seq(0))
+        };
+        Ok(self.list()?.manifests.into_iter().any(|number| number > 1 || first_follows(number)))
+    }
+
     /// Writes to a page file; one that is there under a number that begins anew is of no checkpoint.
     pub fn write(&mut self, write: &PageWrite) -> Result<(), FolderError> {
         let path = self.page_file(write.file);

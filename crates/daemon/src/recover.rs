@@ -2,7 +2,7 @@
 
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{DataDirectory, Role};
-use crate::page_folder::{self, PageFolder};
+use crate::page_folder::{self, FolderError, PageFolder};
 use crate::run::StartError;
 use crate::segment_files::{self, LogRead};
 use quorate_journal::{Damage, Scan};
@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use tracing::{info, warn};
+
+/// The core whose log has the votes.
+const FIRST_CORE: CoreId = CoreId(0);
 
 /// What the cores begin with.
 pub(crate) struct Beginning {
@@ -44,6 +47,22 @@ fn check_beginning(config: &NodeConfig, path: &Path, state: Option<&State>) -> R
     }
 }
 
+/// Why votes are lost although no log tells: the log of the first core holds nothing, and something else shows that the
+/// replica has spoken. It says nothing before that log holds a record.
+pub(crate) fn forgotten<'a>(
+    scans: impl Iterator<Item = (CoreId, &'a Scan)>,
+    folder: &PageFolder,
+) -> Result<Option<String>, FolderError> {
+    let used: Vec<CoreId> = scans.filter(|(_, scan)| !scan.is_empty()).map(|(core, _)| core).collect();
+    let shown = match used.first() {
+        Some(_) if used.contains(&FIRST_CORE) => return Ok(None),
+        Some(other) => format!("log-{other} does"),
+        None if folder.follows_headers()? => format!("{} has a later checkpoint", folder.path().display()),
+        None => return Ok(None),
+    };
+    Ok(Some(format!("log-{FIRST_CORE} holds nothing, and {shown}: the votes of this replica are lost")))
+}
+
 /// Reads the logs, of however many cores, and puts them together with the checkpoint that goes with them. A replica whose
 /// votes may be lost is a learner from here on, and its directory remembers that.
 pub(crate) fn recover(
@@ -70,6 +89,9 @@ pub(crate) fn recover(
             *end = (*end).max(*lsn);
         }
         scans.insert(core, scan);
+    }
+    if let Some(reason) = forgotten(scans.iter().map(|(core, scan)| (*core, scan)), folder)? {
+        data.become_learner(format!("{}: {reason}", data.path().display()))?;
     }
     if let Role::Learner { reason } = data.role() {
         warn!(
@@ -116,5 +138,59 @@ fn tell(directory: &str, scan: &Scan) {
         // What was under way when the replica was stopped by force.
         Damage::TornTail(torn) => info!("{directory}: {torn}"),
         damage => warn!("{directory}: {damage}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page_folder::write_checkpoint;
+    use quorate_journal::{Fate, GroupNumber, GroupSummary, SegmentNumber};
+    use quorate_state::CheckpointHead;
+    use quorate_types::{Digest, Nanoseconds, Seq};
+
+    fn used() -> Scan {
+        let mut scan = Scan::default();
+        scan.groups.push(GroupSummary {
+            segment: SegmentNumber(1),
+            offset: 4096,
+            bytes: 8192,
+            number: GroupNumber(1),
+            watermark: GroupNumber(0),
+            run: SegmentNumber(1),
+            fate: Fate::Kept,
+            repaired: false,
+            announced: 0,
+            records: Vec::new(),
+        });
+        scan
+    }
+
+    fn reason(logs: &[Scan], folder: &PageFolder) -> Option<String> {
+        let scans = logs.iter().enumerate();
+        forgotten(scans.map(|(core, scan)| (CoreId(u8::try_from(core).unwrap()), scan)), folder).unwrap()
+    }
+
+    fn checkpoint(folder: &mut PageFolder, seq: u64) {
+        let (digest, certificate) = (Digest::ZERO, Vec::new());
+        let head = CheckpointHead { seq: Seq(seq), digest, timestamp: Nanoseconds(seq), certificate };
+        write_checkpoint(&State::new([[7; 32]]).freeze(), head, folder, |_| {}).unwrap();
+    }
+
+    #[test]
+    fn an_emptied_log_is_told_from_one_of_a_replica_that_never_spoke() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut folder = PageFolder::open(directory.path(), true).unwrap();
+        let empty = Scan::default;
+        assert_eq!(reason(&[empty(), empty()], &folder), None, "it never spoke");
+        assert_eq!(reason(&[used(), empty()], &folder), None);
+        let told = reason(&[empty(), empty(), used()], &folder).unwrap();
+        assert!(told.contains("log-0 holds nothing, and log-2 does: the votes"), "{told}");
+        // A restored cluster begins with the state of a backup, which follows no header.
+        checkpoint(&mut folder, 0);
+        assert_eq!(reason(&[empty()], &folder), None, "it may vote");
+        checkpoint(&mut folder, 9);
+        assert!(reason(&[empty()], &folder).unwrap().contains("has a later checkpoint"));
+        assert_eq!(reason(&[used()], &folder), None);
     }
 }
