@@ -105,12 +105,15 @@ impl Recovery {
         };
         let root = found.state.as_ref().filter(|state| state.header().is_some());
         let root = root.map(|state| (floor, state.freeze().root()));
+        // Journals of cores that are no more hold no batches, or there would have been an error.
+        let mut ends = found.ends;
+        ends.retain(|journal, _| journal.index() <= setup.cores);
         Ok(Self {
             state: found.state,
             part: found.part,
             consensus: Some(consensus),
             voting,
-            ends: found.ends,
+            ends,
             tips,
             root,
             stable,
