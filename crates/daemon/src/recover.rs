@@ -8,7 +8,7 @@ use crate::segment_files::{self, LogRead};
 use quorate_journal::{Damage, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
 use quorate_state::{PageStore, State, StoreOptions};
-use quorate_types::{CoreId, limits};
+use quorate_types::{ClusterConfig, CoreId, limits};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -35,11 +35,16 @@ pub(crate) fn no_beginning(path: &Path, reason: &str) -> StartError {
     StartError::Recovery { path: path.to_owned(), problem }
 }
 
-/// Refuses a state that the cluster did not begin with. One that follows a header is proven by its certificate.
-fn check_beginning(config: &NodeConfig, path: &Path, state: Option<&State>) -> Result<(), StartError> {
-    let Some(root) = config.cluster.genesis_root() else { return Ok(()) };
-    match state {
-        None => Err(no_beginning(path, "it has no checkpoint that is whole")),
+/// Refuses a state that the cluster did not begin with. One that follows a header is proven by its certificate. Without
+/// any, the replica executes nothing before it has taken over a certified one, which it can only where the logs name one.
+fn check_beginning(cluster: &ClusterConfig, path: &Path, found: &Found) -> Result<(), StartError> {
+    let Some(root) = cluster.genesis_root() else { return Ok(()) };
+    match &found.state {
+        None if found.certificate().is_some() => Ok(()),
+        None => Err(no_beginning(
+            path,
+            "it has no checkpoint that is whole, and its logs name no certified state",
+        )),
         Some(state) if state.header().is_none() && state.freeze().root() != root => {
             Err(no_beginning(path, "its first state has another root"))
         }
@@ -105,7 +110,7 @@ pub(crate) fn recover(
         info!(records, elapsed_ms = started.elapsed().as_millis(), "the logs are read");
     }
     let store = load_checkpoint(folder, &mut found)?;
-    check_beginning(config, data.path(), found.state.as_ref())?;
+    check_beginning(&config.cluster, data.path(), &found)?;
     let recovery = Recovery::of(setup, found).map_err(|problem| StartError::Recovery {
         path: data.path().to_owned(),
         problem: problem.to_string(),
@@ -145,9 +150,12 @@ fn tell(directory: &str, scan: &Scan) {
 mod tests {
     use super::*;
     use crate::page_folder::write_checkpoint;
-    use quorate_journal::{Fate, GroupNumber, GroupSummary, SegmentNumber};
+    use quorate_journal::{CONSENSUS_JOURNAL, Fate, GroupNumber, GroupSummary, Record, SegmentNumber};
     use quorate_state::CheckpointHead;
-    use quorate_types::{Digest, Nanoseconds, Seq};
+    use quorate_types::{Digest, Lsn, Nanoseconds, Seq};
+    use quorate_wire::message::CheckpointCertificate;
+    use quorate_wire::{Position, testing};
+    use std::sync::Arc;
 
     fn used() -> Scan {
         let mut scan = Scan::default();
@@ -192,5 +200,19 @@ mod tests {
         checkpoint(&mut folder, 9);
         assert!(reason(&[empty()], &folder).unwrap().contains("has a later checkpoint"));
         assert_eq!(reason(&[used()], &folder), None);
+    }
+    #[test]
+    fn without_the_state_that_a_cluster_began_with_a_certified_one_must_be_known() {
+        let digest = Digest([9; 32]);
+        let cluster = testing::restored_config(4, digest);
+        let mut found = Found::default();
+        let refused = check_beginning(&cluster, Path::new("data-1"), &found).unwrap_err().to_string();
+        assert!(refused.contains("no certified state; move the directory away"), "{refused}");
+        check_beginning(&testing::config(4), Path::new("data-1"), &found).unwrap();
+        let position = Position { seq: Seq(64), digest };
+        let (root, next_config, signatures) = (digest, digest, Vec::new());
+        let certificate = Arc::new(CheckpointCertificate { position, root, next_config, signatures });
+        found.records.push((CONSENSUS_JOURNAL, Lsn(1), Record::Checkpoint(certificate)));
+        check_beginning(&cluster, Path::new("data-1"), &found).unwrap();
     }
 }

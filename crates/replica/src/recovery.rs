@@ -39,11 +39,17 @@ impl Found {
         if self.learner.is_some() {
             return Seq(u64::MAX);
         }
+        self.certificate().unwrap_or_default()
+    }
+
+    /// The slot of the newest certificate that the logs hold. A state at least as new can be had from others.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Seq> {
         let certified = self.records.iter().filter_map(|(_, _, record)| match record {
             Record::Checkpoint(certificate) => Some(certificate.position.seq),
             _ => None,
         });
-        certified.max().unwrap_or_default()
+        certified.max()
     }
 }
 

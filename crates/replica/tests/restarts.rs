@@ -4,8 +4,9 @@ mod cluster;
 
 use cluster::*;
 use quorate_replica::{Record, Recovery, Reject};
+use quorate_state::State;
 use quorate_types::{CoreId, ReplicaId, Tuning};
-use quorate_wire::Kind;
+use quorate_wire::{Kind, testing};
 
 fn small(tuning: &mut Tuning) {
     tuning.checkpoint_interval = 4;
@@ -135,4 +136,28 @@ fn with_no_batches_in_the_logs_replicas_go_on_with_any_number_of_cores() {
         assert!(executed(&mut cluster, R0) > before, "operations flow on {cores} cores");
         cluster.assert_equal_states();
     }
+}
+
+#[test]
+fn who_has_lost_the_state_that_a_cluster_began_with_executes_nothing_before_it_has_another() {
+    // A client more than the configuration names, so that it is not the empty state.
+    let keys = (0..9).map(|number| *testing::client_key_number(number).public().as_bytes());
+    let state = State::new(keys).freeze();
+    let mut cluster = Cluster::restored(4, &state, |tuning| tuning.checkpoint_interval = 4);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    cluster.run();
+    write(&mut cluster, &client, R1, 1..=10);
+    cluster.crash(R3);
+    assert!(cluster.found(R3).certificate().is_some(), "its log names a certified state");
+    cluster.machine(R3).checkpoint = None;
+    write(&mut cluster, &client, R1, 11..=20);
+    cluster.sent.clear();
+    cluster.restart(R3, None);
+    // The others have all headers and batches from the first on, and hand them out.
+    cluster.wait(60);
+    assert!(!cluster.sent_by(R3, Kind::FetchPages).is_empty(), "it has taken over a state");
+    assert_eq!(executed(&mut cluster, R3), executed(&mut cluster, R0));
+    write(&mut cluster, &client, R1, 21..=30);
+    cluster.wait(20);
+    cluster.assert_equal_states();
 }

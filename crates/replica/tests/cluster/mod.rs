@@ -90,13 +90,30 @@ impl Cluster {
     pub(crate) fn with(replicas: u8, links: u8, cores: usize, tune: impl FnOnce(&mut Tuning)) -> Self {
         let mut tuning = Tuning::default();
         tune(&mut tuning);
-        let config = Arc::new(testing::config_with_links(replicas, links).with_tuning(tuning));
+        Self::over(testing::config_with_links(replicas, links).with_tuning(tuning), cores, None)
+    }
+
+    /// A cluster of one core each that begins with `state`.
+    pub(crate) fn restored(replicas: u8, state: &Frozen, tune: impl FnOnce(&mut Tuning)) -> Self {
+        let mut tuning = Tuning::default();
+        tune(&mut tuning);
+        Self::over(testing::restored_config(replicas, state.root()).with_tuning(tuning), 1, Some(state))
+    }
+
+    fn over(config: ClusterConfig, cores: usize, state: Option<&Frozen>) -> Self {
+        let config = Arc::new(config);
         let layout = Layout::new(&config, cores);
         let machine = |me: ReplicaId| {
             let setup =
                 ReplicaSetup { config: Arc::clone(&config), me, key: testing::replica_key(me.0), cores };
+            let cores_of = |state| {
+                let found = Found { state: Some(thawed(state)), ..Found::default() };
+                let mut recovery = Recovery::of(&setup, found).expect("empty logs");
+                layout.all().map(|core| Core::recover(&setup, core, &mut recovery)).collect()
+            };
+            let new = || layout.all().map(|core| Core::new(&setup, core)).collect();
             Machine {
-                cores: layout.all().map(|core| Core::new(&setup, core)).collect(),
+                cores: state.map_or_else(new, cores_of),
                 journals: BTreeMap::new(),
                 records: Vec::new(),
                 checkpoint: None,
@@ -371,8 +388,7 @@ impl Cluster {
         for (_, appended, durable) in machine.journals.values_mut() {
             *appended = *durable;
         }
-        let state = |frozen: &Frozen| State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX);
-        let state = machine.checkpoint.as_ref().map(state);
+        let state = machine.checkpoint.as_ref().map(thawed);
         Found { state, records: machine.records.clone(), ends: durable, ..Found::default() }
     }
 
@@ -416,6 +432,10 @@ impl Cluster {
         }
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
     }
+}
+
+fn thawed(frozen: &Frozen) -> State {
+    State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX)
 }
 
 /// A client that is connected to all replicas.
