@@ -280,6 +280,16 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
     write_at(last, used(last).0 as u64 - 199, &[0; 200]);
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+
+    // All of the log of the first core is gone: what is left shows that it was there.
+    segments.iter().for_each(|path| std::fs::remove_file(path).expect("our own file"));
+    let output = inspect(&data, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    for part in ["DAMAGED: log-0 holds nothing, and ", "becomes a learner"] {
+        assert!(stdout(&output).contains(part), "{part:?} is missing: {}", stdout(&output));
+    }
+    cluster.start_replica(0);
+    assert!(cluster.log(0).contains("learner and casts no votes"), "{}", cluster.log(0));
     let nobody = inspect(&parent.path().join("nothing"), &[]);
     assert_eq!(nobody.status.code(), Some(2), "{}", stderr(&nobody));
 }

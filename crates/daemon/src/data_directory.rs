@@ -116,7 +116,7 @@ enum RoleName {
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// The system refused something.
-    #[error("{path}: cannot {what}: {source}", path = path.display())]
+    #[error("{path}: cannot {what}: {source}; {remedy}", path = path.display(), remedy = remedy(source.kind()))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -191,7 +191,16 @@ pub struct DataDirectory {
     _lock: File,
 }
 
-fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DirectoryError {
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk",
+        io::ErrorKind::PermissionDenied => "give the user that the replica runs as the right to it",
+        io::ErrorKind::ReadOnlyFilesystem => "make the disk writable",
+        _ => "check data_dir and the disk (dmesg, smartctl)",
+    }
+}
+
+pub(crate) fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DirectoryError {
     move |source| DirectoryError::Io { path: path.to_owned(), what, source }
 }
 
@@ -308,11 +317,11 @@ pub(crate) struct Look {
 /// When the system refuses.
 pub(crate) fn look(path: &Path) -> Result<Look, DirectoryError> {
     let names = entries(path)?;
-    let copies = [IDENTITY, IDENTITY_COPY].map(|name| (name, read_identity(&path.join(name))));
-    let [(_, first), (_, second)] = &copies;
-    let chosen = choose(&[first.clone(), second.clone()]);
-    let bad = copies.iter().filter(|(_, copy)| copy.as_ref().ok() != chosen.as_ref());
-    let bad_copies = bad.map(|(name, _)| *name).collect();
+    let (copies, chosen) = read_copies(path)?;
+    let [first, second] = &copies;
+    let bad = [IDENTITY, IDENTITY_COPY].into_iter().zip(&copies);
+    let bad = bad.filter(|(_, copy)| copy.as_ref().ok() != chosen.as_ref());
+    let bad_copies = bad.map(|(name, _)| name).collect();
     let identity = match (chosen, first, second) {
         (Some(identity), ..) => Ok(identity),
         (None, Err(Unreadable::OtherFormat(format)), _) | (None, _, Err(Unreadable::OtherFormat(format))) => {
@@ -366,8 +375,8 @@ fn examine_identity(
     cluster: &ClusterConfig,
     replica: ReplicaId,
 ) -> Result<Result<(Identity, bool), String>, DirectoryError> {
-    let copies = [IDENTITY, IDENTITY_COPY].map(|name| read_identity(&path.join(name)));
-    if let Some(identity) = choose(&copies) {
+    let (copies, chosen) = read_copies(path)?;
+    if let Some(identity) = chosen {
         check_identity(path, &identity, cluster, replica)?;
         let whole = copies.iter().all(|copy| copy.as_ref() == Ok(&identity));
         return Ok(Ok((identity, whole)));
@@ -593,6 +602,9 @@ fn encode(identity: &Identity) -> String {
     format!("{text}{CHECK}{check:08x}\"\n")
 }
 
+/// What a copy of the identity says.
+type IdentityCopy = Result<Identity, Unreadable>;
+
 /// Why a copy of the identity says nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Unreadable {
@@ -602,11 +614,24 @@ enum Unreadable {
     OtherFormat(u32),
 }
 
-fn read_identity(path: &Path) -> Result<Identity, Unreadable> {
-    match std::fs::read(path) {
-        Ok(bytes) => decode(&bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing),
-        Err(_) => Err(Unreadable::Damaged),
+/// Both copies, and the identity that stands. One that the system does not let read counts as damaged only beside one
+/// that is whole: nothing is known of what it holds, and a learner must not be made for that.
+fn read_copies(path: &Path) -> Result<([IdentityCopy; 2], Option<Identity>), DirectoryError> {
+    let mut refused = None;
+    let copies = [IDENTITY, IDENTITY_COPY].map(|name| {
+        let path = path.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing),
+            Err(error) => {
+                refused.get_or_insert_with(|| failed(&path, "read whose data this is")(error));
+                Err(Unreadable::Damaged)
+            }
+        }
+    });
+    match (choose(&copies), refused) {
+        (None, Some(refused)) => Err(refused),
+        (chosen, _) => Ok((copies, chosen)),
     }
 }
 
@@ -643,7 +668,7 @@ fn digits<const N: usize>(text: &str) -> Result<[u8; N], Unreadable> {
 }
 
 /// The identity that stands: of two that differ, as after a crash between writing one and the other, the learner's.
-fn choose(copies: &[Result<Identity, Unreadable>; 2]) -> Option<Identity> {
+fn choose(copies: &[IdentityCopy; 2]) -> Option<Identity> {
     let intact = || copies.iter().filter_map(|copy| copy.as_ref().ok());
     intact().find(|copy| copy.role != Role::Founding).or_else(|| intact().next()).cloned()
 }
@@ -794,7 +819,8 @@ mod tests {
         // A crash in between leaves two that differ: the one that does not vote stands.
         write_durably(directory.path(), IDENTITY, encode(&founding()).as_bytes()).unwrap();
         assert_eq!(formatted(directory.path()).role(), &role);
-        assert_eq!(read_identity(&directory.path().join(IDENTITY)).unwrap().role, role);
+        let mended = std::fs::read(directory.path().join(IDENTITY)).unwrap();
+        assert_eq!(decode(&mended).unwrap().role, role);
     }
 
     #[test]
@@ -818,6 +844,25 @@ mod tests {
         assert!(unformatted(directory.path()).contains("damaged"));
         let learner = open_or_learn(directory.path(), &cluster(1), ME).unwrap();
         assert!(matches!(learner.role(), Role::Learner { .. }));
+    }
+
+    #[test]
+    fn an_identity_that_the_system_does_not_let_read_makes_no_learner() {
+        let directory = tempfile::tempdir().unwrap();
+        format(directory.path(), &founding()).unwrap();
+        // Whoever reads a directory is refused, root too.
+        let refuse = |name: &str| {
+            std::fs::remove_file(directory.path().join(name)).unwrap();
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        };
+        refuse(IDENTITY);
+        assert_eq!(read_copies(directory.path()).unwrap().1, Some(founding()), "the copy serves");
+        refuse(IDENTITY_COPY);
+        let opened = open_or_learn(directory.path(), &cluster(1), ME);
+        for text in [opened.unwrap_err().to_string(), look(directory.path()).unwrap_err().to_string()] {
+            assert!(text.contains("/identity: cannot read whose data this is: Is a directory"), "{text}");
+            assert!(text.contains("check data_dir"), "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use crate::data_directory::{self, DirectoryError, Identity, Look, Role};
 use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
-use crate::segment_files;
+use crate::recover::forgotten;
+use crate::segment_files::{self, LogRead, Unreadable};
 use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
 use quorate_state::{LoadFigures, Manifest};
 use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
@@ -14,7 +15,6 @@ use quorate_wire::Statement;
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub struct Inspection {
     path: PathBuf,
     look: Look,
     logs: Vec<LogFound>,
+    /// Why votes are lost although no log tells.
+    forgotten: Option<String>,
     checkpoints: Vec<CheckpointFound>,
     /// Why the checkpoints could not be listed.
     unlisted: Option<FolderError>,
@@ -45,7 +47,8 @@ struct Proofs {
 struct LogFound {
     core: CoreId,
     path: PathBuf,
-    scan: io::Result<Scan>,
+    scan: Result<Scan, DirectoryError>,
+    unreadable: Vec<Unreadable>,
 }
 
 #[derive(Debug)]
@@ -68,8 +71,11 @@ pub fn inspect(
     let mut logs = Vec::new();
     if let Ok(identity) = &look.identity {
         for (core, path) in &look.logs {
-            let scan = segment_files::read_log(path, identity.log(*core), false);
-            logs.push(LogFound { core: *core, path: path.clone(), scan });
+            let (scan, unreadable) = match segment_files::read_log(path, identity.log(*core), false) {
+                Ok(LogRead { scan, unreadable }) => (Ok(scan), unreadable),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            logs.push(LogFound { core: *core, path: path.clone(), scan, unreadable });
         }
     }
     let mut folder = PageFolder::for_reading(&look.pages);
@@ -84,8 +90,12 @@ pub fn inspect(
         Err(error) if look.identity.is_ok() => unlisted = Some(error),
         Err(_) => {}
     }
-    let mut found =
-        Inspection { path: path.to_owned(), look, logs, checkpoints, unlisted, records, proofs: None };
+    let scans: Option<Vec<_>> = logs.iter().map(|log| Some((log.core, log.scan.as_ref().ok()?))).collect();
+    // What cannot be read or listed is told already.
+    let scans = scans.filter(|_| look.identity.is_ok());
+    let forgotten = scans.and_then(|scans| forgotten(scans.into_iter(), &folder).ok().flatten());
+    let path = path.to_owned();
+    let mut found = Inspection { path, look, logs, forgotten, checkpoints, unlisted, records, proofs: None };
     found.proofs = cluster.map(|config| Proofs::of(config, found.records()));
     Ok(found)
 }
@@ -146,10 +156,11 @@ impl Inspection {
             let scan = match &log.scan {
                 Ok(scan) => scan,
                 Err(error) => {
-                    found.push(format!("{path}: cannot be read: {error}"));
+                    found.push(error.to_string());
                     continue;
                 }
             };
+            found.extend(log.unreadable.iter().map(ToString::to_string));
             if !matches!(scan.damage, Damage::None | Damage::TornTail(_)) {
                 found.push(format!("{path}: {}", scan.damage));
             }
@@ -161,6 +172,7 @@ impl Inspection {
                 found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
             }
         }
+        found.extend(self.forgotten.clone());
         found.extend(self.proofs.iter().flat_map(|proofs| proofs.unproven.iter().cloned()));
         found.extend(self.unlisted.iter().map(ToString::to_string));
         let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
@@ -209,13 +221,14 @@ impl Inspection {
         if let Some(log) = self.logs.iter().find(|log| log.scan.is_err()) {
             return format!("No replica starts on it, because {} cannot be read.", log.path.display());
         }
-        match self.scans().find(|(_, scan)| scan.votes_are_lost()) {
-            Some((log, scan)) => format!(
+        match (self.scans().find(|(_, scan)| scan.votes_are_lost()), &self.forgotten) {
+            (Some((log, scan)), _) => format!(
                 "A replica that starts on it becomes a learner, because of {}: {}.",
                 log.path.display(),
                 scan.damage
             ),
-            None => "A replica that starts on it goes on and votes.".to_owned(),
+            (None, Some(reason)) => format!("A replica that starts on it becomes a learner: {reason}."),
+            (None, None) => "A replica that starts on it goes on and votes.".to_owned(),
         }
     }
 
@@ -250,7 +263,7 @@ impl Inspection {
         };
         let newest = || whole().max_by_key(|manifest| manifest.head.seq);
         let is_learner = matches!(&self.look.identity, Ok(Identity { role: Role::Learner { .. }, .. }));
-        if is_learner || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
+        if is_learner || self.forgotten.is_some() || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
             return newest();
         }
         let certified = whole().filter(|manifest| manifest.head.seq.0 <= stable);
@@ -298,7 +311,7 @@ impl Inspection {
         writeln!(f, "log of core {}: {}", log.core, log.path.display())?;
         let scan = match &log.scan {
             Ok(scan) => scan,
-            Err(error) => return writeln!(f, "  it cannot be read: {error}"),
+            Err(error) => return writeln!(f, "  {error}"),
         };
         if self.records {
             return scan.describe().to_string().lines().try_for_each(|line| writeln!(f, "  {line}"));

@@ -77,6 +77,9 @@ pub struct PageFolder {
     unsynced_bytes: usize,
     /// Whether page files were begun whose directory entries may not be durable.
     is_entry_loose: bool,
+    /// What was made durable by its name.
+    #[cfg(test)]
+    made_durable: std::cell::RefCell<Vec<PathBuf>>,
 }
 
 impl PageFolder {
@@ -97,6 +100,8 @@ impl PageFolder {
             reading: None,
             unsynced_bytes: 0,
             is_entry_loose: false,
+            #[cfg(test)]
+            made_durable: std::cell::RefCell::default(),
         }
     }
 
@@ -150,6 +155,16 @@ impl PageFolder {
         }
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
         Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path, fault })
+    }
+
+    /// Whether a manifest shows that headers were executed: one after the first, with which a cluster may begin, or the
+    /// first one if it says so.
+    pub(crate) fn follows_headers(&self) -> Result<bool, FolderError> {
+        let first_follows = |number| {
+            let manifest = self.read_manifest(number);
+            manifest.is_ok_and(|manifest| manifest.head.seq > Seq(0))
+        };
+        Ok(self.list()?.manifests.into_iter().any(|number| number > 1 || first_follows(number)))
     }
 
     /// Writes to a page file; one that is there under a number that begins anew is of no checkpoint.
@@ -221,10 +236,26 @@ impl PageFolder {
         Ok(())
     }
 
+    /// Makes checkpoints durable that were found: what a killed process has written may stand in a cache, and one that
+    /// was not synchronous has left all of it there.
+    fn secure<'a>(&self, found: impl Iterator<Item = &'a Manifest>) -> Result<(), FolderError> {
+        for manifest in found {
+            manifest.files.iter().try_for_each(|file| self.make_durable(&self.page_file(file.number)))?;
+            self.make_durable(&self.manifest_file(manifest.number))?;
+        }
+        self.sync_directory()
+    }
+
     fn sync_directory(&self) -> Result<(), FolderError> {
+        self.make_durable(&self.path)
+    }
+
+    fn make_durable(&self, path: &Path) -> Result<(), FolderError> {
         if self.synchronous {
-            let directory = File::open(&self.path).map_err(failed("open", &self.path))?;
-            directory.sync_all().map_err(failed("make durable", &self.path))?;
+            let file = File::open(path).map_err(failed("open", path))?;
+            file.sync_all().map_err(failed("make durable", path))?;
+            #[cfg(test)]
+            self.made_durable.borrow_mut().push(path.to_owned());
         }
         Ok(())
     }
@@ -256,8 +287,8 @@ pub struct Found {
     pub damaged: Vec<FolderError>,
 }
 
-/// The checkpoint to go on from after which others have `certified` the state, and the store that goes on from it; what
-/// nothing needs is removed.
+/// The checkpoint to go on from after which others have `certified` the state, and the store that goes on from it. It is
+/// durable when this returns; then only is removed what nothing needs.
 pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> Result<Found, FolderError> {
     let listing = folder.list()?;
     let mut store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
@@ -270,6 +301,8 @@ pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> R
     }
     let restored = store.restore(manifests, !damaged.is_empty(), certified, folder);
     folder.reading = None;
+    let whole = restored.whole.iter().map(|(manifest, _)| manifest);
+    folder.secure(whole.chain(restored.part.iter().map(|(manifest, _)| manifest)))?;
     let errors = restored.damaged.into_iter();
     damaged.extend(errors.map(|(number, error)| broken(folder.manifest_file(number))(error)));
     if restored.may_tidy {

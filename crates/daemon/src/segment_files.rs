@@ -3,18 +3,25 @@
 //! A segment is written with zeroes over its whole length before it is used, so that a write to it later changes no
 //! metadata and a sync of it is one write to the disk. All of it blocks, and is never done on a core.
 
+use crate::data_directory::{DirectoryError, failed};
 use crate::sync_probe::open_direct;
-use quorate_journal::{LogIdentity, Repair, Scan, Scanner, SegmentNumber};
+use quorate_journal::{BLOCK_BYTES, LogIdentity, Repair, Scan, Scanner, SegmentNumber};
 use quorate_reactor::AlignedBuffer;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const SUFFIX: &str = ".segment";
 /// How much is zeroed at once.
 const ZEROES_BYTES: usize = 1 << 20;
+/// How much is read at once.
+const READ_BYTES: usize = 1 << 20;
+const _: () = assert!(READ_BYTES.is_multiple_of(BLOCK_BYTES));
 
 /// How segments are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,38 +100,130 @@ pub(crate) fn remove(directory: &Path, number: SegmentNumber) -> io::Result<()> 
     std::fs::remove_file(path(directory, number))
 }
 
+/// Blocks of a segment that the disk does not give back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    path: PathBuf,
+    bytes: Range<u64>,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, Range { start, end }) = (self.path.display(), &self.bytes);
+        write!(
+            f,
+            "{path}: the disk does not give back the bytes from offset {start} to {end}; what was there is damaged"
+        )
+    }
+}
+
+/// What the files of a log hold.
+#[derive(Debug)]
+pub(crate) struct LogRead {
+    pub(crate) scan: Scan,
+    /// What the scan has taken for zeroes.
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
 /// Reads the log in a directory, segment by segment. With `sync` what was read is durable when this returns: what a
 /// killed process has written may stand in a cache, and is taken for durable from here on.
-pub(crate) fn read_log(directory: &Path, identity: LogIdentity, sync: bool) -> io::Result<Scan> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        numbers.extend(number(&entry?.file_name().to_string_lossy()));
-    }
+pub(crate) fn read_log(
+    directory: &Path,
+    identity: LogIdentity,
+    sync: bool,
+) -> Result<LogRead, DirectoryError> {
+    read_log_by(directory, identity, sync, |file, buffer, offset| file.read_exact_at(buffer, offset))
+}
+
+/// As [`read_log`], by way of `read`.
+pub(crate) fn read_log_by(
+    directory: &Path,
+    identity: LogIdentity,
+    sync: bool,
+    read: impl Fn(&File, &mut [u8], u64) -> io::Result<()>,
+) -> Result<LogRead, DirectoryError> {
+    let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(failed(directory, "list it"))?;
+    let mut numbers: Vec<SegmentNumber> =
+        entries.iter().filter_map(|entry| number(&entry.file_name().to_string_lossy())).collect();
     numbers.sort();
-    let mut scanner = Scanner::new(identity);
+    let (mut scanner, mut unreadable) = (Scanner::new(identity), Vec::new());
     for number in numbers {
         let path = path(directory, number);
-        scanner.segment(number, &std::fs::read(&path)?);
+        let file = File::open(&path).map_err(failed(&path, "open it"))?;
+        let bytes = file
+            .metadata()
+            .and_then(|metadata| read_segment(metadata.len(), |buffer, offset| read(&file, buffer, offset)));
+        let (bytes, bad) = bytes.map_err(failed(&path, "read it"))?;
+        unreadable.extend(bad.into_iter().map(|bytes| Unreadable { path: path.clone(), bytes }));
+        scanner.segment(number, &bytes);
         if sync {
-            File::open(&path)?.sync_all()?;
+            file.sync_all().map_err(failed(&path, "sync it"))?;
         }
     }
     if sync {
-        sync_directory(directory)?;
+        sync_directory(directory).map_err(failed(directory, "sync it"))?;
     }
-    Ok(scanner.finish())
+    Ok(LogRead { scan: scanner.finish(), unreadable })
+}
+
+/// The bytes of a segment, and where the disk does not give them back. There they are zeroes, so that the scan takes what
+/// was there for damaged: it has a second copy of what must not be lost. If the disk gives nothing at all back, it is
+/// gone rather than worn, and that is an error.
+fn read_segment(
+    length: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<(Vec<u8>, Vec<Range<u64>>)> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    let mut bad: Vec<Range<u64>> = Vec::new();
+    let mut offset = 0;
+    for chunk in bytes.chunks_mut(READ_BYTES) {
+        if is_given(read(chunk, offset))? {
+            offset += chunk.len() as u64;
+            continue;
+        }
+        for block in chunk.chunks_mut(BLOCK_BYTES) {
+            let end = offset + block.len() as u64;
+            if !is_given(read(block, offset))? {
+                block.fill(0);
+                match bad.last_mut().filter(|last| last.end == offset) {
+                    Some(last) => last.end = end,
+                    None => bad.push(offset..end),
+                }
+            }
+            offset = end;
+        }
+    }
+    if bad.first().is_some_and(|first| *first == (0..length)) {
+        return Err(Errno::IO.into());
+    }
+    Ok((bytes, bad))
+}
+
+/// Whether a read was not refused by the medium.
+fn is_given(read: io::Result<()>) -> io::Result<bool> {
+    match read {
+        Ok(()) => Ok(true),
+        // What the kernel makes of a bad sector.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::IO | Errno::NODATA)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes the bad copies anew that a scan has found beside good ones; they are durable when this returns. To be done
-/// before the log goes on.
-pub(crate) fn repair(directory: &Path, scan: &Scan) -> io::Result<()> {
+/// before the log goes on. A disk replaces a sector that it cannot read when it is written.
+pub(crate) fn repair(directory: &Path, scan: &Scan) -> Result<(), DirectoryError> {
     let mut segments = BTreeSet::new();
     for Repair { segment, offset, bytes } in &scan.repairs {
-        let file = OpenOptions::new().write(true).open(path(directory, *segment))?;
-        file.write_all_at(bytes, *offset)?;
-        segments.insert(*segment);
+        let path = path(directory, *segment);
+        let write = |file: File| file.write_all_at(bytes, *offset);
+        let written = OpenOptions::new().write(true).open(&path).and_then(write);
+        written.map_err(failed(&path, "write a damaged copy anew"))?;
+        segments.insert(path);
     }
-    segments.into_iter().try_for_each(|segment| File::open(path(directory, segment))?.sync_all())
+    segments.iter().try_for_each(|path| {
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed(path, "sync it"))
+    })
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@
 //! gives up; after a mere crash of the process nothing is missing.
 //!
 //! What cannot be seen: that the very last groups were durable, as long as no later group says so ([`crate::Log::confirm`]
-//! writes one when there is nothing else to write), and that all segments are gone. The latter is for the
-//! identity of the data directory to tell.
+//! writes one when there is nothing else to write), and that all segments are gone. The latter is for whoever
+//! knows the checkpoints and the other logs to tell.
 
 use crate::chain::Chain;
 use crate::damage::{Damage, LostRecords, TornTail};

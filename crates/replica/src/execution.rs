@@ -91,6 +91,8 @@ pub(crate) struct ExecutionRole {
     stable: Option<Arc<CheckpointCertificate>>,
     /// The checkpoint up to which journals were last said to be trimmed.
     trimmed: Seq,
+    /// Whether the state that the cluster began with is lost: nothing is executed before one is taken over.
+    lacks_beginning: bool,
     /// Whether this replica never votes; it is no home for clients either.
     learner: bool,
     /// Whether the link roles were told last that clients are to find another home.
@@ -123,7 +125,8 @@ impl ExecutionRole {
     }
 
     /// The role with the state of a durable checkpoint, in which the lanes stand at `tips`; as before the first header
-    /// when there is none. The state is served like any other, and `stable` may lead beyond it.
+    /// when there is none, unless the cluster began with another state than the empty one. The state is served like any
+    /// other, and `stable` may lead beyond it.
     pub(crate) fn recover(
         config: Arc<ClusterConfig>,
         me: ReplicaId,
@@ -133,6 +136,7 @@ impl ExecutionRole {
         stable: Option<Arc<CheckpointCertificate>>,
         learner: bool,
     ) -> Self {
+        let lacks_beginning = state.is_none() && config.genesis_root().is_some();
         let mut role = match state {
             Some(state) => Self::over(config, me, state, tips),
             None => Self::new(config, me),
@@ -142,7 +146,8 @@ impl ExecutionRole {
             let (position, frozen) = (role.executed, role.state.freeze());
             role.add_durable(position, frozen.root(), frozen);
         }
-        Self { learner, following_told: learner, transfer: Transfer::resuming(part), ..role }
+        let transfer = Transfer::resuming(part);
+        Self { lacks_beginning, learner, following_told: learner, transfer, ..role }
     }
 
     /// This is the present state, it is durable, and nothing older is of use.
@@ -178,6 +183,7 @@ impl ExecutionRole {
             checkpoints: VecDeque::new(),
             stable: None,
             trimmed: Seq(0),
+            lacks_beginning: false,
             learner: false,
             following_told: false,
             transfer: Transfer::default(),
@@ -209,6 +215,7 @@ impl ExecutionRole {
 
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
         self.state = State::from_frozen(frozen, limits::SESSIONS_MAX);
+        self.lacks_beginning = false;
         let config = Arc::clone(&self.config);
         let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
         self.tips = config.lanes().filter_map(tip).collect();
@@ -401,8 +408,11 @@ impl ExecutionRole {
             || self.queue.front().is_some_and(|committed| self.batches(&committed.header).is_some())
     }
 
-    /// The batches that a header names, in the order of execution, if all are here.
+    /// The batches that a header names, in the order of execution, if all are here, and a state to execute them on.
     fn batches(&self, header: &Header) -> Option<Vec<Arc<Batch>>> {
+        if self.lacks_beginning {
+            return None;
+        }
         let mut batches = Vec::new();
         for tip in &header.cut {
             let (floor, floor_chain) = self.tip(tip.lane);

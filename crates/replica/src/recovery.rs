@@ -41,11 +41,18 @@ impl Found {
         if self.learner.is_some() {
             return Seq(u64::MAX);
         }
+        let unknown = if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) };
+        self.certificate().unwrap_or(unknown)
+    }
+
+    /// The slot of the newest certificate that the logs hold. A state at least as new can be had from others.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Seq> {
         let certified = self.records.iter().filter_map(|(_, _, record)| match record {
             Record::Checkpoint(certificate) => Some(certificate.position.seq),
             _ => None,
         });
-        certified.max().unwrap_or(if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) })
+        certified.max()
     }
 
     /// Whether the journal of consensus does not begin with its first record any more.
@@ -115,12 +122,15 @@ impl Recovery {
         };
         let root = found.state.as_ref().filter(|state| state.header().is_some());
         let root = root.map(|state| (floor, state.freeze().root()));
+        // Journals of cores that are no more hold no batches, or there would have been an error.
+        let mut ends = found.ends;
+        ends.retain(|journal, _| journal.index() <= setup.cores);
         Ok(Self {
             state: found.state,
             part: found.part,
             consensus: Some(consensus),
             voting,
-            ends: found.ends,
+            ends,
             tips,
             root,
             stable,

@@ -3,9 +3,10 @@
 mod cluster;
 
 use cluster::*;
-use quorate_replica::Reject;
+use quorate_replica::{Record, Recovery, Reject};
+use quorate_state::State;
 use quorate_types::{CoreId, ReplicaId, Tuning};
-use quorate_wire::Kind;
+use quorate_wire::{Kind, testing};
 
 fn small(tuning: &mut Tuning) {
     tuning.checkpoint_interval = 4;
@@ -82,4 +83,81 @@ fn a_replica_that_misses_what_nobody_keeps_takes_over_a_certified_state() {
         let declined = cluster.rejects[before..].contains(&(R3, Reject::Busy));
         assert_eq!(declined, learner.is_some(), "a bundle sent to r3 that is {learner:?}");
     }
+}
+
+/// Whether a log of some replica holds batches.
+fn holds_batches(cluster: &Cluster) -> bool {
+    let mut records = cluster.machines.iter().flat_map(|machine| &machine.records);
+    records.any(|(_, _, record)| matches!(record, Record::Batch(_)))
+}
+
+#[test]
+fn another_number_of_cores_is_refused_while_logs_hold_batches_of_the_old_one() {
+    for (before, after) in [(2, 1), (1, 2)] {
+        let mut cluster = Cluster::with(4, 2, before, small);
+        // On the core of the last link.
+        let core = CoreId(u8::try_from(before - 1).unwrap());
+        let clients = [0, 1].map(|number| Client::open(&mut cluster, number, core, R1));
+        cluster.run();
+        clients.iter().for_each(|client| write(&mut cluster, client, R1, 1..=1));
+        assert!(holds_batches(&cluster));
+        cluster.ids().into_iter().for_each(|replica| cluster.crash(replica));
+        cluster.set_cores(after);
+        let (setup, found) = (cluster.setup(R1), cluster.found(R1));
+        let refused = Recovery::of(&setup, found).unwrap_err().to_string();
+        let remedy =
+            format!("another number of `cores` than {after}; start with the number of cores that was used");
+        assert!(refused.contains(&remedy), "from {before} cores to {after}: {refused}");
+    }
+}
+
+#[test]
+fn with_no_batches_in_the_logs_replicas_go_on_with_any_number_of_cores() {
+    let mut cluster = Cluster::with(4, 2, 2, small);
+    let mut client = Client::open(&mut cluster, 0, CoreId(1), R1);
+    let mut number = 0;
+    for cores in [1, 3, 2] {
+        let deadline = number + 20;
+        while number == 0 || holds_batches(&cluster) {
+            number += 1;
+            assert!(number < deadline, "the logs are trimmed up to the last checkpoint");
+            write(&mut cluster, &client, R1, number..=number);
+            cluster.wait(5);
+        }
+        let before = executed(&mut cluster, R0);
+        cluster.ids().into_iter().for_each(|replica| cluster.crash(replica));
+        cluster.set_cores(cores);
+        cluster.ids().into_iter().for_each(|replica| cluster.restart(replica, None));
+        cluster.wait(40);
+        client = Client::open_again(&mut cluster, &client, CoreId(0));
+        number += 1;
+        write(&mut cluster, &client, R1, number..=number);
+        cluster.wait(20);
+        assert!(executed(&mut cluster, R0) > before, "operations flow on {cores} cores");
+        cluster.assert_equal_states();
+    }
+}
+
+#[test]
+fn who_has_lost_the_state_that_a_cluster_began_with_executes_nothing_before_it_has_another() {
+    // A client more than the configuration names, so that it is not the empty state.
+    let keys = (0..9).map(|number| *testing::client_key_number(number).public().as_bytes());
+    let state = State::new(keys).freeze();
+    let mut cluster = Cluster::restored(4, &state, |tuning| tuning.checkpoint_interval = 4);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    cluster.run();
+    write(&mut cluster, &client, R1, 1..=10);
+    cluster.crash(R3);
+    assert!(cluster.found(R3).certificate().is_some(), "its log names a certified state");
+    cluster.machine(R3).checkpoint = None;
+    write(&mut cluster, &client, R1, 11..=20);
+    cluster.sent.clear();
+    cluster.restart(R3, None);
+    // The others have all headers and batches from the first on, and hand them out.
+    cluster.wait(60);
+    assert!(!cluster.sent_by(R3, Kind::FetchPages).is_empty(), "it has taken over a state");
+    assert_eq!(executed(&mut cluster, R3), executed(&mut cluster, R0));
+    write(&mut cluster, &client, R1, 21..=30);
+    cluster.wait(20);
+    cluster.assert_equal_states();
 }

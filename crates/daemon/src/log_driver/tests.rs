@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::disk::{Disk, LogPlace};
-use crate::segment_files::{Opening, read_log, repair};
+use crate::segment_files::{Opening, read_log, read_log_by, repair};
 use crate::shared::Shared;
 use crate::space::Limits;
-use quorate_journal::{CONSENSUS_JOURNAL, Damage, batch_journal};
+use quorate_journal::{BLOCK_BYTES, CONSENSUS_JOURNAL, Damage, batch_journal};
 use quorate_reactor::{Event, ReactorOptions};
 use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey, View};
 use quorate_wire::{Frame, Kind};
@@ -50,7 +50,7 @@ impl Bench {
         let limits = Limits { journal_bytes_max: 1 << 30, free_bytes_min: 128 << 10 };
         let disk = Disk::start(&shared, directory, limits).unwrap();
         let maker = disk.maker(LogPlace { directory: directory.to_owned(), segment_bytes, opening });
-        let scan = read_log(directory, identity(), true).unwrap();
+        let scan = read_log(directory, identity(), true).unwrap().scan;
         let appended = scan.last.clone();
         let log = LogDriver::new(LogSetup { identity: identity(), scan, sync, maker });
         let reactor = Reactor::new(&ReactorOptions::default()).unwrap();
@@ -139,7 +139,7 @@ fn what_is_told_to_be_durable_is_read_back_in_every_way_of_writing() {
         assert_eq!(bench.durable.len(), 2);
         assert!(bench.failure.is_none());
         bench.stop();
-        let scan = read_log(directory.path(), identity(), false).unwrap();
+        let scan = read_log(directory.path(), identity(), false).unwrap().scan;
         assert_eq!((scan.last(BATCHES), scan.last(CONSENSUS_JOURNAL)), (Lsn(200), Lsn(200)));
         assert_eq!(scan.records.len(), 400);
         assert!(scan.damage == Damage::None && scan.torn.is_none(), "{:?} {:?}", scan.damage, scan.torn);
@@ -203,7 +203,7 @@ fn an_idle_log_says_once_that_all_is_durable() {
     bench.until("a last group", |bench| bench.reactor.counters().file_writes == 2);
     assert_eq!((bench.log.deadline(), bench.log.is_idle()), (None, true));
     // Whoever reads now knows that the vote must be there.
-    let scan = read_log(directory.path(), identity(), false).unwrap();
+    let scan = read_log(directory.path(), identity(), false).unwrap().scan;
     assert_eq!(scan.watermark.0, 1);
 }
 
@@ -222,7 +222,7 @@ fn segments_that_are_not_needed_are_used_again() {
     assert!(files <= 3 + SEGMENTS_AHEAD + SEGMENTS_SPARE_MAX, "{files} files for 50 segments");
     assert!(bench.log.files.len() <= files, "no file stays open that is gone");
     bench.stop();
-    let scan = read_log(directory.path(), identity(), false).unwrap();
+    let scan = read_log(directory.path(), identity(), false).unwrap().scan;
     assert_eq!((scan.last(BATCHES), &scan.damage), (Lsn(100), &Damage::None));
 }
 
@@ -300,10 +300,58 @@ fn a_bad_copy_is_written_anew_before_the_log_goes_on() {
         std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(first).unwrap();
     // The first header of the first group, which stands behind the block of the segment.
-    file.write_all_at(&[0; 64], quorate_journal::BLOCK_BYTES as u64).unwrap();
-    let scan = read_log(directory.path(), identity(), true).unwrap();
+    file.write_all_at(&[0; 64], BLOCK_BYTES as u64).unwrap();
+    let scan = read_log(directory.path(), identity(), true).unwrap().scan;
     assert_eq!((scan.repaired, scan.last(CONSENSUS_JOURNAL)), (1, Lsn(1)));
     repair(directory.path(), &scan).unwrap();
-    let again = read_log(directory.path(), identity(), true).unwrap();
+    let again = read_log(directory.path(), identity(), true).unwrap().scan;
     assert_eq!((again.repaired, again.last(CONSENSUS_JOURNAL)), (0, Lsn(1)));
+}
+
+#[test]
+fn a_block_that_the_disk_does_not_give_back_is_served_from_its_copy_and_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 2 << 20, Opening::Direct, FileSync::Dsync);
+    bench.append_vote();
+    bench.until("all is durable", |bench| bench.durable == bench.appended);
+    bench.stop();
+    let paths = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let first = paths.min().unwrap();
+    // The first block of the first group, and a file that has zeroes there.
+    let bad = BLOCK_BYTES as u64..2 * BLOCK_BYTES as u64;
+    let file = std::fs::OpenOptions::new().write(true).open(&first).unwrap();
+    file.write_all_at(&[0; BLOCK_BYTES], bad.start).unwrap();
+    let inode = |file: &std::fs::File| std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+    let worn = |from: &std::fs::File, buffer: &mut [u8], offset: u64| {
+        if inode(from) == inode(&file) && offset < bad.end && bad.start < offset + buffer.len() as u64 {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        from.read_exact_at(buffer, offset)
+    };
+    let found = read_log_by(directory.path(), identity(), true, worn).unwrap();
+    let scan = &found.scan;
+    assert_eq!((scan.repaired, scan.last(CONSENSUS_JOURNAL), &scan.damage), (1, Lsn(1), &Damage::None));
+    let told: Vec<String> = found.unreadable.iter().map(ToString::to_string).collect();
+    let place =
+        format!("{}: the disk does not give back the bytes from offset 4096 to 8192", first.display());
+    assert!(told.len() == 1 && told[0].starts_with(&place), "{told:?}");
+    repair(directory.path(), scan).unwrap();
+    let again = read_log(directory.path(), identity(), true).unwrap();
+    assert_eq!((again.scan.repaired, again.unreadable.len()), (0, 0));
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_named_with_a_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    bench.stop();
+    std::fs::write(directory.path().join("000000000001.segment"), [7; 3 * BLOCK_BYTES]).unwrap();
+    // A disk that is gone, and whatever else is no worn sector.
+    for errno in [rustix::io::Errno::IO, rustix::io::Errno::BADF] {
+        let read = read_log_by(directory.path(), identity(), true, |_, _, _| Err(errno.into()));
+        let text = read.unwrap_err().to_string();
+        for part in ["000000000001.segment: cannot read it: ", "check data_dir and the disk"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+    }
 }

@@ -191,3 +191,25 @@ fn errors_name_the_file_and_what_was_tried() {
     std::fs::write(pages.manifest_file(3), b"no manifest").unwrap();
     assert!(matches!(pages.read_manifest(3), Err(FolderError::Manifest { .. })));
 }
+
+#[test]
+fn what_is_found_is_durable_before_the_replica_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = state();
+    // Nothing of this is made durable.
+    let mut pages = PageFolder::open(directory.path(), false).unwrap();
+    let Found { mut store, .. } = find(&mut pages, StoreOptions::default(), Seq(0)).unwrap();
+    for seq in 1..=2 {
+        change(&mut state, seq);
+        write(&mut pages, &mut store, seq, &state.freeze());
+    }
+    assert!(pages.made_durable.take().is_empty());
+    let (pages, Found { state: latest, .. }) = found(directory.path());
+    let (manifest, _) = latest.unwrap();
+    let mut expected: Vec<_> = manifest.files.iter().map(|file| pages.page_file(file.number)).collect();
+    expected.extend([pages.manifest_file(manifest.number), directory.path().to_owned()]);
+    assert_eq!(pages.made_durable.take(), expected);
+    let mut careless = PageFolder::open(directory.path(), false).unwrap();
+    find(&mut careless, StoreOptions::default(), Seq(2)).unwrap();
+    assert!(careless.made_durable.take().is_empty(), "a replica whose writes do not wait does not wait here");
+}

@@ -90,13 +90,30 @@ impl Cluster {
     pub(crate) fn with(replicas: u8, links: u8, cores: usize, tune: impl FnOnce(&mut Tuning)) -> Self {
         let mut tuning = Tuning::default();
         tune(&mut tuning);
-        let config = Arc::new(testing::config_with_links(replicas, links).with_tuning(tuning));
+        Self::over(testing::config_with_links(replicas, links).with_tuning(tuning), cores, None)
+    }
+
+    /// A cluster of one core each that begins with `state`.
+    pub(crate) fn restored(replicas: u8, state: &Frozen, tune: impl FnOnce(&mut Tuning)) -> Self {
+        let mut tuning = Tuning::default();
+        tune(&mut tuning);
+        Self::over(testing::restored_config(replicas, state.root()).with_tuning(tuning), 1, Some(state))
+    }
+
+    fn over(config: ClusterConfig, cores: usize, state: Option<&Frozen>) -> Self {
+        let config = Arc::new(config);
         let layout = Layout::new(&config, cores);
         let machine = |me: ReplicaId| {
             let setup =
                 ReplicaSetup { config: Arc::clone(&config), me, key: testing::replica_key(me.0), cores };
+            let cores_of = |state| {
+                let found = Found { state: Some(thawed(state)), ..Found::default() };
+                let mut recovery = Recovery::of(&setup, found).expect("empty logs");
+                layout.all().map(|core| Core::recover(&setup, core, &mut recovery)).collect()
+            };
+            let new = || layout.all().map(|core| Core::new(&setup, core)).collect();
             Machine {
-                cores: layout.all().map(|core| Core::new(&setup, core)).collect(),
+                cores: state.map_or_else(new, cores_of),
                 journals: BTreeMap::new(),
                 records: Vec::new(),
                 checkpoint: None,
@@ -351,29 +368,43 @@ impl Cluster {
         }
     }
 
-    /// A crashed replica comes back from what its disk holds, or from an empty one as a learner.
-    pub(crate) fn restart(&mut self, me: ReplicaId, learner: Option<&str>) {
-        let (config, cores) = (Arc::clone(&self.config), self.machines[me.index()].cores.len());
-        let setup = ReplicaSetup { config, me, key: testing::replica_key(me.0), cores };
+    /// From their next restart on replicas have so many cores; all must have crashed.
+    pub(crate) fn set_cores(&mut self, cores: usize) {
+        assert!(self.machines.iter().all(|machine| machine.crashed));
+        self.layout = Layout::new(&self.config, cores);
+    }
+
+    pub(crate) fn setup(&self, me: ReplicaId) -> ReplicaSetup {
+        let (config, cores) = (Arc::clone(&self.config), self.layout.all().count());
+        ReplicaSetup { config, me, key: testing::replica_key(me.0), cores }
+    }
+
+    /// What the disk of a crashed replica gives back.
+    pub(crate) fn found(&mut self, me: ReplicaId) -> Found {
         let machine = &mut self.machines[me.index()];
-        let mut found = Found { learner: learner.map(str::to_owned), ..Found::default() };
-        if learner.is_some() {
-            (machine.records, machine.journals, machine.checkpoint) = (Vec::new(), BTreeMap::new(), None);
-        }
         let durable: BTreeMap<JournalId, Lsn> =
             machine.journals.iter().map(|(journal, (_, _, durable))| (*journal, *durable)).collect();
         machine.records.retain(|(journal, lsn, _)| *lsn <= durable[journal]);
         for (_, appended, durable) in machine.journals.values_mut() {
             *appended = *durable;
         }
-        found.records.clone_from(&machine.records);
-        found.ends = durable;
-        let state = |frozen: &Frozen| State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX);
-        found.state = machine.checkpoint.as_ref().map(state);
-        let mut recovery = Recovery::of(&setup, found).expect("the same number of cores");
+        let state = machine.checkpoint.as_ref().map(thawed);
+        Found { state, records: machine.records.clone(), ends: durable, ..Found::default() }
+    }
+
+    /// A crashed replica comes back from what its disk holds, or from an empty one as a learner.
+    pub(crate) fn restart(&mut self, me: ReplicaId, learner: Option<&str>) {
+        if learner.is_some() {
+            let machine = self.machine(me);
+            (machine.records, machine.journals, machine.checkpoint) = (Vec::new(), BTreeMap::new(), None);
+        }
+        let setup = self.setup(me);
+        let found = Found { learner: learner.map(str::to_owned), ..self.found(me) };
+        let mut recovery = Recovery::of(&setup, found).expect("no batches of another number of cores");
+        let machine = &mut self.machines[me.index()];
         machine.cores = self.layout.all().map(|core| Core::recover(&setup, core, &mut recovery)).collect();
         machine.crashed = false;
-        machine.dirty = (0..cores).collect();
+        machine.dirty = (0..setup.cores).collect();
         for peer in self.ids().into_iter().filter(|peer| *peer != me) {
             for link in self.config.link_ids() {
                 self.peer_input(me, link, Input::PeerConnected { peer, link });
@@ -401,6 +432,10 @@ impl Cluster {
         }
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
     }
+}
+
+fn thawed(frozen: &Frozen) -> State {
+    State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX)
 }
 
 /// A client that is connected to all replicas.
