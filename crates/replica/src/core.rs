@@ -1,26 +1,25 @@
 //! One core of a replica: its roles, the mail between them, and the gate in front of everything that must
 //! wait for the journals.
 
-use crate::execution::{Answer, ExecutionRole, Installed};
+mod states;
+
+use self::states::{checkpoint, pages_mail};
+use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::link::{FromClient, LinkRole};
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use crate::recovery::{Recovery, record};
 use crate::report::RoleReport;
-use crate::transfer::ToPeer;
 use quorate_consensus::{Fact, Outgoing, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_lanes::Lanes;
-use quorate_state::Frozen;
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet,
     SigningKey, Stage, StageTime,
 };
-use quorate_wire::message::{
-    CheckpointCertificate, FetchBatches, FetchPages, FetchedPages, LaneAcks, Message,
-};
-use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use quorate_wire::message::{CheckpointCertificate, FetchBatches, LaneAcks, Message};
+use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -762,80 +761,6 @@ impl Core {
         self.drain(now, effects);
     }
 
-    fn on_checkpointed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
-        let execution =
-            self.execution.as_mut().expect("invariant: only the execution core has states hashed");
-        let installed = execution.on_checkpointed(position, root);
-        if let Some(Installed { position, timestamp, tips }) = installed {
-            self.on_installed(position, timestamp, &tips, effects);
-        }
-        self.trim_batches(effects);
-        let mail = Mail::Ordering(OrderingMail::Root { position, root });
-        self.post(self.layout.ordering(), mail, effects);
-    }
-
-    /// A state that came from others is the own one now: the other roles go on from there.
-    fn on_installed(
-        &mut self,
-        position: Position,
-        timestamp: Nanoseconds,
-        tips: &Arc<[LaneTip]>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mail = OrderingMail::Installed { position, timestamp, tips: Arc::clone(tips) };
-        self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
-    }
-
-    fn post_to_peer(&mut self, peer: ReplicaId, frame: Frame, effects: &mut Vec<Effect>) {
-        let core = self.layout.core_of_link(CONSENSUS_LINK);
-        self.post(core, Mail::Link(LinkMail::Send { peer, frame }), effects);
-    }
-
-    fn tell_peers(&mut self, told: Vec<ToPeer>, effects: &mut Vec<Effect>) {
-        for one in told {
-            match one {
-                ToPeer::Ask(peer, question) => self.post_to_peer(peer, question.encode(), effects),
-                ToPeer::Keep { position, root, received } => {
-                    effects.push(Effect::KeepPart { position, root, received });
-                }
-                ToPeer::Condemn(peer) => {
-                    let core = self.layout.core_of_link(CONSENSUS_LINK);
-                    self.post(core, Mail::Link(LinkMail::Condemn(peer)), effects);
-                }
-            }
-        }
-    }
-
-    /// Takes a certified state over where execution cannot get there by itself, and serves those who do.
-    fn look_after_transfers(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let Some(execution) = &mut self.execution else { return };
-        let told = execution.look_after_transfers(now);
-        let whole = execution.fetched_state();
-        let pins = execution.pins(now);
-        let following = execution.following();
-        self.tell_peers(told, effects);
-        match whole {
-            Ok(whole) => effects.extend(whole.map(checkpoint)),
-            Err(reason) => effects.push(Effect::Halt { reason }),
-        }
-        for core in self.layout.all() {
-            if let Some(following) = following {
-                self.post(core, Mail::Link(LinkMail::Following(following)), effects);
-            }
-            if let Some(tips) = &pins {
-                self.post(core, Mail::Link(LinkMail::Pin(tips.clone())), effects);
-            }
-        }
-    }
-
-    /// Once a state is durable here and certified, nothing that led to it is needed for a restart.
-    fn trim_batches(&mut self, effects: &mut Vec<Effect>) {
-        let Some(tips) = self.execution.as_mut().and_then(ExecutionRole::trim) else { return };
-        for core in self.layout.all() {
-            self.post(core, Mail::Link(LinkMail::Trim(Arc::clone(&tips))), effects);
-        }
-    }
-
     fn execute(&mut self, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
         let turn = execution.run(effects);
@@ -873,18 +798,4 @@ fn condemns(reject: Reject) -> bool {
         reject,
         Reject::Malformed(_) | Reject::ForeignBatch | Reject::ConsensusSignature | Reject::StatePage
     )
-}
-
-fn checkpoint((position, timestamp, state): (Position, Nanoseconds, Frozen)) -> Effect {
-    Effect::Checkpoint { position, timestamp, state }
-}
-
-/// A question for pages of a state, or the answer, on its way to the execution role.
-fn pages_mail(peer: ReplicaId, frame: FrameRef<'_>) -> Result<Mail, Reject> {
-    let mail = if frame.kind == Kind::FetchPages {
-        ExecutionMail::FetchPages(peer, FetchPages::from_frame(frame)?)
-    } else {
-        ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
-    };
-    Ok(Mail::Execution(mail))
 }

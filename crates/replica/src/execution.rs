@@ -1,8 +1,9 @@
 //! The execution role: applies batches in header order and answers clients.
 
 use crate::interface::{ClientConnection, Effect};
+use crate::library::{Library, Reader};
 use crate::report::{ExecutionReport, Fetching};
-use crate::transfer::{Library, Reader, ToPeer, Transfer};
+use crate::transfer::{ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, State};
 use quorate_types::{

@@ -1,20 +1,16 @@
 //! State transfer: a replica that lacks what the others no longer keep takes over a certified state, page by page
 //! (DESIGN section 6).
 //!
-//! *Fetching* begins when a state ahead of the own one is certified and execution has stood still for a while, whatever
+//! It begins when a state ahead of the own one is certified and execution has stood still for a while, whatever
 //! the reason: headers or batches that nobody keeps, a lost disk, a damaged checkpoint. The fetched state is made
-//! durable like a checkpoint of the own making before anything builds on it.
-//!
-//! *Serving*: the newest durable states answer. One that was asked for lately stays beside the newest. The batches above
-//! the oldest of them are kept, so that who copies it under load is not left behind again when it is done.
+//! durable like a checkpoint of the own making before anything builds on it. The other side is [`crate::library`].
 
 use quorate_state::{
     BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
 };
-use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning, limits};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning};
+use quorate_wire::Position;
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
-use quorate_wire::{LaneTip, Position};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A state ahead of an execution that has stood still for so many retransmission times is fetched.
@@ -25,10 +21,6 @@ const STEP_TIMES: u64 = 1;
 const RETARGET_TIMES: u64 = 40;
 /// How often what has come is kept on the disk, in retransmission times.
 const KEEP_TIMES: u64 = 100;
-/// How long a state that was asked for stays, in retransmission times after the last question.
-const ASKED_TIMES: u64 = 100;
-/// The states that are kept for serving, the newest included.
-const SERVED_MAX: usize = 2;
 
 /// What this role is to tell its peers, and its disk.
 #[derive(Debug)]
@@ -227,117 +219,5 @@ impl Transfer {
         let fetching = self.fetching.take_if(is_it)?;
         (self.reached, self.due) = (None, None);
         fetching.whole
-    }
-}
-
-/// A durable state that can be served.
-#[derive(Debug)]
-struct Served {
-    root: Digest,
-    state: Frozen,
-    tips: Arc<[LaneTip]>,
-    certificate: Option<Arc<CheckpointCertificate>>,
-    /// When a peer has asked for it last, and when a client has.
-    asked: Option<Nanoseconds>,
-    copied: Option<Nanoseconds>,
-}
-
-/// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reader {
-    Peer,
-    Client,
-}
-
-/// The serving side.
-#[derive(Debug, Default)]
-pub(crate) struct Library {
-    states: VecDeque<Served>,
-    /// The tips above which batches are kept.
-    pinned: Option<Arc<[LaneTip]>>,
-}
-
-impl Library {
-    /// A newer state is durable.
-    pub(crate) fn add(
-        &mut self,
-        root: Digest,
-        state: Frozen,
-        tips: Arc<[LaneTip]>,
-        stable: Option<&Arc<CheckpointCertificate>>,
-    ) {
-        self.states.push_back(Served { root, state, tips, certificate: None, asked: None, copied: None });
-        stable.into_iter().for_each(|certificate| self.certify(certificate));
-    }
-
-    /// A state is certified. Its root covers the slot, too.
-    pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
-        let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
-        if let Some(served) = of_it {
-            served.certificate = Some(Arc::clone(certificate));
-        }
-    }
-
-    /// The certificate of the newest state that has one; the state stays for a while, to be copied.
-    pub(crate) fn certified(&mut self, now: Nanoseconds) -> Option<CheckpointCertificate> {
-        let newest = self.states.iter_mut().rev().find(|served| served.certificate.is_some())?;
-        newest.copied = Some(now);
-        newest.certificate.as_deref().cloned()
-    }
-
-    /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
-    pub(crate) fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
-        let FetchPages { request: number, root, wanted } = question;
-        let found = self.states.iter().position(|served| served.root == root);
-        let index = found.or_else(|| self.states.len().checked_sub(1));
-        let Some(served) = index.and_then(|index| self.states.get_mut(index)) else {
-            return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
-        };
-        if found.is_some() {
-            match reader {
-                Reader::Peer => served.asked = Some(now),
-                Reader::Client => served.copied = Some(now),
-            }
-        }
-        let request = PageRequest { number, root, wanted };
-        let PageAnswer { number, root, top, pages, values } =
-            served.state.answer(&request, limits::FETCH_BYTES_MAX);
-        FetchedPages { request: number, root, top, pages, values }
-    }
-
-    /// Lets go of states that are neither the newest nor in use. Says above which tips batches are to be kept, if that
-    /// has changed.
-    pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
-        let newest = self.states.len().saturating_sub(1);
-        let lately = |asked: Option<Nanoseconds>| {
-            asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
-        };
-        let in_use = |served: &Served| lately(served.asked) || lately(served.copied);
-        let mut index = 0;
-        self.states.retain(|served| {
-            index += 1;
-            index > newest || in_use(served)
-        });
-        while self.states.len() > SERVED_MAX {
-            // The oldest has been asked for; one in between gives way.
-            self.states.remove(1);
-        }
-        let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
-        let same = match (&self.pinned, &pinned) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
-            return None;
-        }
-        self.pinned.clone_from(&pinned);
-        Some(pinned)
-    }
-
-    /// When a state may be let go of at the latest.
-    pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
-        let asked = self.states.iter().filter_map(|served| served.asked).max()?;
-        (self.states.len() > 1).then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
     }
 }
