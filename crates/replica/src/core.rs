@@ -3,9 +3,10 @@
 
 mod states;
 
-use self::states::{checkpoint, pages_mail};
+use self::states::checkpoint;
 use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
+use crate::library::Reader;
 use crate::link::{FromClient, LinkRole};
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
@@ -244,6 +245,7 @@ impl Core {
                     && let Some(ordering) = &mut self.ordering
                 {
                     ordering.consensus.on_disconnected(peer);
+                    self.link.forget_page_questions(peer);
                     self.tell_of_peer(peer, false, effects);
                 }
             }
@@ -252,7 +254,7 @@ impl Core {
             Input::ClientConnected { connection, key } => self.link.on_client_connected(connection, &key),
             Input::ClientDisconnected { connection } => {
                 self.link.on_client_disconnected(connection);
-                let mail = Mail::Execution(ExecutionMail::Detach(connection));
+                let mail = Mail::Execution(ExecutionMail::Gone(connection));
                 self.post(self.layout.execution(), mail, effects);
             }
             Input::ClientFrame { connection, frame } => self.on_client_frame(now, connection, frame, effects),
@@ -346,7 +348,7 @@ impl Core {
                 result
             }
             Kind::FetchPages | Kind::FetchedPages if link == CONSENSUS_LINK => {
-                pages_mail(peer, frame).map(|mail| self.post(self.layout.execution(), mail, effects))
+                self.on_pages_frame(peer, frame, effects)
             }
             _ => match &mut self.ordering {
                 Some(ordering) if link == CONSENSUS_LINK => {
@@ -436,6 +438,9 @@ impl Core {
             LinkMail::Pin(Some(tips)) => self.link.lanes.pin(&tips),
             LinkMail::Pin(None) => self.link.lanes.unpin(),
             LinkMail::Send { peer, frame } => {
+                if frame.kind() == Kind::FetchedPages {
+                    self.link.on_page_answer(peer);
+                }
                 effects.push(Effect::SendPeer { peer, link: CONSENSUS_LINK, frame });
             }
             LinkMail::Condemn(peer) => {
@@ -490,13 +495,9 @@ impl Core {
                 execution.on_committed(header, position, view, committed);
             }
             ExecutionMail::Peer { peer, connected } => execution.on_peer(peer, connected),
-            ExecutionMail::FetchPages(peer, question) => {
-                let frame = execution.answer_pages(now, question).encode();
-                self.post_to_peer(peer, frame, effects);
-            }
+            ExecutionMail::FetchPages(peer, question) => execution.ask_pages(Reader::Peer(peer), question),
             ExecutionMail::ClientPages(connection, question) => {
-                let frame = execution.answer_client_pages(now, question).encode();
-                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+                execution.ask_pages(Reader::Client(connection), question);
             }
             ExecutionMail::ClientCertificate(connection, question) => {
                 let frame = execution.answer_certificate(now, question).encode();
@@ -512,7 +513,7 @@ impl Core {
                 self.trim_batches(effects);
             }
             ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
-            ExecutionMail::Detach(connection) => execution.on_detach(connection),
+            ExecutionMail::Gone(connection) => execution.on_client_gone(connection),
             ExecutionMail::Report { connection, root, mut report } => {
                 report.execution = execution.report(root);
                 self.post(connection.core, Mail::Link(LinkMail::Report { connection, report }), effects);
@@ -757,6 +758,7 @@ impl Core {
             }
         }
         self.execute(effects);
+        self.answer_pages(now, effects);
         self.look_after_transfers(now, effects);
         self.drain(now, effects);
     }

@@ -227,14 +227,25 @@ impl ExecutionRole {
 
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
         self.transfer.on_peer(peer, connected);
+        if !connected {
+            self.library.forget(Reader::Peer(peer));
+        }
     }
 
-    pub(crate) fn answer_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
-        self.library.answer(now, Reader::Peer, question)
+    /// A client's connection is gone.
+    pub(crate) fn on_client_gone(&mut self, connection: ClientConnection) {
+        self.on_detach(connection);
+        self.library.forget(Reader::Client(connection));
     }
 
-    pub(crate) fn answer_client_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
-        self.library.answer(now, Reader::Client, question)
+    /// Notes a question for pages of a state.
+    pub(crate) fn ask_pages(&mut self, reader: Reader, question: FetchPages) {
+        self.library.ask(reader, question);
+    }
+
+    /// The burst of inputs is over: the answers that leave with it.
+    pub(crate) fn answer_pages(&mut self, now: Nanoseconds) -> Vec<(Reader, Frame)> {
+        self.library.answers(now)
     }
 
     /// The certificate of the newest state that a client can copy.

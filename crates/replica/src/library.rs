@@ -3,11 +3,15 @@
 //!
 //! The newest durable states answer. One that was asked for lately stays beside the newest. The batches above the oldest
 //! of them are kept, so that who copies it under load is not left behind again when it is done.
+//!
+//! A question is small and its answer large. So answers leave at the end of a tick and are bounded in bytes; what is too
+//! much waits for the next one. How many questions one reader has open is limited where they arrive.
 
+use crate::interface::ClientConnection;
 use quorate_state::{Frozen, PageAnswer, PageRequest};
-use quorate_types::{Digest, Nanoseconds, Tuning, limits};
-use quorate_wire::LaneTip;
-use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, Tuning, limits};
+use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
+use quorate_wire::{Frame, LaneTip};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -15,6 +19,8 @@ use std::sync::Arc;
 const ASKED_TIMES: u64 = 100;
 /// The states that are kept for serving, the newest included.
 const SERVED_MAX: usize = 2;
+/// The bytes of answers after which a tick answers no more.
+const ANSWERS_BYTES_MAX: usize = limits::FETCH_BYTES_MAX;
 
 /// A durable state that can be served.
 #[derive(Debug)]
@@ -31,8 +37,8 @@ struct Served {
 /// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    Peer,
-    Client,
+    Peer(ReplicaId),
+    Client(ClientConnection),
 }
 
 /// The durable states that answer.
@@ -41,6 +47,8 @@ pub(crate) struct Library {
     states: VecDeque<Served>,
     /// The tips above which batches are kept.
     pinned: Option<Arc<[LaneTip]>>,
+    /// What is to be answered, the oldest first: a few questions of each reader, so everyone has a turn.
+    questions: VecDeque<(Reader, FetchPages)>,
 }
 
 impl Library {
@@ -71,8 +79,31 @@ impl Library {
         newest.certificate.as_deref().cloned()
     }
 
+    /// Notes a question.
+    pub(crate) fn ask(&mut self, reader: Reader, question: FetchPages) {
+        self.questions.push_back((reader, question));
+    }
+
+    /// This reader is gone: it is not answered any more.
+    pub(crate) fn forget(&mut self, reader: Reader) {
+        self.questions.retain(|(asker, _)| *asker != reader);
+    }
+
+    /// The answers that leave with this tick.
+    pub(crate) fn answers(&mut self, now: Nanoseconds) -> Vec<(Reader, Frame)> {
+        let (mut answers, mut bytes) = (Vec::new(), 0);
+        while bytes < ANSWERS_BYTES_MAX
+            && let Some((reader, question)) = self.questions.pop_front()
+        {
+            let frame = self.answer(now, reader, question).encode();
+            bytes += frame.bytes().len();
+            answers.push((reader, frame));
+        }
+        answers
+    }
+
     /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
-    pub(crate) fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
+    fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
         let FetchPages { request: number, root, wanted } = question;
         let found = self.states.iter().position(|served| served.root == root);
         let index = found.or_else(|| self.states.len().checked_sub(1));
@@ -81,8 +112,8 @@ impl Library {
         };
         if found.is_some() {
             match reader {
-                Reader::Peer => served.asked = Some(now),
-                Reader::Client => served.copied = Some(now),
+                Reader::Peer(_) => served.asked = Some(now),
+                Reader::Client(_) => served.copied = Some(now),
             }
         }
         let request = PageRequest { number, root, wanted };
@@ -121,8 +152,11 @@ impl Library {
         Some(pinned)
     }
 
-    /// When a state may be let go of at the latest.
+    /// When there is something to do: at once while questions wait, or when a state may be let go of.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
+        if !self.questions.is_empty() {
+            return Some(Nanoseconds(0));
+        }
         let asked = self.states.iter().filter_map(|served| served.asked).max()?;
         (self.states.len() > 1).then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
     }

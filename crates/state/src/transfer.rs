@@ -45,7 +45,7 @@ impl Default for TransferOptions {
     fn default() -> Self {
         Self {
             request_bytes: 1024 * 1024,
-            requests_per_peer: 2,
+            requests_per_peer: limits::PAGE_REQUESTS_MAX,
             patience: Nanoseconds(5_000_000_000),
             pause: Nanoseconds(1_000_000_000),
         }
@@ -80,6 +80,8 @@ pub struct Received {
 #[derive(Debug)]
 struct Open {
     peer: ReplicaId,
+    /// The root that was wanted then.
+    root: Digest,
     sent: Nanoseconds,
     /// What was asked for and has not come.
     digests: BTreeSet<Digest>,
@@ -164,7 +166,7 @@ impl Transfer {
     }
 
     /// Goes on with another root, usually a newer one. What is there already and equal is kept; answers that are
-    /// still on their way are of no use any more.
+    /// still on their way are of no use any more. Until they are here, the peers are still busy with them.
     pub fn retarget(&mut self, root: Digest) {
         if root == self.root {
             return;
@@ -179,14 +181,16 @@ impl Transfer {
         self.builder = Builder::default();
         self.wanted.clear();
         self.asked.clear();
-        self.open.clear();
+        self.open.values_mut().for_each(|open| open.digests.clear());
         self.resting.clear();
     }
 
     /// The next request to this peer; nothing while it has enough open, rests or is banned, or nothing is wanted.
     /// Ask until there is none, for each peer.
     pub fn request(&mut self, now: Nanoseconds, peer: ReplicaId) -> Option<PageRequest> {
-        let open = self.open.values().filter(|open| open.peer == peer).count();
+        let mut of_peer = self.open.values().filter(|open| open.peer == peer);
+        let open = of_peer.clone().count();
+        let asked = of_peer.any(|open| open.root == self.root);
         let resting = self.resting.get(&peer).is_some_and(|until| *until > now);
         if self.whole.is_some()
             || self.banned.contains(&peer)
@@ -197,12 +201,12 @@ impl Transfer {
         }
         let (wanted, digests) = if self.top.is_some() { self.choose() } else { Default::default() };
         // Without the top there is nothing else to ask for, and once is enough for each peer.
-        if digests.is_empty() && (self.top.is_some() || open > 0) {
+        if digests.is_empty() && (self.top.is_some() || asked) {
             return None;
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.open.insert(number, Open { peer, sent: now, digests });
+        self.open.insert(number, Open { peer, root: self.root, sent: now, digests });
         Some(PageRequest { number, root: self.root, wanted })
     }
 
@@ -216,11 +220,12 @@ impl Transfer {
         peer: ReplicaId,
         answer: &PageAnswer,
     ) -> Result<Received, BadAnswer> {
-        let open = self.open.get(&answer.number).is_some_and(|open| open.peer == peer);
-        if !open || answer.root != self.root {
+        let is_it =
+            self.open.get(&answer.number).is_some_and(|open| open.peer == peer && open.root == answer.root);
+        let open = if is_it { self.open.remove(&answer.number) } else { None };
+        let Some(mut open) = open.filter(|open| open.root == self.root) else {
             return Ok(Received::default());
-        }
-        let Some(mut open) = self.open.remove(&answer.number) else { return Ok(Received::default()) };
+        };
         let result = self.take(&mut open, answer);
         self.ask_again(&open);
         match result {

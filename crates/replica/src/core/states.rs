@@ -3,6 +3,7 @@
 use super::{CONSENSUS_LINK, Core};
 use crate::execution::{ExecutionRole, Installed};
 use crate::interface::{Effect, Reject};
+use crate::library::Reader;
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::transfer::ToPeer;
 use quorate_state::Frozen;
@@ -12,6 +13,24 @@ use quorate_wire::{Frame, FrameRef, Kind, LaneTip, Position};
 use std::sync::Arc;
 
 impl Core {
+    /// Passes a question for pages of a state, or the answer, on to the execution role.
+    pub(super) fn on_pages_frame(
+        &mut self,
+        peer: ReplicaId,
+        frame: FrameRef<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Reject> {
+        let mail = if frame.kind == Kind::FetchPages {
+            let question = FetchPages::from_frame(frame)?;
+            self.link.on_page_question(peer)?;
+            ExecutionMail::FetchPages(peer, question)
+        } else {
+            ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
+        };
+        self.post(self.layout.execution(), Mail::Execution(mail), effects);
+        Ok(())
+    }
+
     pub(super) fn on_checkpointed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
         let execution =
             self.execution.as_mut().expect("invariant: only the execution core has states hashed");
@@ -56,6 +75,19 @@ impl Core {
         }
     }
 
+    /// Answers what peers and clients have asked, up to a bounded number of bytes.
+    pub(super) fn answer_pages(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let Some(execution) = &mut self.execution else { return };
+        for (reader, frame) in execution.answer_pages(now) {
+            match reader {
+                Reader::Peer(peer) => self.post_to_peer(peer, frame, effects),
+                Reader::Client(connection) => {
+                    self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+                }
+            }
+        }
+    }
+
     /// Takes a certified state over where execution cannot get there by itself, and serves those who do.
     pub(super) fn look_after_transfers(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
@@ -89,14 +121,4 @@ impl Core {
 
 pub(super) fn checkpoint((position, timestamp, state): (Position, Nanoseconds, Frozen)) -> Effect {
     Effect::Checkpoint { position, timestamp, state }
-}
-
-/// A question for pages of a state, or the answer, on its way to the execution role.
-pub(super) fn pages_mail(peer: ReplicaId, frame: FrameRef<'_>) -> Result<Mail, Reject> {
-    let mail = if frame.kind == Kind::FetchPages {
-        ExecutionMail::FetchPages(peer, FetchPages::from_frame(frame)?)
-    } else {
-        ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
-    };
-    Ok(Mail::Execution(mail))
 }

@@ -212,6 +212,47 @@ fn a_newer_root_in_the_middle_keeps_what_is_equal() {
     finish(transfer, second);
 }
 
+/// Whoever answers counts what is open, and drops what is too much.
+#[test]
+fn after_a_newer_root_no_peer_is_asked_for_more_than_before() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let mut transfer = Transfer::new(root, SMALL);
+    let mut network = Network::new(&[Manner::Honest], &frozen, 1);
+    for _ in 0..9 {
+        network.turn(&mut transfer);
+    }
+    while let Some(request) = transfer.request(Nanoseconds(network.now), ReplicaId(0)) {
+        network.underway.push((ReplicaId(0), request));
+    }
+    assert_eq!(network.underway.len(), SMALL.requests_per_peer);
+    transfer.retarget(Digest([7; 32]));
+    let now = Nanoseconds(network.now);
+    assert_eq!(transfer.request(now, ReplicaId(0)), None, "it is busy with what was asked before");
+    let (peer, request) = network.underway.pop().expect("just counted");
+    let before = transfer.figures();
+    transfer
+        .on_answer(now, peer, &frozen.answer(&request, ANSWER_BYTES_MAX))
+        .expect("it is of no use, and no lie");
+    assert_eq!(transfer.figures(), before);
+    let next = transfer.request(now, ReplicaId(0)).expect("a place is free");
+    assert_eq!((next.root, next.wanted.len()), (transfer.root(), 0));
+}
+
+#[test]
+fn what_is_named_twice_is_given_out_once() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let mut transfer = Transfer::new(root, SMALL);
+    let mut network = Network::new(&[Manner::Honest], &frozen, 1);
+    network.turn(&mut transfer);
+    network.turn(&mut transfer);
+    let mut request = transfer.request(Nanoseconds(2), ReplicaId(0)).expect("the root's children are wanted");
+    let once = frozen.answer(&request, ANSWER_BYTES_MAX);
+    assert!(!once.pages.is_empty());
+    let first = request.wanted[0].clone();
+    request.wanted.splice(0..0, vec![first; 100]);
+    assert_eq!(frozen.answer(&request, ANSWER_BYTES_MAX), once);
+}
+
 #[test]
 fn what_was_received_outlasts_a_restart() {
     let (_, frozen, root) = hashed(60, 4000);
