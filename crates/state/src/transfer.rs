@@ -6,6 +6,9 @@
 //! Nothing a peer says is believed but bytes with the digest that was asked for: height and shape of the tree follow
 //! from the root, which covers them.
 //!
+//! *Slow peers.* What a peer leaves out, or does not answer, is not asked of it again before the others have had their
+//! turn. So one that gives little, and that late, holds a few pages up and not the walk.
+//!
 //! *Resuming.* What was received can be written at any time as a partial checkpoint
 //! ([`PageStore::begin_partial`](crate::PageStore::begin_partial) of [`Transfer::received`]); after a restart it is
 //! [loaded](crate::PageStore::load_forest) and given to [`Transfer::reuse_forest`], like any older state.
@@ -37,7 +40,8 @@ pub struct TransferOptions {
     pub requests_per_peer: usize,
     /// When a request that was not answered is put to others.
     pub patience: Nanoseconds,
-    /// How long a peer that had nothing, or did not answer, is not asked.
+    /// How long a peer that had nothing, or did not answer, is not asked, and how long no peer is asked for what it
+    /// left out.
     pub pause: Nanoseconds,
 }
 
@@ -105,6 +109,8 @@ pub struct Transfer {
     values: BTreeMap<Digest, Arc<LongValue>>,
     banned: BTreeSet<ReplicaId>,
     resting: BTreeMap<ReplicaId, Nanoseconds>,
+    /// Who has left out what is wanted, and until when it is not asked for it again.
+    left_out: BTreeMap<Digest, BTreeMap<ReplicaId, Nanoseconds>>,
     received: Received,
     reused: u64,
 }
@@ -139,6 +145,7 @@ impl Transfer {
             values: BTreeMap::new(),
             banned: BTreeSet::new(),
             resting: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             received: Received::default(),
             reused: 0,
         }
@@ -183,6 +190,7 @@ impl Transfer {
         self.asked.clear();
         self.open.values_mut().for_each(|open| open.digests.clear());
         self.resting.clear();
+        self.left_out.clear();
     }
 
     /// The next request to this peer; nothing while it has enough open, rests or is banned, or nothing is wanted.
@@ -199,7 +207,7 @@ impl Transfer {
         {
             return None;
         }
-        let (wanted, digests) = if self.top.is_some() { self.choose() } else { Default::default() };
+        let (wanted, digests) = if self.top.is_some() { self.choose(now, peer) } else { Default::default() };
         // Without the top there is nothing else to ask for, and once is enough for each peer.
         if digests.is_empty() && (self.top.is_some() || asked) {
             return None;
@@ -228,6 +236,7 @@ impl Transfer {
         };
         let result = self.take(&mut open, answer);
         self.ask_again(&open);
+        self.leave_out(now, &open);
         match result {
             Ok(received) => {
                 let useless = received.pages == 0 && (answer.top.is_none() || !open.digests.is_empty());
@@ -257,6 +266,7 @@ impl Transfer {
         for number in late {
             if let Some(open) = self.open.remove(&number) {
                 self.ask_again(&open);
+                self.leave_out(now, &open);
                 self.rest(now, open.peer);
                 peers.push(open.peer);
             }
@@ -360,6 +370,7 @@ impl Transfer {
 
     fn fill(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), BadAnswer> {
         let mut below = Vec::new();
+        self.left_out.remove(digest);
         for want in self.asked.remove(digest).unwrap_or_default() {
             self.builder.fill(&want, bytes, None, &mut below).map_err(BadAnswer::Page)?;
         }
@@ -395,14 +406,18 @@ impl Transfer {
         }
     }
 
-    /// What one request asks for.
-    fn choose(&mut self) -> (Vec<PageName>, BTreeSet<Digest>) {
-        let (mut names, mut digests) = (Vec::new(), BTreeSet::new());
+    /// What one request asks this peer for.
+    fn choose(&mut self, now: Nanoseconds, peer: ReplicaId) -> (Vec<PageName>, BTreeSet<Digest>) {
+        let (mut names, mut digests, mut for_others) = (Vec::new(), BTreeSet::new(), Vec::new());
         let mut left = self.options.request_bytes;
         while names.len() < limits::FETCH_PAGES_MAX {
             let Some(want) = self.wanted.pop() else { break };
             if let Some(places) = self.asked.get_mut(&want.digest) {
                 places.push(want);
+                continue;
+            }
+            if self.is_left_out(now, peer, &want.digest) {
+                for_others.push(want);
                 continue;
             }
             let bytes = bytes_max_of(&want);
@@ -416,6 +431,7 @@ impl Transfer {
             digests.insert(want.digest);
             self.asked.insert(want.digest, vec![want]);
         }
+        self.wanted.extend(for_others.into_iter().rev());
         (names, digests)
     }
 
@@ -423,6 +439,19 @@ impl Transfer {
     fn ask_again(&mut self, open: &Open) {
         for digest in &open.digests {
             self.wanted.extend(self.asked.remove(digest).unwrap_or_default());
+        }
+    }
+
+    fn is_left_out(&self, now: Nanoseconds, peer: ReplicaId, digest: &Digest) -> bool {
+        let until = self.left_out.get(digest).and_then(|peers| peers.get(&peer));
+        until.is_some_and(|until| *until > now)
+    }
+
+    /// What did not come is for others first.
+    fn leave_out(&mut self, now: Nanoseconds, open: &Open) {
+        let until = Nanoseconds(now.0.saturating_add(self.options.pause.0));
+        for digest in &open.digests {
+            self.left_out.entry(*digest).or_default().insert(open.peer, until);
         }
     }
 

@@ -307,6 +307,37 @@ fn liars_are_told_from_the_slow_and_the_poor() {
     finish(transfer, root);
 }
 
+/// A peer that answers each question with one page, just before patience ends, keeps what it was asked for from nobody.
+#[test]
+fn a_miser_does_not_hold_the_transfer_up() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let (miser, honest) = (ReplicaId(0), ReplicaId(1));
+    let mut transfer = Transfer::new(root, SMALL);
+    let (mut now, mut slow) = (0, Vec::new());
+    let late = SMALL.patience.0 - 1;
+    while !transfer.is_finished() {
+        now += 1;
+        // Once for the root, for leaves and for their long values.
+        assert!(now < 4 * late, "{transfer:?}");
+        // It is asked first, always.
+        while let Some(request) = transfer.request(Nanoseconds(now), miser) {
+            slow.push((now + late, request));
+        }
+        if let Some(request) = transfer.request(Nanoseconds(now), honest) {
+            let answer = frozen.answer(&request, SMALL.request_bytes);
+            transfer.on_answer(Nanoseconds(now), honest, &answer).expect("no lie");
+        }
+        while slow.first().is_some_and(|(due, _)| *due <= now) {
+            let (_, request) = slow.remove(0);
+            let mut answer = frozen.answer(&request, SMALL.request_bytes);
+            answer.pages.truncate(1);
+            answer.values.clear();
+            transfer.on_answer(Nanoseconds(now), miser, &answer).expect("no lie");
+        }
+    }
+    finish(transfer, root);
+}
+
 #[test]
 fn a_state_that_was_not_hashed_answers_nothing() {
     let (state, _) = filled(&mut Random(9), 5, 100);
