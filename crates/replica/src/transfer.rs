@@ -19,6 +19,10 @@ const STANDSTILL_TIMES: u64 = 10;
 const STEP_TIMES: u64 = 1;
 /// When nothing useful has come for so many retransmission times, a newer certified state is fetched instead.
 const RETARGET_TIMES: u64 = 40;
+/// However useful peers are, a newer certified state is fetched instead after so many retransmission times, then after
+/// twice as many, and so on: what has come and is equal is kept, and a state that changes faster than it travels is
+/// copied all the same.
+const TARGET_TIMES: u64 = 600;
 /// How often what has come is kept on the disk, in retransmission times.
 const KEEP_TIMES: u64 = 100;
 
@@ -42,16 +46,38 @@ struct Fetching {
     target: Arc<CheckpointCertificate>,
     walk: Walk,
     useful_at: Nanoseconds,
+    /// Since when this target is fetched, and after how many retransmission times a newer one takes its place.
+    targeted_at: Nanoseconds,
+    target_times: u64,
     /// When what had come was kept last.
     kept_at: Nanoseconds,
     /// The whole state, on its way to the disk.
     whole: Option<Frozen>,
 }
 
+impl Fetching {
+    /// Goes on with a newer certified state where this one does not come, or not soon.
+    fn retarget(&mut self, now: Nanoseconds, step: u64, stable: &Arc<CheckpointCertificate>) {
+        let useless = now.since(self.useful_at) >= RETARGET_TIMES * step;
+        let long = now.since(self.targeted_at) >= self.target_times.saturating_mul(step);
+        if stable.position.seq <= self.target.position.seq || !(useless || long) {
+            return;
+        }
+        if long {
+            self.target_times = self.target_times.saturating_mul(2);
+        }
+        self.walk.retarget(stable.root);
+        self.target = Arc::clone(stable);
+        (self.useful_at, self.targeted_at) = (now, now);
+    }
+}
+
 /// The fetching side.
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
     peers: ReplicaSet,
+    /// The peer that was asked first last: the next round begins after it.
+    first: ReplicaId,
     /// The state that execution reached last, and since when.
     reached: Option<(Seq, Nanoseconds)>,
     fetching: Option<Fetching>,
@@ -128,8 +154,15 @@ impl Transfer {
                         walk.reuse_forest(&part);
                     }
                     let target = Arc::clone(stable);
-                    self.fetching =
-                        Some(Fetching { target, walk, useful_at: now, kept_at: now, whole: None });
+                    self.fetching = Some(Fetching {
+                        target,
+                        walk,
+                        useful_at: now,
+                        targeted_at: now,
+                        target_times: TARGET_TIMES,
+                        kept_at: now,
+                        whole: None,
+                    });
                 }
             }
             _ => {
@@ -150,13 +183,7 @@ impl Transfer {
         if fetching.whole.is_some() {
             return Vec::new();
         }
-        if now.since(fetching.useful_at) >= RETARGET_TIMES * step
-            && stable.position.seq > fetching.target.position.seq
-        {
-            fetching.walk.retarget(stable.root);
-            fetching.target = Arc::clone(stable);
-            fetching.useful_at = now;
-        }
+        fetching.retarget(now, step, stable);
         fetching.walk.expire(now);
         let mut questions = Vec::new();
         if now.since(fetching.kept_at) >= KEEP_TIMES * step {
@@ -164,11 +191,19 @@ impl Transfer {
             let (position, root) = (fetching.target.position, fetching.target.root);
             questions.push(ToPeer::Keep { position, root, received: fetching.walk.received() });
         }
-        for peer in self.peers.iter() {
-            while let Some(PageRequest { number, root, wanted }) = fetching.walk.request(now, peer) {
-                questions.push(ToPeer::Ask(peer, FetchPages { request: number, root, wanted }));
+        // Each peer in turn is the first to choose, and has one question before another has two.
+        let (after, upto): (Vec<_>, Vec<_>) = self.peers.iter().partition(|peer| *peer > self.first);
+        let round: Vec<ReplicaId> = after.into_iter().chain(upto).collect();
+        let (mut first, mut more) = (None, true);
+        while std::mem::take(&mut more) {
+            for peer in &round {
+                if let Some(PageRequest { number, root, wanted }) = fetching.walk.request(now, *peer) {
+                    questions.push(ToPeer::Ask(*peer, FetchPages { request: number, root, wanted }));
+                    (first, more) = (first.or(Some(*peer)), true);
+                }
             }
         }
+        self.first = first.unwrap_or(self.first);
         questions
     }
 
@@ -219,5 +254,103 @@ impl Transfer {
         let fetching = self.fetching.take_if(is_it)?;
         (self.reached, self.due) = (None, None);
         fetching.whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_state::State;
+    use std::collections::VecDeque;
+
+    const STEP: Nanoseconds = Nanoseconds::from_millis(50);
+
+    fn tuning() -> Tuning {
+        Tuning { retransmit: STEP, ..Tuning::default() }
+    }
+
+    fn after(steps: u64) -> Nanoseconds {
+        Nanoseconds(steps * STEP.0)
+    }
+
+    fn position(seq: u64) -> Position {
+        Position { seq: Seq(seq), digest: Digest([1; 32]) }
+    }
+
+    /// A state with some hundred pages after a slot, and its certificate.
+    fn certified(seq: u64) -> (Frozen, Arc<CheckpointCertificate>) {
+        let client = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            key
+        };
+        let mut state = State::new((0..40_000).map(client));
+        state.note_header(Seq(seq), Digest([1; 32]), Nanoseconds(seq));
+        let root = state.root();
+        let (position, next_config) = (position(seq), Digest::ZERO);
+        let certificate = CheckpointCertificate { position, root, next_config, signatures: Vec::new() };
+        (state.freeze(), Arc::new(certificate))
+    }
+
+    fn nothing() -> Frozen {
+        State::new([]).freeze()
+    }
+
+    fn transfer(peers: u8) -> Transfer {
+        let mut transfer = Transfer::default();
+        (1..=peers).for_each(|peer| transfer.on_peer(ReplicaId(peer), true));
+        transfer
+    }
+
+    fn answer(state: &Frozen, question: FetchPages, pages_max: usize) -> FetchedPages {
+        let FetchPages { request: number, root, wanted } = question;
+        let request = PageRequest { number, root, wanted };
+        let PageAnswer { number, root, top, mut pages, values } = state.answer(&request, usize::MAX);
+        pages.truncate(pages_max);
+        FetchedPages { request: number, root, top, pages, values }
+    }
+
+    #[test]
+    fn each_peer_in_turn_is_asked_first() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(3);
+        let mut first = ReplicaSet::EMPTY;
+        for steps in 0..1000 {
+            let told = transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(0), nothing);
+            if let Some(ToPeer::Ask(peer, _)) = told.first() {
+                first.insert(*peer);
+            }
+        }
+        assert_eq!(first.iter().collect::<Vec<_>>(), [1, 2, 3].map(ReplicaId));
+    }
+
+    /// A peer that answers each question with one page, late, is useful, and must not choose which state is fetched.
+    #[test]
+    fn a_newer_state_is_fetched_after_a_while_however_useful_peers_are() {
+        let states: Vec<_> = [10, 20, 30].into_iter().map(certified).collect();
+        let (late, mut questions, mut targeted) = (RETARGET_TIMES / 5, VecDeque::new(), Vec::new());
+        let mut transfer = transfer(1);
+        for steps in 0..STANDSTILL_TIMES + 4 * TARGET_TIMES {
+            let now = after(steps);
+            // There is always a newer one, until there is none.
+            let (_, stable) = &states[targeted.len().min(2)];
+            let mut told = transfer.on_time(now, &tuning(), Some(stable), Seq(0), nothing);
+            if transfer.target() == Some(stable.position) && targeted.len() < 3 {
+                targeted.push(steps);
+            }
+            while questions.front().is_some_and(|(due, _)| *due <= steps) {
+                let (_, question): (_, FetchPages) = questions.pop_front().expect("just seen");
+                let (state, _) = states.iter().find(|(_, of)| of.root == question.root).expect("one of them");
+                let answer = answer(state, question, 1);
+                told.extend(transfer.on_answer(now, &tuning(), ReplicaId(1), answer).expect("sound pages"));
+            }
+            for one in told {
+                if let ToPeer::Ask(_, question) = one {
+                    questions.push_back((steps + late, question));
+                }
+            }
+        }
+        let first = STANDSTILL_TIMES;
+        assert_eq!(targeted, [first, first + TARGET_TIMES, first + 3 * TARGET_TIMES]);
     }
 }
