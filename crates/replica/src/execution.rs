@@ -245,7 +245,7 @@ impl ExecutionRole {
 
     /// The burst of inputs is over: the answers that leave with it.
     pub(crate) fn answer_pages(&mut self, now: Nanoseconds) -> Vec<(Reader, Frame)> {
-        self.library.answers(now)
+        self.library.answers(now, self.config.tuning())
     }
 
     /// The certificate of the newest state that a client can copy.
