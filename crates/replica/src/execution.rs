@@ -286,7 +286,7 @@ impl ExecutionRole {
     /// # Errors
     /// When the certified state contradicts itself or its certificate: going on would not be safe.
     pub(crate) fn fetched_state(&mut self) -> Result<Option<(Position, Nanoseconds, Frozen)>, String> {
-        let whole = self.transfer.take_whole();
+        let whole = self.transfer.take_whole(self.executed.seq);
         let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
         let Some((position, frozen)) = whole else { return Ok(None) };
         match State::from_frozen(&frozen, limits::SESSIONS_MAX).header() {

@@ -52,7 +52,15 @@ struct Fetching {
     /// When what had come was kept last.
     kept_at: Nanoseconds,
     /// The whole state, on its way to the disk.
-    whole: Option<Frozen>,
+    whole: Option<Whole>,
+}
+
+/// A state that has come.
+#[derive(Debug)]
+struct Whole {
+    state: Frozen,
+    /// Where execution stood when it was given out; nothing while it is to be given out.
+    given: Option<Seq>,
 }
 
 impl Fetching {
@@ -233,27 +241,42 @@ impl Transfer {
         Ok(told)
     }
 
-    /// The whole state, once it is here; it is given out once.
+    /// The whole state, once it is here; it is given out once, and again if the disk has left it out.
     ///
     /// # Errors
     /// When the certified state contradicts itself.
-    pub(crate) fn take_whole(&mut self) -> Result<Option<(Position, Frozen)>, PageFault> {
+    pub(crate) fn take_whole(&mut self, executed: Seq) -> Result<Option<(Position, Frozen)>, PageFault> {
         let Some(fetching) = &mut self.fetching else { return Ok(None) };
-        if fetching.whole.is_some() || !fetching.walk.is_finished() {
-            return Ok(None);
+        if fetching.whole.is_none() {
+            if !fetching.walk.is_finished() {
+                return Ok(None);
+            }
+            let nothing = Walk::new(Digest::ZERO, TransferOptions::default());
+            let state = std::mem::replace(&mut fetching.walk, nothing).finish()?;
+            fetching.whole = Some(Whole { state, given: None });
         }
-        let walk = std::mem::replace(&mut fetching.walk, Walk::new(Digest::ZERO, TransferOptions::default()));
-        let whole = walk.finish()?;
-        fetching.whole = Some(whole.clone());
-        Ok(Some((fetching.target.position, whole)))
+        let due = fetching.whole.as_mut().filter(|whole| whole.given.is_none());
+        Ok(due.map(|whole| {
+            whole.given = Some(executed);
+            (fetching.target.position, whole.state.clone())
+        }))
     }
 
-    /// The state that was given out is durable: the walk is over.
+    /// A state is durable. If it is the one that was fetched, or a later one, the walk is over. If it was given out
+    /// after the one that was fetched, it has overtaken that on its way to the disk.
     pub(crate) fn on_durable(&mut self, position: Position) -> Option<Frozen> {
-        let is_it = |fetching: &mut Fetching| fetching.target.position == position;
-        let fetching = self.fetching.take_if(is_it)?;
+        let fetching = self.fetching.as_mut()?;
+        let target = fetching.target.position;
+        if position.seq < target.seq {
+            // Own states ascend, and the earlier ones are not above where execution stood.
+            if let Some(whole) = &mut fetching.whole {
+                whole.given = whole.given.filter(|executed| position.seq <= *executed);
+            }
+            return None;
+        }
+        let whole = self.fetching.take()?.whole;
         (self.reached, self.due) = (None, None);
-        fetching.whole
+        whole.filter(|_| position == target).map(|whole| whole.state)
     }
 }
 
@@ -352,5 +375,40 @@ mod tests {
         }
         let first = STANDSTILL_TIMES;
         assert_eq!(targeted, [first, first + TARGET_TIMES, first + 3 * TARGET_TIMES]);
+    }
+
+    #[test]
+    fn a_state_that_the_disk_left_out_is_given_out_again() {
+        let (state, stable) = certified(10);
+        let mut transfer = transfer(1);
+        let whole = |transfer: &mut Transfer| transfer.take_whole(Seq(2)).expect("a sound state");
+        let told = transfer.on_time(after(0), &tuning(), Some(&stable), Seq(2), nothing);
+        assert!(told.is_empty(), "execution has not stood still yet");
+        let now = after(STANDSTILL_TIMES);
+        let mut told = transfer.on_time(now, &tuning(), Some(&stable), Seq(2), nothing);
+        while let Some(ToPeer::Ask(peer, question)) = told.pop() {
+            let answer = answer(&state, question, usize::MAX);
+            told.extend(transfer.on_answer(now, &tuning(), peer, answer).expect("sound pages"));
+        }
+        let (given, _) = whole(&mut transfer).expect("it is whole");
+        assert_eq!(given, position(10));
+        assert!(transfer.on_durable(position(1)).is_none());
+        assert!(whole(&mut transfer).is_none(), "what was given out before says nothing of it");
+        assert!(transfer.on_durable(position(3)).is_none());
+        let (given, _) = whole(&mut transfer).expect("what was given out after it has overtaken it");
+        assert_eq!(given, position(10));
+        assert!(whole(&mut transfer).is_none(), "once");
+        assert!(transfer.on_durable(position(10)).is_some() && !transfer.is_fetching());
+    }
+
+    #[test]
+    fn a_later_own_state_ends_the_transfer() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(1);
+        for steps in [0, STANDSTILL_TIMES] {
+            transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(2), nothing);
+        }
+        assert!(transfer.is_fetching());
+        assert!(transfer.on_durable(position(11)).is_none() && !transfer.is_fetching());
     }
 }
