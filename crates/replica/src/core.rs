@@ -1,26 +1,26 @@
 //! One core of a replica: its roles, the mail between them, and the gate in front of everything that must
 //! wait for the journals.
 
-use crate::execution::{Answer, ExecutionRole, Installed};
+mod states;
+
+use self::states::checkpoint;
+use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
+use crate::library::Reader;
 use crate::link::{FromClient, LinkRole};
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use crate::recovery::{Recovery, record};
 use crate::report::RoleReport;
-use crate::transfer::ToPeer;
 use quorate_consensus::{Fact, Outgoing, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_lanes::Lanes;
-use quorate_state::Frozen;
 use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet, Seq,
     SigningKey, Stage, StageTime,
 };
-use quorate_wire::message::{
-    CheckpointCertificate, FetchBatches, FetchPages, FetchedPages, LaneAcks, Message,
-};
-use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use quorate_wire::message::{CheckpointCertificate, FetchBatches, LaneAcks, Message};
+use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -247,6 +247,7 @@ impl Core {
                     && let Some(ordering) = &mut self.ordering
                 {
                     ordering.consensus.on_disconnected(peer);
+                    self.link.forget_page_questions(peer);
                     self.tell_of_peer(peer, false, effects);
                 }
             }
@@ -255,7 +256,7 @@ impl Core {
             Input::ClientConnected { connection, key } => self.link.on_client_connected(connection, &key),
             Input::ClientDisconnected { connection } => {
                 self.link.on_client_disconnected(connection);
-                let mail = Mail::Execution(ExecutionMail::Detach(connection));
+                let mail = Mail::Execution(ExecutionMail::Gone(connection));
                 self.post(self.layout.execution(), mail, effects);
             }
             Input::ClientFrame { connection, frame } => self.on_client_frame(now, connection, frame, effects),
@@ -349,7 +350,7 @@ impl Core {
                 result
             }
             Kind::FetchPages | Kind::FetchedPages if link == CONSENSUS_LINK => {
-                pages_mail(peer, frame).map(|mail| self.post(self.layout.execution(), mail, effects))
+                self.on_pages_frame(peer, frame, effects)
             }
             _ => match &mut self.ordering {
                 Some(ordering) if link == CONSENSUS_LINK => {
@@ -443,6 +444,9 @@ impl Core {
             LinkMail::Pin(Some(tips)) => self.link.lanes.pin(&tips),
             LinkMail::Pin(None) => self.link.lanes.unpin(),
             LinkMail::Send { peer, frame } => {
+                if frame.kind() == Kind::FetchedPages {
+                    self.link.on_page_answer(peer);
+                }
                 effects.push(Effect::SendPeer { peer, link: CONSENSUS_LINK, frame });
             }
             LinkMail::Condemn(peer) => {
@@ -497,13 +501,9 @@ impl Core {
                 execution.on_committed(header, position, view, committed);
             }
             ExecutionMail::Peer { peer, connected } => execution.on_peer(peer, connected),
-            ExecutionMail::FetchPages(peer, question) => {
-                let frame = execution.answer_pages(now, question).encode();
-                self.post_to_peer(peer, frame, effects);
-            }
+            ExecutionMail::FetchPages(peer, question) => execution.ask_pages(Reader::Peer(peer), question),
             ExecutionMail::ClientPages(connection, question) => {
-                let frame = execution.answer_client_pages(now, question).encode();
-                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+                execution.ask_pages(Reader::Client(connection), question);
             }
             ExecutionMail::ClientCertificate(connection, question) => {
                 let frame = execution.answer_certificate(now, question).encode();
@@ -522,7 +522,7 @@ impl Core {
                 self.trim_batches(settled, effects);
             }
             ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
-            ExecutionMail::Detach(connection) => execution.on_detach(connection),
+            ExecutionMail::Gone(connection) => execution.on_client_gone(connection),
             ExecutionMail::Report { connection, root, mut report } => {
                 report.execution = execution.report(root);
                 self.post(connection.core, Mail::Link(LinkMail::Report { connection, report }), effects);
@@ -776,81 +776,9 @@ impl Core {
             }
         }
         self.execute(effects);
+        self.answer_pages(now, effects);
         self.look_after_transfers(now, effects);
         self.drain(now, effects);
-    }
-
-    fn on_checkpointed(&mut self, position: Position, root: Digest, effects: &mut Vec<Effect>) {
-        let execution =
-            self.execution.as_mut().expect("invariant: only the execution core has states hashed");
-        let installed = execution.on_checkpointed(position, root);
-        if let Some(Installed { position, timestamp, tips }) = installed {
-            self.on_installed(position, timestamp, &tips, effects);
-        }
-        let mail = Mail::Ordering(OrderingMail::Root { position, root });
-        self.post(self.layout.ordering(), mail, effects);
-    }
-
-    /// A state that came from others is the own one now: the other roles go on from there.
-    fn on_installed(
-        &mut self,
-        position: Position,
-        timestamp: Nanoseconds,
-        tips: &Arc<[LaneTip]>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mail = OrderingMail::Installed { position, timestamp, tips: Arc::clone(tips) };
-        self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
-    }
-
-    fn post_to_peer(&mut self, peer: ReplicaId, frame: Frame, effects: &mut Vec<Effect>) {
-        let core = self.layout.core_of_link(CONSENSUS_LINK);
-        self.post(core, Mail::Link(LinkMail::Send { peer, frame }), effects);
-    }
-
-    fn tell_peers(&mut self, told: Vec<ToPeer>, effects: &mut Vec<Effect>) {
-        for one in told {
-            match one {
-                ToPeer::Ask(peer, question) => self.post_to_peer(peer, question.encode(), effects),
-                ToPeer::Keep { position, root, received } => {
-                    effects.push(Effect::KeepPart { position, root, received });
-                }
-                ToPeer::Condemn(peer) => {
-                    let core = self.layout.core_of_link(CONSENSUS_LINK);
-                    self.post(core, Mail::Link(LinkMail::Condemn(peer)), effects);
-                }
-            }
-        }
-    }
-
-    /// Takes a certified state over where execution cannot get there by itself, and serves those who do.
-    fn look_after_transfers(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let Some(execution) = &mut self.execution else { return };
-        let told = execution.look_after_transfers(now);
-        let whole = execution.fetched_state();
-        let pins = execution.pins(now);
-        let following = execution.following();
-        self.tell_peers(told, effects);
-        match whole {
-            Ok(whole) => effects.extend(whole.map(checkpoint)),
-            Err(reason) => effects.push(Effect::Halt { reason }),
-        }
-        for core in self.layout.all() {
-            if let Some(following) = following {
-                self.post(core, Mail::Link(LinkMail::Following(following)), effects);
-            }
-            if let Some(tips) = &pins {
-                self.post(core, Mail::Link(LinkMail::Pin(tips.clone())), effects);
-            }
-        }
-    }
-
-    /// Once a restart would go on from a state with these tips, nothing that led to it is needed.
-    fn trim_batches(&mut self, tips: Option<Arc<[LaneTip]>>, effects: &mut Vec<Effect>) {
-        let Some(tips) = tips else { return };
-        for core in self.layout.all() {
-            self.post(core, Mail::Link(LinkMail::Trim(Arc::clone(&tips))), effects);
-        }
     }
 
     fn execute(&mut self, effects: &mut Vec<Effect>) {
@@ -895,18 +823,4 @@ fn condemns(reject: Reject) -> bool {
             | Reject::FetchMismatch
             | Reject::Consensus(quorate_consensus::Reject::FetchMismatch)
     )
-}
-
-fn checkpoint((position, timestamp, state): (Position, Nanoseconds, Frozen)) -> Effect {
-    Effect::Checkpoint { position, timestamp, state }
-}
-
-/// A question for pages of a state, or the answer, on its way to the execution role.
-fn pages_mail(peer: ReplicaId, frame: FrameRef<'_>) -> Result<Mail, Reject> {
-    let mail = if frame.kind == Kind::FetchPages {
-        ExecutionMail::FetchPages(peer, FetchPages::from_frame(frame)?)
-    } else {
-        ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
-    };
-    Ok(Mail::Execution(mail))
 }

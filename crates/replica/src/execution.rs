@@ -1,8 +1,9 @@
 //! The execution role: applies batches in header order and answers clients.
 
 use crate::interface::{ClientConnection, Effect};
+use crate::library::{Library, Reader};
 use crate::report::{ExecutionReport, Fetching};
-use crate::transfer::{Library, Reader, ToPeer, Transfer};
+use crate::transfer::{ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, State};
 use quorate_types::{
@@ -233,14 +234,25 @@ impl ExecutionRole {
 
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
         self.transfer.on_peer(peer, connected);
+        if !connected {
+            self.library.forget(Reader::Peer(peer));
+        }
     }
 
-    pub(crate) fn answer_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
-        self.library.answer(now, Reader::Peer, question)
+    /// A client's connection is gone.
+    pub(crate) fn on_client_gone(&mut self, connection: ClientConnection) {
+        self.on_detach(connection);
+        self.library.forget(Reader::Client(connection));
     }
 
-    pub(crate) fn answer_client_pages(&mut self, now: Nanoseconds, question: FetchPages) -> FetchedPages {
-        self.library.answer(now, Reader::Client, question)
+    /// Notes a question for pages of a state.
+    pub(crate) fn ask_pages(&mut self, reader: Reader, question: FetchPages) {
+        self.library.ask(reader, question);
+    }
+
+    /// The burst of inputs is over: the answers that leave with it.
+    pub(crate) fn answer_pages(&mut self, now: Nanoseconds) -> Vec<(Reader, Frame)> {
+        self.library.answers(now, self.config.tuning())
     }
 
     /// The certificate of the newest state that a client can copy.
@@ -281,7 +293,7 @@ impl ExecutionRole {
     /// # Errors
     /// When the certified state contradicts itself or its certificate: going on would not be safe.
     pub(crate) fn fetched_state(&mut self) -> Result<Option<(Position, Nanoseconds, Frozen)>, String> {
-        let whole = self.transfer.take_whole();
+        let whole = self.transfer.take_whole(self.executed.seq);
         let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
         let Some((position, frozen)) = whole else { return Ok(None) };
         match State::from_frozen(&frozen, limits::SESSIONS_MAX).header() {

@@ -245,6 +245,9 @@ pub enum Reject {
     /// A page of a state that is not what was asked for.
     #[error("a page of a state that does not match the digest asked for")]
     StatePage,
+    /// A peer asks for more pages of states while as much as it may ask for is unanswered.
+    #[error("a peer with too many questions for pages of states open")]
+    PageQuestions,
     /// A consensus message whose signature does not match.
     #[error("a consensus message with a wrong signature")]
     ConsensusSignature,
@@ -269,6 +272,7 @@ impl Reject {
         "lane_budget",
         "fetch_mismatch",
         "state_page",
+        "page_questions",
         "consensus_signature",
         "handshake",
         "header_parent",
@@ -296,6 +300,7 @@ impl Reject {
             Self::LaneBudget => "lane_budget",
             Self::FetchMismatch => "fetch_mismatch",
             Self::StatePage => "state_page",
+            Self::PageQuestions => "page_questions",
             Self::ConsensusSignature => "consensus_signature",
             Self::Handshake => "handshake",
             Self::Consensus(reject) => reject.label(),

@@ -11,6 +11,7 @@
 mod core;
 mod execution;
 mod interface;
+mod library;
 mod link;
 pub mod mail;
 mod ordering;

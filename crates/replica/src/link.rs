@@ -3,7 +3,7 @@
 use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{ExecutionMail, OrderingMail};
 use quorate_lanes::Lanes;
-use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, SessionId, limits};
+use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
 use quorate_wire::message::{Attach, Busy, BusyReason, FetchCertificate, FetchPages, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub(crate) struct LinkRole {
     links: Vec<LinkId>,
     pub(crate) lanes: Lanes,
     clients: BTreeMap<ClientConnection, Client>,
+    /// The questions for pages of states that each peer has asked and execution has not answered.
+    page_questions: BTreeMap<ReplicaId, usize>,
     /// Writes are declined, as the disk is nearly full.
     pub(crate) read_only: bool,
     /// All bundles are declined: this replica catches up, or is a learner.
@@ -49,6 +51,7 @@ impl LinkRole {
             links,
             lanes,
             clients: BTreeMap::new(),
+            page_questions: BTreeMap::new(),
             read_only: false,
             following: false,
             admitted: None,
@@ -65,6 +68,30 @@ impl LinkRole {
 
     pub(crate) fn on_client_disconnected(&mut self, connection: ClientConnection) {
         self.clients.remove(&connection);
+    }
+
+    /// Counts a question for pages of states, unless the peer has as many open as it may: each is small, its answer is
+    /// large, and another core makes it.
+    pub(crate) fn on_page_question(&mut self, peer: ReplicaId) -> Result<(), Reject> {
+        let open = self.page_questions.entry(peer).or_default();
+        if *open >= limits::PAGE_REQUESTS_MAX {
+            return Err(Reject::PageQuestions);
+        }
+        *open += 1;
+        Ok(())
+    }
+
+    /// One of them is answered.
+    pub(crate) fn on_page_answer(&mut self, peer: ReplicaId) {
+        if let Some(open) = self.page_questions.get_mut(&peer) {
+            // An answer that crosses a reconnect is to a question that is forgotten.
+            *open = open.saturating_sub(1);
+        }
+    }
+
+    /// The connection is gone: nothing is answered any more.
+    pub(crate) fn forget_page_questions(&mut self, peer: ReplicaId) {
+        self.page_questions.remove(&peer);
     }
 
     /// Takes a client's frame. On an error the connection is to be closed.

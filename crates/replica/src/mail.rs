@@ -169,8 +169,8 @@ pub enum ExecutionMail {
         /// The session.
         session: SessionId,
     },
-    /// A connection is gone.
-    Detach(ClientConnection),
+    /// A client's connection is gone.
+    Gone(ClientConnection),
     /// A report on its way, the ordering role's part filled in.
     Report {
         /// The connection that asks.

@@ -1,20 +1,16 @@
 //! State transfer: a replica that lacks what the others no longer keep takes over a certified state, page by page
 //! (DESIGN section 6).
 //!
-//! *Fetching* begins when a state ahead of the own one is certified and execution has stood still for a while, whatever
+//! It begins when a state ahead of the own one is certified and execution has stood still for a while, whatever
 //! the reason: headers or batches that nobody keeps, a lost disk, a damaged checkpoint. The fetched state is made
-//! durable like a checkpoint of the own making before anything builds on it.
-//!
-//! *Serving*: the newest durable states answer. One that was asked for lately stays beside the newest. The batches above
-//! the oldest of them are kept, so that who copies it under load is not left behind again when it is done.
+//! durable like a checkpoint of the own making before anything builds on it. The other side is [`crate::library`].
 
 use quorate_state::{
     BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
 };
-use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning, limits};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning};
+use quorate_wire::Position;
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages};
-use quorate_wire::{LaneTip, Position};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A state ahead of an execution that has stood still for so many retransmission times is fetched.
@@ -23,12 +19,12 @@ const STANDSTILL_TIMES: u64 = 10;
 const STEP_TIMES: u64 = 1;
 /// When nothing useful has come for so many retransmission times, a newer certified state is fetched instead.
 const RETARGET_TIMES: u64 = 40;
+/// However useful peers are, a newer certified state is fetched instead after so many retransmission times, then after
+/// twice as many, and so on: what has come and is equal is kept, and a state that changes faster than it travels is
+/// copied all the same.
+const TARGET_TIMES: u64 = 600;
 /// How often what has come is kept on the disk, in retransmission times.
 const KEEP_TIMES: u64 = 100;
-/// How long a state that was asked for stays, in retransmission times after the last question.
-const ASKED_TIMES: u64 = 100;
-/// The states that are kept for serving, the newest included.
-const SERVED_MAX: usize = 2;
 
 /// What this role is to tell its peers, and its disk.
 #[derive(Debug)]
@@ -50,16 +46,46 @@ struct Fetching {
     target: Arc<CheckpointCertificate>,
     walk: Walk,
     useful_at: Nanoseconds,
+    /// Since when this target is fetched, and after how many retransmission times a newer one takes its place.
+    targeted_at: Nanoseconds,
+    target_times: u64,
     /// When what had come was kept last.
     kept_at: Nanoseconds,
     /// The whole state, on its way to the disk.
-    whole: Option<Frozen>,
+    whole: Option<Whole>,
+}
+
+/// A state that has come.
+#[derive(Debug)]
+struct Whole {
+    state: Frozen,
+    /// Where execution stood when it was given out; nothing while it is to be given out.
+    given: Option<Seq>,
+}
+
+impl Fetching {
+    /// Goes on with a newer certified state where this one does not come, or not soon.
+    fn retarget(&mut self, now: Nanoseconds, step: u64, stable: &Arc<CheckpointCertificate>) {
+        let useless = now.since(self.useful_at) >= RETARGET_TIMES * step;
+        let long = now.since(self.targeted_at) >= self.target_times.saturating_mul(step);
+        if stable.position.seq <= self.target.position.seq || !(useless || long) {
+            return;
+        }
+        if long {
+            self.target_times = self.target_times.saturating_mul(2);
+        }
+        self.walk.retarget(stable.root);
+        self.target = Arc::clone(stable);
+        (self.useful_at, self.targeted_at) = (now, now);
+    }
 }
 
 /// The fetching side.
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
     peers: ReplicaSet,
+    /// The peer that was asked first last: the next round begins after it.
+    first: ReplicaId,
     /// The state that execution reached last, and since when.
     reached: Option<(Seq, Nanoseconds)>,
     fetching: Option<Fetching>,
@@ -136,8 +162,15 @@ impl Transfer {
                         walk.reuse_forest(&part);
                     }
                     let target = Arc::clone(stable);
-                    self.fetching =
-                        Some(Fetching { target, walk, useful_at: now, kept_at: now, whole: None });
+                    self.fetching = Some(Fetching {
+                        target,
+                        walk,
+                        useful_at: now,
+                        targeted_at: now,
+                        target_times: TARGET_TIMES,
+                        kept_at: now,
+                        whole: None,
+                    });
                 }
             }
             _ => {
@@ -158,13 +191,7 @@ impl Transfer {
         if fetching.whole.is_some() {
             return Vec::new();
         }
-        if now.since(fetching.useful_at) >= RETARGET_TIMES * step
-            && stable.position.seq > fetching.target.position.seq
-        {
-            fetching.walk.retarget(stable.root);
-            fetching.target = Arc::clone(stable);
-            fetching.useful_at = now;
-        }
+        fetching.retarget(now, step, stable);
         fetching.walk.expire(now);
         let mut questions = Vec::new();
         if now.since(fetching.kept_at) >= KEEP_TIMES * step {
@@ -172,11 +199,19 @@ impl Transfer {
             let (position, root) = (fetching.target.position, fetching.target.root);
             questions.push(ToPeer::Keep { position, root, received: fetching.walk.received() });
         }
-        for peer in self.peers.iter() {
-            while let Some(PageRequest { number, root, wanted }) = fetching.walk.request(now, peer) {
-                questions.push(ToPeer::Ask(peer, FetchPages { request: number, root, wanted }));
+        // Each peer in turn is the first to choose, and has one question before another has two.
+        let (after, upto): (Vec<_>, Vec<_>) = self.peers.iter().partition(|peer| *peer > self.first);
+        let round: Vec<ReplicaId> = after.into_iter().chain(upto).collect();
+        let (mut first, mut more) = (None, true);
+        while std::mem::take(&mut more) {
+            for peer in &round {
+                if let Some(PageRequest { number, root, wanted }) = fetching.walk.request(now, *peer) {
+                    questions.push(ToPeer::Ask(*peer, FetchPages { request: number, root, wanted }));
+                    (first, more) = (first.or(Some(*peer)), true);
+                }
             }
         }
+        self.first = first.unwrap_or(self.first);
         questions
     }
 
@@ -206,138 +241,174 @@ impl Transfer {
         Ok(told)
     }
 
-    /// The whole state, once it is here; it is given out once.
+    /// The whole state, once it is here; it is given out once, and again if the disk has left it out.
     ///
     /// # Errors
     /// When the certified state contradicts itself.
-    pub(crate) fn take_whole(&mut self) -> Result<Option<(Position, Frozen)>, PageFault> {
+    pub(crate) fn take_whole(&mut self, executed: Seq) -> Result<Option<(Position, Frozen)>, PageFault> {
         let Some(fetching) = &mut self.fetching else { return Ok(None) };
-        if fetching.whole.is_some() || !fetching.walk.is_finished() {
-            return Ok(None);
-        }
-        let walk = std::mem::replace(&mut fetching.walk, Walk::new(Digest::ZERO, TransferOptions::default()));
-        let whole = walk.finish()?;
-        fetching.whole = Some(whole.clone());
-        Ok(Some((fetching.target.position, whole)))
-    }
-
-    /// The state that was given out is durable: the walk is over.
-    pub(crate) fn on_durable(&mut self, position: Position) -> Option<Frozen> {
-        let is_it = |fetching: &mut Fetching| fetching.target.position == position;
-        let fetching = self.fetching.take_if(is_it)?;
-        (self.reached, self.due) = (None, None);
-        fetching.whole
-    }
-}
-
-/// A durable state that can be served.
-#[derive(Debug)]
-struct Served {
-    root: Digest,
-    state: Frozen,
-    tips: Arc<[LaneTip]>,
-    certificate: Option<Arc<CheckpointCertificate>>,
-    /// When a peer has asked for it last, and when a client has.
-    asked: Option<Nanoseconds>,
-    copied: Option<Nanoseconds>,
-}
-
-/// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reader {
-    Peer,
-    Client,
-}
-
-/// The serving side.
-#[derive(Debug, Default)]
-pub(crate) struct Library {
-    states: VecDeque<Served>,
-    /// The tips above which batches are kept.
-    pinned: Option<Arc<[LaneTip]>>,
-}
-
-impl Library {
-    /// A newer state is durable.
-    pub(crate) fn add(
-        &mut self,
-        root: Digest,
-        state: Frozen,
-        tips: Arc<[LaneTip]>,
-        stable: Option<&Arc<CheckpointCertificate>>,
-    ) {
-        self.states.push_back(Served { root, state, tips, certificate: None, asked: None, copied: None });
-        stable.into_iter().for_each(|certificate| self.certify(certificate));
-    }
-
-    /// A state is certified. Its root covers the slot, too.
-    pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
-        let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
-        if let Some(served) = of_it {
-            served.certificate = Some(Arc::clone(certificate));
-        }
-    }
-
-    /// The certificate of the newest state that has one; the state stays for a while, to be copied.
-    pub(crate) fn certified(&mut self, now: Nanoseconds) -> Option<CheckpointCertificate> {
-        let newest = self.states.iter_mut().rev().find(|served| served.certificate.is_some())?;
-        newest.copied = Some(now);
-        newest.certificate.as_deref().cloned()
-    }
-
-    /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
-    pub(crate) fn answer(&mut self, now: Nanoseconds, reader: Reader, question: FetchPages) -> FetchedPages {
-        let FetchPages { request: number, root, wanted } = question;
-        let found = self.states.iter().position(|served| served.root == root);
-        let index = found.or_else(|| self.states.len().checked_sub(1));
-        let Some(served) = index.and_then(|index| self.states.get_mut(index)) else {
-            return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
-        };
-        if found.is_some() {
-            match reader {
-                Reader::Peer => served.asked = Some(now),
-                Reader::Client => served.copied = Some(now),
+        if fetching.whole.is_none() {
+            if !fetching.walk.is_finished() {
+                return Ok(None);
             }
+            let nothing = Walk::new(Digest::ZERO, TransferOptions::default());
+            let state = std::mem::replace(&mut fetching.walk, nothing).finish()?;
+            fetching.whole = Some(Whole { state, given: None });
         }
+        let due = fetching.whole.as_mut().filter(|whole| whole.given.is_none());
+        Ok(due.map(|whole| {
+            whole.given = Some(executed);
+            (fetching.target.position, whole.state.clone())
+        }))
+    }
+
+    /// A state is durable. If it is the one that was fetched, or a later one, the walk is over. If it was given out
+    /// after the one that was fetched, it has overtaken that on its way to the disk.
+    pub(crate) fn on_durable(&mut self, position: Position) -> Option<Frozen> {
+        let fetching = self.fetching.as_mut()?;
+        let target = fetching.target.position;
+        if position.seq < target.seq {
+            // Own states ascend, and the earlier ones are not above where execution stood.
+            if let Some(whole) = &mut fetching.whole {
+                whole.given = whole.given.filter(|executed| position.seq <= *executed);
+            }
+            return None;
+        }
+        let whole = self.fetching.take()?.whole;
+        (self.reached, self.due) = (None, None);
+        whole.filter(|_| position == target).map(|whole| whole.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_state::State;
+    use std::collections::VecDeque;
+
+    const STEP: Nanoseconds = Nanoseconds::from_millis(50);
+
+    fn tuning() -> Tuning {
+        Tuning { retransmit: STEP, ..Tuning::default() }
+    }
+
+    fn after(steps: u64) -> Nanoseconds {
+        Nanoseconds(steps * STEP.0)
+    }
+
+    fn position(seq: u64) -> Position {
+        Position { seq: Seq(seq), digest: Digest([1; 32]) }
+    }
+
+    /// A state with some hundred pages after a slot, and its certificate.
+    fn certified(seq: u64) -> (Frozen, Arc<CheckpointCertificate>) {
+        let client = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            key
+        };
+        let mut state = State::new((0..40_000).map(client));
+        state.note_header(Seq(seq), Digest([1; 32]), Nanoseconds(seq));
+        let root = state.root();
+        let (position, next_config) = (position(seq), Digest::ZERO);
+        let certificate = CheckpointCertificate { position, root, next_config, signatures: Vec::new() };
+        (state.freeze(), Arc::new(certificate))
+    }
+
+    fn nothing() -> Frozen {
+        State::new([]).freeze()
+    }
+
+    fn transfer(peers: u8) -> Transfer {
+        let mut transfer = Transfer::default();
+        (1..=peers).for_each(|peer| transfer.on_peer(ReplicaId(peer), true));
+        transfer
+    }
+
+    fn answer(state: &Frozen, question: FetchPages, pages_max: usize) -> FetchedPages {
+        let FetchPages { request: number, root, wanted } = question;
         let request = PageRequest { number, root, wanted };
-        let PageAnswer { number, root, top, pages, values } =
-            served.state.answer(&request, limits::FETCH_BYTES_MAX);
+        let PageAnswer { number, root, top, mut pages, values } = state.answer(&request, usize::MAX);
+        pages.truncate(pages_max);
         FetchedPages { request: number, root, top, pages, values }
     }
 
-    /// Lets go of states that are neither the newest nor in use. Says above which tips batches are to be kept, if that
-    /// has changed.
-    pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
-        let newest = self.states.len().saturating_sub(1);
-        let lately = |asked: Option<Nanoseconds>| {
-            asked.is_some_and(|asked| now.since(asked) < ASKED_TIMES * tuning.retransmit.0)
-        };
-        let in_use = |served: &Served| lately(served.asked) || lately(served.copied);
-        let mut index = 0;
-        self.states.retain(|served| {
-            index += 1;
-            index > newest || in_use(served)
-        });
-        while self.states.len() > SERVED_MAX {
-            // The oldest has been asked for; one in between gives way.
-            self.states.remove(1);
+    #[test]
+    fn each_peer_in_turn_is_asked_first() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(3);
+        let mut first = ReplicaSet::EMPTY;
+        for steps in 0..1000 {
+            let told = transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(0), nothing);
+            if let Some(ToPeer::Ask(peer, _)) = told.first() {
+                first.insert(*peer);
+            }
         }
-        let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
-        let same = match (&self.pinned, &pinned) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
-            return None;
-        }
-        self.pinned.clone_from(&pinned);
-        Some(pinned)
+        assert_eq!(first.iter().collect::<Vec<_>>(), [1, 2, 3].map(ReplicaId));
     }
 
-    /// When a state may be let go of at the latest.
-    pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
-        let asked = self.states.iter().filter_map(|served| served.asked).max()?;
-        (self.states.len() > 1).then(|| asked.plus(ASKED_TIMES * tuning.retransmit.0))
+    /// A peer that answers each question with one page, late, is useful, and must not choose which state is fetched.
+    #[test]
+    fn a_newer_state_is_fetched_after_a_while_however_useful_peers_are() {
+        let states: Vec<_> = [10, 20, 30].into_iter().map(certified).collect();
+        let (late, mut questions, mut targeted) = (RETARGET_TIMES / 5, VecDeque::new(), Vec::new());
+        let mut transfer = transfer(1);
+        for steps in 0..STANDSTILL_TIMES + 4 * TARGET_TIMES {
+            let now = after(steps);
+            // There is always a newer one, until there is none.
+            let (_, stable) = &states[targeted.len().min(2)];
+            let mut told = transfer.on_time(now, &tuning(), Some(stable), Seq(0), nothing);
+            if transfer.target() == Some(stable.position) && targeted.len() < 3 {
+                targeted.push(steps);
+            }
+            while questions.front().is_some_and(|(due, _)| *due <= steps) {
+                let (_, question): (_, FetchPages) = questions.pop_front().expect("just seen");
+                let (state, _) = states.iter().find(|(_, of)| of.root == question.root).expect("one of them");
+                let answer = answer(state, question, 1);
+                told.extend(transfer.on_answer(now, &tuning(), ReplicaId(1), answer).expect("sound pages"));
+            }
+            for one in told {
+                if let ToPeer::Ask(_, question) = one {
+                    questions.push_back((steps + late, question));
+                }
+            }
+        }
+        let first = STANDSTILL_TIMES;
+        assert_eq!(targeted, [first, first + TARGET_TIMES, first + 3 * TARGET_TIMES]);
+    }
+
+    #[test]
+    fn a_state_that_the_disk_left_out_is_given_out_again() {
+        let (state, stable) = certified(10);
+        let mut transfer = transfer(1);
+        let whole = |transfer: &mut Transfer| transfer.take_whole(Seq(2)).expect("a sound state");
+        let told = transfer.on_time(after(0), &tuning(), Some(&stable), Seq(2), nothing);
+        assert!(told.is_empty(), "execution has not stood still yet");
+        let now = after(STANDSTILL_TIMES);
+        let mut told = transfer.on_time(now, &tuning(), Some(&stable), Seq(2), nothing);
+        while let Some(ToPeer::Ask(peer, question)) = told.pop() {
+            let answer = answer(&state, question, usize::MAX);
+            told.extend(transfer.on_answer(now, &tuning(), peer, answer).expect("sound pages"));
+        }
+        let (given, _) = whole(&mut transfer).expect("it is whole");
+        assert_eq!(given, position(10));
+        assert!(transfer.on_durable(position(1)).is_none());
+        assert!(whole(&mut transfer).is_none(), "what was given out before says nothing of it");
+        assert!(transfer.on_durable(position(3)).is_none());
+        let (given, _) = whole(&mut transfer).expect("what was given out after it has overtaken it");
+        assert_eq!(given, position(10));
+        assert!(whole(&mut transfer).is_none(), "once");
+        assert!(transfer.on_durable(position(10)).is_some() && !transfer.is_fetching());
+    }
+
+    #[test]
+    fn a_later_own_state_ends_the_transfer() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(1);
+        for steps in [0, STANDSTILL_TIMES] {
+            transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(2), nothing);
+        }
+        assert!(transfer.is_fetching());
+        assert!(transfer.on_durable(position(11)).is_none() && !transfer.is_fetching());
     }
 }

@@ -4,11 +4,14 @@ mod cluster;
 
 use cluster::*;
 use proptest::prelude::*;
-use quorate_replica::Reject;
+use quorate_replica::{Frozen, Reject};
+use quorate_state::{PageAnswer, PageRequest, Transfer, TransferOptions};
 use quorate_types::{
     BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, SessionId, Signature, View, limits,
 };
-use quorate_wire::message::{FetchHeaders, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, Status};
+use quorate_wire::message::{
+    FetchHeaders, FetchPages, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, Status,
+};
 use quorate_wire::{DecodeError, Frame, Header, Kind, LaneTip, Position, bundle, header, testing};
 
 fn frame(kind: Kind, payload: &[u8]) -> Frame {
@@ -160,6 +163,7 @@ fn every_reject_has_a_label_that_is_listed_once() {
         Reject::LaneBudget,
         Reject::FetchMismatch,
         Reject::StatePage,
+        Reject::PageQuestions,
         Reject::ConsensusSignature,
         Reject::Handshake,
         Reject::Consensus(Consensus::Parent),
@@ -249,6 +253,81 @@ fn a_flood_of_questions_in_one_burst_gets_one_answer() {
     assert_eq!(cluster.sent_by(R0, Kind::FetchedHeaders).len(), 1);
     assert_eq!(cluster.sent_by(R0, Kind::Batch).len(), 21);
     assert!(cluster.sent.len() < 300, "{}", cluster.sent.len());
+}
+
+/// Writes long values until a state with them is durable, and asks r0 for its pages until one question wants many of
+/// the values. Returns that question.
+fn question_with_a_long_answer(cluster: &mut Cluster) -> FetchPages {
+    let client = Client::open(cluster, 0, CoreId(0), R0);
+    cluster.run();
+    for number in 1..=12 {
+        // Equal values would be one.
+        let bytes = 200_000 + usize::try_from(number).expect("a small number");
+        client.send(cluster, R0, number, &vec![set(&format!("key {number}"), bytes)]);
+        cluster.run();
+    }
+    let root = cluster.machine(R0).checkpoint.as_ref().and_then(Frozen::known_root).expect("it is hashed");
+    let options = TransferOptions { request_bytes: limits::FETCH_BYTES_MAX, ..TransferOptions::default() };
+    let mut walk = Transfer::new(root, options);
+    for _ in 0..100 {
+        let PageRequest { number, root, wanted } = walk.request(cluster.now, R0).expect("more is wanted");
+        let values = wanted.iter().filter(|name| name.entry.is_some()).count();
+        let question = FetchPages { request: number, root, wanted };
+        if values > 6 {
+            return question;
+        }
+        cluster.sent.clear();
+        cluster.inject(R3, R0, &question.encode());
+        cluster.run();
+        let answer = cluster.sent_by(R0, Kind::FetchedPages).pop().expect("an answer");
+        let FetchedPages { request: number, root, top, pages, values } =
+            FetchedPages::decode(answer.payload()).expect("an own frame");
+        walk.on_answer(cluster.now, R0, &PageAnswer { number, root, top, pages, values }).expect("no lie");
+    }
+    panic!("no question wants many values");
+}
+
+/// The answer is a thousand times as long as the question.
+#[test]
+fn a_flood_of_questions_for_pages_gets_bounded_answers() {
+    for cores in [1, 2] {
+        let mut cluster = Cluster::with(4, 1, cores, |tuning| tuning.checkpoint_interval = 4);
+        let question = question_with_a_long_answer(&mut cluster);
+        let connections: Vec<_> =
+            (0..4).map(|_| cluster.connect(R0, CoreId(0), &testing::client_key_number(1))).collect();
+        cluster.sent.clear();
+        cluster.to_clients.clear();
+        cluster.largest_step_of_pages = 0;
+        for peer in [R2, R3] {
+            for _ in 0..100 {
+                cluster.inject(peer, R0, &question.encode());
+            }
+        }
+        for connection in &connections {
+            cluster.client_frame(R0, *connection, &question.encode());
+        }
+        assert!(
+            cluster.sent.is_empty() && cluster.to_clients.is_empty(),
+            "nothing before the end of the burst"
+        );
+        assert_eq!(cluster.rejects, [(R0, Reject::PageQuestions); 196], "dropped where they arrive");
+        assert_eq!(cluster.closed_peers, []);
+        cluster.run();
+        let answers = cluster.sent_by(R0, Kind::FetchedPages);
+        assert_eq!(answers.len(), 4, "two of each peer");
+        assert!(answers.iter().all(|answer| answer.bytes().len() > limits::FETCH_BYTES_MAX / 2));
+        assert_eq!(cluster.to_clients.len(), connections.len());
+        let largest = cluster.largest_step_of_pages;
+        assert!(largest < 2 * limits::FETCH_BYTES_MAX, "{largest} bytes in one tick");
+        // What is answered makes room, and who is gone is not answered.
+        cluster.inject(R3, R0, &question.encode());
+        cluster.inject(R2, R0, &question.encode());
+        let link = LinkId(0);
+        cluster.peer_input(R0, link, quorate_replica::Input::PeerDisconnected { peer: R2, link });
+        cluster.run();
+        assert_eq!(cluster.sent_by(R0, Kind::FetchedPages).len(), 5);
+        assert_eq!(cluster.rejects.len(), 196);
+    }
 }
 
 fn kind() -> impl Strategy<Value = Kind> {

@@ -1,5 +1,7 @@
 //! The serving side of a state transfer.
 
+use std::collections::BTreeSet;
+
 use quorate_types::{Digest, PageName};
 
 use crate::frozen::Frozen;
@@ -42,7 +44,7 @@ impl Frozen {
 
     /// What this state has of what is asked for, in that order, up to the first page that would exceed `bytes_max`
     /// (but always one). A page is given out only if it has the digest that is asked for, so any state may answer:
-    /// much of a newer one is the same. Costs copying what is sent; hashes nothing, and so has nothing to say while
+    /// much of a newer one is the same. What is named twice is given out once. Costs copying what is sent; hashes nothing, and so has nothing to say while
     /// the state was not hashed.
     #[must_use]
     pub fn answer(&self, request: &PageRequest, bytes_max: usize) -> PageAnswer {
@@ -54,9 +56,12 @@ impl Frozen {
             pages: Vec::new(),
             values: Vec::new(),
         };
-        let mut left = bytes_max;
+        let (mut left, mut given) = (bytes_max, BTreeSet::new());
         for name in &request.wanted {
             let Some(found) = self.find(name) else { continue };
+            if !given.insert(name.digest) {
+                continue;
+            }
             let bytes = found.len();
             if bytes > left && left < bytes_max {
                 break;

@@ -6,6 +6,9 @@
 //! Nothing a peer says is believed but bytes with the digest that was asked for: height and shape of the tree follow
 //! from the root, which covers them.
 //!
+//! *Slow peers.* What a peer leaves out, or does not answer, is not asked of it again before the others have had their
+//! turn. So one that gives little, and that late, holds a few pages up and not the walk.
+//!
 //! *Resuming.* What was received can be written at any time as a partial checkpoint
 //! ([`PageStore::begin_partial`](crate::PageStore::begin_partial) of [`Transfer::received`]); after a restart it is
 //! [loaded](crate::PageStore::load_forest) and given to [`Transfer::reuse_forest`], like any older state.
@@ -37,7 +40,8 @@ pub struct TransferOptions {
     pub requests_per_peer: usize,
     /// When a request that was not answered is put to others.
     pub patience: Nanoseconds,
-    /// How long a peer that had nothing, or did not answer, is not asked.
+    /// How long a peer that had nothing, or did not answer, is not asked, and how long no peer is asked for what it
+    /// left out.
     pub pause: Nanoseconds,
 }
 
@@ -45,7 +49,7 @@ impl Default for TransferOptions {
     fn default() -> Self {
         Self {
             request_bytes: 1024 * 1024,
-            requests_per_peer: 2,
+            requests_per_peer: limits::PAGE_REQUESTS_MAX,
             patience: Nanoseconds(5_000_000_000),
             pause: Nanoseconds(1_000_000_000),
         }
@@ -80,6 +84,8 @@ pub struct Received {
 #[derive(Debug)]
 struct Open {
     peer: ReplicaId,
+    /// The root that was wanted then.
+    root: Digest,
     sent: Nanoseconds,
     /// What was asked for and has not come.
     digests: BTreeSet<Digest>,
@@ -103,6 +109,8 @@ pub struct Transfer {
     values: BTreeMap<Digest, Arc<LongValue>>,
     banned: BTreeSet<ReplicaId>,
     resting: BTreeMap<ReplicaId, Nanoseconds>,
+    /// Who has left out what is wanted, and until when it is not asked for it again.
+    left_out: BTreeMap<Digest, BTreeMap<ReplicaId, Nanoseconds>>,
     received: Received,
     reused: u64,
 }
@@ -137,6 +145,7 @@ impl Transfer {
             values: BTreeMap::new(),
             banned: BTreeSet::new(),
             resting: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             received: Received::default(),
             reused: 0,
         }
@@ -164,7 +173,7 @@ impl Transfer {
     }
 
     /// Goes on with another root, usually a newer one. What is there already and equal is kept; answers that are
-    /// still on their way are of no use any more.
+    /// still on their way are of no use any more. Until they are here, the peers are still busy with them.
     pub fn retarget(&mut self, root: Digest) {
         if root == self.root {
             return;
@@ -179,14 +188,17 @@ impl Transfer {
         self.builder = Builder::default();
         self.wanted.clear();
         self.asked.clear();
-        self.open.clear();
+        self.open.values_mut().for_each(|open| open.digests.clear());
         self.resting.clear();
+        self.left_out.clear();
     }
 
     /// The next request to this peer; nothing while it has enough open, rests or is banned, or nothing is wanted.
     /// Ask until there is none, for each peer.
     pub fn request(&mut self, now: Nanoseconds, peer: ReplicaId) -> Option<PageRequest> {
-        let open = self.open.values().filter(|open| open.peer == peer).count();
+        let mut of_peer = self.open.values().filter(|open| open.peer == peer);
+        let open = of_peer.clone().count();
+        let asked = of_peer.any(|open| open.root == self.root);
         let resting = self.resting.get(&peer).is_some_and(|until| *until > now);
         if self.whole.is_some()
             || self.banned.contains(&peer)
@@ -195,14 +207,14 @@ impl Transfer {
         {
             return None;
         }
-        let (wanted, digests) = if self.top.is_some() { self.choose() } else { Default::default() };
+        let (wanted, digests) = if self.top.is_some() { self.choose(now, peer) } else { Default::default() };
         // Without the top there is nothing else to ask for, and once is enough for each peer.
-        if digests.is_empty() && (self.top.is_some() || open > 0) {
+        if digests.is_empty() && (self.top.is_some() || asked) {
             return None;
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.open.insert(number, Open { peer, sent: now, digests });
+        self.open.insert(number, Open { peer, root: self.root, sent: now, digests });
         Some(PageRequest { number, root: self.root, wanted })
     }
 
@@ -216,13 +228,15 @@ impl Transfer {
         peer: ReplicaId,
         answer: &PageAnswer,
     ) -> Result<Received, BadAnswer> {
-        let open = self.open.get(&answer.number).is_some_and(|open| open.peer == peer);
-        if !open || answer.root != self.root {
+        let is_it =
+            self.open.get(&answer.number).is_some_and(|open| open.peer == peer && open.root == answer.root);
+        let open = if is_it { self.open.remove(&answer.number) } else { None };
+        let Some(mut open) = open.filter(|open| open.root == self.root) else {
             return Ok(Received::default());
-        }
-        let Some(mut open) = self.open.remove(&answer.number) else { return Ok(Received::default()) };
+        };
         let result = self.take(&mut open, answer);
         self.ask_again(&open);
+        self.leave_out(now, &open);
         match result {
             Ok(received) => {
                 let useless = received.pages == 0 && (answer.top.is_none() || !open.digests.is_empty());
@@ -252,6 +266,7 @@ impl Transfer {
         for number in late {
             if let Some(open) = self.open.remove(&number) {
                 self.ask_again(&open);
+                self.leave_out(now, &open);
                 self.rest(now, open.peer);
                 peers.push(open.peer);
             }
@@ -355,6 +370,7 @@ impl Transfer {
 
     fn fill(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), BadAnswer> {
         let mut below = Vec::new();
+        self.left_out.remove(digest);
         for want in self.asked.remove(digest).unwrap_or_default() {
             self.builder.fill(&want, bytes, None, &mut below).map_err(BadAnswer::Page)?;
         }
@@ -390,14 +406,18 @@ impl Transfer {
         }
     }
 
-    /// What one request asks for.
-    fn choose(&mut self) -> (Vec<PageName>, BTreeSet<Digest>) {
-        let (mut names, mut digests) = (Vec::new(), BTreeSet::new());
+    /// What one request asks this peer for.
+    fn choose(&mut self, now: Nanoseconds, peer: ReplicaId) -> (Vec<PageName>, BTreeSet<Digest>) {
+        let (mut names, mut digests, mut for_others) = (Vec::new(), BTreeSet::new(), Vec::new());
         let mut left = self.options.request_bytes;
         while names.len() < limits::FETCH_PAGES_MAX {
             let Some(want) = self.wanted.pop() else { break };
             if let Some(places) = self.asked.get_mut(&want.digest) {
                 places.push(want);
+                continue;
+            }
+            if self.is_left_out(now, peer, &want.digest) {
+                for_others.push(want);
                 continue;
             }
             let bytes = bytes_max_of(&want);
@@ -411,6 +431,7 @@ impl Transfer {
             digests.insert(want.digest);
             self.asked.insert(want.digest, vec![want]);
         }
+        self.wanted.extend(for_others.into_iter().rev());
         (names, digests)
     }
 
@@ -418,6 +439,19 @@ impl Transfer {
     fn ask_again(&mut self, open: &Open) {
         for digest in &open.digests {
             self.wanted.extend(self.asked.remove(digest).unwrap_or_default());
+        }
+    }
+
+    fn is_left_out(&self, now: Nanoseconds, peer: ReplicaId, digest: &Digest) -> bool {
+        let until = self.left_out.get(digest).and_then(|peers| peers.get(&peer));
+        until.is_some_and(|until| *until > now)
+    }
+
+    /// What did not come is for others first.
+    fn leave_out(&mut self, now: Nanoseconds, open: &Open) {
+        let until = Nanoseconds(now.0.saturating_add(self.options.pause.0));
+        for digest in &open.digests {
+            self.left_out.entry(*digest).or_default().insert(open.peer, until);
         }
     }
 

@@ -66,6 +66,8 @@ pub const HEADERS_KEPT_MAX: u64 = 16 * 1024;
 pub const FETCH_HEADERS_MAX: usize = 256;
 /// The number of pages that one request of a state transfer names.
 pub const FETCH_PAGES_MAX: usize = 256;
+/// The requests of a state transfer that one replica has open with another.
+pub const PAGE_REQUESTS_MAX: usize = 2;
 /// The levels of the state's tree.
 pub const TREE_HEIGHT_MAX: usize = 16;
 /// The bytes of batches in one answer to a fetch.

@@ -80,6 +80,8 @@ pub(crate) struct Cluster {
     pub(crate) stages: BTreeMap<(ReplicaId, Stage), u64>,
     /// The most bytes that one step sent to clients.
     pub(crate) largest_step_to_clients: usize,
+    /// The most bytes of pages of states that one step sent to anyone.
+    pub(crate) largest_step_of_pages: usize,
 }
 
 impl Cluster {
@@ -140,6 +142,7 @@ impl Cluster {
             reports: Vec::new(),
             operations: BTreeMap::new(),
             stages: BTreeMap::new(),
+            largest_step_of_pages: 0,
             largest_step_to_clients: 0,
             config,
         };
@@ -190,6 +193,15 @@ impl Cluster {
         };
         let bytes = effects.iter().map(to_clients).sum();
         self.largest_step_to_clients = self.largest_step_to_clients.max(bytes);
+        let of_pages = |effect: &Effect| match effect {
+            Effect::SendPeer { frame, .. } | Effect::SendClient { frame, .. }
+                if frame.kind() == Kind::FetchedPages =>
+            {
+                frame.bytes().len()
+            }
+            _ => 0,
+        };
+        self.largest_step_of_pages = self.largest_step_of_pages.max(effects.iter().map(of_pages).sum());
         effects.into_iter().for_each(|effect| self.carry_out(me, core, effect));
     }
 

@@ -46,6 +46,8 @@ impl Trouble {
             Reject::Busy => true,
             // A replica that is cut off or slow executes late, and holds a bounded part of what comes meanwhile.
             Reject::BatchGap | Reject::LaneBudget => self != Self::Calm,
+            // Questions that come doubled, or with those that were given up before them.
+            Reject::PageQuestions => self != Self::Calm,
             Reject::BatchFork => self == Self::Amnesia,
             Reject::Malformed(_)
             | Reject::ForeignBundle

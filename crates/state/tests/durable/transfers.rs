@@ -212,6 +212,47 @@ fn a_newer_root_in_the_middle_keeps_what_is_equal() {
     finish(transfer, second);
 }
 
+/// Whoever answers counts what is open, and drops what is too much.
+#[test]
+fn after_a_newer_root_no_peer_is_asked_for_more_than_before() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let mut transfer = Transfer::new(root, SMALL);
+    let mut network = Network::new(&[Manner::Honest], &frozen, 1);
+    for _ in 0..9 {
+        network.turn(&mut transfer);
+    }
+    while let Some(request) = transfer.request(Nanoseconds(network.now), ReplicaId(0)) {
+        network.underway.push((ReplicaId(0), request));
+    }
+    assert_eq!(network.underway.len(), SMALL.requests_per_peer);
+    transfer.retarget(Digest([7; 32]));
+    let now = Nanoseconds(network.now);
+    assert_eq!(transfer.request(now, ReplicaId(0)), None, "it is busy with what was asked before");
+    let (peer, request) = network.underway.pop().expect("just counted");
+    let before = transfer.figures();
+    transfer
+        .on_answer(now, peer, &frozen.answer(&request, ANSWER_BYTES_MAX))
+        .expect("it is of no use, and no lie");
+    assert_eq!(transfer.figures(), before);
+    let next = transfer.request(now, ReplicaId(0)).expect("a place is free");
+    assert_eq!((next.root, next.wanted.len()), (transfer.root(), 0));
+}
+
+#[test]
+fn what_is_named_twice_is_given_out_once() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let mut transfer = Transfer::new(root, SMALL);
+    let mut network = Network::new(&[Manner::Honest], &frozen, 1);
+    network.turn(&mut transfer);
+    network.turn(&mut transfer);
+    let mut request = transfer.request(Nanoseconds(2), ReplicaId(0)).expect("the root's children are wanted");
+    let once = frozen.answer(&request, ANSWER_BYTES_MAX);
+    assert!(!once.pages.is_empty());
+    let first = request.wanted[0].clone();
+    request.wanted.splice(0..0, vec![first; 100]);
+    assert_eq!(frozen.answer(&request, ANSWER_BYTES_MAX), once);
+}
+
 #[test]
 fn what_was_received_outlasts_a_restart() {
     let (_, frozen, root) = hashed(60, 4000);
@@ -263,6 +304,37 @@ fn liars_are_told_from_the_slow_and_the_poor() {
     let bad: Vec<_> = network.bad.iter().map(|(peer, bad)| (manners[usize::from(peer.0)], *bad)).collect();
     let expected = [(Flips, BadAnswer::Unasked), (Tall, BadAnswer::Top), (Chatty, BadAnswer::Unasked)];
     assert_eq!(bad, expected);
+    finish(transfer, root);
+}
+
+/// A peer that answers each question with one page, just before patience ends, keeps what it was asked for from nobody.
+#[test]
+fn a_miser_does_not_hold_the_transfer_up() {
+    let (_, frozen, root) = hashed(60, 4000);
+    let (miser, honest) = (ReplicaId(0), ReplicaId(1));
+    let mut transfer = Transfer::new(root, SMALL);
+    let (mut now, mut slow) = (0, Vec::new());
+    let late = SMALL.patience.0 - 1;
+    while !transfer.is_finished() {
+        now += 1;
+        // Once for the root, for leaves and for their long values.
+        assert!(now < 4 * late, "{transfer:?}");
+        // It is asked first, always.
+        while let Some(request) = transfer.request(Nanoseconds(now), miser) {
+            slow.push((now + late, request));
+        }
+        if let Some(request) = transfer.request(Nanoseconds(now), honest) {
+            let answer = frozen.answer(&request, SMALL.request_bytes);
+            transfer.on_answer(Nanoseconds(now), honest, &answer).expect("no lie");
+        }
+        while slow.first().is_some_and(|(due, _)| *due <= now) {
+            let (_, request) = slow.remove(0);
+            let mut answer = frozen.answer(&request, SMALL.request_bytes);
+            answer.pages.truncate(1);
+            answer.values.clear();
+            transfer.on_answer(Nanoseconds(now), miser, &answer).expect("no lie");
+        }
+    }
     finish(transfer, root);
 }
 

@@ -1,0 +1,381 @@
+//! The states that this replica serves to whoever copies one: a peer that catches up, or a client that makes a backup
+//! (DESIGN section 6).
+//!
+//! The newest durable states answer: the newest certified one, and the newest. One that was asked for lately stays beside
+//! them. The batches above the oldest
+//! of them are kept, so that who copies it under load is not left behind again when it is done. There is one such place,
+//! and whoever asks on and on must not keep it from others: a peer holds the one state that it has asked for last, for a
+//! bounded time; clients' copies give way to peers.
+//!
+//! A question is small and its answer large. So answers leave at the end of a tick and are bounded in bytes; what is too
+//! much waits for the next one. How many questions one reader has open is limited where they arrive.
+
+use crate::interface::ClientConnection;
+use quorate_state::{Frozen, PageAnswer, PageRequest};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, Tuning, limits};
+use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
+use quorate_wire::{Frame, LaneTip};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// How long a state that was asked for stays, in retransmission times after the last question.
+const ASKED_TIMES: u64 = 100;
+/// For how long the questions of one peer keep states, in retransmission times; a large one is copied in that. Being
+/// silent wins back as much. A state that only clients ask for stays so long after a newer one has come.
+const PINNED_TIMES: u64 = 36_000;
+/// The states that are kept for serving, the newest included, and beside the newest certified one if that is another.
+const SERVED_MAX: usize = 2;
+/// The bytes of answers after which a tick answers no more.
+const ANSWERS_BYTES_MAX: usize = limits::FETCH_BYTES_MAX;
+
+/// A durable state that can be served.
+#[derive(Debug)]
+struct Served {
+    root: Digest,
+    state: Frozen,
+    tips: Arc<[LaneTip]>,
+    certificate: Option<Arc<CheckpointCertificate>>,
+    /// When a client has asked for it last.
+    copied: Option<Nanoseconds>,
+    /// Since when a newer one is there.
+    superseded: Option<Nanoseconds>,
+}
+
+/// What a peer asks for.
+#[derive(Debug)]
+struct Asking {
+    /// The root of the state that it has asked for last, and when.
+    root: Digest,
+    last: Nanoseconds,
+    /// For how many nanoseconds it has asked.
+    used: u64,
+}
+
+impl Served {
+    /// Until when a peer's questions keep it.
+    fn asked_until(&self, askings: &BTreeMap<ReplicaId, Asking>, step: u64) -> Option<Nanoseconds> {
+        let keeps = |asking: &&Asking| asking.root == self.root && asking.used < PINNED_TIMES * step;
+        askings.values().filter(keeps).map(|asking| asking.last.plus(ASKED_TIMES * step)).max()
+    }
+
+    /// Until when anybody's questions keep it.
+    fn in_use_until(&self, askings: &BTreeMap<ReplicaId, Asking>, step: u64) -> Option<Nanoseconds> {
+        let copied = self.copied.map(|copied| copied.plus(ASKED_TIMES * step));
+        let latest = self.superseded.map(|superseded| superseded.plus(PINNED_TIMES * step));
+        let copied = copied.map(|copied| latest.map_or(copied, |latest| copied.min(latest)));
+        self.asked_until(askings, step).max(copied)
+    }
+}
+
+/// Who asks for pages. A client copies a state and needs nothing of what leads on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Peer(ReplicaId),
+    Client(ClientConnection),
+}
+
+/// The durable states that answer.
+#[derive(Debug, Default)]
+pub(crate) struct Library {
+    states: VecDeque<Served>,
+    /// The tips above which batches are kept.
+    pinned: Option<Arc<[LaneTip]>>,
+    /// What is to be answered, the oldest first: a few questions of each reader, so everyone has a turn.
+    questions: VecDeque<(Reader, FetchPages)>,
+    /// What peers ask for. It outlasts their connections.
+    askings: BTreeMap<ReplicaId, Asking>,
+}
+
+impl Library {
+    /// A newer state is durable.
+    pub(crate) fn add(
+        &mut self,
+        root: Digest,
+        state: Frozen,
+        tips: Arc<[LaneTip]>,
+        stable: Option<&Arc<CheckpointCertificate>>,
+    ) {
+        let (certificate, copied, superseded) = (None, None, None);
+        self.states.push_back(Served { root, state, tips, certificate, copied, superseded });
+        stable.into_iter().for_each(|certificate| self.certify(certificate));
+    }
+
+    /// A state is certified. Its root covers the slot, too.
+    pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
+        let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
+        if let Some(served) = of_it {
+            served.certificate = Some(Arc::clone(certificate));
+        }
+    }
+
+    /// The certificate of the newest state that has one; the state stays for a while, to be copied.
+    pub(crate) fn certified(&mut self, now: Nanoseconds) -> Option<CheckpointCertificate> {
+        let newest = self.states.iter_mut().rev().find(|served| served.certificate.is_some())?;
+        newest.copied = Some(now);
+        newest.certificate.as_deref().cloned()
+    }
+
+    /// Notes a question.
+    pub(crate) fn ask(&mut self, reader: Reader, question: FetchPages) {
+        self.questions.push_back((reader, question));
+    }
+
+    /// This reader is gone: it is not answered any more.
+    pub(crate) fn forget(&mut self, reader: Reader) {
+        self.questions.retain(|(asker, _)| *asker != reader);
+    }
+
+    /// The answers that leave with this tick.
+    pub(crate) fn answers(&mut self, now: Nanoseconds, tuning: &Tuning) -> Vec<(Reader, Frame)> {
+        let (mut answers, mut bytes) = (Vec::new(), 0);
+        while bytes < ANSWERS_BYTES_MAX
+            && let Some((reader, question)) = self.questions.pop_front()
+        {
+            let frame = self.answer(now, tuning, reader, question).encode();
+            bytes += frame.bytes().len();
+            answers.push((reader, frame));
+        }
+        answers
+    }
+
+    /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
+    fn answer(
+        &mut self,
+        now: Nanoseconds,
+        tuning: &Tuning,
+        reader: Reader,
+        question: FetchPages,
+    ) -> FetchedPages {
+        let FetchPages { request: number, root, wanted } = question;
+        let found = self.states.iter().position(|served| served.root == root);
+        let index = found.or_else(|| self.states.len().checked_sub(1));
+        let Some(served) = index.and_then(|index| self.states.get_mut(index)) else {
+            return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
+        };
+        if found.is_some() {
+            match reader {
+                Reader::Peer(peer) => note_asking(&mut self.askings, now, tuning, peer, root),
+                Reader::Client(_) => served.copied = Some(now),
+            }
+        }
+        let request = PageRequest { number, root, wanted };
+        let PageAnswer { number, root, top, pages, values } =
+            served.state.answer(&request, limits::FETCH_BYTES_MAX);
+        FetchedPages { request: number, root, top, pages, values }
+    }
+
+    /// Lets go of states that are neither the newest nor in use. Says above which tips batches are to be kept, if that
+    /// has changed.
+    pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
+        let (askings, step) = (&self.askings, tuning.retransmit.0);
+        let newest = self.states.len().saturating_sub(1);
+        // What is not certified cannot be copied. With f others down for good, it may be certified only by one that has
+        // copied the last certified state.
+        let certified = self.states.iter().rposition(|served| served.certificate.is_some());
+        let mut index = 0;
+        self.states.retain_mut(|served| {
+            index += 1;
+            if index > newest || Some(index - 1) == certified {
+                return true;
+            }
+            served.superseded.get_or_insert(now);
+            served.in_use_until(askings, step).is_some_and(|until| now < until)
+        });
+        loop {
+            let newest = self.states.len().saturating_sub(1);
+            let certified = self.states.iter().rposition(|served| served.certificate.is_some());
+            let both = usize::from(certified.is_some_and(|certified| certified != newest));
+            if self.states.len() <= SERVED_MAX + both {
+                break;
+            }
+            // What only clients read gives way first; else the oldest stays, which has been asked for the longest.
+            let older = (1..newest).chain([0]).filter(|index| Some(*index) != certified);
+            let is_asked =
+                |served: &Served| served.asked_until(askings, step).is_some_and(|until| now < until);
+            let victim = older.clone().find(|index| !is_asked(&self.states[*index])).or(older.clone().next());
+            let Some(victim) = victim else { break };
+            self.states.remove(victim);
+        }
+        let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
+        let same = match (&self.pinned, &pinned) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return None;
+        }
+        self.pinned.clone_from(&pinned);
+        Some(pinned)
+    }
+
+    /// When there is something to do: at once while questions wait, or when a state may be let go of.
+    pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
+        if !self.questions.is_empty() {
+            return Some(Nanoseconds(0));
+        }
+        let older = self.states.iter().take(self.states.len().saturating_sub(1));
+        older.filter_map(|served| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
+    }
+}
+
+fn note_asking(
+    askings: &mut BTreeMap<ReplicaId, Asking>,
+    now: Nanoseconds,
+    tuning: &Tuning,
+    peer: ReplicaId,
+    root: Digest,
+) {
+    let asking = askings.entry(peer).or_insert(Asking { root, last: now, used: 0 });
+    let gap = now.since(asking.last);
+    let silent = gap >= ASKED_TIMES * tuning.retransmit.0;
+    asking.used = if silent { asking.used.saturating_sub(gap) } else { asking.used.saturating_add(gap) };
+    (asking.root, asking.last) = (root, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_state::State;
+    use quorate_types::{CoreId, Seq};
+
+    const CLIENT: Reader = Reader::Client(ClientConnection { core: CoreId(0), number: 1 });
+    const HONEST: Reader = Reader::Peer(ReplicaId(1));
+    const GREEDY: Reader = Reader::Peer(ReplicaId(2));
+    const SECOND: u64 = 1_000_000_000;
+
+    struct Shelf {
+        library: Library,
+        tuning: Tuning,
+        now: Nanoseconds,
+    }
+
+    impl Shelf {
+        fn new() -> Self {
+            let (library, tuning) = (Library::default(), Tuning::default());
+            Self { library, tuning, now: Nanoseconds(1_000 * SECOND) }
+        }
+
+        /// A state after a slot is durable, and the tick ends; returns its root.
+        fn add(&mut self, seq: u64) -> Digest {
+            let mut state = State::new([]);
+            state.note_header(Seq(seq), Digest([1; 32]), Nanoseconds(seq));
+            let root = state.root();
+            self.library.add(root, state.freeze(), Arc::new([]), None);
+            self.end_tick();
+            root
+        }
+
+        fn certify(&mut self, seq: u64, root: Digest) {
+            let position = quorate_wire::Position { seq: Seq(seq), digest: Digest([1; 32]) };
+            let (next_config, signatures) = (Digest([2; 32]), Vec::new());
+            let certificate = CheckpointCertificate { position, root, next_config, signatures };
+            self.library.certify(&Arc::new(certificate));
+        }
+
+        fn ask(&mut self, reader: Reader, root: Digest) {
+            self.library.ask(reader, FetchPages { request: 1, root, wanted: Vec::new() });
+            assert_eq!(self.library.deadline(&self.tuning), Some(Nanoseconds(0)));
+            assert_eq!(self.library.answers(self.now, &self.tuning).len(), 1);
+            self.end_tick();
+        }
+
+        fn end_tick(&mut self) {
+            self.library.on_time(self.now, &self.tuning);
+            let deadline = self.library.deadline(&self.tuning);
+            assert!(deadline.is_none_or(|deadline| deadline > self.now), "it would be called again at once");
+            assert!(self.library.states.len() <= SERVED_MAX);
+        }
+
+        fn wait(&mut self, nanoseconds: u64) {
+            self.now = self.now.plus(nanoseconds);
+            self.end_tick();
+        }
+
+        fn pinned(&self) -> u64 {
+            PINNED_TIMES * self.tuning.retransmit.0
+        }
+
+        fn roots(&self) -> Vec<Digest> {
+            self.library.states.iter().map(|served| served.root).collect()
+        }
+    }
+
+    #[test]
+    fn what_only_clients_read_gives_way_to_what_a_peer_reads() {
+        for readers in [[CLIENT, HONEST], [HONEST, CLIENT]] {
+            let mut shelf = Shelf::new();
+            let roots = readers.map(|reader| {
+                let root = shelf.add(if reader == CLIENT { 10 } else { 20 });
+                shelf.ask(reader, root);
+                (reader, root)
+            });
+            let newest = shelf.add(30);
+            let (_, read) = roots.into_iter().find(|(reader, _)| *reader == HONEST).expect("one is");
+            assert_eq!(shelf.roots(), [read, newest], "{readers:?}");
+        }
+    }
+
+    /// A peer that has gone on to a newer state holds the older one no more, and so not the place for it either.
+    /// A replica that catches up may be needed to certify a newer one.
+    #[test]
+    fn a_certified_state_stays_until_a_newer_one_is_certified() {
+        let mut shelf = Shelf::new();
+        let first = shelf.add(10);
+        shelf.certify(10, first);
+        shelf.add(20);
+        shelf.now = shelf.now.plus(1_000 * SECOND);
+        let third = shelf.add(30);
+        assert_eq!(shelf.roots(), [first, third], "nobody asks for the one between");
+        shelf.ask(HONEST, third);
+        let fourth = shelf.add(40);
+        assert_eq!(shelf.roots(), [first, third, fourth]);
+        shelf.certify(40, fourth);
+        shelf.now = shelf.now.plus(1_000 * SECOND);
+        shelf.end_tick();
+        assert_eq!(shelf.roots(), [fourth]);
+    }
+
+    #[test]
+    fn a_peer_holds_the_state_that_it_has_asked_for_last() {
+        let mut shelf = Shelf::new();
+        let first = shelf.add(10);
+        shelf.ask(HONEST, first);
+        shelf.add(20);
+        assert_eq!(shelf.roots(), [first, second]);
+        shelf.ask(HONEST, second);
+        let third = shelf.add(30);
+        assert_eq!(shelf.roots(), [second, third]);
+        shelf.wait(ASKED_TIMES * shelf.tuning.retransmit.0);
+        assert_eq!(shelf.roots(), [third], "nobody has asked for long");
+    }
+
+    #[test]
+    fn who_asks_on_and_on_does_not_keep_the_place_from_others() {
+        for greedy in [GREEDY, CLIENT] {
+            let mut shelf = Shelf::new();
+            let first = shelf.add(1);
+            shelf.ask(greedy, first);
+            let mut newest = shelf.add(2);
+            let end = shelf.now.plus(shelf.pinned());
+            while shelf.now < end {
+                assert_eq!(shelf.roots(), [first, newest], "a large state can be copied");
+                shelf.wait(SECOND);
+                shelf.ask(greedy, first);
+            }
+            assert_eq!(shelf.roots(), [newest], "long enough");
+            // It goes on to what is the newest then, and another peer to the one after that.
+            shelf.ask(greedy, newest);
+            let read = shelf.add(3);
+            shelf.ask(greedy, newest);
+            shelf.ask(HONEST, read);
+            newest = shelf.add(4);
+            assert_eq!(shelf.roots(), [read, newest]);
+            // Who was silent for long may copy one again.
+            shelf.wait(shelf.pinned());
+            shelf.ask(greedy, newest);
+            let last = shelf.add(5);
+            assert_eq!(shelf.roots(), [newest, last]);
+        }
+    }
+}
