@@ -263,7 +263,7 @@ impl Lanes {
         for link in self.links.values_mut() {
             link.own.on_durable(now, upto, |time| out.push(Output::Stage(time)));
         }
-        self.records.on_durable(upto, out);
+        self.records_on_durable(upto, out);
     }
 
     /// A committed header names the own lane of `link` up to `upto`; it was accepted, prepared and committed here at

@@ -18,13 +18,13 @@ fn trim(node: &mut Node, tips: &[quorate_wire::LaneTip]) -> Vec<u64> {
 #[test]
 fn the_journal_is_needed_from_the_first_batch_above_the_checkpoint() {
     let mut node = Node::new(R0);
+    assert_eq!(trim(&mut node, &[]), Vec::<u64>::new());
     let (one, two) = (Chain::new(&node.config, R1, 4, 1), Chain::new(&node.config, R2, 4, 2));
     for number in 1..=4 {
         node.receive(&one, number..=number);
         node.receive(&two, number..=number);
     }
     durable(&mut node, 8);
-    assert_eq!(trim(&mut node, &[]), Vec::<u64>::new());
     node.lanes.on_executed(&[one.tips[3], two.tips[1]]);
     assert_eq!(trim(&mut node, &[one.tips[2], two.tips[1]]), [3], "executed above the checkpoint is needed");
     node.lanes.on_executed(&[one.tips[4], two.tips[4]]);
@@ -69,7 +69,6 @@ fn an_old_batch_that_is_still_needed_is_appended_again() {
     durable(&mut node, 4);
     node.lanes.on_executed(&[busy.tips[3]]);
     assert_eq!(trim(&mut node, &[busy.tips[2]]), Vec::<u64>::new());
-    assert_eq!(trim(&mut node, &[busy.tips[3]]), Vec::<u64>::new());
     busy = busy.grown(&node.config, 1, 1, 16);
     node.receive(&busy, 4..=4);
     node.lanes.on_executed(&[busy.tips[4]]);
@@ -86,6 +85,38 @@ fn an_old_batch_that_is_still_needed_is_appended_again() {
     assert_eq!(node.take().trims(), [5]);
     node.lanes.on_executed(&[still.tips[1]]);
     assert_eq!(trim(&mut node, &[still.tips[1], busy.tips[4]]), [6]);
+}
+
+/// An origin that sends much that nobody orders keeps the journal no longer than from one checkpoint to the next but one.
+#[test]
+fn however_much_nobody_orders_the_journal_does_not_begin_there_for_long() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_open_max = 4000);
+    let (still, busy) = (Chain::new(&node.config, R3, 40, 9), Chain::new(&node.config, R1, 2, 1));
+    let each = still.frame(1).payload().len();
+    node.receive(&still, 1..=40);
+    assert!(40 * each > 2 * 4000, "more than what an honest origin has open");
+    node.receive(&busy, 1..=1);
+    node.lanes.on_executed(&[busy.tips[1]]);
+    durable(&mut node, 41);
+    assert_eq!(trim(&mut node, &[busy.tips[1]]), Vec::<u64>::new(), "it may be ordered yet");
+    node.receive(&busy, 2..=2);
+    durable(&mut node, 42);
+    node.lanes.on_executed(&[busy.tips[2]]);
+    node.take();
+    node.lanes.trim(&[busy.tips[2]], &mut node.out);
+    let (mut rewritten, mut trimmed) = (0, 0);
+    loop {
+        let outputs = node.take();
+        let appended = outputs.appended();
+        trimmed = outputs.trims().last().copied().unwrap_or(trimmed);
+        let Some(last) = appended.last() else { break };
+        assert!((appended.len() - 1) * each < 1000, "no more at once than the disk is to take beside others");
+        rewritten += appended.len();
+        durable(&mut node, last.0);
+    }
+    assert_eq!((rewritten, trimmed), (40, 42));
+    node.lanes.on_executed(&[still.tips[40]]);
+    assert_eq!(trim(&mut node, &[still.tips[40], busy.tips[2]]), [82]);
 }
 
 #[test]
