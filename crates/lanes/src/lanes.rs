@@ -93,8 +93,8 @@ pub enum Reject {
     /// Two different batches at one position.
     #[error("a second batch at one position of a lane")]
     Fork,
-    /// A lane with too much that is not executed.
-    #[error("a lane over its budget")]
+    /// A lane with too much that is not executed, or a journal with too much that is not durable.
+    #[error("a lane over its budget, or a disk that is far behind")]
     Budget,
     /// Fetched batches that are not what was asked for.
     #[error("fetched batches that do not match the digest asked for")]
@@ -324,7 +324,7 @@ impl Lanes {
         self.last_lsn = self.last_lsn.next();
         let lsn = self.last_lsn;
         out.push(Output::Append { lsn, frame: batch.frame().clone() });
-        self.records.push(lsn, batch.tip());
+        self.records.push(lsn, batch.tip(), batch.bytes());
         lsn
     }
 
@@ -540,6 +540,7 @@ impl Lanes {
         // again: those of one session keep their order only if nothing is sealed in between.
         pending > 0
             && !self.is_mute
+            && !self.is_disk_behind()
             && state.adoption.is_none()
             && share.lane.forked() == 0
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)

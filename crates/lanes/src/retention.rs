@@ -27,6 +27,9 @@ struct Pass {
 pub(crate) struct Records {
     records: VecDeque<(Lsn, LaneTip)>,
     durable: Lsn,
+    /// What is not durable: positions with lengths.
+    undurable: VecDeque<(Lsn, usize)>,
+    undurable_bytes: usize,
     /// The end of the journal when it was trimmed last.
     end: Lsn,
     /// The trim that is not finished.
@@ -37,8 +40,10 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn push(&mut self, lsn: Lsn, tip: LaneTip) {
+    pub(crate) fn push(&mut self, lsn: Lsn, tip: LaneTip, bytes: usize) {
         self.records.push_back((lsn, tip));
+        self.undurable.push_back((lsn, bytes));
+        self.undurable_bytes += bytes;
     }
 
     /// These lie in the journal, which ends at `last`.
@@ -50,6 +55,9 @@ impl Records {
     /// The journal is durable up to `upto`: what waited for that may be trimmed.
     pub(crate) fn on_durable(&mut self, upto: Lsn, out: &mut Vec<Output>) {
         self.durable = self.durable.max(upto);
+        while let Some((_, bytes)) = self.undurable.pop_front_if(|(lsn, _)| *lsn <= self.durable) {
+            self.undurable_bytes -= bytes;
+        }
         if let Some((after, upto)) = self.waiting
             && after <= self.durable
         {
@@ -63,6 +71,12 @@ impl Records {
 }
 
 impl Lanes {
+    /// Whether the disk is so far behind that nothing more is appended to the journal. What others send meanwhile is
+    /// dropped, and sent again or fetched later.
+    pub(crate) fn is_disk_behind(&self) -> bool {
+        self.records.undurable_bytes > self.tuning().undurable_bytes_max
+    }
+
     /// The state with these lane tips is durable and certified: puts out, now or once the journal is durable far
     /// enough, up to where it is not needed any more.
     ///

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use quorate_lanes::Reject;
 use quorate_types::{LaneNumber, Lsn, Nanoseconds};
 
 fn durable(node: &mut Node, upto: u64) {
@@ -128,6 +129,59 @@ fn a_recovered_journal_is_trimmed_as_well() {
     assert_eq!(trim(&mut node, &[chain.tips[2]]), [2]);
     node.lanes.on_executed(&[chain.tips[5]]);
     assert_eq!(trim(&mut node, &[chain.tips[4]]), [4]);
+}
+
+/// Others go on without a replica whose disk stalls: what they send must not pile up in its memory.
+#[test]
+fn what_is_not_durable_is_bounded_and_what_was_dropped_is_fetched_later() {
+    const BOUND: usize = 2000;
+    let mut node = Node::with(R0, |tuning| tuning.undurable_bytes_max = BOUND);
+    let chain = Chain::new(&node.config, R1, 40, 1);
+    let each = chain.frame(1).bytes().len();
+    let mut taken = 0;
+    while node.batch(chain.frame(taken + 1)).is_ok() {
+        taken += 1;
+        node.lanes.on_executed(&[chain.tips[taken]]);
+    }
+    assert_eq!(node.batch(chain.frame(taken + 1)), Err(Reject::Budget));
+    assert!(taken * each > BOUND && taken * each <= BOUND + each, "{taken} batches of {each} bytes");
+    node.tick();
+    node.take();
+    node.want(chain.tips[40]);
+    assert!(node.admit(16));
+    node.wait(3);
+    let outputs = node.take();
+    assert!(outputs.questions().is_empty(), "nothing is fetched either");
+    assert!(outputs.broadcasts().is_empty() && outputs.appended().is_empty(), "and nothing sealed");
+    durable(&mut node, taken as u64);
+    node.wait(2);
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts().len(), 1);
+    let (server, _) = outputs.question();
+    node.fetched(server, &chain.answer(40, taken + 1)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers().len(), 40 - taken);
+}
+
+#[test]
+fn what_was_fetched_when_the_disk_fell_behind_is_fetched_again() {
+    let mut node = Node::with(R0, |tuning| tuning.undurable_bytes_max = 2000);
+    let (one, two) = (Chain::new(&node.config, R1, 3, 1), Chain::new(&node.config, R2, 40, 2));
+    node.want(one.tips[3]);
+    let (server, _) = node.take().question();
+    let mut taken = 0;
+    while node.batch(two.frame(taken + 1)).is_ok() {
+        taken += 1;
+    }
+    node.take();
+    node.fetched(server, &one.answer(3, 1)).unwrap();
+    assert!(node.take().appended().is_empty());
+    durable(&mut node, taken as u64);
+    node.wait(2);
+    let (server, _) = node.take().question();
+    node.fetched(server, &one.answer(3, 1)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers(), [1, 2, 3]);
 }
 
 #[test]
