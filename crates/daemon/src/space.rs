@@ -1,5 +1,6 @@
 //! Whether there is room for more: what the logs and the disk say, and when that means taking no more writes.
 
+use quorate_types::ClusterConfig;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -13,6 +14,29 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
 /// Whether an error says that the disk is full, or what this user may have of it: that may pass.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What the records of one header take in a log beside its batches, with what groups are filled up with: its Accept, its
+/// certificates and the acknowledgements of its batches are a few groups of a few blocks.
+const HEADER_BYTES: u64 = 16 * 1024;
+
+/// Over this part of what logs may take no writes are taken, and up to this part they are again, in eighths.
+const STOP_EIGHTHS: u64 = 6;
+const RESUME_EIGHTHS: u64 = 5;
+
+/// The least that the logs of all `cores` may take together, so that writes that end for want of room in the log are
+/// taken again: logs are trimmed at checkpoints, and a cluster that takes no writes comes to none. Logs reach back
+/// behind the last checkpoint but one, and hold what lanes may have that is not executed: as much as a receiver takes
+/// of faulty origins, and as much as the others may have open.
+pub(crate) fn journal_bytes_min(cluster: &ClusterConfig, cores: usize, segment_bytes_max: u64) -> u64 {
+    let (tuning, quorums) = (cluster.tuning(), cluster.quorums());
+    let checkpoints = 2 * (tuning.checkpoint_bytes + tuning.checkpoint_interval * HEADER_BYTES);
+    let (faulty, correct) = (quorums.faults as u64, (quorums.replicas - quorums.faults) as u64);
+    let open = tuning.lane_bytes_open_max as u64;
+    let lanes = u64::from(cluster.links()) * (faulty * tuning.lane_bytes_held_max() as u64 + correct * open);
+    // Segments are needed as a whole.
+    let segments = 2 * cores as u64 * segment_bytes_max;
+    (checkpoints + lanes + segments).div_ceil(RESUME_EIGHTHS) * 8
 }
 
 /// Why the replica takes no writes.
@@ -82,8 +106,8 @@ impl Limits {
             return Some(ReadOnly::Checkpoint);
         }
         let needed_enough = match now {
-            Some(ReadOnly::Journal) => journal_bytes_max / 8 * 5,
-            _ => journal_bytes_max / 4 * 3,
+            Some(ReadOnly::Journal) => journal_bytes_max / 8 * RESUME_EIGHTHS,
+            _ => journal_bytes_max / 8 * STOP_EIGHTHS,
         };
         (needed > needed_enough).then_some(ReadOnly::Journal)
     }
@@ -92,6 +116,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_types::SigningKey;
 
     #[test]
     fn writes_stop_before_the_end_and_go_on_only_with_room_to_spare() {
@@ -113,6 +138,37 @@ mod tests {
             now = limits.judge(now, Room { needed, free, checkpoint_waits: false });
             assert_eq!(now, expected, "{needed} bytes needed, {free} free");
         }
+    }
+
+    /// What two checkpoints and all lanes leave in the logs neither ends writes nor keeps them ended.
+    #[test]
+    fn the_smallest_log_has_room_for_what_is_there_between_checkpoints() {
+        let key = |number: u8| SigningKey::from_seed(&[number; 32]).public().to_hex();
+        let cluster = |replicas: u8, links: u8| {
+            let mut text = format!(
+                "cluster_id = \"{}\"\nepoch = 0\nlinks = {links}\nclients = [\"{}\"]\n",
+                "01".repeat(32),
+                key(200)
+            );
+            for id in 0..replicas {
+                let (key, mesh, client) = (key(id + 1), 10_000 + 100 * u16::from(id), 20_000 + u16::from(id));
+                text += &format!("[[replica]]\nid = {id}\nkey = \"{key}\"\n");
+                text += &format!("mesh = \"127.0.0.1:{mesh}\"\nclient = \"127.0.0.1:{client}\"\n");
+            }
+            ClusterConfig::parse(&text).unwrap()
+        };
+        for (replicas, links, cores, faults) in [(1, 1, 1, 0), (4, 1, 1, 1), (7, 4, 4, 2), (31, 1, 2, 10)] {
+            let cluster = cluster(replicas, links);
+            let least = journal_bytes_min(&cluster, cores, 16 << 20);
+            let limits = Limits { journal_bytes_max: least, free_bytes_min: 0 };
+            let lanes =
+                u64::from(links) * (faults * (64 << 20) + (u64::from(replicas) - faults) * (16 << 20));
+            let needed = 2 * quorate_types::limits::CHECKPOINT_BYTES + lanes;
+            let room = Room { needed, free: 1, checkpoint_waits: false };
+            assert_eq!(limits.judge(None, room), None);
+            assert_eq!(limits.judge(Some(ReadOnly::Journal), room), None);
+        }
+        assert_eq!(journal_bytes_min(&cluster(4, 1), 1, 16 << 20) >> 20, 742);
     }
 
     #[test]

@@ -202,10 +202,8 @@ impl Lanes {
         self.config.tuning()
     }
 
-    /// What a receiver holds of one lane above the executed tip. Larger than the origin's own bound, as executed
-    /// tips differ between replicas.
     pub(crate) fn lane_bytes_held_max(&self) -> usize {
-        4 * self.tuning().lane_bytes_open_max
+        self.tuning().lane_bytes_held_max()
     }
 
     pub(crate) fn config(&self) -> &Arc<ClusterConfig> {

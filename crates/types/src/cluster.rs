@@ -196,6 +196,15 @@ pub struct Tuning {
     pub view_timeout: Nanoseconds,
 }
 
+impl Tuning {
+    /// The bytes of one lane that a receiver holds above the executed tip. More than the origin's own bound, as executed
+    /// tips differ between replicas.
+    #[must_use]
+    pub const fn lane_bytes_held_max(&self) -> usize {
+        4 * self.lane_bytes_open_max
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {
