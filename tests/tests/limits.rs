@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A disk of so many bytes, with room for the log of a replica that has just begun, is nearly full with this filler.
-const DISK: &str = "size=256m";
-const FILLER_BYTES: usize = 185 << 20;
+const DISK: &str = "size=320m";
+const FILLER_BYTES: usize = 225 << 20;
 
 /// A small file system of its own; unmounted in the end.
 struct SmallDisk(PathBuf);
@@ -75,7 +75,7 @@ fn a_replica_whose_disk_fills_up_declines_writes_and_takes_them_again_when_there
     };
     cluster.edit(3, |text| {
         let moved = text.replace("data_dir = \"data-3\"", "data_dir = \"small-disk/data\"");
-        format!("min_free_bytes = 67108864\nmax_journal_bytes = 134217728\n{moved}")
+        format!("min_free_bytes = 67108864\n{moved}")
     });
     let formatted = Command::new(binary())
         .args(["format", "--config"])

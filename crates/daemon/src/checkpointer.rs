@@ -5,17 +5,21 @@
 //! of the time: a checkpoint is in no hurry, and what a burst of hashing takes from caches and memory slows the cores
 //! down.
 //!
-//! A state that waits is replaced by a newer one, and what a transfer has received so far by any state; one that is
-//! not newer than what is durable is left out. After an error nothing more is written: the replica has to stop.
+//! A state that waits is replaced by a newer one, and what a transfer has received so far by any state; one that is not
+//! newer than what is durable is left out. One that does not fit on the disk is undone and waits for room, or for a
+//! newer one: without checkpoints logs would never be trimmed, and a replica that takes no writes for want of room may
+//! be given no further one. After any other error nothing more is written: the replica has to stop.
+//!
 //! When the replica stops, what is being written is left unfinished.
 
 use crate::page_folder::{FolderError, PageFolder};
-use quorate_state::{CheckpointHead, Forest, Frozen, PageStore, Progress};
+use quorate_state::{Checkpoint, CheckpointHead, Forest, Frozen, PageStore, Progress};
 use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::debug;
@@ -26,6 +30,13 @@ const NICE: i32 = 10;
 const SHARE: u32 = 8;
 /// How long it works before it pauses.
 const SLICE: Duration = Duration::from_micros(200);
+/// How often the disk is looked at while a checkpoint waits for room.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it waits at most when a disk is full that seemed to have room, as with quotas: each attempt writes much. It
+/// waits half as long, and so on, before.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+/// What is to be free on the disk beside a checkpoint's blocks: for its manifest, and for what the file system needs.
+const SPARE_BYTES: u64 = 1 << 20;
 
 /// What is to be written.
 #[derive(Debug)]
@@ -68,6 +79,16 @@ pub enum Outcome {
     Durable(Written),
     /// A newer one came before it was begun, or is durable already.
     Replaced(Position),
+    /// There is no room for it. Nothing of it is left on the disk; it is tried again by itself, and has another
+    /// outcome.
+    PutOff {
+        /// The slot.
+        position: Position,
+        /// Where there is no room.
+        path: PathBuf,
+        /// How much is needed there.
+        needed_bytes: u64,
+    },
     /// It is not, and nothing more will be.
     Failed(Position, FolderError),
 }
@@ -124,8 +145,8 @@ struct Hurry {
     stop: AtomicBool,
 }
 
-/// Tells whoever gave a job out that its outcome can be taken; usually a reactor's waker.
-pub type Notify = Box<dyn FnOnce() + Send>;
+/// Tells whoever gave a job out that an outcome can be taken; usually a reactor's waker.
+pub type Notify = Box<dyn Fn() + Send>;
 
 /// What the thread is told.
 enum Order {
@@ -153,7 +174,8 @@ impl Checkpointer {
         let (orders, waiting) = mpsc::channel();
         let (finished, outcomes) = mpsc::channel();
         let hurry = Arc::new(Hurry::default());
-        let writer = Writer { folder, store, hurry: Arc::clone(&hurry), outcomes: finished };
+        let hurried = Arc::clone(&hurry);
+        let writer = Writer { folder, store, hurry: hurried, outcomes: finished, waits: None };
         let body = move || {
             if let Err(error) = quorate_reactor::be_nicer(NICE) {
                 debug!("checkpoints are written with the priority of the cores: {error}");
@@ -183,33 +205,64 @@ impl Checkpointer {
     }
 }
 
+/// How an attempt to write a checkpoint has ended.
+enum Attempt {
+    Durable(Written),
+    /// So many bytes are needed and not there.
+    NoRoom {
+        needed_bytes: u64,
+        /// Whether the disk seemed to have them.
+        is_surprise: bool,
+    },
+    /// The replica stops.
+    Stopped,
+}
+
+/// The wait for room.
+#[derive(Clone, Copy)]
+struct Wait {
+    needed_bytes: u64,
+    until: Instant,
+    /// How long to wait after the next surprise.
+    patience: Duration,
+}
+
 /// The thread's side.
 struct Writer {
     folder: PageFolder,
     store: PageStore,
     hurry: Arc<Hurry>,
     outcomes: Sender<Outcome>,
+    waits: Option<Wait>,
 }
 
 impl Writer {
-    fn run(mut self, waiting: &Receiver<Order>) {
-        while let Ok(order) = waiting.recv() {
-            let mut newest = None;
-            for order in std::iter::once(order).chain(waiting.try_iter()) {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut newest: Option<(Job, Notify)> = None;
+        while let Ok(first) = self.next_order(orders) {
+            for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
                     Order::Keep(needed) => self.store.keep_states(&needed),
                     Order::Write(job, done) => self.choose(&mut newest, job, done),
                 }
             }
-            let Some((job, done)) = newest else { continue };
-            let position = job.position;
-            match self.write(job) {
-                Ok(Some(written)) => self.report(Outcome::Durable(written), done),
-                Ok(None) => return,
-                Err(error) => {
-                    self.report(Outcome::Failed(position, error), done);
-                    return;
+            if !self.may_try() {
+                continue;
+            }
+            let Some((job, done)) = newest.take() else { continue };
+            match self.write(&job) {
+                Ok(Attempt::Durable(written)) => {
+                    self.waits = None;
+                    self.finish(Outcome::Durable(written), &done);
                 }
+                Ok(Attempt::NoRoom { needed_bytes, is_surprise }) => {
+                    self.wait_for_room(needed_bytes, is_surprise);
+                    let (position, path) = (job.position, self.folder.path().to_owned());
+                    self.tell(Outcome::PutOff { position, path, needed_bytes }, &done);
+                    newest = Some((job, done));
+                }
+                Ok(Attempt::Stopped) => return,
+                Err(error) => return self.finish(Outcome::Failed(job.position, error), &done),
             }
         }
     }
@@ -222,51 +275,86 @@ impl Writer {
         let is_highest = chosen.as_ref().is_none_or(|(other, _)| other.rank() <= job.rank());
         let left_out = if is_due && is_highest { chosen.replace((job, done)) } else { Some((job, done)) };
         if let Some((left_out, done)) = left_out {
-            self.report(Outcome::Replaced(left_out.position), done);
+            self.finish(Outcome::Replaced(left_out.position), &done);
         }
     }
 
-    fn report(&self, outcome: Outcome, done: Notify) {
+    /// The next order; none when it is time to look at the disk. An error when the replica stops.
+    fn next_order(&self, orders: &Receiver<Order>) -> Result<Option<Order>, RecvTimeoutError> {
+        let Some(wait) = self.waits else {
+            return orders.recv().map(Some).map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        match orders.recv_timeout(wait.until.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            order => order.map(Some),
+        }
+    }
+
+    /// Whether a checkpoint may be tried now; if not, when the disk is looked at next.
+    fn may_try(&mut self) -> bool {
+        let Some(wait) = &mut self.waits else { return true };
+        let now = Instant::now();
+        if now < wait.until {
+            return false;
+        }
+        wait.until = now + LOOK_INTERVAL;
+        self.folder.free_bytes() >= wait.needed_bytes
+    }
+
+    fn wait_for_room(&mut self, needed_bytes: u64, is_surprise: bool) {
+        let patience = self.waits.map_or(LOOK_INTERVAL, |wait| wait.patience);
+        let (time, patience) = match is_surprise {
+            true => (patience, (2 * patience).min(RETRY_TIME_MAX)),
+            false => (LOOK_INTERVAL, patience),
+        };
+        self.waits = Some(Wait { needed_bytes, until: Instant::now() + time, patience });
+    }
+
+    /// The last that is told of a job.
+    fn finish(&self, outcome: Outcome, done: &Notify) {
         self.hurry.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.tell(outcome, done);
+    }
+
+    fn tell(&self, outcome: Outcome, done: &Notify) {
         // Nobody listens any more when the replica stops.
         let _ = self.outcomes.send(outcome);
         done();
     }
 
-    /// Writes one checkpoint; nothing comes back when the replica stops.
-    fn write(&mut self, job: Job) -> Result<Option<Written>, FolderError> {
+    /// Writes one checkpoint; what was written of one that has no room is undone.
+    fn write(&mut self, job: &Job) -> Result<Attempt, FolderError> {
         let started = Instant::now();
         let Job { position, timestamp, certificate, contents } = job;
-        let head = CheckpointHead { seq: position.seq, digest: position.digest, timestamp, certificate };
-        let complete = matches!(contents, Contents::State(_));
+        let (seq, digest, certificate) = (position.seq, position.digest, certificate.clone());
+        let head = CheckpointHead { seq, digest, timestamp: *timestamp, certificate };
         let mut checkpoint = match contents {
-            Contents::State(state) => self.store.begin(head, &state),
-            Contents::Partial { root, received } => self.store.begin_partial(head, root, received),
+            Contents::State(state) => self.store.begin(head, state),
+            Contents::Partial { root, received } => self.store.begin_partial(head, *root, received.clone()),
         };
-        let mut pace = Pace::start();
-        loop {
-            if self.hurry.stop.load(Ordering::Relaxed) {
-                return Ok(None);
+        match self.write_blocks(&mut checkpoint) {
+            Ok(None) => {}
+            Ok(Some(attempt)) => {
+                if let Attempt::NoRoom { .. } = attempt {
+                    self.undo(checkpoint)?;
+                }
+                return Ok(attempt);
             }
-            match checkpoint.advance(&mut self.store) {
-                Progress::Remove(removal) => self.folder.remove(&removal)?,
-                Progress::Write(write) => self.folder.write(&write)?,
-                Progress::Pause => {}
-                Progress::Finished => break,
-            }
-            pace.keep(&self.hurry);
+            Err(error) => return self.on_error(checkpoint, error),
         }
         let syncing = Instant::now();
-        self.folder.sync(checkpoint.files_written())?;
         let manifest = checkpoint.manifest(&self.store);
-        self.folder.commit(&manifest)?;
+        let synced = self.folder.sync(checkpoint.files_written());
+        if let Err(error) = synced.and_then(|()| self.folder.commit(&manifest)) {
+            return self.on_error(checkpoint, error);
+        }
         let syncing = syncing.elapsed();
         let written_bytes = checkpoint.written_bytes();
         let removal = self.store.on_durable(checkpoint);
         self.folder.remove(&removal)?;
-        Ok(Some(Written {
-            position,
-            complete,
+        Ok(Attempt::Durable(Written {
+            position: *position,
+            complete: manifest.complete,
             root: manifest.root,
             written_bytes,
             live_bytes: manifest.live_bytes(),
@@ -275,6 +363,50 @@ impl Writer {
             syncing,
         }))
     }
+
+    /// Writes all blocks, if there seems to be room for them; else says how the attempt has ended.
+    fn write_blocks(&mut self, checkpoint: &mut Checkpoint) -> Result<Option<Attempt>, FolderError> {
+        let mut pace = Pace::start();
+        let mut is_measured = false;
+        loop {
+            if self.hurry.stop.load(Ordering::Relaxed) {
+                return Ok(Some(Attempt::Stopped));
+            }
+            match checkpoint.advance(&mut self.store) {
+                Progress::Remove(removal) => self.folder.remove(&removal)?,
+                Progress::Write(write) => self.folder.write(&write)?,
+                Progress::Pause if !is_measured && checkpoint.planned_bytes().is_some() => {
+                    is_measured = true;
+                    let needed_bytes = needed_bytes(checkpoint);
+                    if self.folder.free_bytes() < needed_bytes {
+                        return Ok(Some(Attempt::NoRoom { needed_bytes, is_surprise: false }));
+                    }
+                }
+                Progress::Pause => {}
+                Progress::Finished => return Ok(None),
+            }
+            pace.keep(&self.hurry);
+        }
+    }
+
+    fn on_error(&mut self, checkpoint: Checkpoint, error: FolderError) -> Result<Attempt, FolderError> {
+        if !error.is_full_disk() {
+            return Err(error);
+        }
+        let needed_bytes = needed_bytes(&checkpoint);
+        self.undo(checkpoint)?;
+        Ok(Attempt::NoRoom { needed_bytes, is_surprise: true })
+    }
+
+    fn undo(&mut self, checkpoint: Checkpoint) -> Result<(), FolderError> {
+        let undo = self.store.abandon(checkpoint);
+        self.folder.undo(&undo)
+    }
+}
+
+/// What is to be free on the disk for all of a checkpoint.
+fn needed_bytes(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.planned_bytes().unwrap_or_default() + SPARE_BYTES
 }
 
 #[cfg(test)]

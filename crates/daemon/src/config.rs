@@ -1,5 +1,7 @@
 //! The configuration of one replica process: `replica.toml`, the cluster file and the key that it names.
 
+use crate::log_driver::SEGMENT_BYTES_MAX;
+use crate::space;
 use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -14,9 +16,7 @@ const SPIN_US: u64 = 20;
 const CORES_MAX: usize = 64;
 /// What the logs of all cores may take when nothing is said.
 const JOURNAL_BYTES: u64 = 2 << 30;
-/// With less, a replica would be read-only most of the time: a few segments of each core, and the batches that peers
-/// that lag may ask for.
-const JOURNAL_BYTES_MIN: u64 = 128 << 20;
+/// With less, the log of a core would be a few segments, and could not be trimmed finely.
 const JOURNAL_BYTES_PER_CORE_MIN: u64 = 64 << 20;
 /// What is left free on the disk when nothing is said.
 const FREE_BYTES: u64 = 256 << 20;
@@ -50,9 +50,10 @@ pub struct NodeFile {
     /// f machines; faster where syncs are slow.
     #[serde(default = "sync")]
     pub durability: String,
-    /// The bytes that the logs of all cores may take. Default 2 GiB, at least 128 MiB
-    /// and 64 MiB for each core. When they are full of what is
-    /// still needed, the replica takes no writes until it is not. Raise it when replicas are away for long.
+    /// The bytes that the logs of all cores may take. Default 2 GiB, or the least that serves if that is more: what comes
+    /// between three checkpoints and what lanes hold must fit, which is about 750 MiB for four replicas on one core, and
+    /// grows with replicas, links and cores. When they are full of what is still needed, the replica takes no writes
+    /// until it is not. Raise it when replicas are away for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_journal_bytes: Option<u64>,
     /// The bytes that are left free on the disk. Default 256 MiB. With less the replica takes no writes until there is
@@ -213,7 +214,7 @@ impl NodeConfig {
         let spin = Duration::from_micros(spin_us(file.spin_us, &file.cores));
         let histograms = check_histograms(path, &file.histograms)?;
         let data_directory = check_data_directory(path, &file)?;
-        let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes, cores.len())?;
+        let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes, &cluster, cores.len())?;
         let free_bytes_min = file.min_free_bytes.unwrap_or(FREE_BYTES);
         Ok(Self {
             cluster,
@@ -305,15 +306,26 @@ fn check_data_directory(path: &Path, file: &NodeFile) -> Result<PathBuf, ConfigE
     Ok(directory)
 }
 
-/// Each core has a log of its own, made of segments that must not be too small.
-fn check_journal_bytes(path: &Path, wanted: Option<u64>, cores: usize) -> Result<u64, ConfigError> {
-    let least = JOURNAL_BYTES_MIN.max(cores as u64 * JOURNAL_BYTES_PER_CORE_MIN);
+/// Each core has a log of its own, made of segments that must not be too small; together they must have room for what
+/// comes until they are trimmed.
+fn check_journal_bytes(
+    path: &Path,
+    wanted: Option<u64>,
+    cluster: &ClusterConfig,
+    cores: usize,
+) -> Result<u64, ConfigError> {
+    let least = space::journal_bytes_min(cluster, cores, SEGMENT_BYTES_MAX)
+        .max(cores as u64 * JOURNAL_BYTES_PER_CORE_MIN)
+        .next_multiple_of(1 << 20);
     match wanted {
         Some(wanted) if wanted < least => Err(invalid(
             path,
             format!(
-                "max_journal_bytes = {wanted}; with this number of cores use {least} ({} MiB) or more",
-                least >> 20
+                "max_journal_bytes = {wanted}; use {least} ({} MiB) or more with {} replicas, {} links and {cores} \
+                 cores: a smaller log could be full before a checkpoint lets it be trimmed, and writes would end for ever",
+                least >> 20,
+                cluster.members().len(),
+                cluster.links()
             ),
         )),
         Some(wanted) => Ok(wanted),

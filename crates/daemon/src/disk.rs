@@ -6,7 +6,7 @@
 use crate::log_error::LogError;
 use crate::segment_files::{self, Opening};
 use crate::shared::Shared;
-use crate::space::Limits;
+use crate::space::{self, Limits, Room};
 use hdrhistogram::Histogram;
 use quorate_journal::SegmentAction;
 use quorate_reactor::Waker;
@@ -162,10 +162,7 @@ impl Worker {
                 return;
             }
         };
-        let full = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        };
-        if made.as_ref().is_err_and(full) {
+        if made.as_ref().is_err_and(space::is_full) {
             self.put_off.push(job);
             return;
         }
@@ -179,15 +176,13 @@ impl Worker {
 
     /// Looks at the room on the disk and in the logs.
     fn watch(&mut self) {
-        let free = match rustix::fs::statvfs(&self.directory) {
-            Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
-            Err(error) => {
-                warn!("{}: cannot tell how full the disk is: {error}", self.directory.display());
-                u64::MAX
-            }
-        };
+        let free = space::free_bytes(&self.directory).unwrap_or_else(|error| {
+            warn!("{}: cannot tell how full the disk is: {error}", self.directory.display());
+            u64::MAX
+        });
+        let (needed, checkpoint_waits) = (self.shared.log_bytes(), self.shared.checkpoint_waits());
         let before = self.shared.read_only();
-        let now = self.limits.judge(before, self.shared.log_bytes(), free);
+        let now = self.limits.judge(before, Room { needed, free, checkpoint_waits });
         if before == now {
             return;
         }

@@ -236,8 +236,8 @@ impl Driver {
         Ok(())
     }
 
-    /// What became of a checkpoint's state. One that cannot be made durable ends the replica: the next one would meet
-    /// the same disk.
+    /// What became of a checkpoint's state. One that finds the disk full waits for room; one that cannot be made
+    /// durable for another reason ends the replica: the next one would meet the same disk.
     fn on_checkpoint(&mut self, outcome: Outcome) -> Result<(), StartError> {
         match outcome {
             Outcome::Durable(written) => {
@@ -251,6 +251,7 @@ impl Driver {
                     seconds,
                     "a checkpoint is durable"
                 );
+                self.shared.set_checkpoint_waits(false);
                 let core = self.shared.core(self.id.index());
                 core.add(Counter::CheckpointBytes, written.written_bytes);
                 core.increment(Counter::Checkpoints);
@@ -261,6 +262,18 @@ impl Driver {
                 Ok(())
             }
             Outcome::Replaced(_) => Ok(()),
+            Outcome::PutOff { position, path, needed_bytes } => {
+                if !self.shared.set_checkpoint_waits(true) {
+                    warn!(
+                        "{}: no room for the checkpoint after header {}, which takes {} MiB; make room on this disk, \
+                         or raise the quota: until it is written, which is tried again by itself, writes are declined",
+                        path.display(),
+                        position.seq,
+                        needed_bytes.div_ceil(1 << 20)
+                    );
+                }
+                Ok(())
+            }
             Outcome::Failed(_, error) => Err(StartError::Pages(error)),
         }
     }

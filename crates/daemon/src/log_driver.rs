@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_millis(100);
 /// Segments between these lengths: so many of them make up what the log of a core may take that it can be trimmed
 /// finely, and none is so large that making it takes long.
-const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 const SEGMENTS_PER_LOG: u64 = 16;
 /// Segments that are made ahead: one is used up faster than a slow disk makes one.

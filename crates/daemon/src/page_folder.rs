@@ -3,9 +3,10 @@
 //! `pages-NNNNNNNN` are page files, `manifest-NNNNNNNN` manifests; what they hold is `quorate_state`'s. A manifest is
 //! written beside its place and renamed. Blocking calls: for threads that nobody waits for, and for tools.
 
+use crate::space;
 use quorate_state::{
     CheckpointHead, FILE_HEAD_BYTES, FileNumber, Forest, Frozen, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
-    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, StoreOptions, verify,
+    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, StoreOptions, Undo, verify,
 };
 use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,14 @@ pub enum FolderError {
         /// What is wrong, and where.
         error: LoadError,
     },
+}
+
+impl FolderError {
+    /// Whether the disk is full, or what this user may have of it.
+    #[must_use]
+    pub fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } if space::is_full(cause))
+    }
 }
 
 /// The files in the folder.
@@ -244,6 +253,29 @@ impl PageFolder {
             self.make_durable(&self.manifest_file(manifest.number))?;
         }
         self.sync_directory()
+    }
+
+    /// Removes what was written of a checkpoint that will not become durable.
+    pub fn undo(&mut self, undo: &Undo) -> Result<(), FolderError> {
+        if undo.is_empty() {
+            return Ok(());
+        }
+        let manifest = self.manifest_file(undo.manifest);
+        remove_file(&manifest.with_extension(&UNFINISHED[1..]))?;
+        self.remove(&Removal { manifests: vec![undo.manifest], pages: undo.pages.clone() })?;
+        for (number, bytes) in &undo.cut {
+            self.written.remove(number);
+            let path = self.page_file(*number);
+            let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+            file.set_len(u64::from(*bytes)).map_err(failed("shorten", &path))?;
+        }
+        self.unsynced_bytes = 0;
+        Ok(())
+    }
+
+    /// The bytes that are free on its disk; as many as there are numbers where nobody can tell.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        space::free_bytes(&self.path).unwrap_or(u64::MAX)
     }
 
     fn sync_directory(&self) -> Result<(), FolderError> {

@@ -16,7 +16,7 @@ const CONNECTED: u64 = 1;
 const LAGGING: u64 = 2;
 
 /// The reasons for refusing writes, as they are stored.
-const READ_ONLY: [ReadOnly; 2] = [ReadOnly::Journal, ReadOnly::Disk];
+const READ_ONLY: [ReadOnly; 3] = [ReadOnly::Journal, ReadOnly::Disk, ReadOnly::Checkpoint];
 
 /// Shared by the cores of one replica.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     log_bytes: Vec<AtomicU64>,
     /// Whether writes are refused: the place of the reason in [`READ_ONLY`], counted from 1, or 0.
     read_only: AtomicU8,
+    /// Whether a checkpoint waits for room on the disk.
+    checkpoint_waits: AtomicBool,
     stop: AtomicBool,
     /// Whether histograms are to be dumped, and the thread that does it.
     dump: AtomicBool,
@@ -56,6 +58,7 @@ impl Shared {
             clients: cells(cores),
             log_bytes: cells(cores),
             read_only: AtomicU8::new(0),
+            checkpoint_waits: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             dump: AtomicBool::new(false),
             dumper: OnceLock::new(),
@@ -149,6 +152,15 @@ impl Shared {
     pub(crate) fn read_only(&self) -> Option<ReadOnly> {
         let place = usize::from(self.read_only.load(Ordering::Relaxed)).checked_sub(1)?;
         READ_ONLY.get(place).copied()
+    }
+
+    /// Notes whether a checkpoint waits for room on the disk; returns whether one did before. For the execution core.
+    pub(crate) fn set_checkpoint_waits(&self, waits: bool) -> bool {
+        self.checkpoint_waits.swap(waits, Ordering::Relaxed)
+    }
+
+    pub(crate) fn checkpoint_waits(&self) -> bool {
+        self.checkpoint_waits.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_dumper(&self, dumper: Thread) {

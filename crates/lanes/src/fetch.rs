@@ -116,6 +116,7 @@ impl Lanes {
     /// Starts the fetch of the next tip that headers name, unless one is under way.
     fn start_wanted_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
         let servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
+        let is_disk_behind = self.is_disk_behind();
         let Some(share) = self.share_mut(lane) else { return };
         while let Some(tip) = share.fetches.wanted.front()
             && (tip.upto <= share.lane.executed() || share.lane.reaches(tip))
@@ -136,6 +137,7 @@ impl Lanes {
             .current
             .as_ref()
             .is_some_and(|fetch| fetch.reason == Reason::Named || fetch.reason == reason)
+            || is_disk_behind
         {
             return;
         }
@@ -183,6 +185,7 @@ impl Lanes {
         out: &mut Vec<Output>,
     ) {
         let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
+        let is_disk_behind = self.is_disk_behind();
         let Some(share) = self.share_mut(lane) else { return };
         if share.fetches.current.as_ref().is_some_and(|fetch| now >= fetch.expires) {
             share.fetches.abandon();
@@ -193,7 +196,7 @@ impl Lanes {
         if share.fetches.current.is_some() || (!stuck && lane.origin != me) {
             return;
         }
-        if share.lane.unexecuted_bytes() > held_max {
+        if share.lane.unexecuted_bytes() > held_max || is_disk_behind {
             return;
         }
         // Rule (b): a chain that f+1 others acknowledged, once fetched.
@@ -306,8 +309,13 @@ impl Lanes {
 
     /// The fetched batches reach the own chain.
     fn finish_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let is_disk_behind = self.is_disk_behind();
         let Some(share) = self.share_mut(lane) else { return };
         let Some(fetch) = share.fetches.current.take() else { return };
+        if is_disk_behind {
+            // What is still wanted is fetched when the disk has caught up.
+            return;
+        }
         // The live batches may have brought a part of it meanwhile, and more.
         let mut floor = fetch.next;
         let mut batches: VecDeque<Arc<Batch>> = fetch.batches.into_iter().rev().collect();

@@ -93,8 +93,8 @@ pub enum Reject {
     /// Two different batches at one position.
     #[error("a second batch at one position of a lane")]
     Fork,
-    /// A lane with too much that is not executed.
-    #[error("a lane over its budget")]
+    /// A lane with too much that is not executed, or a journal with too much that is not durable.
+    #[error("a lane over its budget, or a disk that is far behind")]
     Budget,
     /// Fetched batches that are not what was asked for.
     #[error("fetched batches that do not match the digest asked for")]
@@ -202,10 +202,8 @@ impl Lanes {
         self.config.tuning()
     }
 
-    /// What a receiver holds of one lane above the executed tip. Larger than the origin's own bound, as executed
-    /// tips differ between replicas.
     pub(crate) fn lane_bytes_held_max(&self) -> usize {
-        4 * self.tuning().lane_bytes_open_max
+        self.tuning().lane_bytes_held_max()
     }
 
     pub(crate) fn config(&self) -> &Arc<ClusterConfig> {
@@ -263,7 +261,7 @@ impl Lanes {
         for link in self.links.values_mut() {
             link.own.on_durable(now, upto, |time| out.push(Output::Stage(time)));
         }
-        self.records.on_durable(upto, out);
+        self.records_on_durable(upto, out);
     }
 
     /// A committed header names the own lane of `link` up to `upto`; it was accepted, prepared and committed here at
@@ -324,7 +322,7 @@ impl Lanes {
         self.last_lsn = self.last_lsn.next();
         let lsn = self.last_lsn;
         out.push(Output::Append { lsn, frame: batch.frame().clone() });
-        self.records.push(lsn, batch.tip());
+        self.records.push(lsn, batch.tip(), batch.bytes());
         lsn
     }
 
@@ -540,6 +538,7 @@ impl Lanes {
         // again: those of one session keep their order only if nothing is sealed in between.
         pending > 0
             && !self.is_mute
+            && !self.is_disk_behind()
             && state.adoption.is_none()
             && share.lane.forked() == 0
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)

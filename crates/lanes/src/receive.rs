@@ -57,7 +57,7 @@ impl Lanes {
         if (head.number.previous(), head.previous) != (tip.upto, tip.chain) {
             return self.on_fork(from, &head, frame, out);
         }
-        if lane.unexecuted_bytes() + frame.payload.len() > held_max {
+        if lane.unexecuted_bytes() + frame.payload.len() > held_max || self.is_disk_behind() {
             return Err(Reject::Budget);
         }
         let batch = Batch::read(Frame::keep(frame))?;
@@ -74,13 +74,15 @@ impl Lanes {
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
         let (held_max, quorum) = (self.lane_bytes_held_max(), self.config().quorums().quorum);
+        let is_disk_behind = self.is_disk_behind();
         let share = self.share_on(head.lane, head.lane.link)?;
         let lane = &share.lane;
         let parent = LaneTip { lane: head.lane, upto: head.number.previous(), chain: head.previous };
         let branch = lane.branch(&parent).filter(|branch| *branch >= lane.executed());
         let known = lane.aside_with(head.number, frame.payload).map(|batch| batch.tip());
-        let over =
-            lane.unexecuted_bytes() + frame.payload.len() > held_max || lane.forked() >= FORKED_BATCHES_MAX;
+        let over = lane.unexecuted_bytes() + frame.payload.len() > held_max
+            || lane.forked() >= FORKED_BATCHES_MAX
+            || is_disk_behind;
         let gap = head.number > lane.tip().upto.next();
         let Some(branch) = branch else {
             // Frames were lost: the origin learns from a full acknowledgement what to send again.

@@ -6,25 +6,44 @@ use quorate_wire::LaneTip;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// The bytes that one checkpoint appends again, at most: old batches that nobody orders would keep all that came after
-/// them in the journal.
-const REWRITTEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Of what the origin of a lane may have open, so large a part is appended again before that must be durable: the disk
+/// has other things to do.
+const REWRITTEN_PARTS: usize = 4;
+
+/// A trim that goes on when what it has appended again is durable.
+#[derive(Debug)]
+struct Pass {
+    floors: BTreeMap<LaneId, LaneNumber>,
+    /// The end of the journal when it began.
+    last: Lsn,
+    /// What lies up to here and is needed is appended again.
+    old: Lsn,
+    /// When it goes on.
+    after: Lsn,
+}
 
 /// The batches that lie in the journal and are needed there, in its order.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     records: VecDeque<(Lsn, LaneTip)>,
     durable: Lsn,
-    /// The end of the journal when it was trimmed last, and the time before.
-    ends: [Lsn; 2],
+    /// What is not durable: positions with lengths.
+    undurable: VecDeque<(Lsn, usize)>,
+    undurable_bytes: usize,
+    /// The end of the journal when it was trimmed last.
+    end: Lsn,
+    /// The trim that is not finished.
+    pass: Option<Pass>,
     trimmed: Lsn,
     /// What may be trimmed once the journal is durable up to a position.
     waiting: Option<(Lsn, Lsn)>,
 }
 
 impl Records {
-    pub(crate) fn push(&mut self, lsn: Lsn, tip: LaneTip) {
+    pub(crate) fn push(&mut self, lsn: Lsn, tip: LaneTip, bytes: usize) {
         self.records.push_back((lsn, tip));
+        self.undurable.push_back((lsn, bytes));
+        self.undurable_bytes += bytes;
     }
 
     /// These lie in the journal, which ends at `last`.
@@ -36,6 +55,9 @@ impl Records {
     /// The journal is durable up to `upto`: what waited for that may be trimmed.
     pub(crate) fn on_durable(&mut self, upto: Lsn, out: &mut Vec<Output>) {
         self.durable = self.durable.max(upto);
+        while let Some((_, bytes)) = self.undurable.pop_front_if(|(lsn, _)| *lsn <= self.durable) {
+            self.undurable_bytes -= bytes;
+        }
         if let Some((after, upto)) = self.waiting
             && after <= self.durable
         {
@@ -49,19 +71,43 @@ impl Records {
 }
 
 impl Lanes {
-    /// The state with these lane tips is durable and certified: puts out, now or once the journal is durable far enough,
-    /// up to where it is not needed any more.
+    /// Whether the disk is so far behind that nothing more is appended to the journal. What others send meanwhile is
+    /// dropped, and sent again or fetched later.
+    pub(crate) fn is_disk_behind(&self) -> bool {
+        self.records.undurable_bytes > self.tuning().undurable_bytes_max
+    }
+
+    /// The state with these lane tips is durable and certified: puts out, now or once the journal is durable far
+    /// enough, up to where it is not needed any more.
     ///
     /// Needed is each batch above its lane's tip in that state, on whatever chain, as long as it may be executed. One
-    /// that was there two calls ago already is appended again, within bounds, so that a lane that stands still does not
-    /// keep what others have appended after it.
+    /// that was there at the last call already is appended again, so that old batches that nobody orders do not keep
+    /// what came after them: however much an origin has sent of them, the journal then begins where the last call
+    /// found its end. That is done in pieces, each when the one before it is durable.
     pub fn trim(&mut self, tips: &[LaneTip], out: &mut Vec<Output>) {
-        let floors: BTreeMap<LaneId, LaneNumber> = tips.iter().map(|tip| (tip.lane, tip.upto)).collect();
-        let (last, mut rewritten) = (self.last_lsn, 0);
+        let floors = tips.iter().map(|tip| (tip.lane, tip.upto)).collect();
+        let (last, old) = (self.last_lsn, self.records.end.min(self.records.durable));
+        self.records.end = last;
+        self.records.pass = None;
+        self.pass(Pass { floors, last, old, after: Lsn(0) }, out);
+    }
+
+    /// The journal is durable up to `upto`: goes on with a trim that has waited for that.
+    pub(crate) fn records_on_durable(&mut self, upto: Lsn, out: &mut Vec<Output>) {
+        self.records.on_durable(upto, out);
+        let durable = self.records.durable;
+        if let Some(pass) = self.records.pass.take_if(|pass| pass.after <= durable) {
+            self.pass(pass, out);
+        }
+    }
+
+    fn pass(&mut self, mut pass: Pass, out: &mut Vec<Output>) {
+        let rewritten_max = self.tuning().lane_bytes_open_max / REWRITTEN_PARTS;
+        let (mut rewritten, mut is_whole) = (0, true);
         while let Some((lsn, tip)) = self.records.records.front().copied()
-            && lsn <= last
+            && lsn <= pass.last
         {
-            let floor = floors.get(&tip.lane).copied().unwrap_or_default();
+            let floor = pass.floors.get(&tip.lane).copied().unwrap_or_default();
             if tip.upto > floor
                 && let Some(share) = self.shares.get(&tip.lane)
             {
@@ -70,8 +116,8 @@ impl Lanes {
                     break;
                 }
                 if let Some(batch) = share.lane.find(tip.upto, tip.chain) {
-                    let is_old = lsn <= self.records.ends[1] && lsn <= self.records.durable;
-                    if !is_old || rewritten >= REWRITTEN_BYTES_MAX {
+                    is_whole = lsn > pass.old || rewritten < rewritten_max;
+                    if lsn > pass.old || !is_whole {
                         break;
                     }
                     rewritten += batch.bytes();
@@ -82,12 +128,13 @@ impl Lanes {
             self.records.records.pop_front();
         }
         let needed = self.records.records.front().map(|(lsn, _)| *lsn);
-        let upto = Lsn(needed.map_or(last.0, |lsn| lsn.0 - 1)).min(last);
+        let upto = Lsn(needed.map_or(pass.last.0, |lsn| lsn.0 - 1)).min(pass.last);
         let after = if rewritten > 0 { self.last_lsn } else { upto };
-        self.records.ends = [last, self.records.ends[0]];
         // This point takes the place of one that still waits, and waits for what that waits for.
         let before = self.records.waiting.map_or(Lsn(0), |(after, _)| after);
-        self.records.waiting = Some((after.max(before), upto));
+        pass.after = after.max(before);
+        self.records.waiting = Some((pass.after, upto));
+        self.records.pass = (!is_whole).then_some(pass);
         self.records.on_durable(Lsn(0), out);
     }
 

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use quorate_lanes::Reject;
 use quorate_types::{LaneNumber, Lsn, Nanoseconds};
 
 fn durable(node: &mut Node, upto: u64) {
@@ -18,13 +19,13 @@ fn trim(node: &mut Node, tips: &[quorate_wire::LaneTip]) -> Vec<u64> {
 #[test]
 fn the_journal_is_needed_from_the_first_batch_above_the_checkpoint() {
     let mut node = Node::new(R0);
+    assert_eq!(trim(&mut node, &[]), Vec::<u64>::new());
     let (one, two) = (Chain::new(&node.config, R1, 4, 1), Chain::new(&node.config, R2, 4, 2));
     for number in 1..=4 {
         node.receive(&one, number..=number);
         node.receive(&two, number..=number);
     }
     durable(&mut node, 8);
-    assert_eq!(trim(&mut node, &[]), Vec::<u64>::new());
     node.lanes.on_executed(&[one.tips[3], two.tips[1]]);
     assert_eq!(trim(&mut node, &[one.tips[2], two.tips[1]]), [3], "executed above the checkpoint is needed");
     node.lanes.on_executed(&[one.tips[4], two.tips[4]]);
@@ -69,7 +70,6 @@ fn an_old_batch_that_is_still_needed_is_appended_again() {
     durable(&mut node, 4);
     node.lanes.on_executed(&[busy.tips[3]]);
     assert_eq!(trim(&mut node, &[busy.tips[2]]), Vec::<u64>::new());
-    assert_eq!(trim(&mut node, &[busy.tips[3]]), Vec::<u64>::new());
     busy = busy.grown(&node.config, 1, 1, 16);
     node.receive(&busy, 4..=4);
     node.lanes.on_executed(&[busy.tips[4]]);
@@ -88,6 +88,38 @@ fn an_old_batch_that_is_still_needed_is_appended_again() {
     assert_eq!(trim(&mut node, &[still.tips[1], busy.tips[4]]), [6]);
 }
 
+/// An origin that sends much that nobody orders keeps the journal no longer than from one checkpoint to the next but one.
+#[test]
+fn however_much_nobody_orders_the_journal_does_not_begin_there_for_long() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_open_max = 4000);
+    let (still, busy) = (Chain::new(&node.config, R3, 40, 9), Chain::new(&node.config, R1, 2, 1));
+    let each = still.frame(1).payload().len();
+    node.receive(&still, 1..=40);
+    assert!(40 * each > 2 * 4000, "more than what an honest origin has open");
+    node.receive(&busy, 1..=1);
+    node.lanes.on_executed(&[busy.tips[1]]);
+    durable(&mut node, 41);
+    assert_eq!(trim(&mut node, &[busy.tips[1]]), Vec::<u64>::new(), "it may be ordered yet");
+    node.receive(&busy, 2..=2);
+    durable(&mut node, 42);
+    node.lanes.on_executed(&[busy.tips[2]]);
+    node.take();
+    node.lanes.trim(&[busy.tips[2]], &mut node.out);
+    let (mut rewritten, mut trimmed) = (0, 0);
+    loop {
+        let outputs = node.take();
+        let appended = outputs.appended();
+        trimmed = outputs.trims().last().copied().unwrap_or(trimmed);
+        let Some(last) = appended.last() else { break };
+        assert!((appended.len() - 1) * each < 1000, "no more at once than the disk is to take beside others");
+        rewritten += appended.len();
+        durable(&mut node, last.0);
+    }
+    assert_eq!((rewritten, trimmed), (40, 42));
+    node.lanes.on_executed(&[still.tips[40]]);
+    assert_eq!(trim(&mut node, &[still.tips[40], busy.tips[2]]), [82]);
+}
+
 #[test]
 fn a_recovered_journal_is_trimmed_as_well() {
     let config = config(|_| ());
@@ -97,6 +129,59 @@ fn a_recovered_journal_is_trimmed_as_well() {
     assert_eq!(trim(&mut node, &[chain.tips[2]]), [2]);
     node.lanes.on_executed(&[chain.tips[5]]);
     assert_eq!(trim(&mut node, &[chain.tips[4]]), [4]);
+}
+
+/// Others go on without a replica whose disk stalls: what they send must not pile up in its memory.
+#[test]
+fn what_is_not_durable_is_bounded_and_what_was_dropped_is_fetched_later() {
+    const BOUND: usize = 2000;
+    let mut node = Node::with(R0, |tuning| tuning.undurable_bytes_max = BOUND);
+    let chain = Chain::new(&node.config, R1, 40, 1);
+    let each = chain.frame(1).bytes().len();
+    let mut taken = 0;
+    while node.batch(chain.frame(taken + 1)).is_ok() {
+        taken += 1;
+        node.lanes.on_executed(&[chain.tips[taken]]);
+    }
+    assert_eq!(node.batch(chain.frame(taken + 1)), Err(Reject::Budget));
+    assert!(taken * each > BOUND && taken * each <= BOUND + each, "{taken} batches of {each} bytes");
+    node.tick();
+    node.take();
+    node.want(chain.tips[40]);
+    assert!(node.admit(16));
+    node.wait(3);
+    let outputs = node.take();
+    assert!(outputs.questions().is_empty(), "nothing is fetched either");
+    assert!(outputs.broadcasts().is_empty() && outputs.appended().is_empty(), "and nothing sealed");
+    durable(&mut node, taken as u64);
+    node.wait(2);
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts().len(), 1);
+    let (server, _) = outputs.question();
+    node.fetched(server, &chain.answer(40, taken + 1)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers().len(), 40 - taken);
+}
+
+#[test]
+fn what_was_fetched_when_the_disk_fell_behind_is_fetched_again() {
+    let mut node = Node::with(R0, |tuning| tuning.undurable_bytes_max = 2000);
+    let (one, two) = (Chain::new(&node.config, R1, 3, 1), Chain::new(&node.config, R2, 40, 2));
+    node.want(one.tips[3]);
+    let (server, _) = node.take().question();
+    let mut taken = 0;
+    while node.batch(two.frame(taken + 1)).is_ok() {
+        taken += 1;
+    }
+    node.take();
+    node.fetched(server, &one.answer(3, 1)).unwrap();
+    assert!(node.take().appended().is_empty());
+    durable(&mut node, taken as u64);
+    node.wait(2);
+    let (server, _) = node.take().question();
+    node.fetched(server, &one.answer(3, 1)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers(), [1, 2, 3]);
 }
 
 #[test]

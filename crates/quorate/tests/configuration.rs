@@ -259,6 +259,12 @@ fn a_log_that_is_too_small() {
     let files = Files::new(4);
     files.edit("replica-1.toml", "# max_journal_bytes = 2147483648", "max_journal_bytes = 1000000");
     both_refuse(&files, &["replica-1.toml", "max_journal_bytes = 1000000", "or more"]);
+    // A checkpoint is due after as much.
+    files.edit("replica-1.toml", "max_journal_bytes = 1000000", "max_journal_bytes = 134217728");
+    both_refuse(&files, &["max_journal_bytes = 134217728", "4 replicas", "(743 MiB) or more"]);
+    files.edit("replica-1.toml", "max_journal_bytes = 134217728", "max_journal_bytes = 779091968");
+    let outcome = quorate(&["check-config", &files.argument("replica-1.toml")]);
+    assert!(outcome.stdout.contains("the log takes at most 743 MiB"), "{outcome:?}");
 }
 
 #[test]

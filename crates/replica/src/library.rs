@@ -341,7 +341,7 @@ mod tests {
         let mut shelf = Shelf::new();
         let first = shelf.add(10);
         shelf.ask(HONEST, first);
-        shelf.add(20);
+        let second = shelf.add(20);
         assert_eq!(shelf.roots(), [first, second]);
         shelf.ask(HONEST, second);
         let third = shelf.add(30);

@@ -257,6 +257,8 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         // Down to the room for one bundle, so that clients are told to wait.
         lane_bytes_open_max: bundle_bytes_max + 1024 + random.index(4) * random.index(batch_bytes_max),
         lane_bytes_kept_max: 16 * 1024 * 1024,
+        // A few full batches, so that a stalled disk makes the lanes wait.
+        undurable_bytes_max: 8 * batch_bytes_max,
         headers_kept_max: limits::HEADERS_KEPT_MAX,
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),
         idle: Nanoseconds::from_millis(random.between(100, 800)),

@@ -54,6 +54,25 @@ pub struct PageWrite {
     pub bytes: Vec<u8>,
 }
 
+/// What brings the files back to what they were before a checkpoint that was abandoned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undo {
+    /// A manifest that may have been written goes before all page files.
+    pub manifest: u64,
+    /// Page files that it has begun.
+    pub pages: Vec<FileNumber>,
+    /// Page files that it has appended to, with the length that they had.
+    pub cut: Vec<(FileNumber, u32)>,
+}
+
+impl Undo {
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty() && self.cut.is_empty()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Measure,
@@ -126,10 +145,19 @@ impl PageStore {
         self.install(&manifest, checkpoint.epoch, open, checkpoint.disk_bytes_max)
     }
 
-    /// The checkpoint will not become durable. The next one writes everything anew.
-    pub fn abandon(&mut self, checkpoint: Checkpoint) {
-        drop(checkpoint);
-        self.void();
+    /// The checkpoint will not become durable: says how to undo what was written of it. The next one writes everything
+    /// anew, unless this one had written nothing yet.
+    #[must_use]
+    pub fn abandon(&mut self, checkpoint: Checkpoint) -> Undo {
+        let ends = checkpoint.writer.ends;
+        if ends.is_empty() {
+            return Undo::default();
+        }
+        let (appended, begun): (Vec<_>, Vec<_>) =
+            ends.into_keys().partition(|number| self.files.contains_key(number));
+        let cut: Vec<_> = appended.into_iter().map(|number| (number, self.files[&number].bytes)).collect();
+        self.void(&begun, &cut);
+        Undo { manifest: self.next_manifest(), pages: begun, cut }
     }
 }
 
@@ -188,6 +216,13 @@ impl Checkpoint {
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
         self.writer.written_bytes
+    }
+
+    /// The bytes of blocks that it will have written in all, from when it has measured them on; that is told by a
+    /// [`Progress::Pause`] before the first is written.
+    #[must_use]
+    pub fn planned_bytes(&self) -> Option<u64> {
+        matches!(self.phase, Phase::Write | Phase::Finished).then_some(self.missing_bytes)
     }
 
     /// The page files that must be durable before the manifest is written.
@@ -262,7 +297,7 @@ impl Checkpoint {
                     self.phase = Phase::Count;
                 } else {
                     self.make_room(store, self.live_bytes_min);
-                    self.phase = Phase::Write;
+                    self.start_writing();
                 }
             }
         }
@@ -280,7 +315,7 @@ impl Checkpoint {
             Exit::End => {
                 self.walk = Walk::over(&self.forest);
                 self.choose_victims(store);
-                self.phase = Phase::Write;
+                self.start_writing();
             }
         }
     }
@@ -347,6 +382,12 @@ impl Checkpoint {
         if store.disk_bytes() + self.missing_bytes > self.disk_bytes_max {
             self.removal = Some(store.release()).filter(|removal| !removal.is_empty());
         }
+    }
+
+    /// Pauses before the first block, so that the caller may look whether there is room for all.
+    fn start_writing(&mut self) {
+        self.phase = Phase::Write;
+        self.work = PAUSE_BYTES;
     }
 
     fn write(&mut self, store: &mut PageStore) {

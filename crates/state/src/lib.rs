@@ -39,7 +39,7 @@ mod window;
 
 pub use block::{ADDRESS_BYTES, Address, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, BlockFault, FILE_HEAD_BYTES};
 pub use cache::FileNumber;
-pub use checkpoint::{Checkpoint, PageWrite, Progress};
+pub use checkpoint::{Checkpoint, PageWrite, Progress, Undo};
 pub use entries::Entries;
 pub use forest::Forest;
 pub use frozen::Frozen;

@@ -238,10 +238,15 @@ impl PageStore {
         removal
     }
 
-    /// A checkpoint will not become durable: what it told nodes of their places is void.
-    pub(crate) fn void(&mut self) {
+    /// A checkpoint will not become durable: what it told nodes of their places is void, the files that it has `begun`
+    /// are not there, and those that it appended to end where they did.
+    pub(crate) fn void(&mut self, begun: &[FileNumber], cut: &[(FileNumber, u32)]) {
         self.epoch = PlaceEpoch::fresh();
         self.open = None;
+        for number in begun {
+            self.pages.remove(number);
+        }
+        self.pages.extend(cut.iter().copied());
     }
 
     fn retain(&mut self, complete_max: usize) -> Removal {

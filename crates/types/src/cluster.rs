@@ -181,6 +181,8 @@ pub struct Tuning {
     pub lane_bytes_open_max: usize,
     /// The bytes of executed batches that each lane keeps for peers that lag.
     pub lane_bytes_kept_max: usize,
+    /// The bytes of batches that a core has appended to its log and that are not durable, over which it takes no more.
+    pub undurable_bytes_max: usize,
     /// The number of executed headers that are kept for peers that lag.
     pub headers_kept_max: u64,
     /// T_retx: how often Status is sent while anything is open.
@@ -192,6 +194,15 @@ pub struct Tuning {
     /// T0: how long a primary may take before it is suspected; doubled for each view that failed. More than four
     /// network delays, a fetch and three syncs.
     pub view_timeout: Nanoseconds,
+}
+
+impl Tuning {
+    /// The bytes of one lane that a receiver holds above the executed tip. More than the origin's own bound, as executed
+    /// tips differ between replicas.
+    #[must_use]
+    pub const fn lane_bytes_held_max(&self) -> usize {
+        4 * self.lane_bytes_open_max
+    }
 }
 
 impl Default for Tuning {
@@ -210,6 +221,7 @@ impl Default for Tuning {
             batches_in_flight: 2,
             lane_bytes_open_max: limits::LANE_BYTES_OPEN_MAX,
             lane_bytes_kept_max: limits::LANE_BYTES_KEPT_MAX,
+            undurable_bytes_max: limits::UNDURABLE_BYTES_MAX,
             headers_kept_max: limits::HEADERS_KEPT_MAX,
             retransmit: Nanoseconds::from_millis(50),
             idle: Nanoseconds::from_millis(1000),

@@ -60,6 +60,9 @@ pub const LANE_BYTES_OPEN_MAX: usize = 16 * 1024 * 1024;
 pub const LANE_BYTES_HELD_MAX: usize = 4 * LANE_BYTES_OPEN_MAX;
 /// The bytes of executed batches that each lane keeps for peers that lag.
 pub const LANE_BYTES_KEPT_MAX: usize = 32 * 1024 * 1024;
+/// The bytes of batches that a core has appended to its log and that are not durable: over that it takes no more until
+/// the disk has caught up, as they are held in memory.
+pub const UNDURABLE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The number of executed headers below the stable checkpoint that are kept for peers that lag.
 pub const HEADERS_KEPT_MAX: u64 = 16 * 1024;
 /// The number of headers in one answer to a fetch.
@@ -80,4 +83,5 @@ const _: () = assert!(BATCH_BYTES_MAX as u64 <= CUT_BYTES_MAX);
 const _: () = assert!(2 * CHECKPOINT_INTERVAL <= WINDOW);
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + 1024 <= BUNDLE_BYTES_MAX);
 const _: () = assert!(LANE_BYTES_OPEN_MAX >= 2 * BATCH_BYTES_MAX);
+const _: () = assert!(UNDURABLE_BYTES_MAX >= LANE_BYTES_HELD_MAX + LANE_BYTES_KEPT_MAX);
 const _: () = assert!(REPLICAS_MAX <= 128);

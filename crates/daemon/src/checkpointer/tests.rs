@@ -5,6 +5,7 @@ use crate::page_folder::{Found, find, tests::change, tests::state};
 use quorate_state::{State, StoreOptions, Transfer, TransferOptions};
 use quorate_types::{ReplicaId, Seq};
 use std::path::Path;
+use std::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,7 +64,7 @@ fn each_job_has_an_outcome_and_the_newest_is_durable() {
                 durable = Some(written);
             }
             Outcome::Replaced(position) => assert_eq!(position.seq, Seq(seq)),
-            failed @ Outcome::Failed(..) => panic!("{failed:?}"),
+            other => panic!("{other:?}"),
         }
     }
     let durable = durable.expect("the last is never replaced");
@@ -130,6 +131,78 @@ fn an_error_is_the_last_outcome() {
     assert_eq!(position.seq, Seq(1));
     assert!(error.to_string().contains("pages-00000001"), "{error}");
     running.stop();
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<String> = std::fs::read_dir(path).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_checkpoint_that_meets_a_full_disk_is_undone_and_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state();
+    let (running, _) = Running::start(folder.path());
+    running.write(job(1, Contents::State(state.freeze())));
+    assert!(matches!(running.outcome(), Outcome::Durable(_)));
+    let before = names(folder.path());
+    assert_eq!(before, ["manifest-00000001", "pages-00000001"]);
+    let length = folder.path().join("pages-00000001").metadata().unwrap().len();
+    // The manifest is what does not fit, when all else is written.
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("manifest-00000002.new")).unwrap();
+    change(&mut state, 2);
+    running.write(job(2, Contents::State(state.freeze())));
+    let Outcome::PutOff { position, path, needed_bytes } = running.outcome() else { panic!("not put off") };
+    assert_eq!((position.seq, &*path), (Seq(2), folder.path()));
+    assert!(needed_bytes > SPARE_BYTES);
+    assert_eq!(names(folder.path()), before, "nothing is left of it");
+    assert_eq!(folder.path().join("pages-00000001").metadata().unwrap().len(), length);
+    let Outcome::Durable(written) = running.outcome() else { panic!("there is room again") };
+    assert_eq!((written.position.seq, written.root), (Seq(2), state.root()));
+    running.stop();
+    let (running, found) = Running::start(folder.path());
+    assert_eq!(found.unwrap().root(), state.root());
+    running.stop();
+}
+
+#[test]
+fn a_checkpoint_that_has_no_room_is_not_begun_and_the_newest_is_written_when_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=24m", "none"];
+    let mounted = Command::new("mount").args(mount).arg(folder.path()).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return eprintln!(
+            "a_checkpoint_that_has_no_room_is_not_begun_and_the_newest_is_written_when_there_is: skipped, mounting \
+             needs privileges"
+        );
+    }
+    let mounted = Mounted(folder.path());
+    let filler = mounted.0.join("filler");
+    std::fs::write(&filler, vec![0; 23 << 20]).unwrap();
+    let mut state = state();
+    let (running, _) = Running::start(mounted.0);
+    running.write(job(1, Contents::State(state.freeze())));
+    assert!(matches!(running.outcome(), Outcome::PutOff { .. }));
+    assert_eq!(names(mounted.0), ["filler"]);
+    change(&mut state, 2);
+    running.write(job(2, Contents::State(state.freeze())));
+    assert!(matches!(running.outcome(), Outcome::Replaced(position) if position.seq == Seq(1)));
+    std::fs::remove_file(&filler).unwrap();
+    let Outcome::Durable(written) = running.outcome() else { panic!("there is room again") };
+    assert_eq!((written.position.seq, written.root), (Seq(2), state.root()));
+    running.stop();
+}
+
+/// A file system that is unmounted in the end.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // A test that failed may still have files open.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
 }
 
 #[test]

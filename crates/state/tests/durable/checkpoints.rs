@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use expect_test::expect;
 use proptest::prelude::*;
 use quorate_state::{
-    Frozen, LoadError, LoadFigures, Manifest, PageStore, Progress, State, StoreOptions, verify,
+    FILE_HEAD_BYTES, Frozen, LoadError, LoadFigures, Manifest, PageStore, Progress, State, StoreOptions,
+    verify,
 };
 use quorate_types::{Condition, Digest, Nanoseconds, Operation, Seq, limits};
 
@@ -157,12 +158,52 @@ fn a_checkpoint_that_was_given_up_leaves_no_trace_in_the_next() {
     write(&mut disk, &mut store, 31, &state.freeze());
     let operations = random.operations(100, 2000);
     client.run(&mut state, 32, &operations);
+    let (pages, bytes) = (disk.pages.clone(), store.disk_bytes());
     let mut checkpoint = store.begin(head(32), &state.freeze());
-    while !matches!(checkpoint.advance(&mut store), Progress::Finished) {}
-    store.abandon(checkpoint);
+    loop {
+        match checkpoint.advance(&mut store) {
+            Progress::Write(write) => disk.write(&write).expect("no crash"),
+            Progress::Finished => break,
+            _ => {}
+        }
+    }
+    let undo = store.abandon(checkpoint);
+    assert!(
+        !undo.pages.is_empty() && !undo.cut.is_empty(),
+        "it has begun files and appended to one: {undo:?}"
+    );
+    disk.undo(&undo);
+    assert_eq!((&disk.pages, store.disk_bytes()), (&pages, bytes));
     let manifest = write(&mut disk, &mut store, 33, &state.freeze());
     check(&manifest, &mut disk);
     assert_eq!(load(&mut disk).2.root(), state.root());
+}
+
+#[test]
+fn a_checkpoint_says_what_it_will_write_and_one_given_up_then_costs_the_next_nothing() {
+    let mut random = Random(4);
+    let (mut state, mut client) = filled(&mut random, 30, 2000);
+    let (mut disk, mut store) = (Disk::endless(), PageStore::new(SMALL, [], []));
+    write(&mut disk, &mut store, 31, &state.freeze());
+    let operations = random.operations(1, 2000);
+    client.run(&mut state, 32, &operations);
+    let measured = |store: &mut PageStore| {
+        let mut checkpoint = store.begin(head(32), &state.freeze());
+        while checkpoint.planned_bytes().is_none() {
+            let step = checkpoint.advance(store);
+            assert!(matches!(step, Progress::Pause | Progress::Remove(_)), "{step:?}");
+        }
+        checkpoint
+    };
+    let checkpoint = measured(&mut store);
+    let planned = checkpoint.planned_bytes().expect("just measured");
+    assert!(store.abandon(checkpoint).is_empty());
+    let mut checkpoint = measured(&mut store);
+    assert_eq!(checkpoint.planned_bytes(), Some(planned));
+    while !matches!(checkpoint.advance(&mut store), Progress::Finished) {}
+    let heads = (checkpoint.files_written().len() * FILE_HEAD_BYTES) as u64;
+    let written = checkpoint.written_bytes();
+    assert!(written >= planned && written <= planned + heads, "{written} written, {planned} planned");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind};
 
 use quorate_state::{
     Checkpoint, CheckpointHead, FileNumber, Frozen, LoadError, Manifest, PageStore, PageWrite, Progress,
-    ReadPages, Removal, StoreOptions,
+    ReadPages, Removal, StoreOptions, Undo,
 };
 use quorate_types::{Digest, Nanoseconds, Seq};
 
@@ -46,7 +46,7 @@ impl Disk {
         Ok(())
     }
 
-    fn write(&mut self, write: &PageWrite) -> Result<(), Crash> {
+    pub(crate) fn write(&mut self, write: &PageWrite) -> Result<(), Crash> {
         self.step()?;
         let file = self.pages.entry(write.file).or_default();
         let start = write.offset as usize;
@@ -66,6 +66,15 @@ impl Disk {
             self.synced.remove(number);
         }
         Ok(())
+    }
+
+    /// Undoes what was written of a checkpoint.
+    pub(crate) fn undo(&mut self, undo: &Undo) {
+        self.manifests.remove(&undo.manifest);
+        undo.pages.iter().for_each(|number| drop(self.pages.remove(number)));
+        for (number, bytes) in &undo.cut {
+            self.pages.entry(*number).or_default().truncate(*bytes as usize);
+        }
     }
 
     /// Carries a checkpoint out, in the order that makes it durable.
