@@ -178,6 +178,9 @@ impl Votes {
             let text = format!("shows {shown:?} as prepared, after COMMIT for {:?}", cast.certified);
             return Err(Violation::new("certificates", text));
         }
+        // The wishes that it shows are out with it, its own included.
+        let own = message.suspects.iter().filter(|(wisher, _)| *wisher == replica);
+        cast.suspected.extend(own.map(|(_, suspect)| suspect.view));
         Ok(())
     }
 
