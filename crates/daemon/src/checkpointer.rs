@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// How much nicer than the cores the thread is.
 const NICE: i32 = 10;
@@ -242,7 +242,7 @@ impl Writer {
         while let Ok(first) = self.next_order(orders) {
             for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
-                    Order::Keep(needed) => self.store.keep_states(&needed),
+                    Order::Keep(needed) => self.keep(&needed),
                     Order::Write(job, done) => self.choose(&mut newest, job, done),
                 }
             }
@@ -276,6 +276,14 @@ impl Writer {
         let left_out = if is_due && is_highest { chosen.replace((job, done)) } else { Some((job, done)) };
         if let Some((left_out, done)) = left_out {
             self.finish(Outcome::Replaced(left_out.position), &done);
+        }
+    }
+
+    /// What cannot be removed takes room, and goes when the replica starts again.
+    fn keep(&mut self, needed: &[Seq]) {
+        let removal = self.store.keep_states(needed);
+        if let Err(error) = self.folder.remove(&removal) {
+            warn!("an old checkpoint stays on the disk: {error}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! Writing a checkpoint: one walk over a frozen state that hashes and writes what is not on disk, children before
 //! parents, in pieces.
 //!
-//! First the walk measures what it will write. If the page files would then be too large for what lives in them, a
-//! second walk counts what is live in each file, and those with the least become *victims*: what lives in them is
-//! written again, and the files are needed no more. Only then every node is visited; otherwise subtrees that are on
-//! disk are passed by.
+//! First the walk measures what it will write. If the page files would then be too large for what lives in them, or
+//! become so while the next checkpoint is written, a second walk counts what is live in each file, and those with the
+//! least become *victims*: what lives in them is written again, and the files are needed no more. Only then every node
+//! is visited; otherwise subtrees that are on disk are passed by.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -291,7 +291,8 @@ impl Checkpoint {
             Exit::End => {
                 let bytes = store.bytes() + self.missing_bytes;
                 self.walk = Walk::over(&self.forest);
-                if bytes > store.bytes_max(self.live_bytes_min) {
+                // The next one may write as much while all of this is there.
+                if bytes + self.missing_bytes > store.bytes_max(self.live_bytes_min) {
                     self.missing_bytes = 0;
                     self.live.values_mut().for_each(|live| *live = 0);
                     self.phase = Phase::Count;
@@ -340,7 +341,8 @@ impl Checkpoint {
     }
 
     /// Decides which files the new manifest will not need: those without live blocks, and if the others are still too
-    /// large for what lives in them, those with the least share of it.
+    /// large for what lives in them, or would be while the next checkpoint is written beside them, those with the least
+    /// share of it.
     fn choose_victims(&mut self, store: &mut PageStore) {
         let live: u64 = self.live.values().sum::<u64>() + self.missing_bytes;
         let dead = |number: &FileNumber| self.live.get(number).copied().unwrap_or_default() == 0;
@@ -352,7 +354,9 @@ impl Checkpoint {
             .map(|number| (*number, store.file_bytes(*number), self.live[number]))
             .collect();
         let mut bytes = left.iter().map(|(_, bytes, _)| bytes).sum::<u64>() + self.missing_bytes;
-        if bytes > store.bytes_max(live) {
+        let next = self.missing_bytes;
+        let enough = (live + live / 2).min((2 * live).saturating_sub(next)).max(live);
+        if bytes + next > store.bytes_max(live) {
             left.retain(|(number, ..)| store.open != Some(*number));
             // The least live share first, without fractions.
             left.sort_by(|(_, bytes, live), (_, other_bytes, other_live)| {
@@ -360,7 +364,7 @@ impl Checkpoint {
                     .cmp(&(u128::from(*other_live) * u128::from(*bytes)))
             });
             for (number, file_bytes, file_live) in left {
-                if bytes <= live + live / 2 {
+                if bytes <= enough {
                     break;
                 }
                 bytes -= file_bytes - file_live;

@@ -67,7 +67,7 @@ impl PageStore {
                 Err(error) => found.damaged.push((manifest.number, error)),
             }
         }
-        self.keep_states(&[found.whole.as_ref().map_or(Seq(0), |(manifest, _)| manifest.head.seq)]);
+        self.begin_with(&[found.whole.as_ref().map_or(Seq(0), |(manifest, _)| manifest.head.seq)]);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         found
     }

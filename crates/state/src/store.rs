@@ -6,10 +6,10 @@
 //!
 //! A restart goes on from the newest checkpoint that others have certified ([`PageStore::restore`]). Which may be that
 //! one yet, the caller says ([`PageStore::keep_states`]); those and newer ones are always kept, and the last partial one
-//! above them. Page files take at most twice what is live in the
-//! newest checkpoint, and one file. Up to that one more complete manifest is kept; it is given up when all would take
-//! more, and before a checkpoint is written that would not fit beside it. While one is written, its blocks may come on
-//! top.
+//! above them. Page files take at most twice what is live in the newest checkpoint, and one file, if no more than that
+//! one is needed: files are compacted so far that the next checkpoint fits, too, if it writes as much as the last. Up to
+//! that one more complete manifest is kept; it is given up when all would take more, and before a checkpoint is written
+//! that would not fit beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,6 +87,8 @@ pub struct PageStore {
     pub(crate) open: Option<FileNumber>,
     /// Manifests, the newest last.
     kept: Vec<Kept>,
+    /// What page files may take, as the last checkpoint has found.
+    disk_bytes_max: Option<u64>,
     /// The slots whose states are needed, ascending; later ones are, too. None as long as nobody has said so.
     needed: Option<Vec<Seq>>,
     /// All page files that exist or may exist, with their lengths as far as they are known.
@@ -116,6 +118,7 @@ impl PageStore {
             files: BTreeMap::new(),
             open: None,
             kept: Vec::new(),
+            disk_bytes_max: None,
             needed: None,
             next_file: pages.keys().last().map_or(FileNumber(1), |last| last.next()),
             next_manifest: manifests.last().map_or(1, |last| last + 1),
@@ -140,8 +143,14 @@ impl PageStore {
         self.next_manifest = self.next_manifest.max(manifest.number + 1);
     }
 
-    /// Of the states that are durable by now, only those after these slots are needed, ascending.
-    pub fn keep_states(&mut self, needed: &[Seq]) {
+    /// Of the states that are durable by now, only those after these slots are needed, ascending. Says what may be
+    /// removed.
+    pub fn keep_states(&mut self, needed: &[Seq]) -> Removal {
+        self.begin_with(needed);
+        self.tidy()
+    }
+
+    pub(crate) fn begin_with(&mut self, needed: &[Seq]) {
         self.needed = Some(needed.to_vec());
     }
 
@@ -229,8 +238,14 @@ impl PageStore {
             .map(|file| (file.number, FileUse { bytes: file.bytes, live_bytes: file.live_bytes }))
             .collect();
         self.keep(manifest);
+        self.disk_bytes_max = Some(disk_bytes_max);
+        self.tidy()
+    }
+
+    /// One more manifest than is needed stays where there is room.
+    fn tidy(&mut self) -> Removal {
         let mut removal = self.retain(MANIFESTS_KEPT);
-        if self.disk_bytes() > disk_bytes_max {
+        if self.disk_bytes_max.is_some_and(|most| self.disk_bytes() > most) {
             let Removal { manifests, pages } = self.retain(1);
             removal.manifests.extend(manifests);
             removal.pages.extend(pages);

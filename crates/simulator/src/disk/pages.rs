@@ -77,6 +77,8 @@ pub struct PageDisk {
     store: PageStore,
     under_way: Option<UnderWay>,
     waiting: Option<Job>,
+    /// The slots whose states are needed, if the store has not been told.
+    needed: Option<Vec<Seq>>,
 }
 
 impl Default for PageDisk {
@@ -87,6 +89,7 @@ impl Default for PageDisk {
             store: PageStore::new(OPTIONS, [], []),
             under_way: None,
             waiting: None,
+            needed: None,
         }
     }
 }
@@ -144,6 +147,7 @@ impl PageDisk {
         steps.into_iter().for_each(|step| self.act(step));
         let removal = self.store.on_durable(checkpoint);
         self.act(Step::Remove(removal));
+        self.tidy();
         let next = self.waiting.take();
         let begun = next.is_some_and(|job| self.begin_if_due(job));
         (Written { position, root, complete }, begun)
@@ -167,6 +171,7 @@ impl PageDisk {
     /// The process is gone: what was under way stops at a random step.
     pub fn crash(&mut self, random: &mut Random) {
         self.waiting = None;
+        self.needed = None;
         let Some(UnderWay { mut steps, .. }) = self.under_way.take() else { return };
         for _ in 0..random.index(steps.len() + 1) {
             steps.pop_front().into_iter().for_each(|step| self.act(step));
@@ -179,7 +184,18 @@ impl PageDisk {
 
     /// Of the states that are durable by now, only those after these slots are needed.
     pub fn keep_states(&mut self, needed: &[Seq]) {
-        self.store.keep_states(needed);
+        self.needed = Some(needed.to_vec());
+        self.tidy();
+    }
+
+    /// The thread hears of it once it has written what it writes.
+    fn tidy(&mut self) {
+        if self.under_way.is_none()
+            && let Some(needed) = self.needed.take()
+        {
+            let removal = self.store.keep_states(&needed);
+            self.act(Step::Remove(removal));
+        }
     }
 
     /// Loads what a replica goes on from after which others have `certified` the state.

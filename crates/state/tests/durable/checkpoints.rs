@@ -128,8 +128,12 @@ fn a_write_that_changes_nothing_during_a_checkpoint_does_not_hide_what_moves() {
         drop(frozen);
         // Nodes are copied behind the back of the walk, and what is copied stays as it is.
         for _ in 0..random.below(40) {
-            if let Progress::Write(write) = checkpoint.advance(&mut store) {
-                disk.pages.entry(write.file).or_default().extend_from_slice(&write.bytes);
+            match checkpoint.advance(&mut store) {
+                Progress::Write(write) => {
+                    disk.pages.entry(write.file).or_default().extend_from_slice(&write.bytes);
+                }
+                Progress::Remove(removal) => disk.remove(&removal).expect("no crash"),
+                Progress::Pause | Progress::Finished => {}
             }
         }
         let never = |at: usize| Operation::Set {

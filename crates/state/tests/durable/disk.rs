@@ -55,7 +55,7 @@ impl Disk {
         Ok(())
     }
 
-    fn remove(&mut self, removal: &Removal) -> Result<(), Crash> {
+    pub(crate) fn remove(&mut self, removal: &Removal) -> Result<(), Crash> {
         for number in &removal.manifests {
             self.step()?;
             self.manifests.remove(number);
