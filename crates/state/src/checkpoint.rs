@@ -382,7 +382,7 @@ impl Checkpoint {
 
     /// Gives the older manifest up if this checkpoint would not fit beside it.
     fn make_room(&mut self, store: &mut PageStore, live_bytes: u64) {
-        self.disk_bytes_max = store.bytes_max(live_bytes);
+        self.disk_bytes_max = 2 * live_bytes;
         if store.disk_bytes() + self.missing_bytes > self.disk_bytes_max {
             self.removal = Some(store.release()).filter(|removal| !removal.is_empty());
         }

@@ -18,7 +18,7 @@ use quorate_types::Seq;
 use crate::cache::{FileNumber, PlaceEpoch};
 use crate::manifest::{FileEntry, Manifest};
 
-/// How many complete manifests are kept where there is room.
+/// How many complete manifests are kept while page files take no more than twice what is live.
 const MANIFESTS_KEPT: usize = 2;
 
 /// How page files are written.
@@ -32,7 +32,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { file_bytes_max: 64 * 1024 * 1024, write_bytes: 1024 * 1024 }
+        Self { file_bytes_max: 16 * 1024 * 1024, write_bytes: 1024 * 1024 }
     }
 }
 
