@@ -65,7 +65,10 @@ impl Machines {
             match output {
                 Output::Send { to, message, .. } => self.send(id, to, &message),
                 Output::Committed { position, .. } => self.execute(id, position),
-                Output::Append { .. } | Output::Trim { .. } | Output::ViewEntered { .. } => {}
+                Output::Append { .. }
+                | Output::Trim { .. }
+                | Output::States { .. }
+                | Output::ViewEntered { .. } => {}
                 other => panic!("replica {id} does not go on: {other:?}"),
             }
         }
