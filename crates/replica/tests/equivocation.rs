@@ -10,10 +10,8 @@ use quorate_types::{
     BundleNumber, ClusterConfig, CoreId, Digest, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Operation,
     Seq, SessionId, View,
 };
-use quorate_wire::message::{Commit, LaneAcks, Message, PrePrepare, Prepare};
-use quorate_wire::{
-    BatchHead, Frame, Header, Kind, LaneTip, Position, Statement, batch, bundle, header, testing,
-};
+use quorate_wire::message::{LaneAcks, Message, PrePrepare};
+use quorate_wire::{BatchHead, Frame, Header, Kind, LaneTip, Position, batch, bundle, header, testing};
 use std::sync::Arc;
 
 const LANE: LaneId = LaneId { origin: R3, link: LinkId(0) };
@@ -47,8 +45,9 @@ fn ack(tip: LaneTip) -> Frame {
     LaneAcks { full: false, tips: vec![tip] }.encode()
 }
 
-/// The history of lanes-1: A is committed after one of those who prepared it has followed the others to B. All
-/// must execute A, the lane must be whole, and the three honest replicas must go on without r3.
+/// r3 gives A to some and the longer B to others, shows its acknowledgements as it likes, and votes for nothing. The
+/// primary has proposed A, so who holds B fetches A: all must execute A, the lane must be whole, and the three honest
+/// replicas must go on without r3.
 fn a_committed_chain_comes_back(cores: usize, links: u8) {
     let mut cluster = Cluster::new(4, links, cores);
     cluster.machine(R3).crashed = true;
@@ -67,27 +66,7 @@ fn a_committed_chain_comes_back(cores: usize, links: u8) {
     assert_eq!(cluster.sent_by(R1, Kind::Prepare).len(), 3, "r1 has prepared A");
 
     cluster.inject(R3, R1, &ack(b[1].tip()));
-    cluster.wait(6);
-    let acknowledged = |cluster: &Cluster, tip: LaneTip| {
-        let names = |frame: &Frame| {
-            let acks = LaneAcks::decode(frame.payload()).expect("own acknowledgements");
-            acks.tips.contains(&tip)
-        };
-        cluster.sent_by(R1, Kind::LaneAcks).iter().any(names)
-    };
-    assert!(acknowledged(&cluster, b[1].tip()), "r1 has followed r2 and r3 to B");
-
-    // Now r3 votes for A, and A is committed.
     let position = Position { seq: Seq(1), digest: proposal.header.digest() };
-    let digests = vec![position.digest];
-    let statement = Statement::prepare(&config, View(0), Seq(1), &digests);
-    let signature = statement.sign(&testing::replica_key(3));
-    let prepare = Prepare { view: View(0), lo: Seq(1), digests, signature }.encode();
-    let commit = Commit { view: View(0), position }.encode();
-    for honest in [R0, R1] {
-        cluster.inject(R3, honest, &prepare);
-        cluster.inject(R3, honest, &commit);
-    }
     cluster.wait(20);
     for honest in [R0, R1, R2] {
         let executed = cluster.machines[honest.index()].cores[cores - 1].audit().executed;
