@@ -171,7 +171,7 @@ impl Library {
         let newest = self.states.len().saturating_sub(1);
         // What is not certified cannot be copied. With f others down for good, it may be certified only by one that has
         // copied the last certified state.
-        let certified = self.states.iter().rposition(|served| served.certificate.is_some());
+        let certified = self.newest_certified();
         let mut index = 0;
         self.states.retain_mut(|served| {
             index += 1;
@@ -183,7 +183,7 @@ impl Library {
         });
         loop {
             let newest = self.states.len().saturating_sub(1);
-            let certified = self.states.iter().rposition(|served| served.certificate.is_some());
+            let certified = self.newest_certified();
             let both = usize::from(certified.is_some_and(|certified| certified != newest));
             if self.states.len() <= SERVED_MAX + both {
                 break;
@@ -209,13 +209,19 @@ impl Library {
         Some(pinned)
     }
 
+    fn newest_certified(&self) -> Option<usize> {
+        self.states.iter().rposition(|served| served.certificate.is_some())
+    }
+
     /// When there is something to do: at once while questions wait, or when a state may be let go of.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
         if !self.questions.is_empty() {
             return Some(Nanoseconds(0));
         }
-        let older = self.states.iter().take(self.states.len().saturating_sub(1));
-        older.filter_map(|served| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
+        let certified = self.newest_certified();
+        let older = self.states.iter().take(self.states.len().saturating_sub(1)).enumerate();
+        let leaving = older.filter(|(index, _)| Some(*index) != certified);
+        leaving.filter_map(|(_, served)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
     }
 }
 
@@ -327,6 +333,9 @@ mod tests {
         shelf.now = shelf.now.plus(1_000 * SECOND);
         let third = shelf.add(30);
         assert_eq!(shelf.roots(), [first, third], "nobody asks for the one between");
+        shelf.ask(HONEST, first);
+        shelf.wait(1_000 * SECOND);
+        assert_eq!(shelf.roots(), [first, third], "though nobody asks for it any more");
         shelf.ask(HONEST, third);
         let fourth = shelf.add(40);
         assert_eq!(shelf.roots(), [first, third, fourth]);

@@ -290,12 +290,13 @@ impl Cluster {
         self.trace.note(now, Detail::Verbose, &[1, id(replica), taken, effects.len() as u64], || {
             format!("r{replica} core {core}: tick, {taken} inputs")
         });
+        // What was decided counts, even if the replica crashes while it tells of that.
+        self.audit(replica, core)?;
         self.carry(replica, core, effects)?;
         if !self.lives(life) {
             return Ok(());
         }
         self.pump(replica, core);
-        self.audit(replica, core)?;
         self.schedule_next_tick(replica, core, taken > 0)
     }
 

@@ -232,7 +232,9 @@ impl Durability {
         let gone = disk.facts(journal, Lsn(0), upto);
         let stays = disk.facts(journal, upto.next(), Lsn(u64::MAX));
         let lost = if journal == CONSENSUS_JOURNAL {
-            lost_votes(&gone, &stays, newest.map(|newest| newest.seq).unwrap_or_default())
+            // Who never votes again may forget what it has voted.
+            let restart = newest.map(|newest| newest.seq).unwrap_or_default();
+            lost_votes(&gone, &stays, restart).filter(|_| !disk.forgotten)
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
             // Old ones may have been appended again, so that a lane that stands still keeps no other.
