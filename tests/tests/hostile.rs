@@ -36,10 +36,11 @@ impl Attacker {
         let mut buffer = [0; 4096];
         loop {
             // One byte at a time keeps frames apart without buffering what follows.
-            let count = self.stream.read(&mut buffer[..1]).unwrap_or(0);
-            if count == 0 {
-                return None;
-            }
+            let count = match self.stream.read(&mut buffer[..1]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => return None,
+                Ok(count) => count,
+            };
             let mut input = &buffer[..count];
             if let Some(frame) = self.assembler.next(&mut input).expect("replicas send frames") {
                 return Some(Frame::keep(frame));
