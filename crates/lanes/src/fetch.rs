@@ -66,10 +66,13 @@ impl Fetches {
         now.plus(self.rounds.patience(ANSWER_TIMES * retransmit.0, ANSWER_TIME_MAX.0))
     }
 
-    /// Nobody has had it so far: the next one that is wanted has its turn.
+    /// Nobody has had it so far: the next one that is wanted has its turn. What was proposed may never have been there; as
+    /// long as it is waited for, it is asked for again.
     fn abandon(&mut self) {
-        if self.current.take().is_some_and(|fetch| fetch.reason == Reason::Named) && !self.wanted.is_empty() {
-            self.wanted.rotate_left(1);
+        match self.current.take().map(|fetch| fetch.reason) {
+            Some(Reason::Named) if !self.wanted.is_empty() => self.wanted.rotate_left(1),
+            Some(Reason::Proposed) => self.proposed = None,
+            _ => {}
         }
     }
 }

@@ -374,3 +374,21 @@ fn what_is_proposed_waits_for_what_is_named_and_is_given_up_once_it_is_dead() {
     node.wait(3);
     assert!(node.take().questions().is_empty(), "the lane has gone on past it");
 }
+
+/// A primary may propose what nobody has; who waits for it no longer does not go on asking.
+#[test]
+fn what_nobody_has_is_not_asked_for_again_unless_it_is_still_proposed() {
+    let mut node = Node::new(R0);
+    let (a, b) = forked(&node);
+    node.receive(&a, 1..=5);
+    node.tick();
+    node.take();
+    node.want_proposed(b.tips[7], R3);
+    let (first, _) = node.take().question();
+    node.wait(6);
+    node.take();
+    node.wait(12);
+    assert!(node.take().questions().is_empty(), "it was given up");
+    node.want_proposed(b.tips[7], R3);
+    assert_ne!(node.take().question().0, first, "another one is asked");
+}

@@ -4,10 +4,13 @@
 //! Long because each message has its bytes beside it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use expect_test::{Expect, expect};
+mod common;
+
+use common::{check, digest, position, signature};
+use expect_test::expect;
 use quorate_types::{
     BundleNumber, Condition, Digest, Domain, Epoch, KeyValue, LaneId, LaneNumber, LinkId, Nanoseconds,
-    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, SessionId, Signature, Versioned,
+    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, SessionId, Versioned,
     VersionedEntry, View,
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
@@ -19,8 +22,8 @@ use quorate_wire::message::{
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
 use quorate_wire::{
-    BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, Position, ReplyView, Statement,
-    StatementKind, batch, bundle, handshake, header,
+    BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, ReplyView, Statement, StatementKind,
+    batch, bundle, handshake, header,
 };
 use std::sync::Arc;
 
@@ -31,28 +34,6 @@ fn sample_certificate() -> CheckpointCertificate {
         next_config: digest(3),
         signatures: vec![(ReplicaId(0), signature()), (ReplicaId(2), signature())],
     }
-}
-
-/// Lines of 32 bytes, so that a difference can be found.
-fn hex(bytes: &[u8]) -> String {
-    let line = |chunk: &[u8]| chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-    bytes.chunks(32).map(line).collect()
-}
-
-fn check(bytes: impl AsRef<[u8]>, expected: Expect) {
-    expected.assert_eq(&hex(bytes.as_ref()));
-}
-
-fn digest(fill: u8) -> Digest {
-    Digest([fill; 32])
-}
-
-fn position(seq: u64) -> Position {
-    Position { seq: Seq(seq), digest: digest(u8::try_from(seq).unwrap()) }
-}
-
-fn signature() -> Signature {
-    Signature([0xee; 64])
 }
 
 fn lane(origin: u8, link: u8) -> LaneId {

@@ -1,33 +1,14 @@
 //! The exact bytes of a view change: what is signed, and what is sent. A change here is a change of the protocol.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use expect_test::{Expect, expect};
-use quorate_types::{Digest, ReplicaId, Seq, Signature, View};
+mod common;
+
+use common::{check, digest, position, signature};
+use expect_test::expect;
+use quorate_types::{ReplicaId, Seq, View};
 use quorate_wire::message::{CheckpointCertificate, Message, NewView, Prepare, Suspect, ViewChange};
 use quorate_wire::testing::config;
-use quorate_wire::{Position, PreparedCertificate, Statement, SuspectReason, ViewChangeSummary, summary};
-
-/// Lines of 32 bytes, so that a difference can be found.
-fn hex(bytes: &[u8]) -> String {
-    let line = |chunk: &[u8]| chunk.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-    bytes.chunks(32).map(line).collect()
-}
-
-fn check(bytes: impl AsRef<[u8]>, expected: Expect) {
-    expected.assert_eq(&hex(bytes.as_ref()));
-}
-
-fn digest(fill: u8) -> Digest {
-    Digest([fill; 32])
-}
-
-fn position(seq: u64) -> Position {
-    Position { seq: Seq(seq), digest: digest(u8::try_from(seq).unwrap()) }
-}
-
-fn signature() -> Signature {
-    Signature([0xee; 64])
-}
+use quorate_wire::{PreparedCertificate, Statement, SuspectReason, ViewChangeSummary, summary};
 
 fn summary() -> ViewChangeSummary {
     ViewChangeSummary {
