@@ -4,7 +4,30 @@ use crate::SubmitError;
 use quorate_types::{BundleNumber, ReplicaId, Seq};
 use quorate_wire::DecodeError;
 use quorate_wire::handshake::HandshakeError;
+use quorate_wire::message::BusyReason;
 use thiserror::Error;
+
+/// What an error says of the bundle that it is about (DESIGN section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not executed and never will be.
+    NotDone,
+    /// It was executed; only its results are not known.
+    Done,
+    /// It may have been executed, or may be yet.
+    Unknown,
+}
+
+/// Why a bundle was definitely not executed, although it was sent.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NotDone {
+    /// No replica took it, and an empty bundle was executed in its place.
+    #[error("no replica took it: {}", .0.describe())]
+    Declined(BusyReason),
+    /// Its number was used by another bundle: somebody else has a copy of this session.
+    #[error("its number was used by another bundle of the same session; let each process open its own session")]
+    NumberUsed,
+}
 
 /// Why the cluster could not be reached or a bundle has no result. Whatever is said about replicas is one
 /// line per replica.
@@ -59,6 +82,15 @@ pub enum ClientError {
         /// Where it was executed.
         seq: Seq,
     },
+    /// The bundle was sent, but not executed, and it never will be.
+    #[error("the bundle was not executed and will not be: {0}")]
+    NotDone(NotDone),
+    /// The session was evicted, as the key has opened too many others since, and the cluster does not know any more how
+    /// far it came.
+    #[error(
+        "the session was evicted while the bundle was open; whether it was executed is unknown; read the keys again"
+    )]
+    Evicted,
     /// Nobody answered in time.
     #[error(
         "no agreed answer within {seconds} s; whether the bundle was or will be executed is unknown; \
@@ -87,6 +119,24 @@ pub enum ClientError {
     /// The client was closed while the bundle was open; its outcome is unknown.
     #[error("the client was closed; whether the bundle was executed is unknown")]
     Closed,
+}
+
+impl ClientError {
+    /// What this says of the bundle that it is about.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::NotRegistered { .. }
+            | Self::Submit(_)
+            | Self::NotDone(_)
+            | Self::NoSuchReplica { .. }
+            | Self::NoReport { .. } => Outcome::NotDone,
+            Self::ResultsGone { .. } => Outcome::Done,
+            Self::Unanswered { .. } | Self::Evicted | Self::Closed => Outcome::Unknown,
+        }
+    }
 }
 
 /// Why a connection to one replica does not stand.

@@ -15,5 +15,5 @@ mod session;
 pub mod testing;
 
 pub use driver::{Client, ClientOptions, Completion, Pending};
-pub use error::{ClientError, LinkError};
+pub use error::{ClientError, LinkError, NotDone, Outcome};
 pub use session::{Action, Session, SubmitError, Timing};
