@@ -1,0 +1,94 @@
+//! One server's part in one round of a fetch.
+
+use quorate_types::Nanoseconds;
+
+/// How far a server is with its part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A question is open, and its time runs.
+    Asked { since: Nanoseconds, bytes: u64 },
+    /// A question is open, and its time is over. What still comes is taken.
+    Late { bytes: u64 },
+    /// It has answered and may be asked again.
+    Ready,
+    /// It has had its turn.
+    Over,
+}
+
+/// A credit of time that runs while a question is open, and is earned with what comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) stage: Stage,
+    /// What is left of the credit when the present question was asked, and the most that there is.
+    credit: u64,
+    patience: u64,
+}
+
+impl Turn {
+    pub(crate) fn new(patience: u64) -> Self {
+        Self { stage: Stage::Ready, credit: patience, patience }
+    }
+
+    pub(crate) fn ask(&mut self, now: Nanoseconds, bytes: u64) {
+        self.stage = Stage::Asked { since: now, bytes };
+    }
+
+    /// What the open question was asked with, if one is open.
+    pub(crate) fn question(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Asked { bytes, .. } | Stage::Late { bytes } => Some(bytes),
+            Stage::Ready | Stage::Over => None,
+        }
+    }
+
+    /// When the time of the open question is over.
+    pub(crate) fn ends(&self) -> Option<Nanoseconds> {
+        match self.stage {
+            Stage::Asked { since, .. } => Some(since.plus(self.credit)),
+            _ => None,
+        }
+    }
+
+    /// When the server that is asked is no longer waited for alone.
+    pub(crate) fn lags(&self) -> Option<Nanoseconds> {
+        match self.stage {
+            Stage::Asked { since, .. } => Some(since.plus(self.credit.saturating_sub(self.patience / 2))),
+            _ => None,
+        }
+    }
+
+    /// Whether half of its credit is left, now that nothing is asked.
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.credit >= self.patience.div_ceil(2)
+    }
+
+    /// Whether time is over since the last look.
+    pub(crate) fn expire(&mut self, now: Nanoseconds) -> bool {
+        let Stage::Asked { bytes, .. } = self.stage else { return false };
+        let is_over = self.ends().is_some_and(|ends| now >= ends);
+        if is_over {
+            self.stage = Stage::Late { bytes };
+        }
+        is_over
+    }
+
+    /// So much has come. What comes late must be half of what was asked for, or the turn is over.
+    pub(crate) fn answer(&mut self, now: Nanoseconds, bytes: u64) {
+        let share = |asked: u64| {
+            let (bytes, asked) = (u128::from(bytes.min(asked)), u128::from(asked.max(1)));
+            u64::try_from(u128::from(self.patience) * bytes / asked).unwrap_or(self.patience)
+        };
+        match self.stage {
+            Stage::Asked { since, bytes: asked } => {
+                let left = self.credit.saturating_sub(now.since(since));
+                self.credit = left.saturating_add(share(asked)).min(self.patience);
+                self.stage = Stage::Ready;
+            }
+            Stage::Late { bytes: asked } => {
+                self.credit = share(asked);
+                self.stage = if self.is_prompt() { Stage::Ready } else { Stage::Over };
+            }
+            Stage::Ready | Stage::Over => {}
+        }
+    }
+}
