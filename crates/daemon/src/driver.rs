@@ -6,6 +6,7 @@ use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
 use crate::log_driver::{LogDriver, LogSetup};
 use crate::log_error::LogError;
+use crate::log_reader::ReadBack;
 use crate::peers::Peers;
 use crate::run::StartError;
 use crate::shared::Shared;
@@ -192,6 +193,9 @@ impl Driver {
             self.on_event(event)?;
         }
         self.log.take_segments(&mut self.reactor)?;
+        while let Some(ReadBack { journal, lsn, record }) = self.log.take_read_back() {
+            self.step(Input::ReadBack { journal, lsn, record });
+        }
         let read_only = self.shared.read_only().is_some();
         if std::mem::replace(&mut self.read_only, read_only) != read_only {
             self.step(Input::ReadOnly(read_only));

@@ -44,6 +44,7 @@ impl Driver {
         match effect {
             Effect::Append { journal, lsn, record } => self.append(journal, lsn, record),
             Effect::Trim { journal, upto } => self.log.trim(journal, upto),
+            Effect::ReadBack { journal, lsn } => self.log.read_back(journal, lsn),
             Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
             Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
             Effect::ClosePeer { peer, link, reject } => {

@@ -18,6 +18,7 @@ mod effects;
 pub mod inspect;
 mod log_driver;
 mod log_error;
+mod log_reader;
 pub mod page_folder;
 mod peers;
 mod recover;

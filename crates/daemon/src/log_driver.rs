@@ -6,6 +6,7 @@
 
 use crate::disk::SegmentMaker;
 use crate::log_error::LogError;
+use crate::log_reader::{LogReader, ReadBack};
 use crate::segment_files;
 use quorate_journal::{
     Log, LogIdentity, LogOptions, Record, Scan, SegmentAction, SegmentNumber, Write, WriteId,
@@ -44,6 +45,7 @@ pub(crate) struct LogSetup {
     pub(crate) scan: Scan,
     pub(crate) sync: FileSync,
     pub(crate) maker: SegmentMaker,
+    pub(crate) reader: LogReader,
 }
 
 /// The log of one core.
@@ -52,6 +54,7 @@ pub(crate) struct LogDriver {
     log: Log,
     sync: FileSync,
     maker: SegmentMaker,
+    reader: LogReader,
     files: BTreeMap<SegmentNumber, FileId>,
     buffers: AlignedBuffers,
     /// The writes under way: where to, and since when.
@@ -62,7 +65,7 @@ pub(crate) struct LogDriver {
 
 impl LogDriver {
     pub(crate) fn new(setup: LogSetup) -> Self {
-        let LogSetup { identity, scan, sync, maker } = setup;
+        let LogSetup { identity, scan, sync, maker, reader } = setup;
         let segment_bytes = usize::try_from(maker.place().segment_bytes);
         let options = LogOptions {
             segment_bytes: segment_bytes.expect("invariant: a segment is at most 16 MiB"),
@@ -75,6 +78,7 @@ impl LogDriver {
             log: Log::resume(identity, options, &scan),
             sync,
             maker,
+            reader,
             files: BTreeMap::new(),
             buffers: AlignedBuffers::default(),
             writes: BTreeMap::new(),
@@ -93,6 +97,16 @@ impl LogDriver {
         self.log.trim(journal, upto);
     }
 
+    /// Has a record read back; see [`LogDriver::take_read_back`].
+    pub(crate) fn read_back(&mut self, journal: JournalId, lsn: Lsn) {
+        self.reader.ask(journal, lsn);
+    }
+
+    /// The next record that was read back.
+    pub(crate) fn take_read_back(&mut self) -> Option<ReadBack> {
+        self.reader.take()
+    }
+
     /// Gives what is to be written to the reactor, which takes it with its next wait.
     pub(crate) fn start_writes(&mut self, reactor: &mut Reactor, now: Instant) {
         if self.quiet_since.is_some_and(|since| now >= since + QUIET) {
@@ -104,6 +118,8 @@ impl LogDriver {
             self.start(reactor, write, now);
         }
         self.ask_for_segments(reactor);
+        let log = &self.log;
+        self.reader.start(|| reactor.waker(), |journal, lsn| log.place(journal, lsn));
     }
 
     fn start(&mut self, reactor: &mut Reactor, write: Write, now: Instant) {

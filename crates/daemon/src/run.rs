@@ -8,6 +8,7 @@ use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
+use crate::log_reader::ReaderThread;
 use crate::page_folder::{FolderError, PageFolder};
 use crate::recover::{self, Beginning, recover};
 use crate::segment_files::Opening;
@@ -104,6 +105,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     let limits =
         Limits { journal_bytes_max: config.journal_bytes_max, free_bytes_min: config.free_bytes_min };
     let files = Disk::start(&shared, data.path(), limits).map_err(StartError::Thread)?;
+    let reading = ReaderThread::start().map_err(StartError::Thread)?;
     let mut threads = Vec::new();
     let (checkpointer, writing) = Checkpointer::start(folder, store).map_err(StartError::Thread)?;
     let mut checkpointer = Some(checkpointer);
@@ -112,7 +114,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         let core = Core::recover(&setup, id, &mut recovery);
         let checkpointer = if id == execution { checkpointer.take() } else { None };
         let scan = scans.remove(&id).expect("invariant: each core has a directory, and all were read");
-        let log = set_up_log(&config, &data, &files, &disk, id, scan)?;
+        let log = set_up_log(&config, &data, (&files, &reading), &disk, id, scan)?;
         let parts = CoreParts { id, core, mailbox, checkpointer, log };
         threads.push(CoreThread::start(&config, &shared, parts)?);
     }
@@ -157,6 +159,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         }
     }
     files.finish();
+    reading.finish();
     writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     if let Some(dumper) = dumper {
         dumper.finish();
@@ -183,7 +186,7 @@ fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
 fn set_up_log(
     config: &NodeConfig,
     data: &DataDirectory,
-    files: &Disk,
+    (files, reading): (&Disk, &ReaderThread),
     disk: &DiskReport,
     core: CoreId,
     scan: Scan,
@@ -193,8 +196,10 @@ fn set_up_log(
         Durability::Async => (FileSync::None, Opening::Buffered),
     };
     let segment_bytes = segment_bytes(config.journal_bytes_max, config.cores.len());
-    let maker = files.maker(LogPlace { directory: data.log(core)?, segment_bytes, opening });
-    Ok(LogSetup { identity: data.log_identity(core), scan, sync, maker })
+    let directory = data.log(core)?;
+    let reader = reading.reader(&directory);
+    let maker = files.maker(LogPlace { directory, segment_bytes, opening });
+    Ok(LogSetup { identity: data.log_identity(core), scan, sync, maker, reader })
 }
 
 struct CoreThread {

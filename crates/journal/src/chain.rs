@@ -1,9 +1,9 @@
 //! The groups that count, and what is missing among them. [`crate::scan`] has the rules.
 
 use crate::damage::{Damage, LostRecords, TornTail};
-use crate::layout::{GroupHeader, GroupNumber, LogIdentity, RUNS_MAX, Run, SegmentNumber};
+use crate::layout::{Entry, GroupHeader, GroupNumber, LogIdentity, RUNS_MAX, Run, SegmentNumber};
 use crate::scan::{Fate, FoundGroup, GroupSummary, RecordSummary, Scan};
-use crate::{CONSENSUS_JOURNAL, RecordKind};
+use crate::{CONSENSUS_JOURNAL, RecordKind, RecordPlace};
 use quorate_types::{CoreId, JournalId, Lsn};
 use std::collections::BTreeMap;
 
@@ -227,7 +227,13 @@ impl Reading<'_> {
             let last = self.last.entry(journal).or_default();
             *last = lsn.max(*last);
             match found.record.take() {
-                Some(record) if needed => self.scan.records.push((journal, lsn, record)),
+                Some(record) if needed => {
+                    let Entry { bytes, checksum, kind, .. } = found.entry;
+                    let (segment, offset) = (group.header.segment, group.header.offset + found.at as u64);
+                    let place = RecordPlace { segment, offset, bytes, checksum, kind };
+                    self.scan.places.push((journal, lsn, place));
+                    self.scan.records.push((journal, lsn, record));
+                }
                 Some(_) => {}
                 None => {
                     fate = Fate::Damaged;

@@ -20,6 +20,7 @@ mod damage;
 mod describe;
 mod gate;
 mod log;
+mod places;
 mod record;
 mod segments;
 
@@ -28,6 +29,7 @@ pub use describe::Description;
 pub use gate::{Gate, Watermarks};
 pub use layout::{BLOCK_BYTES, GroupNumber, JOURNALS_MAX, LogIdentity, SegmentHeader, SegmentNumber};
 pub use log::{Log, LogOptions, Write, WriteId};
+pub use places::RecordPlace;
 pub use record::{CONSENSUS_JOURNAL, Record, RecordError, RecordKind, batch_journal};
 pub use scan::{Fate, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary, scan};
 pub use segments::SegmentAction;

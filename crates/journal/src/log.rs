@@ -15,8 +15,9 @@ use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, JOURNALS_MAX, JournalMark,
     LogIdentity, RUNS_MAX, Run, SegmentNumber, Sizes, encode_segment_header,
 };
+use crate::places::Places;
 use crate::segments::{SegmentAction, Segments};
-use crate::{Record, Scan};
+use crate::{Record, RecordPlace, Scan};
 use quorate_types::{JournalId, Lsn, limits};
 use std::collections::VecDeque;
 
@@ -137,6 +138,7 @@ pub struct Log {
     last: Vec<(JournalId, Lsn)>,
     /// Where each journal stands behind the last group planned.
     journals: Vec<JournalMark>,
+    places: Places,
     pending: VecDeque<Pending>,
     pending_bytes: usize,
     /// The records appended by this process, and how many of them are durable.
@@ -176,6 +178,8 @@ impl Log {
         let before = scan.runs.len().saturating_sub(RUNS_MAX - 1);
         log.runs.splice(0..0, scan.runs[before..].iter().copied());
         log.votes_lost = scan.votes_are_lost();
+        scan.places.iter().for_each(|(journal, lsn, place)| log.places.set(*journal, *lsn, *place));
+        scan.last.iter().for_each(|(journal, last)| log.places.note_durable(*journal, *last));
         log
     }
 
@@ -196,6 +200,7 @@ impl Log {
             votes_lost: false,
             last: journals.iter().map(|mark| (mark.journal, mark.last)).collect(),
             journals,
+            places: Places::default(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             appended: 0,
@@ -384,7 +389,7 @@ impl Log {
     /// When there is no such write, when it was encoded before, or when `out` has not its length.
     pub fn encode(&mut self, id: WriteId, out: &mut [u8]) {
         let identity = self.identity;
-        let group = self.group_mut(id);
+        let group = group_mut(&mut self.groups, id);
         assert!(!group.encoded, "a write is encoded once");
         assert_eq!(out.len(), group.write.len);
         group.encoded = true;
@@ -397,12 +402,10 @@ impl Log {
             }
             _ => out,
         };
-        encode_group(&identity, &mut group.header, &records, out);
-    }
-
-    fn group_mut(&mut self, id: WriteId) -> &mut InFlight {
-        let group = self.groups.iter_mut().find(|group| group.write.id == id && !group.written);
-        group.expect("invariant: a write is reported once, by the name it was given")
+        let places = &mut self.places;
+        encode_group(&identity, &mut group.header, &records, out, |journal, lsn, place| {
+            places.set(journal, lsn, place);
+        });
     }
 
     /// Notes that a write is durable. Adds to `durable` up to where each journal has become so.
@@ -410,7 +413,7 @@ impl Log {
     /// # Panics
     /// When there is no such write, or when it was not encoded.
     pub fn on_written(&mut self, id: WriteId, durable: &mut Vec<(JournalId, Lsn)>) {
-        let group = self.group_mut(id);
+        let group = group_mut(&mut self.groups, id);
         assert!(group.encoded, "a write is encoded before it is written");
         group.written = true;
         let start = durable.len();
@@ -420,6 +423,7 @@ impl Log {
             self.durable_appended = group.appended;
             self.segments.release_below(group.header.lowest_segment);
             for (journal, end) in group.ends {
+                self.places.note_durable(journal, end);
                 match durable[start..].iter_mut().find(|(other, _)| *other == journal) {
                     Some((_, upto)) => *upto = end,
                     None => durable.push((journal, end)),
@@ -445,6 +449,7 @@ impl Log {
             if let Some(mark) = self.journals.iter_mut().find(|mark| mark.journal == trim.journal) {
                 trimmed |= trim.upto > mark.trimmed;
                 mark.trimmed = mark.trimmed.max(trim.upto);
+                self.places.trim(trim.journal, trim.upto);
             }
         }
         if trimmed || self.segments.may_rise() {
@@ -496,6 +501,12 @@ impl Log {
         self.journals.iter().find(|mark| mark.journal == journal).map(|mark| mark.trimmed).unwrap_or_default()
     }
 
+    /// Where a record lies that is durable and not trimmed; nothing of one that was lost.
+    #[must_use]
+    pub fn place(&self, journal: JournalId, lsn: Lsn) -> Option<RecordPlace> {
+        self.places.get(journal, lsn)
+    }
+
     /// The group up to which all are durable.
     #[must_use]
     pub fn durable(&self) -> GroupNumber {
@@ -503,7 +514,18 @@ impl Log {
     }
 }
 
-fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pending], out: &mut [u8]) {
+fn group_mut(groups: &mut VecDeque<InFlight>, id: WriteId) -> &mut InFlight {
+    let group = groups.iter_mut().find(|group| group.write.id == id && !group.written);
+    group.expect("invariant: a write is reported once, by the name it was given")
+}
+
+fn encode_group(
+    identity: &LogIdentity,
+    header: &mut GroupHeader,
+    records: &[Pending],
+    out: &mut [u8],
+    mut placed: impl FnMut(JournalId, Lsn, RecordPlace),
+) {
     let copy = header.sizes.copy_bytes();
     let directory_end = GROUP_HEADER_BYTES + header.sizes.directory_bytes();
     let (mut critical_at, mut batch_at) = (directory_end, copy);
@@ -511,12 +533,14 @@ fn encode_group(identity: &LogIdentity, header: &mut GroupHeader, records: &[Pen
         let kind = pending.record.kind();
         let at = if kind.is_critical() { &mut critical_at } else { &mut batch_at };
         let bytes = &mut out[*at..*at + pending.bytes as usize];
+        let offset = header.offset + *at as u64;
         pending.record.encode(bytes);
         *at += bytes.len();
         let checksum = Record::checksum(kind, bytes);
         let Pending { journal, lsn, bytes, .. } = *pending;
         let entry_at = GROUP_HEADER_BYTES + index * ENTRY_BYTES;
         let entry = Entry { journal, lsn, kind, bytes, checksum };
+        placed(journal, lsn, RecordPlace { segment: header.segment, offset, bytes, checksum, kind });
         entry.encode(&mut out[entry_at..entry_at + ENTRY_BYTES]);
     }
     assert_eq!((critical_at, batch_at), (copy, copy + header.sizes.batch_bytes as usize));

@@ -45,7 +45,7 @@ use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, HeaderFound, LogIdentity,
     Run, SegmentHeader, SegmentNumber, decode_directory,
 };
-use crate::{Record, RecordKind};
+use crate::{Record, RecordKind, RecordPlace};
 use quorate_types::{JournalId, Lsn};
 use std::collections::BTreeMap;
 
@@ -54,6 +54,8 @@ use std::collections::BTreeMap;
 pub struct Scan {
     /// The records that count and are not trimmed, in the order in which they were appended.
     pub records: Vec<(JournalId, Lsn, Record)>,
+    /// Where each of them lies.
+    pub places: Vec<(JournalId, Lsn, RecordPlace)>,
     /// The last record of each journal; the next one follows it.
     pub last: BTreeMap<JournalId, Lsn>,
     /// What is wrong, the worst of it.
@@ -224,6 +226,8 @@ pub(crate) struct FoundGroup {
 #[derive(Debug)]
 pub(crate) struct FoundRecord {
     pub(crate) entry: Entry,
+    /// Where its bytes stand in the group: those of the first copy that is good.
+    pub(crate) at: usize,
     pub(crate) state: RecordState,
     pub(crate) record: Option<Record>,
 }
@@ -371,21 +375,22 @@ fn read_group(identity: &LogIdentity, header: GroupHeader, one_copy: bool, bytes
     for entry in entries {
         let length = entry.bytes as usize;
         let read = |at: usize| read_record(&entry, bytes.get(at..at + length)?);
-        let (state, record) = if entry.kind.is_critical() {
-            let copies = (read(front + critical_at), read(tail + directory_bytes + critical_at));
+        let (at, state, record) = if entry.kind.is_critical() {
+            let [first, second] = [front, tail + directory_bytes].map(|start| start + critical_at);
             critical_at += length;
-            match copies {
-                (Some(record), Some(_)) => (RecordState::Whole, Some(record)),
-                (Some(record), None) | (None, Some(record)) => (RecordState::Repaired, Some(record)),
-                (None, None) => (RecordState::Lost, None),
+            match (read(first), read(second)) {
+                (Some(record), Some(_)) => (first, RecordState::Whole, Some(record)),
+                (Some(record), None) => (first, RecordState::Repaired, Some(record)),
+                (None, Some(record)) => (second, RecordState::Repaired, Some(record)),
+                (None, None) => (first, RecordState::Lost, None),
             }
         } else {
-            let record = read(batch_at);
+            let (at, record) = (batch_at, read(batch_at));
             batch_at += length;
-            (record.as_ref().map_or(RecordState::Lost, |_| RecordState::Whole), record)
+            (at, record.as_ref().map_or(RecordState::Lost, |_| RecordState::Whole), record)
         };
         repaired |= state == RecordState::Repaired;
-        records.push(FoundRecord { entry, state, record });
+        records.push(FoundRecord { entry, at, state, record });
     }
     let mut group = FoundGroup { header, repaired, repairs: Vec::new(), directory_lost: false, records };
     if repaired {

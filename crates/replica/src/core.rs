@@ -263,6 +263,8 @@ impl Core {
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
             Input::Checkpointed { position, root } => self.on_checkpointed(position, root, effects),
+            // No role asks yet: all that they serve is in memory.
+            Input::ReadBack { .. } => {}
             Input::ReadOnly(read_only) => self.link.read_only = read_only,
             Input::TickEnd => self.on_tick_end(now, effects),
         }

@@ -89,6 +89,15 @@ pub enum Input<'a> {
         /// Its root.
         root: Digest,
     },
+    /// What [`Effect::ReadBack`] asked for; each is answered once, in any order.
+    ReadBack {
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
+        /// The record as it was appended; nothing if it is not durable, trimmed, or unreadable.
+        record: Option<Record>,
+    },
     /// Whether the disk is so nearly full that clients' writes are declined. For every core.
     ReadOnly(bool),
     /// The burst of inputs is over, or a deadline has passed.
@@ -113,6 +122,14 @@ pub enum Effect {
         journal: JournalId,
         /// The position.
         upto: Lsn,
+    },
+    /// Read a record of a journal of this core back, which is durable and left memory; report [`Input::ReadBack`]. A
+    /// driver reads a few at a time, whatever is asked.
+    ReadBack {
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
     },
     /// Send a frame to a peer. All it depends on is durable. Dropped if there is no connection or its queue
     /// is full.

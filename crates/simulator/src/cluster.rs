@@ -191,6 +191,7 @@ impl Cluster {
             Event::Tick { replica, core } => self.on_tick(replica, core)?,
             Event::Mail { life, from, to } => self.on_mail(life, from, to),
             Event::Written { life, core, write } => self.on_written(life, core, write),
+            Event::ReadBack { life, core, journal, lsn } => self.on_read_back(life, core, journal, lsn),
             Event::SegmentMade { life, core } => self.on_segment_made(life, core),
             Event::Quiet { life, core, since } => self.on_quiet(life, core, since),
             Event::PagesWritten { life } => self.on_pages_written(life),

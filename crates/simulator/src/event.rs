@@ -2,7 +2,7 @@
 
 use crate::network::NetworkEvent;
 use quorate_journal::WriteId;
-use quorate_types::{CoreId, ReplicaId};
+use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
 
 /// A replica from one start to its end; what is still under way for an earlier life means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,17 @@ pub enum Event {
         core: CoreId,
         /// The write.
         write: WriteId,
+    },
+    /// A record of a log is read back.
+    ReadBack {
+        /// The replica.
+        life: Life,
+        /// The core of the log.
+        core: CoreId,
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
     },
     /// The file of a segment is made, renamed or removed.
     SegmentMade {

@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::event::Life;
-use quorate_journal::WriteId;
+use quorate_journal::{Record, WriteId};
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Input};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
@@ -32,6 +32,8 @@ pub enum Arrival {
     Durable(JournalId, Lsn),
     /// See [`Input::Checkpointed`].
     Checkpointed(Position, Digest),
+    /// See [`Input::ReadBack`].
+    ReadBack(JournalId, Lsn, Option<Record>),
     /// See [`Input::ReadOnly`].
     ReadOnly(bool),
 }
@@ -54,6 +56,7 @@ impl Arrival {
             Self::Mail(mail) => step(Input::Mail(mail)),
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
             Self::Checkpointed(position, root) => step(Input::Checkpointed { position, root }),
+            Self::ReadBack(journal, lsn, record) => step(Input::ReadBack { journal, lsn, record }),
             Self::ReadOnly(read_only) => step(Input::ReadOnly(read_only)),
         }
     }
@@ -81,6 +84,8 @@ pub enum Stalled {
     Write(CoreId, WriteId),
     /// To make a segment of the log of a core.
     Segment(CoreId),
+    /// To read a record of the log of a core back.
+    Read(CoreId, JournalId, Lsn),
     /// To end a checkpoint.
     Pages,
 }

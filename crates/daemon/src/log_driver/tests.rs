@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::{Disk, LogPlace};
+use crate::log_reader::ReaderThread;
 use crate::segment_files::{Opening, read_log, read_log_by, repair};
 use crate::shared::Shared;
 use crate::space::Limits;
@@ -39,6 +40,7 @@ struct Bench {
     log: LogDriver,
     reactor: Reactor,
     disk: Disk,
+    reading: ReaderThread,
     appended: BTreeMap<JournalId, Lsn>,
     durable: BTreeMap<JournalId, Lsn>,
     failure: Option<LogError>,
@@ -52,9 +54,11 @@ impl Bench {
         let maker = disk.maker(LogPlace { directory: directory.to_owned(), segment_bytes, opening });
         let scan = read_log(directory, identity(), true).unwrap().scan;
         let appended = scan.last.clone();
-        let log = LogDriver::new(LogSetup { identity: identity(), scan, sync, maker });
+        let reading = ReaderThread::start().unwrap();
+        let reader = reading.reader(directory);
+        let log = LogDriver::new(LogSetup { identity: identity(), scan, sync, maker, reader });
         let reactor = Reactor::new(&ReactorOptions::default()).unwrap();
-        Self { shared, log, reactor, disk, appended, durable: BTreeMap::new(), failure: None }
+        Self { shared, log, reactor, disk, reading, appended, durable: BTreeMap::new(), failure: None }
     }
 
     fn append(&mut self, journal: JournalId, record: Record) {
@@ -108,9 +112,10 @@ impl Bench {
 
     /// Ends as it is, with writes under way.
     fn kill(self) {
-        let Self { log, disk, .. } = self;
+        let Self { log, disk, reading, .. } = self;
         drop(log);
         disk.finish();
+        reading.finish();
     }
 }
 
@@ -224,6 +229,64 @@ fn segments_that_are_not_needed_are_used_again() {
     bench.stop();
     let scan = read_log(directory.path(), identity(), false).unwrap().scan;
     assert_eq!((scan.last(BATCHES), &scan.damage), (Lsn(100), &Damage::None));
+}
+
+impl Bench {
+    /// Reads records back, and returns them in the order in which they come.
+    fn read_back(&mut self, wanted: &[(JournalId, Lsn)]) -> Vec<ReadBack> {
+        wanted.iter().for_each(|(journal, lsn)| self.log.read_back(*journal, *lsn));
+        let (mut read, end) = (Vec::new(), Instant::now() + PATIENCE);
+        while read.len() < wanted.len() {
+            assert!(Instant::now() < end, "{} of {} records came", read.len(), wanted.len());
+            assert!(self.log.reader.open() <= 8, "only so many are read at a time");
+            self.turn(Duration::from_millis(10));
+            read.extend(std::iter::from_fn(|| self.log.take_read_back()));
+        }
+        read
+    }
+}
+
+#[test]
+fn a_record_is_read_back_as_it_was_written_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    for round in 0..50 {
+        bench.append_batch(10_000 + round);
+        bench.append_vote();
+        bench.turn(Duration::ZERO);
+    }
+    bench.until("all is durable", |bench| bench.durable == bench.appended);
+    let wanted: Vec<_> =
+        (1..=50).flat_map(|lsn| [(BATCHES, Lsn(lsn)), (CONSENSUS_JOURNAL, Lsn(lsn))]).collect();
+    let check = |read: Vec<ReadBack>| {
+        for ReadBack { journal, lsn, record } in read {
+            match record {
+                Some(Record::Batch(frame)) => {
+                    assert_eq!((journal, frame.payload().len() as u64), (BATCHES, 10_000 + lsn.0 - 1));
+                }
+                Some(Record::ViewState { view }) => {
+                    assert_eq!((journal, view.0), (CONSENSUS_JOURNAL, lsn.0 - 1));
+                }
+                other => panic!("{journal:?} {lsn:?}: {other:?}"),
+            }
+        }
+    };
+    check(bench.read_back(&wanted));
+    bench.stop();
+    // A restart knows where everything lies, too.
+    let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    check(bench.read_back(&wanted));
+    // Not what was never written, nor what is trimmed, nor what has changed on the disk.
+    let place = bench.log.log.place(BATCHES, Lsn(20)).unwrap();
+    let path = segment_files::path(directory.path(), place.segment);
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(b"?", place.offset + 5000).unwrap();
+    bench.log.trim(BATCHES, Lsn(10));
+    let wanted = [(BATCHES, Lsn(51)), (BATCHES, Lsn(10)), (BATCHES, Lsn(20)), (JournalId(7), Lsn(1))];
+    let read = bench.read_back(&wanted);
+    assert!(read.iter().all(|read| read.record.is_none()), "{read:?}");
+    check(bench.read_back(&[(BATCHES, Lsn(11)), (BATCHES, Lsn(21))]));
+    bench.stop();
 }
 
 #[test]

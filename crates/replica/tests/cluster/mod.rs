@@ -218,6 +218,12 @@ impl Cluster {
                 let records = &mut self.machines[me.index()].records;
                 records.retain(|(other, lsn, _)| *other != journal || *lsn > upto);
             }
+            Effect::ReadBack { journal, lsn } => {
+                let records = &self.machines[me.index()].records;
+                let found = records.iter().find(|(other, at, _)| (*other, *at) == (journal, lsn));
+                let record = found.map(|(.., record)| record.clone());
+                self.step(me, core, Input::ReadBack { journal, lsn, record });
+            }
             Effect::SendPeer { peer, link, frame } => {
                 assert_ne!(peer, me);
                 assert_eq!(self.layout.core_of_link(link), core, "a core sends on its own links");

@@ -40,6 +40,11 @@ impl Cluster {
         match effect {
             Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, record),
             Effect::Trim { journal, upto } => self.trim(origin, journal, upto),
+            Effect::ReadBack { journal, lsn } => {
+                check_owner(origin, journal)?;
+                self.read_back(origin.replica, origin.core, journal, lsn);
+                Ok(())
+            }
             Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {

@@ -6,7 +6,7 @@ use crate::event::{Event, Life};
 use crate::host::{Arrival, Stalled};
 use crate::trace::Detail;
 use quorate_journal::WriteId;
-use quorate_types::{CoreId, Nanoseconds, ReplicaId};
+use quorate_types::{CoreId, JournalId, Lsn, Nanoseconds, ReplicaId};
 
 /// The longest that writing a checkpoint takes.
 const PAGES_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(50);
@@ -95,6 +95,26 @@ impl Cluster {
         self.pump(life.replica, core);
     }
 
+    /// A record is to be read back.
+    pub(super) fn read_back(&mut self, replica: ReplicaId, core: CoreId, journal: JournalId, lsn: Lsn) {
+        let life = self.host(replica).life;
+        let at = self.now.plus(1 + self.write_delay());
+        self.queue.push(at, Event::ReadBack { life, core, journal, lsn });
+    }
+
+    pub(super) fn on_read_back(&mut self, life: Life, core: CoreId, journal: JournalId, lsn: Lsn) {
+        if !self.lives(life) {
+            return;
+        }
+        let host = self.host(life.replica);
+        if host.stalls > 0 {
+            host.stalled.push(Stalled::Read(core, journal, lsn));
+            return;
+        }
+        let record = host.disk.logs[core.index()].read_back(journal, lsn);
+        self.deliver(life.replica, core, Arrival::ReadBack(journal, lsn, record));
+    }
+
     /// A state is to be written beside everything else.
     pub(super) fn write_pages(&mut self, replica: ReplicaId, job: Job) {
         if self.host(replica).disk.pages.add(job) {
@@ -144,6 +164,7 @@ impl Cluster {
             let event = match stalled {
                 Stalled::Write(core, write) => Event::Written { life, core, write },
                 Stalled::Segment(core) => Event::SegmentMade { life, core },
+                Stalled::Read(core, journal, lsn) => Event::ReadBack { life, core, journal, lsn },
                 Stalled::Pages => Event::PagesWritten { life },
             };
             self.queue.push(at, event);

@@ -82,6 +82,15 @@ impl LogDisk {
         self.log.on_written(id, durable);
     }
 
+    /// Reads a record back; nothing if it is not durable, trimmed, or damaged.
+    #[must_use]
+    pub fn read_back(&self, journal: JournalId, lsn: Lsn) -> Option<Record> {
+        let place = self.log.place(journal, lsn)?;
+        let start = usize::try_from(place.offset).expect("invariant: segments are small");
+        let bytes = self.segments.get(&place.segment)?.get(start..start + place.bytes as usize)?;
+        place.record(bytes)
+    }
+
     /// Takes what is to be done with segments; says whether the next of it begins now.
     pub fn begin_action(&mut self) -> bool {
         self.actions.extend(std::iter::from_fn(|| self.log.next_action()));
