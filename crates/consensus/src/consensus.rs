@@ -4,6 +4,7 @@ use crate::board::{Board, Marks, advance};
 use crate::chain::{Chain, PreparedCertificate, Slot};
 use crate::checkpoint::Checkpoints;
 use crate::claims::ViewClaims;
+use crate::header_fetches::HeaderFetches;
 use crate::new_view::Candidate;
 use crate::output::{Fact, Output};
 use crate::recovery::Voting;
@@ -105,6 +106,7 @@ pub struct Consensus {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) executed: Position,
     pub(crate) sync: Sync,
+    pub(crate) header_fetches: HeaderFetches,
     pub(crate) status_due: Nanoseconds,
     pub(crate) now: Nanoseconds,
     /// When the header at the front may be looked at again because its time has come.
@@ -160,6 +162,7 @@ impl Consensus {
             checkpoints: Checkpoints::new(genesis),
             executed: genesis,
             sync: Sync::default(),
+            header_fetches: HeaderFetches::new(config.tuning()),
             status_due: Nanoseconds(0),
             now: Nanoseconds(0),
             clock_wait: None,
@@ -416,9 +419,8 @@ impl Consensus {
     /// The next time at which [`Consensus::on_tick_end`] has something to do without any input.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanoseconds> {
-        let sync = self.sync.deadline();
-        let (suspicion, fetch) = (self.suspicion_deadline(), self.fetch_deadline());
-        [Some(self.status_due), self.clock_wait, sync, suspicion, fetch].into_iter().flatten().min()
+        let (suspicion, fetch) = (self.suspicion_deadline(), self.header_fetches.deadline());
+        [Some(self.status_due), self.clock_wait, suspicion, fetch].into_iter().flatten().min()
     }
 
     /// Forgets headers that every live replica has and that lagging ones may no longer expect, as far as the own

@@ -16,6 +16,7 @@ mod chain;
 mod checkpoint;
 mod claims;
 mod consensus;
+mod header_fetches;
 mod new_view;
 mod output;
 mod proofs;

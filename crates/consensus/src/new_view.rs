@@ -6,17 +6,14 @@
 
 use crate::chain::Slot;
 use crate::consensus::Consensus;
+use crate::header_fetches::Purpose;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
 use crate::view_change::Standing;
-use quorate_types::{After, Digest, Nanoseconds, ReplicaId, Rounds, Seq, Signature, View};
-use quorate_wire::message::{FetchHeaders, FetchedHeaders, NewView, ViewChange};
+use quorate_types::{After, Digest, Nanoseconds, ReplicaId, Seq, Signature, View};
+use quorate_wire::message::{NewView, ViewChange};
 use quorate_wire::{Header, Position, ViewChangeSummary, header};
 use std::sync::Arc;
-
-/// So many retransmission times a server may take to answer.
-const ANSWER_TIMES: u64 = 4;
-const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
 /// What the summaries of a new view say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,24 +62,11 @@ pub(crate) struct Candidate {
     selection: Selection,
     /// The header that is wanted next on the way down from the head.
     wanted: Option<Position>,
-    /// Who is asked for it until when, and who has answered last.
-    server: Option<ReplicaId>,
-    expires: Nanoseconds,
-    helper: Option<ReplicaId>,
-    rounds: Rounds,
 }
 
 impl Candidate {
     fn new(message: Arc<NewView>, selection: Selection) -> Self {
-        Self {
-            message,
-            selection,
-            wanted: None,
-            server: None,
-            expires: Nanoseconds(0),
-            helper: None,
-            rounds: Rounds::default(),
-        }
+        Self { message, selection, wanted: None }
     }
 
     pub(crate) fn view(&self) -> View {
@@ -392,73 +376,31 @@ impl Consensus {
         }
     }
 
-    /// Asks for headers on the way to the head of a new view, and asks another when one is silent.
+    /// Asks for headers on the way to the head of a new view: its primary first, which has entered it and so has them all.
     pub(crate) fn fetch_for_view(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let above = self.chain.committed().seq;
-        let Some(candidate) = &self.candidate else { return };
-        let (primary, helper) = (self.config.primary(candidate.view()), candidate.helper);
+        let wanted =
+            self.candidate.as_ref().and_then(|candidate| Some((candidate.wanted?, candidate.view())));
+        let Some((wanted, view)) = wanted else { return self.header_fetches.finish(now, Purpose::View) };
+        // What is asked for on the way into one view may be wanted on the way into the next.
+        if !self.header_fetches.contains(Purpose::View) {
+            self.header_fetches.begin(now, Purpose::View, wanted.seq.since(above), 0);
+        }
+        let primary = self.config.primary(view);
         let connected = self.votes.peers().filter(|(_, peer)| peer.connected).map(|(replica, _)| replica);
         let mut servers: Vec<ReplicaId> = connected.filter(|replica| *replica != self.me).collect();
-        // Whoever has helped goes on; else the primary, which has entered the view and so has them all.
-        servers.sort_by_key(|replica| (Some(*replica) != helper, *replica != primary));
-        let retransmit = self.tuning.retransmit.0;
-        let Some(candidate) = &mut self.candidate else { return };
-        let Some(wanted) = candidate.wanted else { return };
-        if candidate.server.is_some() && now < candidate.expires {
-            return;
-        }
-        candidate.server = candidate.rounds.next(servers.into_iter());
-        let Some(server) = candidate.server else { return };
-        let patience = candidate.rounds.patience(ANSWER_TIMES * retransmit, ANSWER_TIME_MAX.0);
-        candidate.expires = now.plus(patience);
-        let message = Outgoing::FetchHeaders(FetchHeaders { last: wanted, above });
-        out.push(Output::Send { to: Destination::One(server), message, after: After::nothing() });
+        servers.sort_by_key(|replica| *replica != primary);
+        self.header_fetches.ask(now, Purpose::View, &servers, wanted, above, out);
     }
 
-    /// When a silent server is given up.
-    pub(crate) fn fetch_deadline(&self) -> Option<Nanoseconds> {
-        let asking = |candidate: &&Candidate| candidate.wanted.is_some() && candidate.server.is_some();
-        self.candidate.as_ref().filter(asking).map(|candidate| candidate.expires)
-    }
-
-    /// Takes headers on the way to the head of a new view, each checked against the digest that its child names;
-    /// says whether the answer was for that.
-    pub(crate) fn take_for_view(
-        &mut self,
-        now: Nanoseconds,
-        from: ReplicaId,
-        message: &FetchedHeaders,
-        out: &mut Vec<Output>,
-    ) -> bool {
+    /// Takes headers on the way to the head of a new view, which link backwards from one that was wanted.
+    pub(crate) fn take_for_view(&mut self, now: Nanoseconds, headers: Vec<Header>, out: &mut Vec<Output>) {
         let certified = self.certificate.as_ref().map(|found| found.position);
-        let Some(candidate) = &mut self.candidate else { return false };
-        let Some(wanted) = candidate.wanted else { return false };
-        let Some(first) = message.headers.first() else {
-            if candidate.server == Some(from) {
-                candidate.expires = now.plus(self.tuning.retransmit.0).min(candidate.expires);
-            }
-            return false;
-        };
-        if first.seq != wanted.seq || first.digest() != wanted.digest {
-            return false;
+        let committed = self.chain.committed().seq;
+        for header in headers.into_iter().filter(|header| header.seq > committed) {
+            self.spare.insert(Arc::new(header), None, certified);
         }
-        let mut next = wanted;
-        for header in &message.headers {
-            if header.seq != next.seq || header.digest() != next.digest {
-                out.push(Output::Rejected(Reject::FetchMismatch));
-                break;
-            }
-            if header.seq <= self.chain.committed().seq {
-                break;
-            }
-            next = Position { seq: header.seq.previous(), digest: header.parent };
-            self.spare.insert(Arc::new(header.clone()), None, certified);
-        }
-        candidate.helper = Some(from);
-        candidate.server = None;
-        candidate.rounds = Rounds::default();
         self.try_enter(out);
         self.fetch_for_view(now, out);
-        true
     }
 }

@@ -137,6 +137,7 @@ impl Consensus {
     /// The connection to a peer is gone.
     pub fn on_disconnected(&mut self, peer: ReplicaId) {
         self.votes.peer_mut(peer).connected = false;
+        self.header_fetches.on_disconnected(self.now, peer);
     }
 
     /// Takes a peer's Status and sends what it lacks.

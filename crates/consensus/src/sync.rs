@@ -6,16 +6,12 @@
 //! stays true, so those that were known when a fetch began still count when it ends.
 
 use crate::consensus::Consensus;
+use crate::header_fetches::{Purpose, bytes_about, linked, matches};
 use crate::output::{Destination, Outgoing, Output, Reject};
 use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits, nth_highest};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;
-
-/// After so many retransmission times without an answer another server is asked; twice as many after each round of
-/// all servers, up to [`ANSWER_TIME_MAX`].
-const ANSWER_TIMES: u64 = 4;
-const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 
 /// The fetch of headers that is under way, if any.
 #[derive(Debug, Default)]
@@ -23,14 +19,14 @@ pub(crate) struct Sync {
     fetch: Option<Fetch>,
     /// Since when this replica has known that it is behind, or has given a fetch up.
     behind_since: Option<Nanoseconds>,
-    /// Whom to ask next.
+    /// Whose claim to follow next: a false one leads nowhere, and only its author serves what it names.
     rounds: Rounds,
 }
 
 #[derive(Debug)]
 struct Fetch {
     target: Position,
-    server: ReplicaId,
+    claimant: ReplicaId,
     /// What is wanted next, descending.
     next: Position,
     /// What has come, descending from the target.
@@ -41,10 +37,6 @@ struct Fetch {
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
     stable: Position,
-    /// When the present question is given up, and when all of the fetch is: a server that drips headers does not
-    /// hold it for long.
-    expires: Nanoseconds,
-    ends: Nanoseconds,
 }
 
 impl Sync {
@@ -52,17 +44,8 @@ impl Sync {
         self.fetch.as_ref().map(|fetch| fetch.target)
     }
 
-    pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
-        self.fetch.as_ref().map(|fetch| fetch.expires)
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.fetch.as_ref().map_or(0, |fetch| fetch.headers.len())
-    }
-
-    fn abandon(&mut self, now: Nanoseconds) {
-        self.fetch = None;
-        self.behind_since = Some(now);
     }
 }
 
@@ -83,19 +66,21 @@ impl Consensus {
         self.check_committed(out);
     }
 
-    /// Starts, repeats or gives up the fetch of headers.
+    /// Starts, goes on with or gives up the fetch of headers.
     pub(crate) fn sync_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let committed = self.chain.committed().seq;
+        let overdue = self.header_fetches.on_time(now);
         if self.sync.fetch.as_ref().is_some_and(|fetch| fetch.target.seq <= committed) {
             self.sync.fetch = None;
-        }
-        if self.sync.fetch.as_ref().is_some_and(|fetch| now >= fetch.expires) {
-            self.sync.abandon(now);
+            self.header_fetches.finish(now, Purpose::Committed);
         }
         if self.sync.fetch.is_some() {
-            return;
+            if overdue.contains(&Purpose::Committed) {
+                return self.abandon_sync(now);
+            }
+            return self.ask_for_committed(now, out);
         }
-        let targets = self.targets_ahead();
+        let mut targets = self.targets_ahead();
         if targets.is_empty() || committed >= self.execution_room() {
             self.sync.behind_since = None;
             self.sync.rounds.reset();
@@ -105,27 +90,46 @@ impl Consensus {
         if now.since(since) < self.tuning.retransmit.0 {
             return;
         }
-        let Some(server) = self.sync.rounds.next(targets.iter().map(|(replica, _)| *replica)) else { return };
-        let Some((_, target)) = targets.into_iter().find(|(replica, _)| *replica == server) else { return };
-        let answers = target.seq.since(committed) / (self.tuning.fetch_headers_max as u64) + 2;
-        let ends = now.plus(self.answer_time().saturating_mul(answers));
+        targets.sort_by_key(|(replica, _)| self.header_fetches.faults(now, *replica));
+        let claimants = targets.iter().map(|(replica, _)| *replica);
+        let Some(claimant) = self.sync.rounds.next(claimants) else { return };
+        let Some((_, target)) = targets.into_iter().find(|(replica, _)| *replica == claimant) else { return };
+        let (headers, rounds) = (target.seq.since(committed), self.sync.rounds.completed());
+        self.header_fetches.begin(now, Purpose::Committed, headers, rounds);
         self.sync.fetch = Some(Fetch {
             target,
-            server,
+            claimant,
             next: target,
             headers: Vec::new(),
             bytes: 0,
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
-            expires: now.plus(self.answer_time()),
-            ends,
         });
-        self.ask(out);
+        self.ask_for_committed(now, out);
     }
 
-    /// How long a server may take, in nanoseconds.
-    fn answer_time(&self) -> u64 {
-        self.sync.rounds.patience(ANSWER_TIMES * self.tuning.retransmit.0, ANSWER_TIME_MAX.0)
+    /// Asks for what is wanted next, whoever claims as much or more; another target has its turn when all have had theirs.
+    fn ask_for_committed(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let Some(fetch) = &self.sync.fetch else { return };
+        let (claimant, target, next) = (fetch.claimant, fetch.target, fetch.next);
+        let mut servers: Vec<ReplicaId> = self
+            .targets_ahead()
+            .into_iter()
+            .filter(|(_, position)| position.seq >= target.seq)
+            .map(|(replica, _)| replica)
+            .collect();
+        servers.sort_by_key(|replica| *replica != claimant);
+        if self.header_fetches.is_exhausted(Purpose::Committed, &servers) {
+            return self.abandon_sync(now);
+        }
+        let above = self.chain.committed().seq;
+        self.header_fetches.ask(now, Purpose::Committed, &servers, next, above, out);
+    }
+
+    fn abandon_sync(&mut self, now: Nanoseconds) {
+        self.sync.fetch = None;
+        self.sync.behind_since = Some(now);
+        self.header_fetches.forget(Purpose::Committed);
     }
 
     /// What would prove something new, with who may serve it; empty unless a certificate or f+1 claims say that
@@ -146,16 +150,6 @@ impl Consensus {
             .filter(|(_, peer)| peer.claim.seq > committed && peer.claim.seq <= reach)
             .map(|(replica, peer)| (replica, peer.claim))
             .collect()
-    }
-
-    fn ask(&mut self, out: &mut Vec<Output>) {
-        let Some(fetch) = &self.sync.fetch else { return };
-        let question = FetchHeaders { last: fetch.next, above: self.chain.committed().seq };
-        out.push(Output::Send {
-            to: Destination::One(fetch.server),
-            message: Outgoing::FetchHeaders(question),
-            after: After::nothing(),
-        });
     }
 
     /// The header at a position, on the own chain or off it.
@@ -181,8 +175,11 @@ impl Consensus {
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
     }
 
-    /// Takes an answer, whoever sends it: each header is checked against the digest that its child names. What
-    /// does not begin with what is wanted next is late and is passed over.
+    /// Takes an answer of somebody who was asked: each header is checked against the digest that its child names. What
+    /// does not begin with what was asked for is late and is passed over.
+    ///
+    /// # Errors
+    /// When what begins as asked does not link; what has come before is good.
     pub fn on_fetched_headers(
         &mut self,
         now: Nanoseconds,
@@ -190,52 +187,53 @@ impl Consensus {
         message: FetchedHeaders,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        if self.take_for_view(now, from, &message, out) {
+        let Some((purpose, asked)) = self.header_fetches.question(from) else { return Ok(()) };
+        let mut headers = message.headers;
+        let count = linked(&headers, asked);
+        if count == 0 && !headers.is_empty() {
             return Ok(());
         }
-        let expires = now.plus(self.answer_time());
+        let is_wrong = count < headers.len();
+        headers.truncate(count);
+        if is_wrong {
+            self.header_fetches.was_wrong(now, purpose, from);
+        } else {
+            self.header_fetches.answered(now, purpose, from, &headers);
+        }
+        match purpose {
+            Purpose::Committed => self.take_committed(now, headers, out),
+            Purpose::View => self.take_for_view(now, headers, out),
+        }
+        if is_wrong { Err(Reject::FetchMismatch) } else { Ok(()) }
+    }
+
+    /// Takes headers that link backwards from one that was wanted.
+    fn take_committed(&mut self, now: Nanoseconds, headers: Vec<Header>, out: &mut Vec<Output>) {
         let kept_max = self.tuning.window.saturating_add(self.tuning.headers_kept_max);
-        let Some(fetch) = self.sync.fetch.as_mut() else { return Ok(()) };
-        let Some(first) = message.headers.first() else {
-            if fetch.server == from {
-                self.sync.abandon(now);
-            }
-            return Ok(());
-        };
-        if !matches(first, fetch.next) {
-            return Ok(());
-        }
-        for header in message.headers {
+        let Some(fetch) = self.sync.fetch.as_mut() else { return };
+        for header in headers {
+            // Another server may have been faster.
             if !matches(&header, fetch.next) {
-                // Nobody but the one who was asked can end a fetch; what has come before is good.
-                if fetch.server == from {
-                    self.sync.abandon(now);
-                } else {
-                    self.ask(out);
-                }
-                return Err(Reject::FetchMismatch);
+                continue;
             }
             let parent = Position { seq: header.seq.previous(), digest: header.parent };
             fetch.bytes += bytes_about(&header);
             fetch.headers.push(Arc::new(header));
             if parent.seq <= self.chain.committed().seq || self.chain.contains(parent) {
-                self.finish_sync(now, out);
-                return Ok(());
+                return self.finish_sync(now, out);
             }
             if fetch.headers.len() as u64 > kept_max || fetch.bytes > SYNC_BYTES_MAX {
-                self.sync.abandon(now);
-                return Ok(());
+                return self.abandon_sync(now);
             }
             fetch.next = parent;
         }
-        fetch.expires = expires.min(fetch.ends);
-        self.ask(out);
-        Ok(())
+        self.ask_for_committed(now, out);
     }
 
     /// The fetched headers reach the own chain, or contradict it.
     fn finish_sync(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let fetch = self.sync.fetch.take().expect("invariant: called while a fetch is under way");
+        self.header_fetches.finish(now, Purpose::Committed);
         let mut headers = fetch.headers;
         headers.reverse();
         // The normal case may have committed part of it meanwhile.
@@ -263,7 +261,7 @@ impl Consensus {
         if headers.is_empty() {
             // The claims may still prove what is accepted here.
             self.commit_up_to(if self.chain.contains(attach) { proven } else { Seq(0) }, out);
-            return self.sync.abandon(now);
+            return self.abandon_sync(now);
         }
         if !self.chain.contains(attach) {
             out.push(Output::Halt(format!(
@@ -296,21 +294,5 @@ impl Consensus {
     }
 }
 
-/// What a header and one lane's tip take in an answer, rounded up.
-const HEADER_BYTES_ABOUT: usize = 96;
-const TIP_BYTES_ABOUT: usize = 48;
-const _: () = assert!(
-    limits::FETCH_BYTES_MAX + HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * limits::REPLICAS_MAX * limits::LINKS_MAX
-        <= limits::FRAME_BYTES_MAX
-);
-
 /// The headers of one fetch take no more than that: a chain that somebody has made up may be long, and its headers large.
 const SYNC_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-fn bytes_about(header: &Header) -> usize {
-    HEADER_BYTES_ABOUT + TIP_BYTES_ABOUT * header.cut.len()
-}
-
-fn matches(header: &Header, position: Position) -> bool {
-    header.seq == position.seq && header.digest() == position.digest
-}

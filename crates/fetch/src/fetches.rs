@@ -205,12 +205,20 @@ impl<K: Ord + Clone> Fetches<K> {
         was_asked
     }
 
-    /// All of it is here; whoever helped is thought better of.
-    pub fn finish(&mut self, key: &K) {
-        let Some(fetch) = self.fetches.remove(key) else { return };
+    /// All of it is here. Whoever gave its part in time is thought better of, and whoever others were asked beside, less
+    /// well.
+    pub fn finish(&mut self, now: Nanoseconds, key: &K) {
+        let Some(mut fetch) = self.fetches.remove(key) else { return };
+        expire(now, &mut fetch, &mut self.servers);
         for (server, turn) in &fetch.turns {
-            if turn.stage == Stage::Ready {
-                self.servers.helped(*server);
+            match turn.stage {
+                Stage::Ready if turn.is_prompt() => self.servers.helped(*server),
+                Stage::Ready => self.servers.slow(now, *server),
+                Stage::Asked { .. } if turn.lags().is_some_and(|lags| now >= lags) => {
+                    self.servers.slow(now, *server);
+                }
+                // Its time has hardly begun, or what is to be remembered is.
+                Stage::Asked { .. } | Stage::Late { .. } | Stage::Over => {}
             }
         }
         fetch.close(&mut self.servers);

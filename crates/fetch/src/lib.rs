@@ -31,7 +31,7 @@
 //! assert_eq!(fetches.ask(later, &"headers", servers, 1000), Some(ReplicaId(2)));
 //! assert!(!fetches.is_asked(&"headers", ReplicaId(3)));
 //! assert!(fetches.answered(later, &"headers", ReplicaId(1), 1000));
-//! fetches.finish(&"headers");
+//! fetches.finish(later, &"headers");
 //! ```
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

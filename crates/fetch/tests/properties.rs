@@ -75,7 +75,7 @@ proptest! {
                     let asked = fetches.is_asked(&key, ReplicaId(server));
                     prop_assert_eq!(fetches.was_wrong(now, &key, ReplicaId(server)), asked);
                 }
-                Step::Finish(key) => fetches.finish(&key),
+                Step::Finish(key) => fetches.finish(now, &key),
                 Step::Forget(key) => fetches.forget(&key),
                 Step::Gone(server) => fetches.disconnected(now, ReplicaId(server)),
                 Step::Pass(time) => {

@@ -38,7 +38,7 @@ fn a_silent_server_is_joined_by_the_next_and_asked_last_afterwards() {
     assert!(fetches.answered(milliseconds(110), &0, R2, FULL));
     fetches.on_time(milliseconds(200));
     assert_eq!(fetches.servers().faults(milliseconds(200), R1), 1, "all of it is");
-    fetches.finish(&0);
+    fetches.finish(milliseconds(200), &0);
     fetches.begin(milliseconds(210), 0, 100, 0);
     assert_eq!(ask(&mut fetches, 210), [R2]);
 }
@@ -51,7 +51,7 @@ fn whoever_gives_goes_on_alone() {
         assert_eq!(ask(&mut fetches, at), [R1], "{at}");
         assert!(fetches.answered(milliseconds(at + 20), &0, R1, FULL));
     }
-    fetches.finish(&0);
+    fetches.finish(milliseconds(2_000), &0);
     assert_eq!(fetches.servers().faults(milliseconds(2_000), R1), 0);
 }
 
@@ -62,7 +62,7 @@ fn a_dripping_server_is_joined_and_asked_after_the_others() {
     let mut fetches = begun(100);
     assert_eq!(ask(&mut fetches, 0), [R1]);
     let mut asked = Vec::new();
-    for at in (5..400).step_by(5) {
+    for at in (5..330).step_by(5) {
         if at % 25 == 0 {
             fetches.answered(milliseconds(at), &0, R1, 1);
         }
@@ -70,6 +70,9 @@ fn a_dripping_server_is_joined_and_asked_after_the_others() {
     }
     asked.dedup_by_key(|(server, _)| *server);
     assert_eq!(asked[1..], [(R2, 105), (R3, 205), (R1, 305)]);
+    assert_eq!(fetches.servers().faults(milliseconds(330), R1), 0, "its time is not over yet");
+    fetches.finish(milliseconds(330), &0);
+    assert_eq!(fetches.servers().faults(milliseconds(330), R1), 1, "others were asked beside it");
 }
 
 #[test]
@@ -205,6 +208,6 @@ fn the_budget_holds_over_all_fetches() {
     }
     assert_eq!(asked, [Some(R1), Some(R1), Some(R2), None, None]);
     fetches.answered(now, &0, R1, FULL);
-    fetches.finish(&0);
+    fetches.finish(now, &0);
     assert_eq!(fetches.ask(now, &3, [R1, R2], FULL), Some(R1));
 }

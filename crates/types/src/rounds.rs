@@ -29,6 +29,12 @@ impl Rounds {
         *self = Self::default();
     }
 
+    /// Full rounds that did not help.
+    #[must_use]
+    pub fn completed(&self) -> u32 {
+        self.completed
+    }
+
     /// `first` doubled for each completed round, at most `longest`.
     #[must_use]
     pub fn patience(&self, first: u64, longest: u64) -> u64 {
