@@ -199,9 +199,11 @@ impl Transfer {
             let (position, root) = (fetching.target.position, fetching.target.root);
             questions.push(ToPeer::Keep { position, root, received: fetching.walk.received() });
         }
-        // Each peer in turn is the first to choose, and has one question before another has two.
+        // Each peer in turn is the first to choose, those first that were not slow, and has one question before another has
+        // two.
         let (after, upto): (Vec<_>, Vec<_>) = self.peers.iter().partition(|peer| *peer > self.first);
-        let round: Vec<ReplicaId> = after.into_iter().chain(upto).collect();
+        let mut round: Vec<ReplicaId> = after.into_iter().chain(upto).collect();
+        round.sort_by_key(|peer| fetching.walk.faults(now, *peer));
         let (mut first, mut more) = (None, true);
         while std::mem::take(&mut more) {
             for peer in &round {

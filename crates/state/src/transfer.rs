@@ -7,7 +7,9 @@
 //! from the root, which covers them.
 //!
 //! *Slow peers.* What a peer leaves out, or does not answer, is not asked of it again before the others have had their
-//! turn. So one that gives little, and that late, holds a few pages up and not the walk.
+//! turn. When half of its time is over, others are asked for the same beside it; what it gives late is taken all the
+//! same. Whoever was slow, or gave little of what it was asked for, is remembered: what it is asked for the others are asked
+//! for too. So one that drips holds the walk up once, for a moment.
 //!
 //! *Resuming.* What was received can be written at any time as a partial checkpoint
 //! ([`PageStore::begin_partial`](crate::PageStore::begin_partial) of [`Transfer::received`]); after a restart it is
@@ -17,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use quorate_fetch::{Budget, Servers};
 use quorate_types::{Digest, Domain, Nanoseconds, PageName, ReplicaId, limits};
 use thiserror::Error;
 
@@ -38,10 +41,10 @@ pub struct TransferOptions {
     pub request_bytes: usize,
     /// How many requests one peer has open.
     pub requests_per_peer: usize,
-    /// When a request that was not answered is put to others.
+    /// How long a peer may take to answer; twice as long for each time that it was slow, up to three times. After half of
+    /// it others are asked for the same, and at once if it is known to be slow.
     pub patience: Nanoseconds,
-    /// How long a peer that had nothing, or did not answer, is not asked, and how long no peer is asked for what it
-    /// left out.
+    /// How long a peer that had nothing, or was late, is not asked, and how long no peer is asked for what it left out.
     pub pause: Nanoseconds,
 }
 
@@ -50,7 +53,7 @@ impl Default for TransferOptions {
         Self {
             request_bytes: 1024 * 1024,
             requests_per_peer: limits::PAGE_REQUESTS_MAX,
-            patience: Nanoseconds(5_000_000_000),
+            patience: Nanoseconds(2_000_000_000),
             pause: Nanoseconds(1_000_000_000),
         }
     }
@@ -80,6 +83,13 @@ pub struct Received {
     pub bytes: u64,
 }
 
+/// An answer that brings less than one in so many of what was asked for is slow.
+const LITTLE: usize = 4;
+/// A request that was not answered for so many times the patience never will be.
+const LATE_TIMES: u64 = 4;
+/// Patience with one peer doubles so often at most.
+const PATIENCE_DOUBLINGS_MAX: u32 = 3;
+
 /// A request that is open.
 #[derive(Debug)]
 struct Open {
@@ -87,8 +97,13 @@ struct Open {
     /// The root that was wanted then.
     root: Digest,
     sent: Nanoseconds,
-    /// What was asked for and has not come.
+    patience: u64,
+    /// What was asked for and has not come, and how much it was.
     digests: BTreeSet<Digest>,
+    count: usize,
+    /// Whether others are asked for the same.
+    is_shared: bool,
+    is_late: bool,
 }
 
 /// A state on its way here.
@@ -107,6 +122,8 @@ pub struct Transfer {
     next_number: u64,
     nodes: BTreeMap<Digest, Arc<Node>>,
     values: BTreeMap<Digest, Arc<LongValue>>,
+    /// What is remembered of the peers.
+    servers: Servers,
     banned: BTreeSet<ReplicaId>,
     resting: BTreeMap<ReplicaId, Nanoseconds>,
     /// Who has left out what is wanted, and until when it is not asked for it again.
@@ -143,6 +160,7 @@ impl Transfer {
             next_number: 1,
             nodes: BTreeMap::new(),
             values: BTreeMap::new(),
+            servers: Servers::new(Budget::default()),
             banned: BTreeSet::new(),
             resting: BTreeMap::new(),
             left_out: BTreeMap::new(),
@@ -214,7 +232,21 @@ impl Transfer {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.open.insert(number, Open { peer, root: self.root, sent: now, digests });
+        let faults = self.faults(now, peer);
+        let mut open = Open {
+            peer,
+            root: self.root,
+            sent: now,
+            patience: self.options.patience.0.saturating_mul(1 << faults.min(PATIENCE_DOUBLINGS_MAX)),
+            count: digests.len(),
+            digests,
+            is_shared: false,
+            is_late: false,
+        };
+        if faults > 0 {
+            self.share(now, &mut open);
+        }
+        self.open.insert(number, open);
         Some(PageRequest { number, root: self.root, wanted })
     }
 
@@ -239,6 +271,7 @@ impl Transfer {
         self.leave_out(now, &open);
         match result {
             Ok(received) => {
+                self.judge(now, &open);
                 let useless = received.pages == 0 && (answer.top.is_none() || !open.digests.is_empty());
                 if useless {
                     self.rest(now, peer);
@@ -253,25 +286,32 @@ impl Transfer {
         }
     }
 
-    /// Puts requests that were open for too long to others; returns the peers that were waited for.
+    /// Puts requests that have been open for long to others too; returns the peers whose time is over.
     pub fn expire(&mut self, now: Nanoseconds) -> Vec<ReplicaId> {
-        let patience = self.options.patience.0;
-        let late: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| now.0.saturating_sub(open.sent.0) >= patience)
-            .map(|(number, _)| *number)
-            .collect();
-        let mut peers = Vec::new();
-        for number in late {
-            if let Some(open) = self.open.remove(&number) {
-                self.ask_again(&open);
-                self.leave_out(now, &open);
+        let mut late = Vec::new();
+        for number in self.open.keys().copied().collect::<Vec<_>>() {
+            let Some(mut open) = self.open.remove(&number) else { continue };
+            let age = now.since(open.sent);
+            if age >= open.patience / 2 && !open.is_shared {
+                self.share(now, &mut open);
+            }
+            if age >= open.patience && !open.is_late {
+                open.is_late = true;
+                self.servers.slow(now, open.peer);
                 self.rest(now, open.peer);
-                peers.push(open.peer);
+                late.push(open.peer);
+            }
+            if age < open.patience.saturating_mul(LATE_TIMES) {
+                self.open.insert(number, open);
             }
         }
-        peers
+        late
+    }
+
+    /// How much is remembered against a peer: whoever drives the transfer lets the others choose first.
+    #[must_use]
+    pub fn faults(&self, now: Nanoseconds, peer: ReplicaId) -> u32 {
+        self.servers.faults(now, peer)
     }
 
     /// Asks this peer no more, and puts what is open with it to others.
@@ -371,12 +411,23 @@ impl Transfer {
     fn fill(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), BadAnswer> {
         let mut below = Vec::new();
         self.left_out.remove(digest);
-        for want in self.asked.remove(digest).unwrap_or_default() {
+        for want in self.take_wants(digest) {
             self.builder.fill(&want, bytes, None, &mut below).map_err(BadAnswer::Page)?;
         }
         self.want(below);
         self.look_whether_whole();
         Ok(())
+    }
+
+    /// The places that wait for this: asked for, or, since whoever gives it now is late, to be asked for again.
+    fn take_wants(&mut self, digest: &Digest) -> Vec<Want> {
+        if let Some(places) = self.asked.remove(digest) {
+            return places;
+        }
+        let (found, others) =
+            std::mem::take(&mut self.wanted).into_iter().partition(|want| want.digest == *digest);
+        self.wanted = others;
+        found
     }
 
     /// Takes what own states have; the rest is to be asked for, the first first.
@@ -435,8 +486,11 @@ impl Transfer {
         (names, digests)
     }
 
-    /// What did not come is wanted again.
+    /// What did not come is wanted again, unless it is since long.
     fn ask_again(&mut self, open: &Open) {
+        if open.is_shared {
+            return;
+        }
         for digest in &open.digests {
             self.wanted.extend(self.asked.remove(digest).unwrap_or_default());
         }
@@ -447,6 +501,13 @@ impl Transfer {
         until.is_some_and(|until| *until > now)
     }
 
+    /// Others are to be asked for the same. What this peer gives is taken until then, and after.
+    fn share(&mut self, now: Nanoseconds, open: &mut Open) {
+        self.ask_again(open);
+        self.leave_out(now, open);
+        open.is_shared = true;
+    }
+
     /// What did not come is for others first.
     fn leave_out(&mut self, now: Nanoseconds, open: &Open) {
         let until = Nanoseconds(now.0.saturating_add(self.options.pause.0));
@@ -455,8 +516,18 @@ impl Transfer {
         }
     }
 
+    /// Whoever gave little is remembered; whoever gave enough is thought better of.
+    fn judge(&mut self, now: Nanoseconds, open: &Open) {
+        let given = open.count - open.digests.len();
+        if open.count > 0 && given.saturating_mul(LITTLE) >= open.count {
+            self.servers.helped(open.peer);
+        } else if given > 0 {
+            self.servers.slow(now, open.peer);
+        }
+    }
+
     fn rest(&mut self, now: Nanoseconds, peer: ReplicaId) {
-        self.resting.insert(peer, Nanoseconds(now.0.saturating_add(self.options.pause.0)));
+        self.resting.insert(peer, now.plus(self.options.pause.0));
     }
 
     fn index(&mut self, node: &Arc<Node>) {

@@ -307,7 +307,8 @@ fn liars_are_told_from_the_slow_and_the_poor() {
     finish(transfer, root);
 }
 
-/// A peer that answers each question with one page, just before patience ends, keeps what it was asked for from nobody.
+/// A peer that answers each question with one page, just before patience ends, keeps what it was asked for from nobody
+/// for longer than half of that.
 #[test]
 fn a_miser_does_not_hold_the_transfer_up() {
     let (_, frozen, root) = hashed(60, 4000);
@@ -317,8 +318,8 @@ fn a_miser_does_not_hold_the_transfer_up() {
     let late = SMALL.patience.0 - 1;
     while !transfer.is_finished() {
         now += 1;
-        // Once for the root, for leaves and for their long values.
-        assert!(now < 4 * late, "{transfer:?}");
+        assert!(now < late, "{transfer:?}");
+        transfer.expire(Nanoseconds(now));
         // It is asked first, always.
         while let Some(request) = transfer.request(Nanoseconds(now), miser) {
             slow.push((now + late, request));
@@ -336,6 +337,48 @@ fn a_miser_does_not_hold_the_transfer_up() {
         }
     }
     finish(transfer, root);
+}
+
+#[test]
+fn what_comes_late_is_taken_though_others_are_asked_for_it_too() {
+    let (_, frozen, root) = hashed(10, 40);
+    let (late, other) = (ReplicaId(0), ReplicaId(1));
+    let mut transfer = Transfer::new(root, SMALL);
+    let top = transfer.request(Nanoseconds(0), late).expect("the top");
+    transfer.on_answer(Nanoseconds(0), late, &frozen.answer(&top, usize::MAX)).expect("no lie");
+    let asked = transfer.request(Nanoseconds(0), late).expect("the root's page");
+    assert!(!asked.wanted.is_empty() && transfer.request(Nanoseconds(0), other).is_none());
+    assert!(transfer.expire(Nanoseconds(SMALL.patience.0 / 2 - 1)).is_empty());
+    assert!(transfer.request(Nanoseconds(SMALL.patience.0 / 2 - 1), other).is_none());
+    assert!(transfer.expire(Nanoseconds(SMALL.patience.0 / 2)).is_empty());
+    let now = SMALL.patience;
+    let shared = transfer.request(now, other).expect("the same");
+    assert_eq!(shared.wanted, asked.wanted);
+    assert_eq!(transfer.expire(now), [late]);
+    assert_eq!((transfer.faults(now, late), transfer.faults(now, other)), (1, 0));
+    let received = transfer.on_answer(now, late, &frozen.answer(&asked, usize::MAX)).expect("no lie");
+    assert_eq!(received.pages, asked.wanted.len() as u64);
+    assert_eq!(transfer.faults(now, late), 0, "it was worth waiting for");
+    // The other's answer brings nothing more, and is no lie.
+    transfer.on_answer(now, other, &frozen.answer(&shared, usize::MAX)).expect("no lie");
+    let mut network = Network::new(&[Manner::Honest, Manner::Honest], &frozen, 1);
+    network.now = now.0 + SMALL.pause.0 * 100;
+    network.run(&mut transfer);
+    finish(transfer, root);
+}
+
+#[test]
+fn what_a_peer_that_was_slow_is_asked_for_is_kept_from_nobody() {
+    let (_, frozen, root) = hashed(10, 40);
+    let (slow, other) = (ReplicaId(0), ReplicaId(1));
+    let mut transfer = Transfer::new(root, SMALL);
+    // It says the top when its time is over.
+    let top = transfer.request(Nanoseconds(0), slow).expect("the top");
+    assert_eq!(transfer.expire(SMALL.patience), [slow]);
+    transfer.on_answer(SMALL.patience, slow, &frozen.answer(&top, usize::MAX)).expect("no lie");
+    let now = Nanoseconds(SMALL.patience.0 + SMALL.pause.0);
+    let asked = transfer.request(now, slow).expect("it has rested");
+    assert_eq!(transfer.request(now, other).expect("the same").wanted, asked.wanted);
 }
 
 #[test]
