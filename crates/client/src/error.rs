@@ -25,7 +25,9 @@ pub enum NotDone {
     #[error("no replica took it: {}", .0.describe())]
     Declined(BusyReason),
     /// Its number was used by another bundle: somebody else has a copy of this session.
-    #[error("its number was used by another bundle of the same session; let each process open its own session")]
+    #[error(
+        "its number was used by another bundle of the same session; let each process open its own session"
+    )]
     NumberUsed,
 }
 

@@ -91,8 +91,10 @@ pub struct Consensus {
     pub(crate) voted: Seq,
     /// The head of the view while the vote for it is still to be cast.
     pub(crate) head_vote: Option<Seq>,
-    /// The highest slot that is written down to be voted for in this view, and where.
-    pub(crate) ballot: Option<(Seq, Lsn)>,
+    /// The highest slot that is written down to be voted for in this view, whether it is on the own chain or not.
+    pub(crate) ballot: Option<Position>,
+    /// The slot up to which a certificate was known when the journal was trimmed last before a restart.
+    pub(crate) promised: Seq,
     /// The slots of this view that were written down to be voted for before a restart.
     pub(crate) recast: BTreeMap<Seq, Digest>,
     /// The slot up to which the journal was trimmed last.
@@ -153,6 +155,7 @@ impl Consensus {
             voted: Seq(0),
             head_vote: None,
             ballot: None,
+            promised: Seq(0),
             recast: BTreeMap::new(),
             trimmed: Seq(0),
             cast: After::nothing(),
@@ -249,6 +252,12 @@ impl Consensus {
         }
         if let Some(words) = self.waiting_for_view() {
             return words;
+        }
+        if self.chain.accepted().seq < self.bound() {
+            let (next, bound) = (accepted.seq.next(), self.bound());
+            return format!(
+                "headers {next} to {bound}, on which this replica has voted or which are certified, and which it lacks"
+            );
         }
         if accepted.seq > committed.seq {
             let votes = self.votes.count_prepares(accepted);
@@ -397,6 +406,7 @@ impl Consensus {
         self.lead(out);
         self.try_enter(out);
         self.check_lacking();
+        self.adopt_certified_proposals(out);
         self.propose(now, out);
         self.accept(now, out);
         self.vote(out);

@@ -19,6 +19,7 @@ mod consensus;
 mod header_fetches;
 mod new_view;
 mod output;
+mod promises;
 mod proofs;
 mod proposals;
 mod recovery;

@@ -338,7 +338,7 @@ impl Consensus {
         let lsn = self.lsn;
         let slot = self.chain.slot_mut(head.seq).expect("invariant: just found");
         (slot.lsn, slot.after) = (lsn, after);
-        self.ballot = Some((head.seq, lsn));
+        self.ballot = Some(head);
         self.head_vote = Some(head.seq);
     }
 

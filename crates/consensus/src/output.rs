@@ -91,6 +91,16 @@ pub enum Fact {
     },
     /// q replicas have the same state after a slot.
     Stable(Arc<CheckpointCertificate>),
+    /// What outlives the trimmed facts before this one: in `view`, nothing is voted for that is not above `voted` or
+    /// on its chain, nor in any view below; and nothing at or below `stable` is accepted.
+    Promised {
+        /// The view that was entered last.
+        view: View,
+        /// The highest slot that was written down to be voted for in it, if there was one.
+        voted: Option<Position>,
+        /// The highest slot with a checkpoint certificate.
+        stable: Position,
+    },
     /// From now on this replica votes in no view below this one.
     ViewState {
         /// The view.

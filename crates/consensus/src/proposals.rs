@@ -6,8 +6,8 @@ use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
 use quorate_types::{After, Nanoseconds, Seq, Signature};
-use quorate_wire::Header;
 use quorate_wire::message::PrePrepare;
+use quorate_wire::{Header, Position};
 use std::sync::Arc;
 
 impl Consensus {
@@ -70,7 +70,11 @@ impl Consensus {
 
     /// Rule 5: the primary names new tips while the pipeline has room.
     pub(crate) fn propose(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        if !self.is_primary() || self.lacks_batches() || self.has_fallen_behind() {
+        if !self.is_primary()
+            || self.lacks_batches()
+            || self.has_fallen_behind()
+            || !self.is_above_its_promises()
+        {
             return;
         }
         loop {
@@ -109,7 +113,7 @@ impl Consensus {
         self.clock_wait = None;
         self.waits_for = None;
         // A vote for a slot speaks for its ancestors' batches too: they must be here first.
-        if self.lacks_batches() || !self.has_entered() {
+        if self.lacks_batches() || !self.has_entered() || !self.is_above_its_promises() {
             return;
         }
         let room = self.execution_room();
@@ -173,7 +177,7 @@ impl Consensus {
         let digest = header.digest();
         let lsn = self.lsn;
         if voted {
-            self.ballot = Some((seq, lsn));
+            self.ballot = Some(Position { seq, digest });
         }
         self.chain.push(Slot { header, digest, proposal: Some(proposal), lsn, after, prepared: false });
         self.check_prepared(seq);

@@ -52,6 +52,8 @@ pub struct Recovered {
     accepts: Vec<Accept>,
     certificate: Option<PreparedCertificate>,
     stable: Option<Arc<CheckpointCertificate>>,
+    /// What trimmed facts have left behind: the view, what was voted for in it, and what was stable.
+    promised: Option<(View, Option<Position>, Seq)>,
 }
 
 impl Recovered {
@@ -68,6 +70,7 @@ impl Recovered {
             accepts: Vec::new(),
             certificate: None,
             stable: None,
+            promised: None,
         }
     }
 
@@ -90,6 +93,14 @@ impl Recovered {
                 let known = self.stable.as_ref().map(|known| known.position.seq);
                 if known < Some(certificate.position.seq) {
                     self.stable = Some(certificate);
+                }
+            }
+            Fact::Promised { view, voted, stable } => {
+                // By view first: a vote of a lower view binds nobody in a higher one.
+                let rank = |(view, voted): (View, Option<Position>)| (view, voted.map(|voted| voted.seq));
+                let known = self.promised.map(|(view, voted, _)| rank((view, voted)));
+                if known.is_none_or(|known| known <= rank((view, voted))) {
+                    self.promised = Some((view, voted, stable.seq));
                 }
             }
             Fact::ViewState { view } => self.left = self.left.max(view),
@@ -166,6 +177,23 @@ impl Consensus {
         consensus
     }
 
+    /// Takes up what was voted for in `view`, as far as it is written down, whether it is on the chain or not.
+    fn restore_promises(&mut self, recovered: &Recovered, view: View) {
+        if let Some((of_view, voted, stable)) = recovered.promised {
+            self.promised = stable;
+            self.ballot = voted.filter(|_| of_view == view);
+        }
+        for accept in recovered.accepts.iter().filter(|accept| accept.view == view && accept.voted) {
+            if self.ballot.is_none_or(|highest| highest.seq <= accept.position.seq) {
+                self.ballot = Some(accept.position);
+            }
+            if self.chain.contains(accept.position) && self.is_voter() {
+                self.recast.insert(accept.position.seq, accept.position.digest);
+            }
+        }
+        self.voted = self.voted.max(self.ballot.map_or(Seq(0), |ballot| ballot.seq));
+    }
+
     fn restore_chain(&mut self, recovered: &Recovered, view: View, head: Position) {
         self.chain = Chain::new(recovered.floor, recovered.timestamp);
         self.executed = recovered.floor;
@@ -184,21 +212,13 @@ impl Consensus {
         // Votes in the view begin at its head, whether that is here or not.
         self.voted = self.chain.accepted().seq.max(Seq(head.seq.0.saturating_sub(1)));
         for accept in &recovered.accepts {
-            let on_chain = self.chain.contains(accept.position);
-            if !on_chain {
+            if !self.chain.contains(accept.position) {
                 let header = Arc::clone(&accept.header);
                 let certified = recovered.certificate.as_ref().map(|found| found.position);
                 self.spare.insert(header, Some(accept.lsn), certified);
             }
-            if accept.view == view && accept.voted {
-                let highest = self.ballot.is_none_or(|(seq, _)| seq <= accept.position.seq);
-                self.ballot = if highest { Some((accept.position.seq, accept.lsn)) } else { self.ballot };
-                self.voted = self.voted.max(accept.position.seq);
-                if on_chain && self.is_voter() {
-                    self.recast.insert(accept.position.seq, accept.position.digest);
-                }
-            }
         }
+        self.restore_promises(recovered, view);
         self.recompute_marks();
         self.lacking = Some(self.uncommitted_tips());
     }
@@ -243,7 +263,8 @@ impl Consensus {
         let slots = std::mem::take(&mut self.recast);
         let mut runs: Vec<(Seq, Seq)> = Vec::new();
         for (seq, digest) in slots {
-            if self.chain.slot(seq).is_none_or(|slot| slot.digest != digest) {
+            let is_covered = seq <= self.checkpoints.stable().seq;
+            if is_covered || self.chain.slot(seq).is_none_or(|slot| slot.digest != digest) {
                 continue;
             }
             match runs.last_mut() {
@@ -374,12 +395,10 @@ impl Consensus {
         if let Some(certificate) = self.checkpoints.certificate().cloned() {
             self.append(Fact::Stable(certificate), out);
         }
+        self.record_promises(out);
         let after = After::position(self.journal, self.lsn);
         needed = self.chain.lowest_lsn_above(settled).into_iter().fold(needed, Lsn::min);
         needed = self.spare.lowest_lsn().into_iter().fold(needed, Lsn::min);
-        // A vote for a slot that has left the chain since must not be cast again with another digest.
-        let ballot = self.ballot.filter(|(seq, _)| *seq > settled).map(|(_, lsn)| lsn);
-        needed = ballot.into_iter().fold(needed, Lsn::min);
         if needed > Lsn(1) {
             out.push(Output::Trim { upto: needed.previous(), after });
         }

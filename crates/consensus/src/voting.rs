@@ -105,10 +105,12 @@ impl Consensus {
         if let Some(head) = self.head_vote.take()
             && self.chain.contains(self.head)
             && self.chain.slot(head).is_some()
+            && head > self.checkpoints.stable().seq
         {
             self.vote_for(head, head, out);
         }
-        self.voted = self.voted.max(self.chain.floor().seq);
+        // What a certificate covers needs no vote any more.
+        self.voted = self.voted.max(self.chain.floor().seq).max(self.checkpoints.stable().seq);
         while self.voted < self.chain.accepted().seq {
             let lo = self.voted.next();
             let longest = self.voted.plus(quorate_types::limits::PROPOSALS_MAX);

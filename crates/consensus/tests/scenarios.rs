@@ -4,7 +4,7 @@
 
 mod cluster;
 
-use cluster::{Cluster, Flight, Growth, batch_chain};
+use cluster::{Cluster, Flight, Floor, Growth, batch_chain};
 use quorate_consensus::{Keyring, Outgoing, Voting};
 use quorate_types::{
     Digest, Domain, Epoch, JournalId, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq, Signature,
@@ -17,6 +17,7 @@ use quorate_wire::message::{
 use quorate_wire::{
     Header, LaneTip, Position, PreparedCertificate, Statement, SuspectReason, ViewChangeSummary, testing,
 };
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -183,6 +184,8 @@ struct Scene {
     cluster: Cluster,
     /// Only commits, refusals and halts are told.
     quiet: bool,
+    /// Older checkpoints that stay.
+    kept: BTreeMap<ReplicaId, Floor>,
 }
 
 impl Scene {
@@ -202,7 +205,8 @@ impl Scene {
                 other => panic!("{other} is no figure"),
             }
         }
-        Self { cluster: Cluster::new(replicas, |figures| *figures = tuning), quiet: false }
+        let cluster = Cluster::new(replicas, |figures| *figures = tuning);
+        Self { cluster, quiet: false, kept: BTreeMap::new() }
     }
 
     /// What happened since the last command; what several replicas did alike stands in one line.
@@ -260,6 +264,8 @@ impl Scene {
             "checkpoint" => self.checkpoint(words),
             "certificate" => self.certificate(words),
             "root" => self.root(words),
+            "keep" => self.keep(words),
+            "damage" => self.damage(words),
             "restart" => self.restart(words),
             "promises" => self.promises(words),
             "install" => self.install(words),
@@ -701,6 +707,23 @@ impl Scene {
                 slot(positions.stable),
             );
             self.cluster.log.push((id, text));
+        }
+    }
+
+    /// `keep checkpoint of R…`: the last checkpoint of each stays beside newer ones.
+    fn keep(&mut self, words: &mut Words<'_>) {
+        assert!(words.take("checkpoint") && words.take("of"));
+        for id in words.replicas() {
+            let checkpoint = self.cluster.checkpoint(id);
+            self.kept.insert(id, checkpoint);
+        }
+    }
+
+    /// `damage R…`: the last checkpoint of each cannot be read any more; the one that was kept, if any, can.
+    fn damage(&mut self, words: &mut Words<'_>) {
+        for id in words.replicas() {
+            let older = self.kept.get(&id).cloned();
+            self.cluster.damage_checkpoint(id, older);
         }
     }
 

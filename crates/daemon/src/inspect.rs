@@ -408,6 +408,7 @@ fn rank(record: &Record) -> (u64, u64) {
         Record::Prepared { view, position, .. } => (view.0, position.seq.0),
         Record::Checkpoint(certificate) => (certificate.position.seq.0, 0),
         Record::ViewState { view } | Record::EnterView { view, .. } => (view.0, 0),
+        Record::Promised { view, voted, .. } => (view.0, voted.map_or(0, |voted| voted.seq.0)),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | 4 checkpoint | seq u64, digest 32, root 32, next configuration 32, count u32, each: signer u8, signature 64 |
 //! | 5 view state | view u64 |
 //! | 6 enter view | view u64, digest of the NewView 32, seq u64, digest 32 |
+//! | 7 promised | view u64, has voted u8, voted: seq u64, digest 32, stable: seq u64, digest 32 |
 
 use crate::bytes::{Reader, Writer};
 use quorate_types::{
@@ -37,6 +38,7 @@ const PREPARED_BYTES: usize = 8 + POSITION_BYTES + 4;
 const SIGNED_BYTES: usize = 1 + 64;
 const CHECKPOINT_BYTES: usize = POSITION_BYTES + 32 + 32 + 4;
 const ENTER_VIEW_BYTES: usize = 8 + 32 + POSITION_BYTES;
+const PROMISED_BYTES: usize = 8 + 1 + 2 * POSITION_BYTES;
 
 /// One fact that must survive.
 #[derive(Clone, Debug)]
@@ -78,6 +80,16 @@ pub enum Record {
         /// Its head.
         head: Position,
     },
+    /// What trimmed records leave behind: in `view` no vote that is not above `voted` or on its chain, in lower ones
+    /// none, and nothing accepted at or below `stable`.
+    Promised {
+        /// The view that was entered last.
+        view: View,
+        /// The highest slot that was written down to be voted for in it, if there was one.
+        voted: Option<Position>,
+        /// The highest slot with a checkpoint certificate.
+        stable: Position,
+    },
 }
 
 /// What a record is, without its content.
@@ -96,12 +108,21 @@ pub enum RecordKind {
     ViewState = 5,
     /// [`Record::EnterView`].
     EnterView = 6,
+    /// [`Record::Promised`].
+    Promised = 7,
 }
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Batch, Self::Accept, Self::Prepared, Self::Checkpoint, Self::ViewState, Self::EnterView];
+    pub const ALL: [Self; 7] = [
+        Self::Batch,
+        Self::Accept,
+        Self::Prepared,
+        Self::Checkpoint,
+        Self::ViewState,
+        Self::EnterView,
+        Self::Promised,
+    ];
 
     /// The kind with this number.
     pub fn from_number(number: u8) -> Result<Self, RecordError> {
@@ -125,6 +146,7 @@ impl RecordKind {
             Self::Checkpoint => "checkpoint",
             Self::ViewState => "view-state",
             Self::EnterView => "enter-view",
+            Self::Promised => "promised",
         }
     }
 }
@@ -154,6 +176,7 @@ impl Record {
             Self::Checkpoint(_) => RecordKind::Checkpoint,
             Self::ViewState { .. } => RecordKind::ViewState,
             Self::EnterView { .. } => RecordKind::EnterView,
+            Self::Promised { .. } => RecordKind::Promised,
         }
     }
 
@@ -176,6 +199,7 @@ impl Record {
             Self::Checkpoint(certificate) => CHECKPOINT_BYTES + SIGNED_BYTES * certificate.signatures.len(),
             Self::ViewState { .. } => 8,
             Self::EnterView { .. } => ENTER_VIEW_BYTES,
+            Self::Promised { .. } => PROMISED_BYTES,
         }
     }
 
@@ -199,6 +223,12 @@ impl Record {
                 writer.bytes(&new_view.0);
                 writer.position(head);
             }
+            Self::Promised { view, voted, stable } => {
+                writer.u64(view.0);
+                writer.u8(u8::from(voted.is_some()));
+                writer.position(&voted.unwrap_or_default());
+                writer.position(stable);
+            }
         }
         assert_eq!(writer.at(), expected, "a record fills what was planned for it");
     }
@@ -216,6 +246,7 @@ impl Record {
             RecordKind::Checkpoint => read_checkpoint(&mut reader),
             RecordKind::ViewState => reader.u64().map(|view| Self::ViewState { view: View(view) }),
             RecordKind::EnterView => read_enter_view(&mut reader),
+            RecordKind::Promised => read_promised(&mut reader),
         };
         record.filter(|_| reader.is_empty()).ok_or(RecordError::Malformed(kind))
     }
@@ -344,6 +375,18 @@ fn read_enter_view(reader: &mut Reader<'_>) -> Option<Record> {
     Some(Record::EnterView { view, new_view, head })
 }
 
+fn read_promised(reader: &mut Reader<'_>) -> Option<Record> {
+    let view = View(reader.u64()?);
+    let has_voted = reader.u8()?;
+    let (voted, stable) = (reader.position()?, reader.position()?);
+    let voted = match has_voted {
+        0 if voted == Position::default() => None,
+        1 => Some(voted),
+        _ => return None,
+    };
+    Some(Record::Promised { view, voted, stable })
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.kind().name();
@@ -372,6 +415,14 @@ impl fmt::Display for Record {
             Self::EnterView { view, new_view, head } => {
                 let Position { seq, digest } = head;
                 write!(f, "{name} view {view} by {new_view:?} head {seq} {digest:?}")
+            }
+            Self::Promised { view, voted, stable } => {
+                write!(f, "{name} view {view} ")?;
+                match voted {
+                    Some(Position { seq, digest }) => write!(f, "voted up to {seq} {digest:?}")?,
+                    None => f.write_str("not voted in")?,
+                }
+                write!(f, ", stable at {} {:?}", stable.seq, stable.digest)
             }
         }
     }

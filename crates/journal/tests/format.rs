@@ -114,20 +114,20 @@ fn a_description_names_everything() {
             journal 1 lsn 1 batch bytes 64: batch lane 2.0 number 9477459456203637454 after ff6c3577
             journal 0 lsn 2 checkpoint bytes 173: checkpoint seq 3 03030303 root 03030303 signatures 1
             journal 1 lsn 2 batch bytes 65: batch lane 4.0 number 5935429546263130314 after c90522f9
-            journal 0 lsn 3 view-state bytes 8: view-state view 5
+            journal 0 lsn 3 promised bytes 89: promised view 5 not voted in, stable at 5 05050505
             journal 1 lsn 3 batch bytes 66: batch lane 6.0 number 5806389134813993216 after 5bfe6161
-            journal 0 lsn 4 prepared bytes 904: prepared view 7 seq 7 07070707 votes 4
+            journal 0 lsn 4 accept bytes 195: accept taken over view 7 seq 7 e2c8043c tips 3
             journal 1 lsn 4 batch bytes 67: batch lane 8.0 number 11108991368628863286 after 036c7364
-            journal 0 lsn 5 enter-view bytes 80: enter-view view 9 by 09090909 head 9 09090909
+            journal 0 lsn 5 checkpoint bytes 368: checkpoint seq 9 09090909 root 09090909 signatures 4
             journal 1 lsn 5 batch bytes 68: batch lane 10.0 number 4460246743018981066 after 283d8070
           group 2 at 12288: bytes 8192, records 2, watermark 1, run 1, damaged
             journal 1 lsn 6 batch bytes 5024 lost
-            journal 0 lsn 6 prepared bytes 595: prepared view 12 seq 12 0c0c0c0c votes 3
+            journal 0 lsn 6 view-state bytes 8: view-state view 12
           group 4 at 28672: bytes 8192, records 1, watermark 2, run 1, abandoned
-            journal 0 lsn 8 enter-view bytes 80
+            journal 0 lsn 8 prepared bytes 904
         segment 3 in use: bytes 65536, groups 2
           group 3 at 4096: bytes 8192, records 1, watermark 2, run 3
-            journal 0 lsn 7 view-state bytes 8: view-state view 15
+            journal 0 lsn 7 checkpoint bytes 693: checkpoint seq 15 0f0f0f0f root 0f0f0f0f signatures 9
           group 4 at 12288: bytes 4096, records 0, watermark 3, run 3
         segment 4 blank: bytes 65536, groups 0
         journal 0: last 7, trimmed up to 0

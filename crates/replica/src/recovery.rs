@@ -183,6 +183,7 @@ fn fact(record: Record) -> Result<Fact, Frame> {
         Record::Checkpoint(certificate) => Fact::Stable(certificate),
         Record::ViewState { view } => Fact::ViewState { view },
         Record::EnterView { view, new_view, head } => Fact::EnterView { view, new_view, head },
+        Record::Promised { view, voted, stable } => Fact::Promised { view, voted, stable },
     })
 }
 
@@ -194,5 +195,6 @@ pub(crate) fn record(fact: Fact) -> Record {
         Fact::Stable(certificate) => Record::Checkpoint(certificate),
         Fact::ViewState { view } => Record::ViewState { view },
         Fact::EnterView { view, new_view, head } => Record::EnterView { view, new_view, head },
+        Fact::Promised { view, voted, stable } => Record::Promised { view, voted, stable },
     }
 }

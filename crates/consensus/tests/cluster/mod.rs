@@ -27,6 +27,9 @@ pub(crate) struct Flight {
     pub(crate) message: Outgoing,
 }
 
+/// A durable checkpoint: its position, its header's time, and where the lanes stand after it.
+pub(crate) type Floor = (Position, Nanoseconds, BTreeMap<LaneId, LaneTip>);
+
 /// One replica with its disk.
 pub(crate) struct Node {
     pub(crate) consensus: Consensus,
@@ -63,8 +66,10 @@ pub(crate) struct Node {
     trims: Vec<(Lsn, After)>,
     /// How far the trimmed journal is gone.
     pub(crate) trimmed: Lsn,
-    /// The last durable checkpoint: its position, its header's time, and where the lanes stand after it.
-    floor: (Position, Nanoseconds, BTreeMap<LaneId, LaneTip>),
+    /// The last durable checkpoint.
+    floor: Floor,
+    /// Whether that is an older one than its journal was trimmed for.
+    damaged: bool,
     marks: BTreeMap<LaneId, LaneTip>,
 }
 
@@ -298,6 +303,8 @@ impl Cluster {
                 let slot = self.describe_position(position) + &in_view(view);
                 self.say(id, format!("prepares {slot} by the votes of {}", voters.join(" ")));
             }
+            // It says nothing that was not said before.
+            Fact::Promised { .. } => {}
             Fact::Stable(certificate) => {
                 let seq = certificate.position.seq;
                 if std::mem::replace(&mut self.node_mut(id).stable, seq) == seq {
@@ -483,6 +490,18 @@ impl Cluster {
         self.tick(id);
     }
 
+    /// What a replica has of its last checkpoint cannot be read: it goes on from the one after `older`, or from
+    /// nothing.
+    pub(crate) fn damage_checkpoint(&mut self, id: ReplicaId, older: Option<Floor>) {
+        let node = self.node_mut(id);
+        (node.floor, node.damaged) = (older.unwrap_or_default(), true);
+    }
+
+    /// The last durable checkpoint of a replica, to go back to.
+    pub(crate) fn checkpoint(&self, id: ReplicaId) -> Floor {
+        self.node(id).floor.clone()
+    }
+
     /// The last durable checkpoint of a replica.
     pub(crate) fn floor(&self, id: ReplicaId) -> Position {
         self.node(id).floor.0
@@ -554,7 +573,9 @@ impl Cluster {
         node.consensus = from_trimmed;
         node.crashed = false;
         let facts = node.whole.clone();
-        if promises.0 != promises.1 {
+        let is_damaged = std::mem::take(&mut node.damaged);
+        // Below a damaged checkpoint the trimmed journal leads nowhere, while the whole one would.
+        if promises.0 != promises.1 && !is_damaged {
             self.violations.push(format!("r{id} is bound by {} where it was {}", promises.0, promises.1));
         }
         for (lsn, fact) in facts {
@@ -783,9 +804,16 @@ impl Node {
             stable: Seq(0),
             trims: Vec::new(),
             trimmed: Lsn(0),
-            floor: (Position::default(), Nanoseconds(0), BTreeMap::new()),
+            floor: Floor::default(),
+            damaged: false,
             marks: BTreeMap::new(),
         }
+    }
+
+    /// The journal of consensus goes on behind what was found of it.
+    pub(crate) fn begin_journal_after(&mut self, last: Lsn) {
+        self.appended.insert(JOURNAL, last);
+        self.durable.insert(JOURNAL, last);
     }
 
     fn reached(&self, after: &After) -> bool {

@@ -69,7 +69,7 @@ pub(crate) fn batch(number: u64, bytes: usize) -> Record {
 pub(crate) fn fact(number: u64, size: usize) -> Record {
     let view = View(number);
     let at = position(number);
-    match number % 5 {
+    match number % 6 {
         0 => Record::ViewState { view },
         1 => {
             let lane = LaneId { origin: ReplicaId(1), link: LinkId(2) };
@@ -95,7 +95,8 @@ pub(crate) fn fact(number: u64, size: usize) -> Record {
                 signatures,
             }))
         }
-        _ => Record::EnterView { view, new_view: at.digest, head: at },
+        4 => Record::EnterView { view, new_view: at.digest, head: at },
+        _ => Record::Promised { view, voted: (size % 2 == 1).then_some(at), stable: at },
     }
 }
 

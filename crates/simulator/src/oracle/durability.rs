@@ -28,6 +28,8 @@ pub enum Fact {
     ViewState(View),
     /// A view begins at a slot.
     EnterView(View, Position),
+    /// What trimmed facts leave behind: what was voted for up to where in a view, and what is stable.
+    Promised(View, Seq, Seq),
 }
 
 impl Fact {
@@ -48,6 +50,9 @@ impl Fact {
             Record::Checkpoint(certificate) => Self::Checkpoint(certificate.position.seq),
             Record::ViewState { view } => Self::ViewState(*view),
             Record::EnterView { view, head, .. } => Self::EnterView(*view, *head),
+            Record::Promised { view, voted, stable } => {
+                Self::Promised(*view, voted.map_or(Seq(0), |voted| voted.seq), stable.seq)
+            }
         })
     }
 
@@ -379,6 +384,8 @@ impl Disk {
                 self.left = self.left.max(view);
                 self.entered.insert(view, head.seq);
             }
+            // It says nothing new while what it stands for is there.
+            Fact::Promised(..) => {}
         }
     }
 
@@ -438,7 +445,8 @@ impl Disk {
 }
 
 /// What must not go when `gone` does, unless it is among what `stays`: the highest view, the entry to it, the highest
-/// certificates, and what may be voted for above the slot from which the replica would go on.
+/// certificates, the highest promise, and what was voted for above the slot from which the replica would go on, unless
+/// a promise covers it.
 fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
     let highest = |rank: fn(&Fact) -> Option<(View, Seq)>| {
         let kept = stays.iter().filter_map(rank).max();
@@ -458,16 +466,22 @@ fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
         Fact::Checkpoint(seq) => Some((View(0), *seq)),
         _ => None,
     });
+    let promise = highest(|fact| match fact {
+        Fact::Promised(view, voted, _) => Some((*view, *voted)),
+        _ => None,
+    });
     let current = gone.iter().chain(stays).map(Fact::view).max().unwrap_or_default();
     let vote = gone.iter().copied().find(|fact| {
         let Fact::Accept(view, position, true) = fact else { return false };
         *view == current
             && position.seq > newest
-            && !stays.iter().any(
-                |other| matches!(other, Fact::Accept(in_view, at, _) if in_view == view && at == position),
-            )
+            && !stays.iter().any(|other| match other {
+                Fact::Accept(in_view, at, _) => in_view == view && at == position,
+                Fact::Promised(in_view, voted, _) => in_view == view && *voted >= position.seq,
+                _ => false,
+            })
     });
-    view.or(entry).or(certificate).or(checkpoint).or(vote)
+    view.or(entry).or(certificate).or(checkpoint).or(promise).or(vote)
 }
 
 /// Whether a batch comes after the tip of its lane, and on a chain that leads on from there: any other will never be
