@@ -20,7 +20,7 @@ pub struct Acknowledged {
     pub key: Vec<u8>,
     /// Its value.
     pub value: Vec<u8>,
-    /// The seq of its header.
+    /// The revision that it was given.
     pub version: u64,
 }
 

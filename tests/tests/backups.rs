@@ -3,7 +3,7 @@
 use quorate_client::{Client, ClientOptions};
 use quorate_tests::cluster::{Cluster, PATIENCE, binary, wait_for};
 use quorate_tests::recorder::{Acknowledged, Recorder, assert_all_there};
-use quorate_types::{Condition, Operation, ReplicaId, limits};
+use quorate_types::{Condition, Operation, OperationResult, ReplicaId, limits};
 use quorate_wire::Assembler;
 use quorate_wire::message::{CheckpointCertificate, Message};
 use std::os::unix::fs::FileExt;
@@ -37,22 +37,27 @@ fn back_up(cluster: &Cluster, to: &Path, more: &[&str]) -> Output {
     quorate(&arguments)
 }
 
-/// Writes long values; returns them as they are in a restored cluster.
+/// Writes long values.
 fn write_long_values(cluster: &Cluster) -> Vec<Acknowledged> {
     let value = |number: u8| vec![number; LONG_BYTES + usize::from(number)];
     let key = |number: u8| format!("long:{number}").into_bytes();
     let (config, client_key) = (Arc::clone(cluster.config()), cluster.client_key(2));
-    tokio_uring::start(async move {
+    let versions: Vec<u64> = tokio_uring::start(async move {
         let options = ClientOptions { connect_deadline: PATIENCE, ..ClientOptions::default() };
         let client = Client::connect(config, client_key, options).await.expect("a quorum is connected");
+        let mut written = Vec::new();
         for number in 0..8 {
             let (key, value) = (key(number), value(number));
             let write = Operation::Set { key, value, condition: Condition::Always };
-            client.execute(&vec![write]).await.expect("the write completes");
+            let (_, results) = client.execute(&vec![write]).await.expect("the write completes");
+            let [OperationResult::Written { version }] = results[..] else { panic!("SET gave {results:?}") };
+            written.push(version);
         }
         client.close().await;
+        written
     });
-    (0..8).map(|number| Acknowledged { key: key(number), value: value(number), version: 0 }).collect()
+    let acknowledged = |(number, version)| Acknowledged { key: key(number), value: value(number), version };
+    (0..8).zip(versions).map(acknowledged).collect()
 }
 
 /// All files of a backup with their names in it.
@@ -84,7 +89,6 @@ fn a_backup_under_load_holds_all_that_was_acknowledged_and_becomes_a_new_cluster
     let before = Recorder::start(&cluster, 0, ReplicaId(1));
     wait_for("the load runs", || (before.completed() > 40).then_some(()));
     let mut acknowledged = before.finish();
-    acknowledged.iter_mut().for_each(|one| one.version = 0);
     acknowledged.extend(write_long_values(&cluster));
     let load = Recorder::start(&cluster, 1, ReplicaId(0));
     let parent = tempfile::tempdir().expect("a temporary directory");
@@ -93,7 +97,8 @@ fn a_backup_under_load_holds_all_that_was_acknowledged_and_becomes_a_new_cluster
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("copied from replica 2"), "{}", stdout(&output));
     assert!(load.completed() > 0, "the cluster goes on");
-    let _ = load.finish();
+    let after = load.finish();
+    let highest = after.iter().chain(&acknowledged).map(|one| one.version).max().expect("writes");
     let again = back_up(&cluster, &backup, &[]);
     assert_eq!(again.status.code(), Some(2), "{}", stderr(&again));
     drop(cluster);
@@ -103,6 +108,13 @@ fn a_backup_under_load_holds_all_that_was_acknowledged_and_becomes_a_new_cluster
     assert_all_there(&restored, 1, &acknowledged);
     restored.assert_works();
     restored.assert_equal_roots(&[0, 1, 2, 3, 4, 5, 6]);
+    // No version that the old cluster ever gave is given again, not even one from after the backup.
+    let first = Recorder::start(&restored, 2, ReplicaId(0));
+    wait_for("the restored cluster is written to", || (first.completed() > 0).then_some(()));
+    assert!(
+        first.finish().iter().all(|one| one.version > highest),
+        "a version of the old cluster came again"
+    );
 
     // A replica that has lost its disk lacks the first state too, and gets it from the same backup.
     restored.kill(6);

@@ -15,7 +15,8 @@ const AFTER_HELP: &str = "\
 The backup is verified whole first: every page, and the signatures of a quorum of the cluster that it was taken from. \
 Which cluster that was is read from the backup; with --trust it must be the one that you name.
 
-The new cluster has a new identity, new keys, and the same keys and values, each with version 0. Sessions are not \
+The new cluster has a new identity, new keys, and the same keys and values, each with the version that it had. New \
+versions begin far above: none that the old cluster gave, also after the backup, is given again. Sessions are not \
 carried over: clients of the old cluster are none of the new one. All files are those that `quorate init` writes; the \
 root of the first state stands in cluster.toml, so that no replica starts without it. The old and the new state are in \
 memory meanwhile.
@@ -27,6 +28,11 @@ Examples:
   quorate restore --from /backups/monday --dir data
   quorate restore --from /backups/monday --dir data --replicas 7 --base-port 9000 --trust old/cluster.toml
   quorate restore --from /backups/monday --config data/replica-2.toml     a replica that has lost its disk";
+
+/// How many revisions a restored cluster leaves out: more than the old one can have given after the backup, which is
+/// twelve days of a million writes a second. A version that a program still holds then names no other value. Eight
+/// thousand restores fit below 2^53, up to which programs that take numbers for floating point read versions exactly.
+const REVISIONS_LEFT_OUT: u64 = 1 << 40;
 
 /// Make a new cluster from a backup.
 #[derive(Args, Debug)]
@@ -75,8 +81,8 @@ pub(crate) fn run(arguments: &RestoreArguments) -> Result<ExitCode, Failure> {
 /// The state with which a cluster with these clients begins.
 fn first_state(backup: &Backup, clients: &[PublicKey]) -> Frozen {
     let clients = clients.iter().map(|key| *key.as_bytes());
-    let entries = backup.state.user_entries().map(|(key, entry)| (key, entry.value));
-    State::beginning_with(clients, entries).freeze()
+    let revision = backup.state.revision().saturating_add(REVISIONS_LEFT_OUT);
+    State::beginning_with(clients, revision, backup.state.user_entries()).freeze()
 }
 
 fn restore_replica(

@@ -5,7 +5,7 @@
 //! are left out, as no workload comes near them.
 
 use quorate_types::{
-    BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, PublicKey, Seq, SessionId,
+    BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, PublicKey, SessionId,
     Versioned, VersionedEntry, limits,
 };
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ struct ModelSession {
 #[derive(Debug, Default)]
 pub struct Model {
     entries: BTreeMap<Vec<u8>, Versioned>,
+    /// The number of the last write in the order of all writes.
+    revision: u64,
     sessions: BTreeMap<SessionId, ModelSession>,
     counters: BTreeMap<[u8; 32], u64>,
 }
@@ -37,7 +39,6 @@ impl Model {
     /// Executes a bundle with a good signature of an allowed client.
     pub fn bundle(
         &mut self,
-        seq: Seq,
         client: [u8; 32],
         session: SessionId,
         number: BundleNumber,
@@ -50,7 +51,7 @@ impl Model {
             return Fate::Nothing;
         }
         open.next = number.next();
-        Fate::Executed(operations.iter().map(|operation| self.operation(seq, operation)).collect())
+        Fate::Executed(operations.iter().map(|operation| self.operation(operation)).collect())
     }
 
     fn register(
@@ -72,30 +73,31 @@ impl Model {
         Fate::Executed(vec![OperationResult::Registered])
     }
 
-    fn operation(&mut self, seq: Seq, operation: &Operation) -> OperationResult {
-        self.apply(seq.0, operation).unwrap_or_else(OperationResult::Error)
+    fn operation(&mut self, operation: &Operation) -> OperationResult {
+        self.apply(operation).unwrap_or_else(OperationResult::Error)
     }
 
-    fn apply(&mut self, version: u64, operation: &Operation) -> Result<OperationResult, OperationError> {
+    fn apply(&mut self, operation: &Operation) -> Result<OperationResult, OperationError> {
         Ok(match operation {
             Operation::Register { .. } => return Err(OperationError::MisplacedRegistration),
             Operation::Get { key } => OperationResult::Value(self.entries.get(checked(key)?).cloned()),
-            Operation::Set { key, value, condition } => self.set(version, key, value, *condition)?,
+            Operation::Set { key, value, condition } => self.set(key, value, *condition)?,
             Operation::Delete { key } => {
-                OperationResult::Existed(self.entries.remove(checked(key)?).is_some())
+                let existed = self.entries.remove(checked(key)?).is_some();
+                self.revision += u64::from(existed);
+                OperationResult::Existed(existed)
             }
             Operation::Exists { key } => OperationResult::Existed(self.entries.contains_key(checked(key)?)),
             Operation::IncrementBy { key, by } => {
                 let value = self.integer(checked(key)?)?.checked_add(*by).ok_or(OperationError::Overflow)?;
-                self.put(version, key, value.to_string().into_bytes());
+                let version = self.put(key, value.to_string().into_bytes());
                 OperationResult::Integer { value, version }
             }
             Operation::Append { key, value } => {
                 let mut whole = self.entries.get(checked(key)?).map(|e| e.value.clone()).unwrap_or_default();
                 whole.extend_from_slice(value);
                 let length = fitting(&whole)?.len() as u64;
-                self.put(version, key, whole);
-                OperationResult::Length { length, version }
+                OperationResult::Length { length, version: self.put(key, whole) }
             }
             Operation::MultiGet { keys } => {
                 few(keys.len())?;
@@ -104,14 +106,13 @@ impl Model {
                 }
                 OperationResult::Values(keys.iter().map(|key| self.entries.get(key).cloned()).collect())
             }
-            Operation::MultiSet { entries } => self.multi_set(version, entries)?,
+            Operation::MultiSet { entries } => self.multi_set(entries)?,
             Operation::Scan { start, end, limit } => self.scan(start, end, *limit)?,
         })
     }
 
     fn set(
         &mut self,
-        version: u64,
         key: &[u8],
         value: &[u8],
         condition: Condition,
@@ -127,20 +128,19 @@ impl Model {
         if !holds {
             return Ok(OperationResult::NotWritten { version: present });
         }
-        self.put(version, key, value.to_vec());
-        Ok(OperationResult::Written { version })
+        Ok(OperationResult::Written { version: self.put(key, value.to_vec()) })
     }
 
-    fn multi_set(&mut self, version: u64, entries: &[KeyValue]) -> Result<OperationResult, OperationError> {
+    fn multi_set(&mut self, entries: &[KeyValue]) -> Result<OperationResult, OperationError> {
         few(entries.len())?;
         for entry in entries {
             checked(&entry.key)?;
             fitting(&entry.value)?;
         }
         for entry in entries {
-            self.put(version, &entry.key, entry.value.clone());
+            self.put(&entry.key, entry.value.clone());
         }
-        Ok(OperationResult::Written { version })
+        Ok(OperationResult::Written { version: self.revision })
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: u32) -> Result<OperationResult, OperationError> {
@@ -170,8 +170,11 @@ impl Model {
         if value.to_string() == text { Ok(value) } else { Err(OperationError::NotAnInteger) }
     }
 
-    fn put(&mut self, version: u64, key: &[u8], value: Vec<u8>) {
-        self.entries.insert(key.to_vec(), Versioned { value, version });
+    /// Writes a value; its version.
+    fn put(&mut self, key: &[u8], value: Vec<u8>) -> u64 {
+        self.revision += 1;
+        self.entries.insert(key.to_vec(), Versioned { value, version: self.revision });
+        self.revision
     }
 
     /// The number of keys.
@@ -218,7 +221,7 @@ mod tests {
         let key = client_key().public();
         let session = SessionId::derive(&key, 3);
         let register = [Operation::Register { counter: 3 }];
-        let fate = model.bundle(Seq(1), *key.as_bytes(), session, BundleNumber(0), &register);
+        let fate = model.bundle(*key.as_bytes(), session, BundleNumber(0), &register);
         assert_eq!(fate, Fate::Executed(vec![OperationResult::Registered]));
         (model, *key.as_bytes(), session)
     }
@@ -230,12 +233,11 @@ mod tests {
     #[test]
     fn a_bundle_takes_effect_once_and_in_order() {
         let (mut model, client, session) = opened();
-        let mut run =
-            |number, seq| model.bundle(Seq(seq), client, session, BundleNumber(number), &increment());
-        assert_eq!(run(2, 2), Fate::Nothing);
-        assert_eq!(run(1, 3), Fate::Executed(vec![OperationResult::Integer { value: 2, version: 3 }]));
-        assert_eq!(run(1, 4), Fate::Nothing);
-        assert_eq!(run(2, 5), Fate::Executed(vec![OperationResult::Integer { value: 4, version: 5 }]));
+        let mut run = |number| model.bundle(client, session, BundleNumber(number), &increment());
+        assert_eq!(run(2), Fate::Nothing);
+        assert_eq!(run(1), Fate::Executed(vec![OperationResult::Integer { value: 2, version: 1 }]));
+        assert_eq!(run(1), Fate::Nothing);
+        assert_eq!(run(2), Fate::Executed(vec![OperationResult::Integer { value: 4, version: 2 }]));
     }
 
     #[test]
@@ -244,7 +246,7 @@ mod tests {
         let key = client_key().public();
         let register = [Operation::Register { counter: 2 }];
         let old = SessionId::derive(&key, 2);
-        assert_eq!(model.bundle(Seq(2), client, old, BundleNumber(0), &register), Fate::Nothing);
+        assert_eq!(model.bundle(client, old, BundleNumber(0), &register), Fate::Nothing);
         assert_eq!(model.sessions(), 1);
     }
 
@@ -252,15 +254,15 @@ mod tests {
     fn conditions_and_scans() {
         let (mut model, _, _) = opened();
         let set = |key: &str, condition| Operation::Set { key: key.into(), value: b"v".to_vec(), condition };
-        let mut run = |seq, operation| model.operation(Seq(seq), &operation);
-        assert_eq!(run(1, set("a", Condition::Present)), OperationResult::NotWritten { version: None });
-        assert_eq!(run(2, set("a", Condition::Absent)), OperationResult::Written { version: 2 });
-        assert_eq!(run(3, set("a", Condition::Version(1))), OperationResult::NotWritten { version: Some(2) });
-        assert_eq!(run(4, set("b", Condition::Always)), OperationResult::Written { version: 4 });
+        let mut run = |operation| model.operation(&operation);
+        assert_eq!(run(set("a", Condition::Present)), OperationResult::NotWritten { version: None });
+        assert_eq!(run(set("a", Condition::Absent)), OperationResult::Written { version: 1 });
+        assert_eq!(run(set("a", Condition::Version(2))), OperationResult::NotWritten { version: Some(1) });
+        assert_eq!(run(set("b", Condition::Always)), OperationResult::Written { version: 2 });
         let scan = Operation::Scan { start: b"a".to_vec(), end: Vec::new(), limit: 1 };
-        let OperationResult::Entries { entries, more } = run(5, scan) else { panic!("a scan gives entries") };
-        assert_eq!((entries.len(), entries[0].version, more), (1, 2, true));
+        let OperationResult::Entries { entries, more } = run(scan) else { panic!("a scan gives entries") };
+        assert_eq!((entries.len(), entries[0].version, more), (1, 1, true));
         let error = OperationResult::Error(OperationError::NotAnInteger);
-        assert_eq!(run(6, Operation::IncrementBy { key: b"a".to_vec(), by: 1 }), error);
+        assert_eq!(run(Operation::IncrementBy { key: b"a".to_vec(), by: 1 }), error);
     }
 }

@@ -6,6 +6,7 @@ pub mod durability;
 pub mod history;
 pub mod replies;
 pub mod resources;
+pub mod versions;
 pub mod votes;
 
 use quorate_types::{Nanoseconds, ReplicaId};

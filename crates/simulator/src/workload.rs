@@ -1,9 +1,17 @@
-//! What clients ask for: every operation, on few keys, with values that name their writer.
+//! What clients ask for: every operation, on few keys, with values that name their writer. Keys that are read and
+//! written back on condition are also written without one.
 
 use crate::plan::{LARGE_VALUE_BYTES_MAX, WorkloadPlan};
 use crate::random::Random;
 use quorate_types::{Condition, KeyValue, Operation, OperationResult, limits};
 use std::collections::BTreeMap;
+
+/// A version of a key, and the number that it held, if it was told one.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    version: u64,
+    number: Option<i64>,
+}
 
 /// The operations of one client.
 #[derive(Debug)]
@@ -11,15 +19,15 @@ pub struct Workload {
     plan: WorkloadPlan,
     client: usize,
     written: u64,
-    /// The versions that the client has seen, for conditions that have a chance to hold.
-    versions: BTreeMap<Vec<u8>, u64>,
+    /// What the client has seen last of each key, for conditions that have a chance to hold.
+    seen: BTreeMap<Vec<u8>, Seen>,
 }
 
 impl Workload {
     /// The workload of one client.
     #[must_use]
     pub fn new(plan: WorkloadPlan, client: usize) -> Self {
-        Self { plan, client, written: 0, versions: BTreeMap::new() }
+        Self { plan, client, written: 0, seen: BTreeMap::new() }
     }
 
     /// The operations of the next bundle.
@@ -42,7 +50,7 @@ impl Workload {
     }
 
     fn operation(&mut self, random: &mut Random) -> Operation {
-        match random.below(20) {
+        match random.below(24) {
             0..=2 => Operation::Get { key: self.key(random) },
             3..=6 => self.set(random),
             7 => Operation::Delete { key: self.key(random) },
@@ -63,8 +71,18 @@ impl Workload {
                 end: if random.percent(50) { Vec::new() } else { self.key(random) },
                 limit: u32::try_from(random.below(6)).expect("invariant: small"),
             },
+            19..=22 => self.compare_and_set(random),
             _ => odd(random),
         }
+    }
+
+    /// Counts on from what was seen of a counter, if nobody has written it since. Others add to it meanwhile.
+    fn compare_and_set(&mut self, random: &mut Random) -> Operation {
+        let key = self.counter(random);
+        let seen = self.seen.get(&key).copied();
+        let Some(Seen { version, number: Some(number) }) = seen else { return Operation::Get { key } };
+        let value = number.saturating_add(1).to_string().into_bytes();
+        Operation::Set { key, value, condition: Condition::Version(version) }
     }
 
     fn set(&mut self, random: &mut Random) -> Operation {
@@ -72,7 +90,7 @@ impl Workload {
         let condition = match random.below(8) {
             0 => Condition::Absent,
             1 => Condition::Present,
-            2 | 3 => Condition::Version(self.versions.get(&key).copied().unwrap_or_default()),
+            2 | 3 => Condition::Version(self.seen.get(&key).map_or(0, |seen| seen.version)),
             _ => Condition::Always,
         };
         Operation::Set { key, value: self.value(random, self.plan.value_bytes_max), condition }
@@ -113,16 +131,35 @@ impl Workload {
         for pair in operations.iter().zip(results) {
             match pair {
                 (Operation::Get { key }, OperationResult::Value(Some(found))) => {
-                    self.versions.insert(key.clone(), found.version);
+                    self.on_seen(key, found.version, number(&found.value));
                 }
-                (Operation::Set { key, .. }, OperationResult::Written { version })
-                | (Operation::Set { key, .. }, OperationResult::NotWritten { version: Some(version) }) => {
-                    self.versions.insert(key.clone(), *version);
+                (Operation::Set { key, value, .. }, OperationResult::Written { version }) => {
+                    self.on_seen(key, *version, number(value));
+                }
+                (Operation::Set { key, .. }, OperationResult::NotWritten { version: Some(version) })
+                | (Operation::Append { key, .. }, OperationResult::Length { version, .. }) => {
+                    self.on_seen(key, *version, None);
+                }
+                (Operation::IncrementBy { key, .. }, OperationResult::Integer { value, version }) => {
+                    self.on_seen(key, *version, Some(*value));
+                }
+                (Operation::Scan { .. }, OperationResult::Entries { entries, .. }) => {
+                    for entry in entries {
+                        self.on_seen(&entry.key, entry.version, number(&entry.value));
+                    }
                 }
                 _ => {}
             }
         }
     }
+
+    fn on_seen(&mut self, key: &[u8], version: u64, number: Option<i64>) {
+        self.seen.insert(key.to_vec(), Seen { version, number });
+    }
+}
+
+fn number(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn increment(random: &mut Random) -> i64 {
@@ -150,6 +187,22 @@ mod tests {
     use super::*;
     use crate::plan::Plan;
     use crate::random::Stream;
+
+    #[test]
+    fn a_counter_that_was_seen_is_counted_on_unless_somebody_else_has() {
+        let mut workload = Workload::new(Plan::of(3).workload, 0);
+        let mut random = Random::new(3, Stream::Workload);
+        let add = |key: &Vec<u8>| Operation::IncrementBy { key: key.clone(), by: 1 };
+        let sum = [OperationResult::Integer { value: 41, version: 7 }];
+        for _ in 0..20 {
+            let Operation::Get { key } = workload.compare_and_set(&mut random) else { continue };
+            workload.on_results(&[add(&key)], &sum);
+        }
+        let Operation::Set { value, condition, .. } = workload.compare_and_set(&mut random) else {
+            panic!("every counter was seen");
+        };
+        assert_eq!((value.as_slice(), condition), (b"42".as_slice(), Condition::Version(7)));
+    }
 
     #[test]
     fn every_operation_occurs_and_no_bundle_is_empty() {

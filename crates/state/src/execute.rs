@@ -26,8 +26,6 @@ pub(crate) struct Execution<'a> {
     pub(crate) keys: &'a Window,
     /// The place there of the next operation's first key.
     pub(crate) first_key: usize,
-    /// The seq of the header: the version of all that is written.
-    pub(crate) version: u64,
 }
 
 impl Execution<'_> {
@@ -70,7 +68,7 @@ impl Execution<'_> {
             if holds(condition, present) { Edit::Put(value) } else { Edit::Keep }
         });
         if change.written {
-            self.results.written(self.version);
+            self.results.written(self.totals.revision);
         } else {
             self.results.not_written(present);
         }
@@ -105,7 +103,7 @@ impl Execution<'_> {
         });
         let value = outcome?;
         assert!(change.written, "invariant: a sum is written");
-        self.results.integer(value, self.version);
+        self.results.integer(value, self.totals.revision);
         Ok(())
     }
 
@@ -117,7 +115,7 @@ impl Execution<'_> {
             if outcome.is_ok() { Edit::Append(suffix) } else { Edit::Keep }
         });
         outcome?;
-        self.results.length(change.after.unwrap_or_default() as u64, self.version);
+        self.results.length(change.after.unwrap_or_default() as u64, self.totals.revision);
         Ok(())
     }
 
@@ -141,7 +139,7 @@ impl Execution<'_> {
         for (at, entry) in entries.iter().enumerate() {
             self.edit(at, |_| Edit::Put(&entry.value));
         }
-        self.results.written(self.version);
+        self.results.written(self.totals.revision);
         Ok(())
     }
 
@@ -159,10 +157,11 @@ impl Execution<'_> {
         self.results.entries(limit, users).map_err(too_long)
     }
 
-    /// Edits the entry with the operation's key number `at`.
+    /// Edits the entry with the operation's key number `at`. What changes anything is a write and has the next revision
+    /// for itself: a version names one value, and operations of one header are told apart.
     fn edit<'e>(&mut self, at: usize, decide: impl FnOnce(Option<VersionedRef<'_>>) -> Edit<'e>) -> Change {
         let (key, hint) = self.keys.key(self.first_key + at);
-        let change = self.tree.edit_hinted(key, hint, self.version, decide);
+        let change = self.tree.edit_hinted(key, hint, self.totals.revision + 1, decide);
         self.totals.count(key.len(), change);
         self.totals.count_user_key(change);
         change

@@ -47,6 +47,12 @@ impl Frozen {
         self.tree.range(&[USER], &[]).map(|(key, entry)| (&key[1..], entry))
     }
 
+    /// The revision of the last write before it was frozen, 0 when there was none.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.totals.revision
+    }
+
     /// The page of the node at the end of `path`, the children's indices from the root down, or nothing if
     /// there is none. The BLAKE3 hash of a page is its node's digest, as it stands in the parent's page.
     #[must_use]

@@ -41,12 +41,12 @@ const ENTRY_WEIGHT_MAX: usize = ENTRY_WEIGHT + TREE_KEY_BYTES_MAX + INLINE_BYTES
 // Both parts of a split leaf stay above the least weight.
 const _: () = assert!((LEAF_WEIGHT_MAX / 2).saturating_sub(ENTRY_WEIGHT_MAX) >= LEAF_WEIGHT_MIN);
 
-/// A value with the seq that wrote it.
+/// A value with its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionedRef<'a> {
     /// The value.
     pub value: &'a [u8],
-    /// The seq of the header that wrote it.
+    /// Of a user's key: the revision of the write that the value comes from. Of a system record: see there.
     pub version: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::leaf::{Shared, VersionedRef};
 use crate::reply::{Outcome, Reply, SkipReason};
 use crate::results::Results;
 use crate::session::Sessions;
-use crate::system::{self, HeaderRecord, SessionFields};
+use crate::system::{self, HeaderRecord, SessionFields, USER};
 use crate::totals::Totals;
 use crate::tree::Tree;
 use crate::window::Window;
@@ -26,7 +26,7 @@ const _: () =
 /// The header whose bundles are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// Its seq; the version of all that is written.
+    /// Its seq; the version of the system records that are written.
     pub seq: Seq,
     /// Its timestamp: the only time that operations may see.
     pub timestamp: Nanoseconds,
@@ -85,39 +85,40 @@ impl State {
         allowed_clients: impl IntoIterator<Item = [u8; 32]>,
         sessions_max: usize,
     ) -> Self {
-        let mut tree = Tree::default();
-        for client in allowed_clients {
-            tree.put(&system::client_key(&client), 0, &[]);
-        }
-        Self::over(tree, sessions_max)
+        let tree = tree_of(allowed_clients);
+        Self::over(Totals::rebuild(&tree), tree, sessions_max)
     }
 
-    /// The state before the first header of a cluster that begins with users' keys, all of version 0. Its root depends
-    /// on the order of the entries; replicas that are to agree take them in the order of their keys.
+    /// The state before the first header of a cluster that begins with users' keys and goes on after `revision`, which
+    /// no version exceeds. Its root depends on the order of the entries; replicas that are to agree take them in the
+    /// order of their keys.
+    ///
+    /// # Panics
+    /// When an entry's version is above `revision`.
     #[must_use]
     pub fn beginning_with<'a>(
         allowed_clients: impl IntoIterator<Item = [u8; 32]>,
-        entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        revision: u64,
+        entries: impl IntoIterator<Item = (&'a [u8], VersionedRef<'a>)>,
     ) -> Self {
-        let mut tree = Tree::default();
-        for client in allowed_clients {
-            tree.put(&system::client_key(&client), 0, &[]);
+        let mut tree = tree_of(allowed_clients);
+        tree.put(&system::revision_key(), 0, &revision.to_le_bytes());
+        for (key, entry) in entries {
+            assert!(entry.version <= revision, "version {} is above revision {revision}", entry.version);
+            tree.put(&system::user_key(key), entry.version, entry.value);
         }
-        for (key, value) in entries {
-            tree.put(&system::user_key(key), 0, value);
-        }
-        Self::over(tree, limits::SESSIONS_MAX)
+        Self::over(Totals::rebuild(&tree), tree, limits::SESSIONS_MAX)
     }
 
-    /// The living state that continues a frozen one. Walks all entries.
+    /// The living state that continues a frozen one. Walks its sessions.
     #[must_use]
     pub fn from_frozen(frozen: &Frozen, sessions_max: usize) -> Self {
-        Self::over(frozen.tree.clone(), sessions_max)
+        Self::over(frozen.totals, frozen.tree.clone(), sessions_max)
     }
 
-    fn over(tree: Tree, sessions_max: usize) -> Self {
+    fn over(totals: Totals, tree: Tree, sessions_max: usize) -> Self {
         let mut state = Self {
-            totals: Totals::rebuild(&tree),
+            totals,
             sessions: Sessions::rebuild(&tree, sessions_max),
             tree,
             results: Results::default(),
@@ -148,13 +149,13 @@ impl State {
         if input.number < fields.next {
             return self.repeat(input.session, input.number);
         }
-        self.run(context, input);
+        self.run(input);
         let reply = self.reply(context, input);
         self.keep(context, fields, &reply);
         Outcome::Executed(reply)
     }
 
-    fn run(&mut self, context: Context, input: BundleInput<'_>) {
+    fn run(&mut self, input: BundleInput<'_>) {
         self.results.begin(input.operations.len());
         self.window.clear();
         // The records that the bundle will write at its end are read ahead with its first operations.
@@ -171,7 +172,6 @@ impl State {
                 results: &mut self.results,
                 keys: &self.window,
                 first_key: self.window.first_key(),
-                version: context.seq.0,
             };
             for operation in group {
                 execution.operation(operation);
@@ -301,11 +301,16 @@ impl State {
         self.tree.get(&system::user_key(key))
     }
 
-    /// Records the last executed header.
+    /// Records the last executed header, and the revision that was reached with it.
     pub fn note_header(&mut self, seq: Seq, digest: Digest, timestamp: Nanoseconds) {
         let key = system::header_key();
         let change = self.tree.put(&key, seq.0, &system::header_value(digest, timestamp));
         self.totals.count(key.len(), change);
+        if self.totals.revision > 0 {
+            let key = system::revision_key();
+            let change = self.tree.put(&key, 0, &self.totals.revision.to_le_bytes());
+            self.totals.count(key.len(), change);
+        }
     }
 
     /// The last executed header, or nothing before the first.
@@ -366,10 +371,21 @@ impl State {
     }
 
     /// As [`State::freeze`], and the counts towards the next checkpoint begin anew.
+    ///
+    /// # Panics
+    /// When something was written since the last header was recorded: the tree would lack its revision.
     pub fn checkpoint(&mut self) -> Frozen {
+        let recorded = Totals::recorded_revision(&self.tree);
+        assert_eq!(recorded, self.totals.revision, "a checkpoint follows a header");
         self.checkpointed = self.header().map_or(Seq(0), |header| header.seq);
         self.bytes_since = 0;
         self.freeze()
+    }
+
+    /// The revision of the last write, 0 before the first.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.totals.revision
     }
 
     /// The number of users' keys.
@@ -397,6 +413,19 @@ impl State {
     pub fn check_invariants(&self) {
         self.tree.check_invariants();
         self.sessions.check_invariants(&self.tree);
-        assert_eq!(self.totals, Totals::rebuild(&self.tree));
+        let Totals { user_keys, stored_bytes, revision } = Totals::rebuild(&self.tree);
+        assert_eq!((self.totals.user_keys, self.totals.stored_bytes), (user_keys, stored_bytes));
+        assert!(revision <= self.totals.revision, "the revision never falls");
+        let mut versions = self.tree.range(&[USER], &[]).map(|(_, entry)| entry.version);
+        assert!(versions.all(|version| version <= self.totals.revision), "every version was given out");
     }
+}
+
+/// What there is before anything else: the clients that are allowed.
+fn tree_of(allowed_clients: impl IntoIterator<Item = [u8; 32]>) -> Tree {
+    let mut tree = Tree::default();
+    for client in allowed_clients {
+        tree.put(&system::client_key(&client), 0, &[]);
+    }
+    tree
 }

@@ -4,10 +4,11 @@
 //! | key behind the namespace byte | value | version |
 //! | --- | --- | --- |
 //! | 0 | digest and timestamp of the last executed header | its seq |
-//! | 1 ‖ client key | highest session counter used, empty if none; present = allowed | seq of its registration |
-//! | 2 ‖ lane | number and chain digest of the lane's executed tip | 0 |
-//! | 3 ‖ session id | client key, next bundle, first kept reply, bytes of kept replies | seq of the last bundle |
-//! | 3 ‖ session id ‖ slot | archived results of the bundle with number mod 64 = slot | its seq |
+//! | 1 | revision of the last write up to that header, absent before the first | 0 |
+//! | 2 ‖ client key | highest session counter used, empty if none; present = allowed | seq of its registration |
+//! | 3 ‖ lane | number and chain digest of the lane's executed tip | 0 |
+//! | 4 ‖ session id | client key, next bundle, first kept reply, bytes of kept replies | seq of the last bundle |
+//! | 4 ‖ session id ‖ slot | archived results of the bundle with number mod 64 = slot | its seq |
 //!
 //! Numbers are little-endian. Replies reuse their slots, so the tree keeps its shape while a session runs.
 
@@ -22,15 +23,20 @@ pub(crate) const CLIENTS: [[u8; 2]; 2] = [[SYSTEM, CLIENT], [SYSTEM, LANE]];
 pub(crate) const SESSIONS: [[u8; 2]; 2] = [[SYSTEM, SESSION], [SYSTEM, SESSION + 1]];
 
 const HEADER: u8 = 0;
-const CLIENT: u8 = 1;
-const LANE: u8 = 2;
-const SESSION: u8 = 3;
+const REVISION: u8 = 1;
+const CLIENT: u8 = 2;
+const LANE: u8 = 3;
+const SESSION: u8 = 4;
 
 const REPLY_KEY_BYTES: usize = 2 + 32 + 1;
 const _: () = assert!(limits::REPLIES_KEPT_MAX <= 256);
 
 pub(crate) fn header_key() -> [u8; 2] {
     [SYSTEM, HEADER]
+}
+
+pub(crate) fn revision_key() -> [u8; 2] {
+    [SYSTEM, REVISION]
 }
 
 pub(crate) fn client_key(client: &[u8; 32]) -> [u8; 34] {
@@ -134,6 +140,11 @@ impl SessionFields {
             kept_bytes: number(16)?,
         })
     }
+}
+
+/// The revision in its record.
+pub(crate) fn revision_of(value: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(value.try_into().ok()?))
 }
 
 /// The counter in a client's record: nothing when it never opened a session.

@@ -1,7 +1,7 @@
-//! Counts over the tree, kept up to date with every edit.
+//! Counts over the tree and of its writes, kept up to date with every edit.
 
 use crate::leaf::Change;
-use crate::system::USER;
+use crate::system::{self, USER};
 use crate::tree::Tree;
 
 /// What an entry takes on disk besides its key and value, at the least.
@@ -13,12 +13,14 @@ pub(crate) struct Totals {
     pub(crate) user_keys: u64,
     /// Keys with their namespace byte, and values; system records included.
     pub(crate) stored_bytes: u64,
+    /// The revision of the last write. In the tree it is recorded with each header; between, it is here alone.
+    pub(crate) revision: u64,
 }
 
 impl Totals {
-    /// The totals of a tree, counted entry by entry.
+    /// The totals of a tree as a header left it, counted entry by entry.
     pub(crate) fn rebuild(tree: &Tree) -> Self {
-        let mut totals = Self::default();
+        let mut totals = Self { revision: Self::recorded_revision(tree), ..Self::default() };
         for (key, entry) in tree.range(&[], &[]) {
             totals.user_keys += u64::from(key.first() == Some(&USER));
             totals.stored_bytes += (key.len() + entry.value.len()) as u64;
@@ -26,12 +28,20 @@ impl Totals {
         totals
     }
 
+    /// The revision that the last header has recorded in a tree.
+    pub(crate) fn recorded_revision(tree: &Tree) -> u64 {
+        let record = tree.get(&system::revision_key());
+        record.and_then(|record| system::revision_of(record.value)).unwrap_or_default()
+    }
+
     pub(crate) fn count(&mut self, key_bytes: usize, change: Change) {
         let entry = |value: Option<usize>| value.map_or(0, |value| (key_bytes + value) as u64);
         self.stored_bytes = self.stored_bytes + entry(change.after) - entry(change.before);
     }
 
+    /// Counts a change of a user's key, which is a write if it changed anything.
     pub(crate) fn count_user_key(&mut self, change: Change) {
+        self.revision += u64::from(change.written);
         self.user_keys =
             self.user_keys + u64::from(change.after.is_some()) - u64::from(change.before.is_some());
     }

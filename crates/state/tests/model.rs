@@ -13,23 +13,36 @@ use quorate_types::{
 };
 
 #[derive(Default)]
-struct Model(BTreeMap<Vec<u8>, (Vec<u8>, u64)>);
+struct Model {
+    entries: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+    /// The revision of the last write.
+    revision: u64,
+}
 
 impl Model {
     fn read(&self, key: &[u8]) -> Option<Versioned> {
-        self.0.get(key).map(|(value, version)| Versioned { value: value.clone(), version: *version })
+        self.entries.get(key).map(|(value, version)| Versioned { value: value.clone(), version: *version })
     }
 
-    fn write(&mut self, key: &[u8], value: Vec<u8>, version: u64) {
-        self.0.insert(key.to_vec(), (value, version));
+    /// Writes a value; its version.
+    fn write(&mut self, key: &[u8], value: Vec<u8>) -> u64 {
+        self.revision += 1;
+        self.entries.insert(key.to_vec(), (value, self.revision));
+        self.revision
     }
 
-    fn apply(&mut self, operation: &Operation, version: u64) -> OperationResult {
+    fn remove(&mut self, key: &[u8]) -> bool {
+        let existed = self.entries.remove(key).is_some();
+        self.revision += u64::from(existed);
+        existed
+    }
+
+    fn apply(&mut self, operation: &Operation) -> OperationResult {
         match operation {
             Operation::Register { .. } => OperationResult::Error(OperationError::MisplacedRegistration),
             Operation::Get { key } => OperationResult::Value(self.read(key)),
             Operation::Set { key, value, condition } => {
-                let present = self.0.get(key).map(|(_, version)| *version);
+                let present = self.entries.get(key).map(|(_, version)| *version);
                 let holds = match condition {
                     Condition::Always => true,
                     Condition::Absent => present.is_none(),
@@ -39,28 +52,27 @@ impl Model {
                 if !holds {
                     return OperationResult::NotWritten { version: present };
                 }
-                self.write(key, value.clone(), version);
-                OperationResult::Written { version }
+                OperationResult::Written { version: self.write(key, value.clone()) }
             }
-            Operation::Delete { key } => OperationResult::Existed(self.0.remove(key).is_some()),
-            Operation::Exists { key } => OperationResult::Existed(self.0.contains_key(key)),
-            Operation::IncrementBy { key, by } => self.increment(key, *by, version),
-            Operation::Append { key, value } => self.append(key, value, version),
+            Operation::Delete { key } => OperationResult::Existed(self.remove(key)),
+            Operation::Exists { key } => OperationResult::Existed(self.entries.contains_key(key)),
+            Operation::IncrementBy { key, by } => self.increment(key, *by),
+            Operation::Append { key, value } => self.append(key, value),
             Operation::MultiGet { keys } => {
                 OperationResult::Values(keys.iter().map(|key| self.read(key)).collect())
             }
             Operation::MultiSet { entries } => {
                 for entry in entries {
-                    self.write(&entry.key, entry.value.clone(), version);
+                    self.write(&entry.key, entry.value.clone());
                 }
-                OperationResult::Written { version }
+                OperationResult::Written { version: self.revision }
             }
             Operation::Scan { start, end, limit } => self.scan(start, end, *limit as usize),
         }
     }
 
-    fn increment(&mut self, key: &[u8], by: i64, version: u64) -> OperationResult {
-        let old = match self.0.get(key) {
+    fn increment(&mut self, key: &[u8], by: i64) -> OperationResult {
+        let old = match self.entries.get(key) {
             None => Some(0),
             Some((value, _)) => String::from_utf8(value.clone())
                 .ok()
@@ -70,24 +82,26 @@ impl Model {
         let Some(value) = old.checked_add(by) else {
             return OperationResult::Error(OperationError::Overflow);
         };
-        self.write(key, value.to_string().into_bytes(), version);
+        let version = self.write(key, value.to_string().into_bytes());
         OperationResult::Integer { value, version }
     }
 
-    fn append(&mut self, key: &[u8], suffix: &[u8], version: u64) -> OperationResult {
-        let mut value = self.0.get(key).map_or_else(Vec::new, |(value, _)| value.clone());
+    fn append(&mut self, key: &[u8], suffix: &[u8]) -> OperationResult {
+        let mut value = self.entries.get(key).map_or_else(Vec::new, |(value, _)| value.clone());
         value.extend_from_slice(suffix);
         let length = value.len() as u64;
         if value.len() > limits::VALUE_BYTES_MAX {
             return OperationResult::Error(OperationError::ValueTooLong { bytes: length });
         }
-        self.write(key, value, version);
+        let version = self.write(key, value);
         OperationResult::Length { length, version }
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> OperationResult {
-        let mut range =
-            self.0.range(start.to_vec()..).take_while(|(key, _)| end.is_empty() || key.as_slice() < end);
+        let mut range = self
+            .entries
+            .range(start.to_vec()..)
+            .take_while(|(key, _)| end.is_empty() || key.as_slice() < end);
         let entry = |(key, (value, version)): (&Vec<u8>, &(Vec<u8>, u64))| VersionedEntry {
             key: key.clone(),
             value: value.clone(),
@@ -158,16 +172,17 @@ proptest! {
         let (mut state, mut client) = opened();
         let mut model = Model::default();
         for (seq, operations) in (2..).zip(&bundles) {
-            let expected: Vec<_> = operations.iter().map(|operation| model.apply(operation, seq)).collect();
+            let expected: Vec<_> = operations.iter().map(|operation| model.apply(operation)).collect();
             prop_assert_eq!(client.run(&mut state, seq, operations), expected);
         }
         state.check_invariants();
-        prop_assert_eq!(state.user_keys(), model.0.len() as u64);
+        prop_assert_eq!(state.user_keys(), model.entries.len() as u64);
+        prop_assert_eq!(state.revision(), model.revision);
         let frozen = state.freeze();
         let users = frozen.entries().filter(|(key, _)| key[0] == 1);
         let users: Vec<_> = users.map(|(key, entry)| (key[1..].to_vec(), entry.value.to_vec(), entry.version)).collect();
         let expected: Vec<_> =
-            model.0.into_iter().map(|(key, (value, version))| (key, value, version)).collect();
+            model.entries.into_iter().map(|(key, (value, version))| (key, value, version)).collect();
         prop_assert_eq!(users, expected);
     }
 
@@ -194,6 +209,7 @@ proptest! {
         }
         prop_assert_eq!(plain.root(), watched.root());
         prop_assert_eq!(plain.user_keys(), watched.user_keys());
+        prop_assert_eq!(plain.revision(), watched.revision());
         prop_assert_eq!(plain.stored_bytes(), watched.stored_bytes());
         for (copy, root) in frozen {
             prop_assert!(root.is_none_or(|root| root == copy.root()));

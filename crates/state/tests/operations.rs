@@ -36,7 +36,7 @@ fn error(error: OperationError) -> OperationResult {
 }
 
 #[test]
-fn operations_of_a_bundle_see_each_other_and_carry_the_version_of_its_header() {
+fn operations_of_a_bundle_see_each_other_and_every_write_has_a_revision_of_its_own() {
     let (mut state, mut client) = opened();
     let results = client.run(
         &mut state,
@@ -55,15 +55,15 @@ fn operations_of_a_bundle_see_each_other_and_carry_the_version_of_its_header() {
         results,
         [
             OperationResult::Value(None),
-            OperationResult::Written { version: 5 },
-            value("1", 5),
-            OperationResult::Integer { value: 42, version: 5 },
-            value("42", 5),
+            OperationResult::Written { version: 1 },
+            value("1", 1),
+            OperationResult::Integer { value: 42, version: 2 },
+            value("42", 2),
             OperationResult::Existed(true),
             OperationResult::Value(None),
         ]
     );
-    assert_eq!(state.user_keys(), 0);
+    assert_eq!((state.user_keys(), state.revision()), (0, 3), "a removal is a write, too");
 }
 
 #[test]
@@ -80,23 +80,23 @@ fn conditions_of_set() {
         [
             OperationResult::NotWritten { version: None },
             OperationResult::NotWritten { version: None },
-            OperationResult::Written { version: 7 },
-            OperationResult::NotWritten { version: Some(7) },
+            OperationResult::Written { version: 1 },
+            OperationResult::NotWritten { version: Some(1) },
         ]
     );
     let second = [
-        set_if("a", "5", Condition::Version(6)),
-        set_if("a", "6", Condition::Version(7)),
-        set_if("a", "7", Condition::Version(7)),
+        set_if("a", "5", Condition::Version(7)),
+        set_if("a", "6", Condition::Version(1)),
+        set_if("a", "7", Condition::Version(1)),
         set_if("a", "8", Condition::Present),
     ];
     assert_eq!(
         client.run(&mut state, 8, &second),
         [
-            OperationResult::NotWritten { version: Some(7) },
-            OperationResult::Written { version: 8 },
-            OperationResult::NotWritten { version: Some(8) },
-            OperationResult::Written { version: 8 },
+            OperationResult::NotWritten { version: Some(1) },
+            OperationResult::Written { version: 2 },
+            OperationResult::NotWritten { version: Some(2) },
+            OperationResult::Written { version: 3 },
         ]
     );
     assert_eq!(state.get(b"a").map(|entry| entry.value), Some(&b"8"[..]));
@@ -114,7 +114,7 @@ fn existence_and_deletion() {
         [
             OperationResult::Existed(false),
             OperationResult::Existed(false),
-            OperationResult::Written { version: 2 },
+            OperationResult::Written { version: 1 },
             OperationResult::Existed(true),
             OperationResult::Existed(true),
             OperationResult::Existed(false),
@@ -126,8 +126,8 @@ fn existence_and_deletion() {
 fn the_empty_key_is_a_key() {
     let (mut state, mut client) = opened();
     let results = client.run(&mut state, 2, &[set("", "x"), get(""), scan("", "", 5)]);
-    assert_eq!(results[1], value("x", 2));
-    let entries = vec![VersionedEntry { key: vec![], value: b"x".to_vec(), version: 2 }];
+    assert_eq!(results[1], value("x", 1));
+    let entries = vec![VersionedEntry { key: vec![], value: b"x".to_vec(), version: 1 }];
     assert_eq!(results[2], OperationResult::Entries { entries, more: false });
 }
 
@@ -138,7 +138,9 @@ fn only_canonical_integers_are_added_to() {
         ["", " 1", "1 ", "+1", "01", "-0", "--1", "-", "1.0", "0x1", "9223372036854775808", "1e3", "１"]
     {
         let results = client.run(&mut state, 2, &[set("a", text), increment("a", 1), get("a")]);
-        assert_eq!(results[1..], [error(OperationError::NotAnInteger), value(text, 2)], "{text:?}");
+        let version = state.revision();
+        assert_eq!(results[0], OperationResult::Written { version });
+        assert_eq!(results[1..], [error(OperationError::NotAnInteger), value(text, version)], "{text:?}");
     }
     for (text, by, sum) in [
         ("0", 0, 0),
@@ -148,21 +150,26 @@ fn only_canonical_integers_are_added_to() {
         ("0", i64::MIN, i64::MIN),
     ] {
         let results = client.run(&mut state, 3, &[set("a", text), increment("a", by), get("a")]);
-        assert_eq!(results[1], OperationResult::Integer { value: sum, version: 3 });
-        assert_eq!(results[2], value(&sum.to_string(), 3));
+        let version = state.revision();
+        assert_eq!(results[0], OperationResult::Written { version: version - 1 });
+        assert_eq!(results[1], OperationResult::Integer { value: sum, version });
+        assert_eq!(results[2], value(&sum.to_string(), version));
     }
     for (text, by) in [("9223372036854775807", 1), ("-9223372036854775808", -1), ("-1", i64::MIN)] {
         let results = client.run(&mut state, 4, &[set("a", text), increment("a", by), get("a")]);
-        assert_eq!(results[1..], [error(OperationError::Overflow), value(text, 4)]);
+        assert_eq!(results[1..], [error(OperationError::Overflow), value(text, state.revision())]);
     }
-    assert_eq!(client.run(&mut state, 5, &[increment("new", -3), get("new")])[1], value("-3", 5));
+    assert_eq!(
+        client.run(&mut state, 5, &[increment("new", -3), get("new")])[1],
+        value("-3", state.revision())
+    );
 }
 
 #[test]
 fn appends_grow_to_the_limit_and_not_beyond() {
     let (mut state, mut client) = opened();
     let append = |bytes: usize| Operation::Append { key: b"a".to_vec(), value: vec![b'x'; bytes] };
-    let length = |length: usize| OperationResult::Length { length: length as u64, version: 2 };
+    let length = |length: usize, version| OperationResult::Length { length: length as u64, version };
     let max = limits::VALUE_BYTES_MAX;
     let too_long = error(OperationError::ValueTooLong { bytes: max as u64 + 1 });
     let results = client.run(
@@ -172,7 +179,15 @@ fn appends_grow_to_the_limit_and_not_beyond() {
     );
     assert_eq!(
         results,
-        [length(0), length(1000), length(1024), length(1025), length(max), too_long, length(max)]
+        [
+            length(0, 1),
+            length(1000, 2),
+            length(1024, 3),
+            length(1025, 4),
+            length(max, 5),
+            too_long,
+            length(max, 6)
+        ]
     );
     assert_eq!(state.get(b"a").map(|entry| entry.value.len()), Some(max));
     state.check_invariants();
@@ -194,13 +209,13 @@ fn several_keys_at_once() {
             Operation::MultiGet { keys: vec![] },
         ],
     );
-    let read = |value: &str| Some(Versioned { value: value.into(), version: 2 });
+    let read = |value: &str, version| Some(Versioned { value: value.into(), version });
     assert_eq!(
         results,
         [
-            OperationResult::Written { version: 2 },
-            OperationResult::Values(vec![read("2"), None, read("3"), read("2")]),
-            OperationResult::Written { version: 2 },
+            OperationResult::Written { version: 3 },
+            OperationResult::Values(vec![read("2", 2), None, read("3", 3), read("2", 2)]),
+            OperationResult::Written { version: 3 },
             OperationResult::Values(vec![]),
         ]
     );
@@ -212,7 +227,9 @@ fn a_scan_returns_a_part_of_the_range_in_order_and_says_whether_more_follows() {
     let sets: Vec<_> = ["d", "b", "a", "c"].iter().map(|key| set(key, "x")).collect();
     client.run(&mut state, 2, &sets);
     let found = |keys: &[&str], more| {
-        let entry = |key: &&str| VersionedEntry { key: (*key).into(), value: b"x".to_vec(), version: 2 };
+        let version = |key: &str| 1 + "dbac".find(key).expect("one of the four keys") as u64;
+        let entry =
+            |key: &&str| VersionedEntry { key: (*key).into(), value: b"x".to_vec(), version: version(key) };
         OperationResult::Entries { entries: keys.iter().map(entry).collect(), more }
     };
     for (operation, expected) in [

@@ -39,7 +39,7 @@ fn the_canonical_encoding_has_not_changed() {
     assert_eq!(empty.root().to_hex(), "42f7f925ab4c2f80a4694eff5d0dc21663901c2325eed25261590932a8147fd3");
     let (mut state, _) = fixed_history();
     state.check_invariants();
-    assert_eq!(state.root().to_hex(), "f6d9bee2e307809658d9ae8511330439eeb176a100782d8cbca94b764beb5de1");
+    assert_eq!(state.root().to_hex(), "f1ef4871bd5efa286e8fbe66186fab864644dd8c0fa318fe13d8cfb7570dfb5f");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub enum Condition {
     Absent,
     /// The key exists (XX).
     Present,
-    /// The key exists with exactly this version.
+    /// The key exists with exactly this version: it holds for one value of the key and for no other, ever.
     Version(u64),
 }
 
@@ -117,12 +117,17 @@ pub struct KeyValue {
 }
 
 /// A value with its version.
+///
+/// A version is a *revision*: the number of a write in the order of all writes of the cluster, beginning with 1.
+/// Each entry of an MSET is a write of its own, and so is each removal of a key that exists. What writes nothing
+/// (a condition that does not hold, an error) has no revision, and no revision is given twice. A cluster that was
+/// restored from a backup goes on far above the revisions of the backup.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
 pub struct Versioned {
     /// The value.
     pub value: Vec<u8>,
-    /// The seq of the header that wrote it.
+    /// The revision of the write that it comes from.
     pub version: u64,
 }
 
@@ -134,7 +139,7 @@ pub struct VersionedEntry {
     pub key: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
-    /// The seq of the header that wrote it.
+    /// The revision of the write that it comes from.
     pub version: u64,
 }
 
@@ -146,9 +151,10 @@ pub enum OperationResult {
     Registered,
     /// The value, or nothing (GET).
     Value(Option<Versioned>),
-    /// The write was done (SET, MSET); the version of what was written.
+    /// The write was done (SET, MSET); the version of what was written. The entries of an MSET have consecutive
+    /// versions in their order, of which this is the last; of an MSET without entries it is that of the last write before.
     Written {
-        /// The seq of the header that wrote it.
+        /// The revision of the (last) write.
         version: u64,
     },
     /// The condition did not hold (SET); the version that the key has, if it exists.
@@ -162,14 +168,14 @@ pub enum OperationResult {
     Integer {
         /// The new value.
         value: i64,
-        /// The seq of the header that wrote it.
+        /// The revision of the write.
         version: u64,
     },
     /// The length of the value after the append (APPEND).
     Length {
         /// The new length in bytes.
         length: u64,
-        /// The seq of the header that wrote it.
+        /// The revision of the write.
         version: u64,
     },
     /// The values in the order of the keys (MGET).

@@ -3,7 +3,7 @@
 use super::{Cluster, PROBE};
 use crate::event::Event;
 use crate::host::Arrival;
-use crate::oracle::{Finding, Violation, history};
+use crate::oracle::{Finding, Violation, history, versions};
 use crate::trace::Detail;
 use quorate_replica::ClientConnection;
 use quorate_replica::report::RoleReport;
@@ -173,6 +173,8 @@ impl Cluster {
         };
         let (executed, model) = history::replay(&order);
         let compare = |violation| self.finding(None, violation);
+        let told = |found: &history::Executed| self.oracles.replies.told(found.session, found.number);
+        versions::check(executed.iter().map(|found| (found, told(found)))).map_err(compare)?;
         history::check(&executed, &self.oracles.completions).map_err(compare)?;
         self.oracles.replies.check(&executed).map_err(compare)?;
         let Some(first) = reports.first_key_value().map(|(_, report)| report) else { return Ok(()) };

@@ -20,6 +20,8 @@ pub struct Executed {
     pub session: SessionId,
     /// The bundle.
     pub number: BundleNumber,
+    /// What it asked.
+    pub operations: Vec<Operation>,
     /// What the model says.
     pub results: Vec<OperationResult>,
 }
@@ -50,9 +52,10 @@ pub fn replay(order: &[(Seq, &WrittenBundle)]) -> (Vec<Executed>, Model) {
     let mut executed = Vec::new();
     for (seq, bundle) in order {
         let (session, number) = (bundle.session, bundle.number);
-        let fate = model.bundle(*seq, bundle.client, session, number, &bundle.operations);
+        let fate = model.bundle(bundle.client, session, number, &bundle.operations);
         if let Fate::Executed(results) = fate {
-            executed.push(Executed { seq: *seq, session, number, results });
+            let operations = bundle.operations.clone();
+            executed.push(Executed { seq: *seq, session, number, operations, results });
         }
     }
     (executed, model)
@@ -133,7 +136,8 @@ mod tests {
 
     fn executed(seq: u64, byte: u8, value: i64) -> Executed {
         let results = vec![OperationResult::Integer { value, version: seq }];
-        Executed { seq: Seq(seq), session: session(byte), number: BundleNumber(1), results }
+        let (seq, session, number) = (Seq(seq), session(byte), BundleNumber(1));
+        Executed { seq, session, number, operations: Vec::new(), results }
     }
 
     fn completion(of: &Executed, submitted: u64, completed: u64) -> Completion {
@@ -195,6 +199,6 @@ mod tests {
         let (executed, _) = replay(&order);
         assert_eq!(executed.len(), 3);
         let OperationResult::Value(Some(found)) = &executed[2].results[0] else { panic!("the key exists") };
-        assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 2));
+        assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 1));
     }
 }

@@ -52,6 +52,13 @@ impl Replies {
         Ok(())
     }
 
+    /// What replicas have told of the results of a bundle; nothing if none did, or if it cannot be read.
+    #[must_use]
+    pub fn told(&self, session: SessionId, number: BundleNumber) -> Option<Vec<OperationResult>> {
+        let bytes = self.answers.get(&(session, number))?.results.as_ref()?;
+        rkyv::from_bytes::<_, Failure>(bytes).ok()
+    }
+
     /// Compares every answer with what was executed, those included that no client waited for.
     pub fn check(&self, executed: &[Executed]) -> Result<(), Violation> {
         let places: BTreeMap<(SessionId, BundleNumber), &Executed> =
@@ -112,6 +119,7 @@ mod tests {
             seq: Seq(4),
             session: SessionId([1; 32]),
             number: BundleNumber(1),
+            operations: Vec::new(),
             results: vec![OperationResult::Integer { value, version: 4 }],
         };
         replies.check(&[executed(1)]).unwrap();

@@ -17,12 +17,17 @@ use crate::random::Random;
 /// Small files, so that a short history fills many.
 const SMALL: StoreOptions = StoreOptions { file_bytes_max: 96 * 1024, write_bytes: 8 * 1024 };
 
+/// Executes operations as one header.
+pub(crate) fn header(state: &mut State, client: &mut Client, seq: u64, operations: &[Operation]) {
+    client.run(state, seq, operations);
+    state.note_header(Seq(seq), Digest([7; 32]), Nanoseconds(seq));
+}
+
 pub(crate) fn filled(random: &mut Random, bundles: u64, keys: usize) -> (State, Client) {
     let (mut state, mut client) = opened();
     for seq in 2..2 + bundles {
         let operations = random.operations(100, keys);
-        client.run(&mut state, seq, &operations);
-        state.note_header(Seq(seq), Digest([7; 32]), Nanoseconds(seq));
+        header(&mut state, &mut client, seq, &operations);
     }
     (state, client)
 }
@@ -63,6 +68,7 @@ fn a_state_is_loaded_as_it_was_and_goes_on_alike() {
     loaded.check_invariants();
     assert_eq!(loaded.root(), state.root());
     assert_eq!(loaded.user_keys(), state.user_keys());
+    assert_eq!(loaded.revision(), state.revision());
     let (mut random, mut other) = (Random(2), client.clone());
     for seq in 62..90 {
         let operations = random.operations(100, 4000);
@@ -91,7 +97,7 @@ fn only_what_changed_is_written_also_after_a_restart() {
     for round in 0..3u64 {
         let set =
             Operation::Set { key: b"key:002000".into(), value: vec![9; 30], condition: Condition::Always };
-        client.run(&mut state, 62 + round, &[set]);
+        header(&mut state, &mut client, 62 + round, &[set]);
         if round == 2 {
             let (again, found, _) = disk.recover(options);
             store = again;
@@ -102,7 +108,7 @@ fn only_what_changed_is_written_also_after_a_restart() {
                 value: vec![8; 30],
                 condition: Condition::Always,
             };
-            client.run(&mut state, 64, &[set]);
+            header(&mut state, &mut client, 64, &[set]);
         }
         let manifest = write(&mut disk, &mut store, 62 + round, &state.freeze());
         let written = manifest.bytes() - bytes;
@@ -122,7 +128,7 @@ fn a_write_that_changes_nothing_during_a_checkpoint_does_not_hide_what_moves() {
     let mut seq = 42;
     for _ in 0..60 {
         let operations = random.operations(20, 1500);
-        client.run(&mut state, seq, &operations);
+        header(&mut state, &mut client, seq, &operations);
         let frozen = state.freeze();
         let mut checkpoint = store.begin(head(seq), &frozen);
         drop(frozen);
@@ -143,7 +149,7 @@ fn a_write_that_changes_nothing_during_a_checkpoint_does_not_hide_what_moves() {
         };
         let nothing: Vec<_> = (0..200).map(|_| never(random.below(1500))).collect();
         seq += 1;
-        client.run(&mut state, seq, &nothing);
+        header(&mut state, &mut client, seq, &nothing);
         disk.carry_out(&mut store, checkpoint).expect("no crash");
         seq += 1;
         let root = state.root();
@@ -161,7 +167,7 @@ fn a_checkpoint_that_was_given_up_leaves_no_trace_in_the_next() {
     let (mut disk, mut store) = (Disk::endless(), PageStore::new(SMALL, [], []));
     write(&mut disk, &mut store, 31, &state.freeze());
     let operations = random.operations(100, 2000);
-    client.run(&mut state, 32, &operations);
+    header(&mut state, &mut client, 32, &operations);
     let (pages, bytes) = (disk.pages.clone(), store.disk_bytes());
     let mut checkpoint = store.begin(head(32), &state.freeze());
     loop {
@@ -190,7 +196,7 @@ fn a_checkpoint_says_what_it_will_write_and_one_given_up_then_costs_the_next_not
     let (mut disk, mut store) = (Disk::endless(), PageStore::new(SMALL, [], []));
     write(&mut disk, &mut store, 31, &state.freeze());
     let operations = random.operations(1, 2000);
-    client.run(&mut state, 32, &operations);
+    header(&mut state, &mut client, 32, &operations);
     let measured = |store: &mut PageStore| {
         let mut checkpoint = store.begin(head(32), &state.freeze());
         while checkpoint.planned_bytes().is_none() {
@@ -237,10 +243,9 @@ fn history_with_crashes(seed: u64) -> Result<(), TestCaseError> {
         for _ in 0..=random.below(4) {
             let count = 1 + random.below(200);
             let operations = random.operations(count, keys);
-            client.run(&mut state, seq, &operations);
+            header(&mut state, &mut client, seq, &operations);
             seq += 1;
         }
-        state.note_header(Seq(seq), Digest([7; 32]), Nanoseconds(seq));
         let checkpoint = store.begin(head(seq), &state.freeze());
         roots.insert(seq, state.root());
         known.insert(seq, (client.clone(), State::from_frozen(&state.freeze(), limits::SESSIONS_MAX)));
@@ -341,7 +346,7 @@ fn an_older_checkpoint_serves_when_the_newest_is_damaged() {
     write(&mut disk, &mut store, 31, &state.freeze());
     let old = state.root();
     let operations = random.operations(3, 1500);
-    client.run(&mut state, 32, &operations);
+    header(&mut state, &mut client, 32, &operations);
     write(&mut disk, &mut store, 32, &state.freeze());
     let last = disk.pages.values_mut().next_back().expect("a file");
     let end = last.len();
@@ -352,7 +357,7 @@ fn an_older_checkpoint_serves_when_the_newest_is_damaged() {
     // It goes on from there, and nothing of the damaged one is named again.
     let mut state = State::from_frozen(&frozen, limits::SESSIONS_MAX);
     client.next -= 1;
-    client.run(&mut state, 32, &operations);
+    header(&mut state, &mut client, 32, &operations);
     let manifest = write(&mut disk, &mut store, 32, &state.freeze());
     check(&manifest, &mut disk);
     assert_eq!(load(&mut disk).2.root(), state.root());
@@ -368,7 +373,7 @@ fn files_do_not_grow_with_time() {
         // A few neighbouring keys change often, a few others seldom: files age differently.
         let count = if seq % 7 == 0 { 300 } else { 5 };
         let operations = random.operations(count, 2000);
-        client.run(&mut state, seq, &operations);
+        header(&mut state, &mut client, seq, &operations);
         let manifest = write(&mut disk, &mut store, seq, &state.freeze());
         let figures = check(&manifest, &mut disk);
         let bytes: u64 = disk.pages.values().map(|bytes| bytes.len() as u64).sum();
@@ -396,19 +401,19 @@ fn the_format_of_files_has_not_changed() {
     let file = disk.pages.values().next().expect("one");
     expect![[r#"
         71756f7261746520706167657320310a01000000954ba7d00000000000000000
-        6d00000001000000f9ce852e0802000200020000000000000000280000000000
+        6d0000000100000088b3cec00802000200020000000000000000280000000000
         0303030303030303030303030303030303030303030303030303030303030303
-        0400000000000000220000000000000000000000000000000101010101010101
+        0400000000000000220000000000000000000000000000000201010101010101
         01010101010101010101010101010101010101010101010101
     "#]]
     .assert_eq(&hex(file));
     expect![[r#"
         71756f72617465206d616e696665737401000000000100000000000000020000
         0000000000070707070707070707070707070707070707070707070707070707
-        0707070707d007000000000000faecf36b0ec6049412730557dc9ec3b4da223a
-        b71c9641c29ac821c9bf5d2e5a0100000001202281afed261bc6de8381b00c11
-        5ce478083ba71a557464496d4ee83726bd2e0100000020000000790000000100
-        000001000000990000007900000005000000010101010141079b23
+        0707070707d0070000000000005cc3510f1ba54877888910d6475f45510587a2
+        d222f67e53c5b25580355bdb400100000001579acb245c368cbac7f7c505dc60
+        80656437332c2134b8912c9b365926133e630100000020000000790000000100
+        0000010000009900000079000000050000000101010101abbcfad0
     "#]]
     .assert_eq(&hex(disk.manifests.values().next().expect("one")));
 
@@ -417,6 +422,6 @@ fn the_format_of_files_has_not_changed() {
     write(&mut disk, &mut store, 13, &state.freeze());
     let all: Vec<u8> = disk.pages.into_values().flatten().collect();
     let digest = Digest::of(quorate_types::Domain::TreeValue, &all);
-    expect!["135088 bytes, 4aae0683adcf3f489dda5cc3bb323874c09f8b151344d62a5351f11f24aabf68"]
+    expect!["135113 bytes, 2a464b607f4703a725fd1deac6a63d6c9448acd8462b80f3a8adf704a6fa9429"]
         .assert_eq(&format!("{} bytes, {digest}", all.len()));
 }

@@ -9,7 +9,7 @@ use quorate_state::{
 };
 use quorate_types::{Digest, Nanoseconds, ReplicaId, limits};
 
-use crate::checkpoints::filled;
+use crate::checkpoints::{filled, header};
 use crate::disk::{Disk, head};
 use crate::random::Random;
 
@@ -148,7 +148,7 @@ fn only_what_differs_is_fetched() {
     let (mut state, mut client) = filled(&mut random, 60, keys);
     let own = state.freeze();
     let operations = random.operations(5, keys);
-    client.run(&mut state, 100, &operations);
+    header(&mut state, &mut client, 100, &operations);
     let root = state.root();
     let frozen = state.freeze();
     let mut transfer = Transfer::new(root, SMALL);
@@ -173,7 +173,7 @@ fn a_newer_state_still_serves_what_is_the_same() {
     let root = state.root();
     let old = state.freeze();
     let operations = random.operations(3, keys);
-    client.run(&mut state, 100, &operations);
+    header(&mut state, &mut client, 100, &operations);
     state.root();
     let new = state.freeze();
     let mut transfer = Transfer::new(root, SMALL);
@@ -191,7 +191,7 @@ fn a_newer_root_in_the_middle_keeps_what_is_equal() {
     let first = state.root();
     let old = state.freeze();
     let operations = random.operations(3, keys);
-    client.run(&mut state, 100, &operations);
+    header(&mut state, &mut client, 100, &operations);
     let second = state.root();
     let new = state.freeze();
     let mut transfer = Transfer::new(first, SMALL);
