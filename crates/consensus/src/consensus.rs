@@ -81,6 +81,8 @@ pub struct Consensus {
     pub(crate) committed_marks: Marks,
     /// Proposals that cannot be accepted yet, above the accepted slot.
     pub(crate) pending: BTreeMap<Seq, Verified<PrePrepare>>,
+    /// The last view in which a proposal was refused.
+    pub(crate) refused_in: Option<View>,
     /// When all batches that committed headers name are durable, as far as they are held.
     pub(crate) settled: After,
     /// Tips that committed headers name and that are not held.
@@ -149,6 +151,7 @@ impl Consensus {
             accepted_marks: Marks::new(),
             committed_marks: Marks::new(),
             pending: BTreeMap::new(),
+            refused_in: None,
             settled: After::nothing(),
             missing: BTreeMap::new(),
             lacking: None,

@@ -23,14 +23,22 @@ impl Consensus {
         {
             return false;
         }
+        // A second, different proposal says something new once: it is evidence.
+        let is_evidence = self.claims.evidence(message.view).is_none();
         if seq <= accepted {
-            // Only a second, different proposal says something new: it is evidence.
             let slot = self.chain.slot(seq);
-            return slot
-                .is_some_and(|slot| slot.proposal.is_some() && slot.digest != message.header.digest());
+            return is_evidence
+                && slot
+                    .is_some_and(|slot| slot.proposal.is_some() && slot.digest != message.header.digest());
         }
-        seq.since(accepted) <= self.tuning.proposals_max
-            && self.pending.get(&seq).is_none_or(|known| known.message().header != message.header)
+        let differs = |known: &Verified<PrePrepare>| is_evidence && known.message().header != message.header;
+        seq.since(accepted) <= self.tuning.proposals_max && self.pending.get(&seq).is_none_or(differs)
+    }
+
+    /// Whether a signed proposal of this view was refused. Its primary could sign any number of those, each of them new.
+    #[must_use]
+    pub fn distrusts_proposals(&self) -> bool {
+        self.refused_in == Some(self.view)
     }
 
     /// Takes a proposal; it is accepted at the end of the tick, or when what it waits for has come.
@@ -131,6 +139,7 @@ impl Consensus {
                 }
                 Ok(Verdict::Refuse(reject)) => {
                     self.pending.remove(&seq);
+                    self.refused_in = Some(self.view);
                     out.push(Output::Rejected(reject));
                 }
                 Err(until) => {

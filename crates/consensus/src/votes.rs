@@ -12,6 +12,8 @@ pub(crate) struct Peer {
     pub(crate) connected: bool,
     /// Its PREPAREs by slot, above the committed slot and within the window.
     prepares: BTreeMap<Seq, (Digest, Arc<Prepare>)>,
+    /// Whether it is known to have voted twice for one slot of the view. What else contradicts is no news any more.
+    has_contradicted: bool,
     /// Its highest COMMIT of the view.
     commit: Option<Position>,
     /// The highest slot of the own chain that its COMMITs are known to cover.
@@ -48,17 +50,18 @@ impl Votes {
         (0u8..).map(ReplicaId).zip(&self.peers)
     }
 
-    /// Whether this PREPARE would add a vote above `above` and up to `upto`, or contradicts one.
+    /// Whether this PREPARE would add a vote above `above` and up to `upto`, or is the first to contradict one.
     pub(crate) fn is_news(&self, signer: ReplicaId, prepare: &Prepare, above: Seq, upto: Seq) -> bool {
-        let votes = &self.peer(signer).prepares;
-        prepare.view == self.view
-            && slots(prepare).any(|(seq, digest)| {
-                let known = votes.get(&seq).map(|(known, _)| *known);
-                seq > above && seq <= upto && known != Some(digest)
-            })
+        let peer = self.peer(signer);
+        let is_news = |(seq, digest): (Seq, Digest)| match peer.prepares.get(&seq) {
+            _ if seq <= above || seq > upto => false,
+            None => true,
+            Some((known, _)) => *known != digest && !peer.has_contradicted,
+        };
+        prepare.view == self.view && slots(prepare).any(is_news)
     }
 
-    /// Takes a PREPARE of the view: a vote for exactly the slots it names. False when it contradicts an
+    /// Takes a PREPARE of the view: a vote for exactly the slots it names. False when it is the first to contradict an
     /// earlier vote of the same replica, which then stands.
     pub(crate) fn on_prepare(
         &mut self,
@@ -68,7 +71,8 @@ impl Votes {
         upto: Seq,
     ) -> bool {
         assert_eq!(prepare.view, self.view, "votes are never counted across views");
-        let votes = &mut self.peers[signer.index()].prepares;
+        let peer = &mut self.peers[signer.index()];
+        let votes = &mut peer.prepares;
         let mut consistent = true;
         for (seq, digest) in slots(prepare) {
             if seq <= above || seq > upto {
@@ -77,7 +81,7 @@ impl Votes {
             let (first, _) = votes.entry(seq).or_insert_with(|| (digest, Arc::clone(prepare)));
             consistent &= *first == digest;
         }
-        consistent
+        consistent || std::mem::replace(&mut peer.has_contradicted, true)
     }
 
     /// The PREPAREs for exactly this slot and digest, signers ascending.
@@ -135,6 +139,7 @@ impl Votes {
         self.view = view;
         for peer in &mut self.peers {
             peer.prepares.clear();
+            peer.has_contradicted = false;
             peer.commit = None;
             peer.covered = Seq(0);
         }

@@ -121,6 +121,8 @@ pub struct Audit {
     pub pending_bytes: usize,
     /// Headers, votes and lane positions kept by the ordering role; batches and headers that wait for execution.
     pub kept_items: usize,
+    /// The most signature checks that one peer has caused with messages of consensus.
+    pub checks_max: u64,
     /// The highest committed slot; on the ordering core.
     pub committed: Option<Position>,
     /// The highest slot with a checkpoint certificate; on the ordering core.
@@ -292,6 +294,7 @@ impl Core {
             held_effects: self.gate.held(),
             pending_bytes: self.link.lanes.held_bytes(),
             kept_items: kept + pooled,
+            checks_max: self.ordering.as_ref().map_or(0, OrderingRole::checks_max),
             committed: positions.map(|positions| positions.committed),
             stable: positions.map(|positions| positions.stable),
             executed: self.execution.as_ref().map(ExecutionRole::executed),
@@ -757,7 +760,7 @@ impl Core {
         self.carry_out_lanes(now, effects);
         self.drain(now, effects);
         if let Some(ordering) = &mut self.ordering {
-            let liars = ordering.take_view_changes();
+            let liars = ordering.take_view_changes(now);
             for peer in liars.iter() {
                 self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
             }

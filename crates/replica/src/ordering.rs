@@ -1,5 +1,6 @@
 //! The ordering role: consensus, with its messages decoded and verified.
 
+use crate::checks::CheckAccounts;
 use crate::interface::Reject;
 use crate::recovery::Recovery;
 use crate::report::OrderingReport;
@@ -36,8 +37,12 @@ pub(crate) struct OrderingRole {
     /// large, so each peer gets one of each a tick.
     statuses: BTreeMap<ReplicaId, Status>,
     questions: BTreeMap<ReplicaId, FetchHeaders>,
-    /// The newest view change of each peer in this tick: each costs as many checks as it has reasons.
+    /// The highest wish and the newest view change of each peer that are still to be verified: they wait for the end of
+    /// the tick, and for their sender's credit.
+    suspects: BTreeMap<ReplicaId, Suspect>,
     changes: BTreeMap<ReplicaId, ViewChange>,
+    /// What checks each peer may cause.
+    checks: CheckAccounts,
 }
 
 impl OrderingRole {
@@ -71,6 +76,7 @@ impl OrderingRole {
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, consensus: Consensus) -> Self {
         Self {
+            checks: CheckAccounts::new(config.members().len()),
             config,
             me,
             consensus,
@@ -80,12 +86,14 @@ impl OrderingRole {
             timeline: Timeline::default(),
             statuses: BTreeMap::new(),
             questions: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             changes: BTreeMap::new(),
         }
     }
 
     /// Takes a consensus frame of a peer: decoded, asked for whether it says anything new, and only then
-    /// verified. Proposals and PREPAREs wait for that until the end of the tick.
+    /// verified, within its sender's credit. What is not covered is sent again by whoever means it. Proposals, votes,
+    /// wishes and view changes wait for that until the end of the tick.
     pub(crate) fn on_frame(
         &mut self,
         now: Nanoseconds,
@@ -93,11 +101,15 @@ impl OrderingRole {
         frame: FrameRef<'_>,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        let consensus = &mut self.consensus;
+        let (consensus, checks) = (&mut self.consensus, &mut self.checks);
         match frame.kind {
             Kind::PrePrepare => {
                 let message = PrePrepare::from_frame(frame)?;
-                if consensus.wants_pre_prepare(&message) {
+                let mut is_covered = || match consensus.distrusts_proposals() {
+                    true => checks.charge(now, from, 1),
+                    false => checks.note(from),
+                };
+                if consensus.wants_pre_prepare(&message) && is_covered() {
                     self.add_proposal(from, message);
                 }
             }
@@ -110,14 +122,15 @@ impl OrderingRole {
             Kind::Commit => consensus.on_commit(from, &Commit::from_frame(frame)?, out),
             Kind::Checkpoint => {
                 let message = Checkpoint::from_frame(frame)?;
-                if consensus.wants_checkpoint(from, &message) {
+                if consensus.wants_checkpoint(from, &message) && checks.charge(now, from, 1) {
                     let verified = consensus.keyring().checkpoint(from, message);
                     consensus.on_checkpoint(verified.ok_or(Reject::ConsensusSignature)?, out);
                 }
             }
             Kind::CheckpointCertificate => {
                 let message = CheckpointCertificate::from_frame(frame)?;
-                if consensus.wants_certificate(&message) {
+                let signatures = message.signatures.len();
+                if consensus.wants_certificate(&message) && checks.charge(now, from, signatures) {
                     let verified = consensus.keyring().certificate(message);
                     consensus.on_certificate(verified.ok_or(Reject::ConsensusSignature)?, out);
                 }
@@ -133,9 +146,9 @@ impl OrderingRole {
             }
             Kind::Suspect => {
                 let message = Suspect::from_frame(frame)?;
-                if consensus.wants_suspect(from, &message) {
-                    let verified = consensus.keyring().suspect(from, message);
-                    consensus.on_suspect(verified.ok_or(Reject::ConsensusSignature)?);
+                let waits = self.suspects.get(&from).is_some_and(|known| known.view >= message.view);
+                if consensus.wants_suspect(from, &message) && !waits {
+                    self.suspects.insert(from, message);
                 }
             }
             Kind::ViewChange => {
@@ -146,7 +159,7 @@ impl OrderingRole {
             }
             Kind::NewView => {
                 let message = NewView::from_frame(frame)?;
-                if consensus.wants_new_view(&message) {
+                if consensus.wants_new_view(&message) && checks.charge(now, from, signatures_of(&message)) {
                     let verified = consensus.keyring().new_view(message);
                     consensus.on_new_view(verified.ok_or(Reject::ConsensusSignature)?, out);
                 }
@@ -195,6 +208,7 @@ impl OrderingRole {
         }
         if self.prepares_due {
             for (from, message) in &self.prepares {
+                self.checks.note(*from);
                 consensus.keyring().claim_prepare(*from, message, claims);
             }
         }
@@ -221,14 +235,31 @@ impl OrderingRole {
         liars
     }
 
-    /// The burst of inputs is over: verifies and takes the view changes that it has brought. Returns the peers that
-    /// sent what nobody signed.
-    pub(crate) fn take_view_changes(&mut self) -> ReplicaSet {
+    /// The burst of inputs is over: verifies and takes the wishes and view changes that have come, as far as their
+    /// senders' credit goes; the others wait. Returns the peers that sent what nobody signed.
+    pub(crate) fn take_view_changes(&mut self, now: Nanoseconds) -> ReplicaSet {
         let mut liars = ReplicaSet::EMPTY;
-        let consensus = &mut self.consensus;
+        let (consensus, checks) = (&mut self.consensus, &mut self.checks);
+        self.suspects.retain(|from, message| {
+            if !consensus.wants_suspect(*from, message) {
+                return false;
+            }
+            if !checks.charge(now, *from, 1) {
+                return true;
+            }
+            match consensus.keyring().suspect(*from, message.clone()) {
+                Some(verified) => consensus.on_suspect(verified),
+                None => drop(liars.insert(*from)),
+            }
+            false
+        });
         for (from, message) in std::mem::take(&mut self.changes) {
             // The ones before may have brought the same reasons.
             let Some(news) = consensus.news_of_view_change(from, message) else { continue };
+            if !checks.charge(now, from, 1 + news.suspects.len() + news.proposals.len()) {
+                self.changes.insert(from, news);
+                continue;
+            }
             match consensus.keyring().view_change(from, news) {
                 Some(verified) => consensus.on_view_change(verified),
                 None => drop(liars.insert(from)),
@@ -274,6 +305,11 @@ impl OrderingRole {
         }
     }
 
+    /// The most checks that one peer has caused.
+    pub(crate) fn checks_max(&self) -> u64 {
+        self.config.replica_ids().map(|peer| self.checks.caused(peer)).max().unwrap_or(0)
+    }
+
     pub(crate) fn report(&self) -> OrderingReport {
         let positions = self.consensus.positions();
         let view = self.consensus.view();
@@ -289,6 +325,13 @@ impl OrderingRole {
             waiting: self.consensus.waiting(),
         }
     }
+}
+
+/// How many signatures a new view brings.
+fn signatures_of(message: &NewView) -> usize {
+    let prepared = message.prepared.as_ref().map_or(0, |found| found.votes.len());
+    let stable = message.stable.as_ref().map_or(0, |found| found.signatures.len());
+    1 + message.summaries.len() + prepared + stable
 }
 
 /// Whether two PREPAREs of one replica name a slot of one view both.

@@ -1,0 +1,124 @@
+//! What a peer that floods costs: each of its messages says something new and is signed, and still it may cause so many
+//! signature checks and no more, while everybody else goes on.
+
+mod cluster;
+
+use cluster::*;
+use quorate_consensus::Reject as Refusal;
+use quorate_replica::Reject;
+use quorate_types::{CoreId, Digest, Nanoseconds, ReplicaId, Seq, Signature, View};
+use quorate_wire::message::{Message, PrePrepare, Prepare, Suspect, ViewChange};
+use quorate_wire::{Frame, Header, Statement, SuspectReason, header, testing};
+
+/// More than any credit, and far less than what is sent.
+const CHECKS_MAX: u64 = 100;
+const FLOOD: u64 = 1_000;
+
+/// What r1 has checked after `flood` came from `from`, each message in a tick of its own. Nobody is disconnected for it:
+/// all of it is genuine. A client is served before and after.
+fn checks_of(from: ReplicaId, flood: impl Fn(&Cluster, u64) -> Frame) -> (u64, Cluster) {
+    checks_in(Cluster::new(4, 1, 1), from, flood)
+}
+
+fn checks_in(
+    mut cluster: Cluster,
+    from: ReplicaId,
+    flood: impl Fn(&Cluster, u64) -> Frame,
+) -> (u64, Cluster) {
+    let client = Client::open(&mut cluster, 0, CoreId(0), R2);
+    cluster.run();
+    let before = cluster.machine(R1).cores[0].audit().checks_max;
+    for number in 0..FLOOD {
+        let frame = flood(&cluster, number);
+        cluster.inject(from, R1, &frame);
+        cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    }
+    let checks = cluster.machine(R1).cores[0].audit().checks_max - before;
+    assert_eq!(cluster.closed_peers, []);
+    client.send(&mut cluster, R2, 1, &vec![set("a", 1)]);
+    cluster.wait(20);
+    assert_eq!(client.replies(&cluster, R1).len(), 2, "r1 goes on");
+    (checks, cluster)
+}
+
+#[test]
+fn wishes_for_ever_higher_views() {
+    let (checks, _) = checks_of(R3, |cluster, number| {
+        let (view, reason) = (View(10 + number), SuspectReason::Unnamed);
+        let signature = Statement::suspect(&cluster.config, view, reason).sign(&testing::replica_key(3));
+        Suspect { view, reason, signature }.encode()
+    });
+    assert!(checks <= CHECKS_MAX, "{checks}");
+}
+
+#[test]
+fn changes_to_ever_higher_views() {
+    let (checks, _) = checks_of(R3, |cluster, number| {
+        let new_view = View(10 + number);
+        let (stable, prepared, signature) = (None, None, Signature([0; 64]));
+        let (suspects, proposals) = (Vec::new(), Vec::new());
+        let mut message = ViewChange { new_view, stable, prepared, suspects, proposals, signature };
+        let summary = message.summary(header::genesis(cluster.config.digest()));
+        message.signature =
+            Statement::view_change(&cluster.config, new_view, &summary).sign(&testing::replica_key(3));
+        message.encode()
+    });
+    assert!(checks <= CHECKS_MAX, "{checks}");
+}
+
+/// The next slot that nobody has voted for yet.
+fn next_slot(cluster: &Cluster) -> (Seq, Digest) {
+    let committed = cluster.machines[1].cores[0].audit().committed.expect("the ordering core");
+    (committed.seq.next(), committed.digest)
+}
+
+#[test]
+fn votes_that_contradict_each_other_are_evidence_once() {
+    let (checks, cluster) = checks_of(R3, |cluster, number| {
+        let (lo, _) = next_slot(cluster);
+        let mut digest = [9; 32];
+        digest[..8].copy_from_slice(&number.to_le_bytes());
+        let digests = vec![Digest(digest)];
+        let signature =
+            Statement::prepare(&cluster.config, View(0), lo, &digests).sign(&testing::replica_key(3));
+        Prepare { view: View(0), lo, digests, signature }.encode()
+    });
+    assert!(checks <= 4, "{checks}");
+    let evidence = Reject::Consensus(Refusal::DoubleVote);
+    assert_eq!(cluster.rejects.iter().filter(|reject| **reject == (R1, evidence)).count(), 1);
+}
+
+/// A proposal of the primary, genuine and of its making; `salt` tells them apart.
+fn proposal(cluster: &Cluster, parent: Digest, seq: Seq, salt: u64) -> Frame {
+    let timestamp = Nanoseconds(cluster.now.0 + 1 + salt);
+    let header = Header { epoch: cluster.config.epoch(), seq, parent, timestamp, cut: Vec::new() };
+    let statement = Statement::pre_prepare(&cluster.config, View(0), seq, &header.digest());
+    PrePrepare { view: View(0), header, signature: statement.sign(&testing::replica_key(0)) }.encode()
+}
+
+/// A voter leaves the view with the second one; a learner stays.
+#[test]
+fn proposals_that_contradict_each_other_are_evidence_once() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    cluster.run();
+    cluster.crash(R1);
+    cluster.restart(R1, Some("its log was damaged"));
+    cluster.run();
+    let (checks, cluster) = checks_in(cluster, R0, |cluster, number| {
+        let (seq, parent) = next_slot(cluster);
+        // It waits for the one before it, which never comes.
+        proposal(cluster, parent, seq.next(), number)
+    });
+    assert!(checks <= 4, "{checks}");
+    let evidence = Reject::Consensus(Refusal::Equivocation);
+    assert_eq!(cluster.rejects.iter().filter(|reject| **reject == (R1, evidence)).count(), 1);
+}
+
+#[test]
+fn proposals_that_are_refused_one_after_the_other() {
+    let (checks, _) = checks_of(R0, |cluster, number| {
+        let (seq, _) = next_slot(cluster);
+        proposal(cluster, Digest([7; 32]), seq, number)
+    });
+    assert!(checks <= CHECKS_MAX, "{checks}");
+}
