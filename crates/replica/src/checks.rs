@@ -78,7 +78,7 @@ mod tests {
         let mut accounts = CheckAccounts::new(4);
         let all = usize::try_from(accounts.credit_max).expect("small");
         assert_eq!(all, 76);
-        let mut now = Nanoseconds(5);
+        let mut now = Nanoseconds(0);
         assert!(accounts.charge(now, R1, all) && !accounts.charge(now, R1, 1));
         assert!(accounts.charge(now, R2, 1), "of another's credit nothing is gone");
         now = now.plus(3 * CHECK_TIME.0);
