@@ -193,7 +193,8 @@ impl Results {
         Ok(())
     }
 
-    /// Up to `limit` entries of a SCAN, and whether more follow.
+    /// Up to `limit` entries of a SCAN, as many as there is room for, and whether more follow. It does not fit only if
+    /// its first entry does not.
     pub(crate) fn entries<'a>(
         &mut self,
         limit: usize,
@@ -202,13 +203,19 @@ impl Results {
         let start = self.archive.len();
         self.cells.clear();
         let mut cell_bytes = 0;
+        let mut more = false;
         for (key, entry) in entries.by_ref().take(limit) {
             cell_bytes += ENTRY_CELL_BYTES;
-            self.reserve(cell_bytes + key.len() + entry.value.len(), start)?;
+            let bytes = cell_bytes + key.len() + entry.value.len();
+            if !self.cells.is_empty() && !self.fits(bytes) {
+                more = true;
+                break;
+            }
+            self.reserve(bytes, start)?;
             let cell = self.cell(key, entry);
             self.cells.push(cell);
         }
-        let more = entries.next().is_some();
+        more = more || entries.next().is_some();
         let list = List { start: self.archive.len(), count: self.cells.len() };
         for at in 0..self.cells.len() {
             let cell = self.cells[at];
@@ -239,12 +246,16 @@ impl Results {
 
     /// Makes sure that `bytes` more fit; otherwise takes back the payloads from `start` on.
     fn reserve(&mut self, bytes: usize, start: usize) -> Result<(), Overflow> {
-        if self.archive.len() + bytes <= self.payload_bytes_max {
+        if self.fits(bytes) {
             return Ok(());
         }
         self.archive.truncate(start);
         self.overflowed = true;
         Err(Overflow)
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.archive.len() + bytes <= self.payload_bytes_max
     }
 
     fn cell(&mut self, key: &[u8], entry: VersionedRef<'_>) -> Cell {
@@ -412,5 +423,25 @@ mod tests {
         assert_eq!(results.values([Some(read(&value, 1)), Some(read(&value, 1))].into_iter()), Err(Overflow));
         results.error(OperationError::ResultsTooLong);
         assert_eq!(results.finish(), archived(&vec![OperationResult::Error(OperationError::ResultsTooLong)]));
+    }
+
+    #[test]
+    fn a_scan_ends_where_there_is_no_more_room_and_fails_only_without_any() {
+        let value = vec![1; limits::RESULTS_BYTES_MAX / 2 - 100];
+        let entries = || (0..4u8).map(|_| (&b"k"[..], read(&value, 1)));
+        let mut results = Results::default();
+        results.begin(3);
+        results.entries(4, entries()).unwrap();
+        assert!(!results.overflowed(), "what comes later may yet fit");
+        results.entries(4, std::iter::once((&b"k"[..], read(b"short", 1)))).unwrap();
+        assert_eq!(results.entries(4, entries()), Err(Overflow));
+        results.error(OperationError::ResultsTooLong);
+        let entry = |value: &[u8]| VersionedEntry { key: b"k".to_vec(), value: value.to_vec(), version: 1 };
+        let expected = vec![
+            OperationResult::Entries { entries: vec![entry(&value); 2], more: true },
+            OperationResult::Entries { entries: vec![entry(b"short")], more: false },
+            OperationResult::Error(OperationError::ResultsTooLong),
+        ];
+        assert_eq!(results.finish(), archived(&expected));
     }
 }

@@ -337,3 +337,24 @@ fn once_a_read_does_not_fit_later_reads_are_refused_and_writes_go_on() {
     assert_eq!(client.run(&mut state, 4, &[Operation::MultiGet { keys }, get("s")]), vec![refused; 2]);
     assert_eq!(client.run(&mut state, 5, &[get("s")]), [value("new", 3)]);
 }
+
+#[test]
+fn a_scan_of_more_than_fits_gives_a_part_with_which_a_reader_goes_on() {
+    let (mut state, mut client) = opened();
+    let key = |number: u8| format!("key:{number:02}").into_bytes();
+    for number in 0..10 {
+        let value = vec![number; limits::VALUE_BYTES_MAX];
+        let set = Operation::Set { key: key(number), value, condition: Condition::Always };
+        client.run(&mut state, 2, &[set]);
+    }
+    let (mut found, mut start) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let next = Operation::Scan { start, end: Vec::new(), limit: 10 };
+        let results = client.run(&mut state, 3, &[next]);
+        let [OperationResult::Entries { entries, more }] = &results[..] else { panic!("{results:?}") };
+        found.extend(entries.iter().map(|entry| entry.key.clone()));
+        let Some(last) = found.last().filter(|_| *more) else { break };
+        start = [last.as_slice(), &[0]].concat();
+    }
+    assert_eq!(found, (0..10).map(key).collect::<Vec<_>>());
+}

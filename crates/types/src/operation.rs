@@ -180,7 +180,8 @@ pub enum OperationResult {
     },
     /// The values in the order of the keys (MGET).
     Values(Vec<Option<Versioned>>),
-    /// The entries of a range (SCAN).
+    /// The entries of a range (SCAN): up to the limit asked for, or fewer if the results of the bundle have no room for
+    /// more. A SCAN that stands alone gives one at least, if there is one.
     Entries {
         /// The entries in key order.
         entries: Vec<VersionedEntry>,
@@ -225,7 +226,8 @@ pub enum OperationError {
         /// What was asked for.
         entries: u64,
     },
-    /// The results of the bundle would exceed the limit; ask for less, or in smaller bundles.
+    /// The results of the bundle would exceed the limit; ask for less, or in smaller bundles. A SCAN gives this only if
+    /// there is no room for its first entry.
     #[error("the results of the bundle would exceed {} bytes", crate::limits::RESULTS_BYTES_MAX)]
     ResultsTooLong,
     /// A registration with a counter that is not above the highest one of the key.
