@@ -1,8 +1,12 @@
 //! How a subcommand fails: the exit code and the message.
 
+use quorate_client::{ClientError, Outcome};
 use quorate_daemon::{ConfigError, DirectoryError};
 use std::fmt;
 use std::process::ExitCode;
+
+/// The exit code of a command that was done and whose answer is no.
+pub(crate) const NO: u8 = 4;
 
 /// Why a subcommand did not do what was asked.
 #[derive(Debug)]
@@ -13,6 +17,12 @@ pub(crate) enum Failure {
     Usage(String),
     /// A safety check stopped a replica.
     Halted(String),
+    /// The cluster has not done what was asked, and will not.
+    NotDone(String),
+    /// The cluster may have done what was asked, or may do it yet.
+    Unknown(String),
+    /// The cluster was not asked, for it could not be reached.
+    Unreachable(String),
 }
 
 impl Failure {
@@ -21,11 +31,28 @@ impl Failure {
         Self::Usage(one_line(&message.to_string()))
     }
 
+    /// What an error of the client says about what it was asked to execute.
+    pub(crate) fn of_client(error: ClientError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClientError::Unreachable { .. } | ClientError::NotRegistered { .. } => Self::Unreachable(message),
+            other => match other.outcome() {
+                Outcome::NotDone => Self::NotDone(message),
+                // Done, but what came out is not known: to whoever asked that is no better.
+                Outcome::Done | Outcome::Unknown => Self::Unknown(message),
+            },
+        }
+    }
+
     /// The message alone, for a library that knows no exit codes.
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
             Self::Run(error) => error,
-            Self::Usage(message) | Self::Halted(message) => anyhow::Error::msg(message),
+            Self::Usage(message)
+            | Self::Halted(message)
+            | Self::NotDone(message)
+            | Self::Unknown(message)
+            | Self::Unreachable(message) => anyhow::Error::msg(message),
         }
     }
 
@@ -35,6 +62,9 @@ impl Failure {
             Self::Run(error) => (1, format!("{error:#}")),
             Self::Usage(message) => (2, message),
             Self::Halted(reason) => (3, format!("halted by a safety check: {reason}")),
+            Self::NotDone(reason) => (5, format!("not done: {reason}")),
+            Self::Unknown(message) => (6, message),
+            Self::Unreachable(message) => (7, message),
         };
         crate::output::note(&format!("quorate: {message}"));
         ExitCode::from(code)
@@ -75,6 +105,21 @@ pub(crate) fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_client::NotDone;
+
+    #[test]
+    fn what_is_not_done_unknown_or_out_of_reach_is_told_apart() {
+        let states = String::new();
+        let unreachable = ClientError::NotRegistered { connected: 3, seconds: 1, states: states.clone() };
+        assert!(matches!(Failure::of_client(unreachable), Failure::Unreachable(_)));
+        let refused = ClientError::Refused { states: states.clone() };
+        assert!(matches!(Failure::of_client(refused), Failure::NotDone(_)));
+        let declined = ClientError::NotDone(NotDone::NumberUsed);
+        assert!(matches!(Failure::of_client(declined), Failure::NotDone(_)));
+        let unanswered = ClientError::Unanswered { seconds: 1, states };
+        assert!(matches!(Failure::of_client(unanswered), Failure::Unknown(_)));
+        assert!(matches!(Failure::of_client(ClientError::Closed), Failure::Unknown(_)));
+    }
 
     #[test]
     fn an_error_of_the_toml_parser_becomes_one_line_with_place_and_remedy() {

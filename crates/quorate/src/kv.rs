@@ -1,27 +1,50 @@
 //! `quorate kv`: single operations on a cluster.
 
+mod answer;
+mod pages;
+mod printer;
+mod text;
+
 use crate::cluster_arguments::ClusterArguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, NO};
 use crate::output;
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand, ValueEnum};
+use pages::Range;
+use printer::{FormatArguments, Printer};
 use quorate_client::{Client, ClientOptions};
-use quorate_types::{
-    ClusterConfig, Condition, KeyValue, Operation, OperationResult, ReplicaId, SigningKey, Versioned, limits,
-};
+use quorate_types::{Condition, KeyValue, Operation, OperationError, ReplicaId, limits};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 const AFTER_HELP: &str = "\
-Every operation is ordered by the cluster and answered by f + 1 replicas alike. Keys have up to 1 KiB, values up to \
-256 KiB. A value given as `-` is read from standard input. Each command is signed with the key of a client.
+Every operation is ordered by the cluster and answered by f + 1 replicas alike. Keys have up to 1 KiB, values \
+up to 256 KiB. A value given as `-` is read from standard input, byte for byte. Each command is signed with \
+the key of a client.
 
-Exit codes: 0 done, 1 the answer is no (an absent key for get, exists and mget, a condition that did not hold for \
-set) or the operation failed, 2 wrong usage.
+A version is the number of a write in the order of all writes: each write gets its own, and none is given \
+twice. What was read with version 12 is overwritten by `set --version 12` only while it is still there.
+
+On a terminal, keys and values are printed escaped (\\t, \\n, \\r, \\\\ and \\xHH), so that they can do \
+nothing to it; into a pipe or a file they go as they are. Where keys may hold tabs or newlines, use --escape, \
+-0 or --json. `--input escaped` and `--input base64` take keys and values as --escape and --json print them.
+
+`scan` and `mget` go on, page by page, until all is printed. What one answer holds (1 MiB, 10000 entries, 1024 \
+keys) is read at one moment; between two pages others may write.
+
+Exit codes:
+  0  done, and the answer is yes
+  1  this program failed: no io_uring, output that cannot be written
+  2  wrong usage or configuration; nothing was sent
+  4  the answer is no: a key is absent (get, mget, exists), a condition does not hold (set)
+  5  not done, and it will not be, for the reason given: no integer, too long, no room
+  6  unknown: sent, but not answered alike in time; a write may be done, or be done later
+  7  unreachable: no quorum was connected, or it opened no session; nothing was done
 
 Examples:
   quorate kv set greeting hello
@@ -31,8 +54,13 @@ Examples:
   quorate kv incr visits 5
   quorate kv mset a 1 b 2
   quorate kv scan --prefix user: --limit 10
+  quorate kv scan --prefix user: --after user:17
+  quorate kv scan --json > all.jsonl         every key, one object a line
+  quorate kv scan -0 | xargs -0 -n 2 echo    for keys and values with spaces or newlines
+  quorate kv --input escaped set 'a\\tb' 'two\\nlines'
   quorate kv set -- -key -value              keys and values that begin with a hyphen
-  quorate kv set photo - < photo.jpg; quorate kv get --raw photo > copy.jpg";
+  quorate kv set photo - < photo.jpg; quorate kv get --raw photo > copy.jpg
+  quorate kv get lock; case $? in 0) echo taken;; 4) echo free;; *) echo ask again;; esac";
 
 /// Read and write keys.
 #[derive(Args, Debug)]
@@ -40,30 +68,40 @@ Examples:
 pub(crate) struct KvArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
-    /// How long to wait for the connections, and then for the answer, in seconds.
+    /// How long to wait for the connections, and then for each answer, in seconds.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// The replica that gets the request first. When it does not answer, the next one gets it.
     #[arg(long, global = true, value_name = "REPLICA", default_value_t = 0)]
     home: u8,
-    /// Print the version, which is the seq of the header that wrote the key, and a tab before each value.
-    #[arg(long, global = true)]
-    versions: bool,
+    /// How keys and values are written on the command line.
+    #[arg(long, global = true, value_name = "FORM", value_enum, default_value_t = Input::Plain)]
+    input: Input,
+    #[command(flatten)]
+    format: FormatArguments,
     #[command(subcommand)]
     command: KvCommand,
 }
 
+/// How keys and values are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Input {
+    /// As they are.
+    Plain,
+    /// With \t, \n, \r, \\ and \xHH for bytes that are hard to type, as --escape prints them.
+    Escaped,
+    /// In base64, as --json prints what is not UTF-8.
+    Base64,
+}
+
 #[derive(Subcommand, Debug)]
 enum KvCommand {
-    /// Print the value of a key. Exit code 1 when the key is absent.
+    /// Print the value of a key. Exit code 4 when the key is absent.
     Get {
         /// The key.
         key: OsString,
-        /// Print the value alone, without a newline at its end.
-        #[arg(long)]
-        raw: bool,
     },
-    /// Write a key. Exit code 1 when a condition was given and did not hold.
+    /// Write a key. Exit code 4 when a condition was given and did not hold.
     Set {
         /// The key.
         key: OsString,
@@ -76,7 +114,7 @@ enum KvCommand {
         /// Write only if the key exists.
         #[arg(long, group = "condition")]
         xx: bool,
-        /// Write only if the key has exactly this version.
+        /// Write only if the key has exactly this version: nobody has written it since.
         #[arg(long, value_name = "VERSION", group = "condition")]
         version: Option<u64>,
     },
@@ -86,7 +124,7 @@ enum KvCommand {
         #[arg(required = true)]
         keys: Vec<OsString>,
     },
-    /// Print how many of the keys exist. Exit code 1 unless all do.
+    /// Print how many of the keys exist. Exit code 4 unless all do.
     Exists {
         /// The keys.
         #[arg(required = true)]
@@ -108,7 +146,7 @@ enum KvCommand {
         #[arg(allow_hyphen_values = true)]
         value: OsString,
     },
-    /// Print the values of several keys at one moment, each after its key and a tab. Exit code 1 when one is absent.
+    /// Print the values of several keys, each after its key and a tab. Exit code 4 when one is absent.
     Mget {
         /// The keys.
         #[arg(required = true)]
@@ -128,13 +166,29 @@ enum KvCommand {
         /// The first key. [default: the first of all]
         #[arg(long, value_name = "KEY")]
         start: Option<OsString>,
+        /// Only keys above this one: where a scan with --limit ended.
+        #[arg(long, value_name = "KEY")]
+        after: Option<OsString>,
         /// The key after the last. [default: to the end]
         #[arg(long, value_name = "KEY")]
         end: Option<OsString>,
-        /// The most entries to print, up to 10000.
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: u32,
+        /// The most entries to print. [default: all]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
     },
+}
+
+/// What a command asks of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Work {
+    /// One operation.
+    One(Operation),
+    /// An operation on each of several keys, which says whether the key existed; the name of their number.
+    Each(&'static str, Vec<Operation>),
+    /// Values of keys.
+    Read(Vec<Vec<u8>>),
+    /// Entries of a range; nothing if no key can be in it.
+    Scan(Option<Range>),
 }
 
 pub(crate) fn run(arguments: &KvArguments) -> Result<ExitCode, Failure> {
@@ -146,20 +200,7 @@ pub(crate) fn run(arguments: &KvArguments) -> Result<ExitCode, Failure> {
             arguments.home
         )));
     }
-    let operations = arguments.command.operations()?;
-    let results = execute(config, key, arguments, &operations)?;
-    let answer = arguments.command.answer(&operations, &results, arguments.versions);
-    output::print(&answer.printed)?;
-    answer.notes.iter().for_each(|note| output::note(&format!("quorate: {note}")));
-    Ok(if answer.yes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn execute(
-    config: Arc<ClusterConfig>,
-    key: SigningKey,
-    arguments: &KvArguments,
-    operations: &Vec<Operation>,
-) -> anyhow::Result<Vec<OperationResult>> {
+    let work = arguments.command.work(arguments.input)?;
     let time = Duration::from_secs(arguments.timeout);
     let options = ClientOptions {
         home: ReplicaId(arguments.home),
@@ -169,190 +210,167 @@ fn execute(
     };
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
         .context("io_uring cannot be used; `quorate doctor` says why")?;
-    runtime.block_on(async {
-        let client = Client::connect(config, key, options).await?;
-        let executed = client.execute(operations).await;
+    let mut printer = Printer::to_stdout(arguments.format);
+    let yes = runtime.block_on(async {
+        let client = Client::connect(config, key, options).await.map_err(Failure::of_client)?;
+        let done = carry_out(&client, work, &mut printer).await;
         client.close().await;
-        Ok(executed?.1)
-    })
+        done
+    })?;
+    Ok(if yes { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-/// What to print, what to say beside it, and whether the answer is yes.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    printed: Vec<u8>,
-    notes: Vec<String>,
-    yes: bool,
+/// Does what was asked and prints what came of it; whether the answer is a yes.
+async fn carry_out<W: Write>(client: &Client, work: Work, printer: &mut Printer<W>) -> Result<bool, Failure> {
+    let mut yes = true;
+    match work {
+        Work::One(operation) => {
+            let results = answer::execute(client, vec![operation.clone()]).await?;
+            if let Some(no) = answer::print_one(&operation, &results, printer)? {
+                yes = false;
+                note(&no);
+            }
+        }
+        Work::Each(name, operations) => {
+            let must_exist = matches!(operations.first(), Some(Operation::Exists { .. }));
+            let results = answer::execute(client, operations).await?;
+            yes = answer::print_existed(name, &results, printer)? || !must_exist;
+        }
+        Work::Read(keys) => {
+            let found = pages::read(client, keys, printer).await?;
+            yes = found.absent.is_empty();
+            for key in &found.absent {
+                note(&format!("the key {} does not exist", text::escape(key)));
+            }
+            if found.pages > 1 {
+                note(&format!("the values are of {} moments: one answer does not hold all", found.pages));
+            }
+        }
+        Work::Scan(None) => {}
+        Work::Scan(Some(range)) => {
+            if let Some(last) = pages::scan(client, range, printer).await? {
+                note(&format!("more entries follow; raise --limit, or go on with {}", after(&last)));
+            }
+        }
+    }
+    printer.flush()?;
+    Ok(yes)
+}
+
+fn note(text: &str) {
+    output::note(&format!("quorate: {text}"));
+}
+
+/// The flags with which a scan goes on above a key, as they are typed.
+fn after(key: &[u8]) -> String {
+    let escaped = text::escape(key);
+    let input = if escaped.as_bytes() == key { "" } else { "--input escaped " };
+    format!("{input}--after={}", text::shell_word(&escaped))
 }
 
 impl KvCommand {
-    fn operations(&self) -> Result<Vec<Operation>, Failure> {
-        let operation = match self {
-            Self::Get { key, .. } => Operation::Get { key: bytes(key) },
-            Self::Set { key, value, nx, xx, version } => Operation::Set {
-                key: bytes(key),
-                value: value_bytes(value)?,
+    fn work(&self, input: Input) -> Result<Work, Failure> {
+        let key = |text: &OsString| input.key(text);
+        let keys = |texts: &[OsString]| texts.iter().map(key).collect::<Result<Vec<_>, _>>();
+        Ok(match self {
+            Self::Get { key: name } => Work::One(Operation::Get { key: key(name)? }),
+            Self::Set { key: name, value, nx, xx, version } => Work::One(Operation::Set {
+                key: key(name)?,
+                value: input.value(value)?,
                 condition: match (nx, xx, version) {
                     (true, _, _) => Condition::Absent,
                     (_, true, _) => Condition::Present,
                     (_, _, Some(version)) => Condition::Version(*version),
                     _ => Condition::Always,
                 },
-            },
-            Self::Del { keys } => {
-                return Ok(keys.iter().map(|key| Operation::Delete { key: bytes(key) }).collect());
+            }),
+            Self::Del { keys: names } => {
+                let delete = |key| Operation::Delete { key };
+                Work::Each("removed", keys(names)?.into_iter().map(delete).collect())
             }
-            Self::Exists { keys } => {
-                return Ok(keys.iter().map(|key| Operation::Exists { key: bytes(key) }).collect());
+            Self::Exists { keys: names } => {
+                let exists = |key| Operation::Exists { key };
+                Work::Each("existing", keys(names)?.into_iter().map(exists).collect())
             }
-            Self::Incr { key, by } => Operation::IncrementBy { key: bytes(key), by: *by },
-            Self::Append { key, value } => Operation::Append { key: bytes(key), value: value_bytes(value)? },
-            Self::Mget { keys } => Operation::MultiGet { keys: keys.iter().map(bytes).collect() },
-            Self::Mset { pairs } => Operation::MultiSet { entries: entries(pairs)? },
-            Self::Scan { prefix, start, end, limit } => {
-                let (start, end) = match prefix {
-                    Some(prefix) => prefix_range(bytes(prefix)),
-                    None => {
-                        let given = |key: &Option<OsString>| key.as_ref().map(bytes).unwrap_or_default();
-                        (given(start), given(end))
-                    }
+            Self::Incr { key: name, by } => Work::One(Operation::IncrementBy { key: key(name)?, by: *by }),
+            Self::Append { key: name, value } => {
+                Work::One(Operation::Append { key: key(name)?, value: input.value(value)? })
+            }
+            Self::Mget { keys: names } => Work::Read(keys(names)?),
+            Self::Mset { pairs } => Work::One(Operation::MultiSet { entries: input.entries(pairs)? }),
+            Self::Scan { prefix, start, after, end, limit } => {
+                let given = |text: &Option<OsString>| text.as_ref().map(key).transpose();
+                let range = match given(prefix)? {
+                    Some(prefix) => Range::of_prefix(prefix),
+                    None => Range {
+                        start: given(start)?.unwrap_or_default(),
+                        end: given(end)?.unwrap_or_default(),
+                        limit: None,
+                    },
                 };
-                Operation::Scan { start, end, limit: *limit }
+                let range = Range { limit: *limit, ..range };
+                Work::Scan(match given(after)? {
+                    Some(after) => range.above(&after),
+                    None => Some(range),
+                })
             }
+        })
+    }
+}
+
+impl Input {
+    fn bytes(self, text: &OsString) -> Result<Vec<u8>, Failure> {
+        let given = text.clone().into_vec();
+        let decoded = match self {
+            Self::Plain => return Ok(given),
+            Self::Escaped => text::unescape(&given),
+            Self::Base64 => STANDARD.decode(&given).map_err(|error| format!("it is no base64: {error}")),
         };
-        Ok(vec![operation])
+        decoded.map_err(|problem| {
+            let given = text::escape(&given);
+            Failure::usage(format!("{given}: {problem}; without --input it is taken as it stands"))
+        })
     }
 
-    fn answer(&self, operations: &[Operation], results: &[OperationResult], versions: bool) -> Answer {
-        let mut answer = Answer { printed: Vec::new(), notes: Vec::new(), yes: true };
-        let mut existed = 0;
-        for result in results {
-            match result {
-                OperationResult::Existed(true) => existed += 1,
-                other => self.add_result(&mut answer, operations, other, versions),
-            }
+    /// A key. One that is too long is refused here, before other operations of the command are done.
+    fn key(self, text: &OsString) -> Result<Vec<u8>, Failure> {
+        let key = self.bytes(text)?;
+        if key.len() > limits::KEY_BYTES_MAX {
+            return Err(Failure::NotDone(OperationError::KeyTooLong { bytes: key.len() as u64 }.to_string()));
         }
-        if matches!(self, Self::Del { .. } | Self::Exists { .. }) && answer.yes {
-            answer.printed = format!("{existed}\n").into_bytes();
-            answer.yes = matches!(self, Self::Del { .. }) || existed == results.len();
+        Ok(key)
+    }
+
+    /// The value as given, or standard input for `-`; one byte over the limit is enough to be refused.
+    fn value(self, text: &OsString) -> Result<Vec<u8>, Failure> {
+        if text != "-" {
+            return self.bytes(text);
         }
-        answer
+        let mut value = Vec::new();
+        let most = limits::VALUE_BYTES_MAX as u64 + 1;
+        std::io::stdin()
+            .take(most)
+            .read_to_end(&mut value)
+            .context("cannot read the value from standard input")?;
+        Ok(value)
     }
 
-    fn add_result(
-        &self,
-        answer: &mut Answer,
-        operations: &[Operation],
-        result: &OperationResult,
-        versions: bool,
-    ) {
-        match result {
-            OperationResult::Value(Some(found)) => match self {
-                Self::Get { raw: true, .. } => answer.printed.extend_from_slice(&found.value),
-                _ => answer.line(versions, found.version, &[&found.value]),
-            },
-            OperationResult::Value(None) => answer.say_no("the key does not exist".to_owned()),
-            OperationResult::Written { version } => answer.line(versions, *version, &[b"OK"]),
-            OperationResult::NotWritten { version: Some(version) } => {
-                answer.say_no(format!("not written: the key exists with version {version}"));
-            }
-            OperationResult::NotWritten { version: None } => {
-                answer.say_no("not written: the key does not exist".to_owned());
-            }
-            OperationResult::Existed(_) => {}
-            OperationResult::Integer { value, version } => {
-                answer.line(versions, *version, &[value.to_string().as_bytes()]);
-            }
-            OperationResult::Length { length, version } => {
-                answer.line(versions, *version, &[length.to_string().as_bytes()]);
-            }
-            OperationResult::Values(values) => answer.add_values(operations, values, versions),
-            OperationResult::Entries { entries, more } => {
-                for entry in entries {
-                    answer.line(versions, entry.version, &[&entry.key, b"\t", &entry.value]);
-                }
-                if let (true, Some(last)) = (more, entries.last()) {
-                    let last = String::from_utf8_lossy(&last.key);
-                    answer
-                        .notes
-                        .push(format!("more entries follow; raise --limit, or go on with --start '{last}'"));
-                }
-            }
-            OperationResult::Error(error) => answer.say_no(error.to_string()),
-            OperationResult::Registered => answer.say_no("the cluster answered something else".to_owned()),
+    fn entries(self, pairs: &[OsString]) -> Result<Vec<KeyValue>, Failure> {
+        if !pairs.len().is_multiple_of(2) {
+            let count = pairs.len();
+            let problem = format!("mset: {count} arguments are no pairs; give a value after each key");
+            return Err(Failure::usage(problem));
         }
+        let entry =
+            |pair: &[OsString]| Ok(KeyValue { key: self.key(&pair[0])?, value: self.bytes(&pair[1])? });
+        pairs.chunks_exact(2).map(entry).collect()
     }
-}
-
-impl Answer {
-    fn line(&mut self, versions: bool, version: u64, parts: &[&[u8]]) {
-        if versions {
-            self.printed.extend_from_slice(format!("{version}\t").as_bytes());
-        }
-        parts.iter().for_each(|part| self.printed.extend_from_slice(part));
-        self.printed.push(b'\n');
-    }
-
-    fn add_values(&mut self, operations: &[Operation], values: &[Option<Versioned>], versions: bool) {
-        let Some(Operation::MultiGet { keys }) = operations.first() else { return };
-        for (key, value) in keys.iter().zip(values) {
-            match value {
-                Some(found) => self.line(versions, found.version, &[key, b"\t", &found.value]),
-                None => self.say_no(format!("the key {} does not exist", String::from_utf8_lossy(key))),
-            }
-        }
-    }
-
-    fn say_no(&mut self, note: String) {
-        self.yes = false;
-        self.notes.push(note);
-    }
-}
-
-fn bytes(text: &OsString) -> Vec<u8> {
-    text.clone().into_vec()
-}
-
-/// The value as given, or standard input for `-`; one byte over the limit is enough to be refused.
-fn value_bytes(text: &OsString) -> anyhow::Result<Vec<u8>> {
-    if text != "-" {
-        return Ok(bytes(text));
-    }
-    let mut value = Vec::new();
-    let most = limits::VALUE_BYTES_MAX as u64 + 1;
-    std::io::stdin()
-        .take(most)
-        .read_to_end(&mut value)
-        .context("cannot read the value from standard input")?;
-    Ok(value)
-}
-
-fn entries(pairs: &[OsString]) -> Result<Vec<KeyValue>, Failure> {
-    if !pairs.len().is_multiple_of(2) {
-        let count = pairs.len();
-        let problem = format!("mset: {count} arguments are no pairs; give a value after each key");
-        return Err(Failure::usage(problem));
-    }
-    Ok(pairs.chunks_exact(2).map(|pair| KeyValue { key: bytes(&pair[0]), value: bytes(&pair[1]) }).collect())
-}
-
-/// From the prefix to the first key behind all that begin with it; an empty end is no end.
-fn prefix_range(prefix: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
-    let mut end = prefix.clone();
-    while let Some(last) = end.pop() {
-        if let Some(next) = last.checked_add(1) {
-            end.push(next);
-            break;
-        }
-    }
-    (prefix, end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
-    use quorate_types::VersionedEntry;
 
     #[derive(Parser, Debug)]
     struct Line {
@@ -365,61 +383,64 @@ mod tests {
         Line::try_parse_from(words).map(|line| line.arguments)
     }
 
-    fn answer(line: &str, results: &[OperationResult]) -> (String, String, bool) {
+    fn work(line: &str) -> Result<Work, Failure> {
         let arguments = parse(line).unwrap();
-        let operations = arguments.command.operations().unwrap();
-        let answer = arguments.command.answer(&operations, results, arguments.versions);
-        (String::from_utf8(answer.printed).unwrap(), answer.notes.join("; "), answer.yes)
+        arguments.command.work(arguments.input)
     }
 
-    fn found(value: &str, version: u64) -> Versioned {
-        Versioned { value: value.into(), version }
+    fn one(line: &str) -> Operation {
+        let Ok(Work::One(operation)) = work(line) else { panic!("{line}: one operation") };
+        operation
     }
 
-    #[test]
-    fn a_prefix_is_a_range_also_at_the_end_of_all_keys() {
-        assert_eq!(prefix_range(b"ab".to_vec()), (b"ab".to_vec(), b"ac".to_vec()));
-        assert_eq!(prefix_range(b"a\xff\xff".to_vec()), (b"a\xff\xff".to_vec(), b"b".to_vec()));
-        assert_eq!(prefix_range(b"\xff".to_vec()), (b"\xff".to_vec(), vec![]));
-        assert_eq!(prefix_range(vec![]), (vec![], vec![]));
+    fn range(line: &str) -> Option<Range> {
+        let Ok(Work::Scan(range)) = work(line) else { panic!("{line}: a range") };
+        range
     }
 
     #[test]
     fn conditions_exclude_each_other_and_negative_numbers_are_no_flags() {
-        assert!(parse("set k v --nx --xx").is_err());
-        assert!(parse("set k v --nx --version 3").is_err());
-        assert!(parse("scan --prefix a --start b").is_err());
+        let two_conditions = ["set k v --nx --xx", "set k v --nx --version 3"];
+        let two_starts = ["scan --prefix a --start b", "scan --prefix a --end b", "scan --limit 0"];
+        let two_forms = ["get k --json --raw", "get k -0 --escape"];
+        for wrong in two_conditions.iter().chain(&two_starts).chain(&two_forms) {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
         assert!(parse("mset a 1 b -2 --timeout 3").is_ok());
-        let operations = parse("set k --nx -v").unwrap().command.operations().unwrap();
-        let absent = Condition::Absent;
-        let expected = Operation::Set { key: b"k".to_vec(), value: b"-v".to_vec(), condition: absent };
-        assert_eq!(operations, [expected]);
-        let operations = parse("incr k -5").unwrap().command.operations().unwrap();
-        assert_eq!(operations, [Operation::IncrementBy { key: b"k".to_vec(), by: -5 }]);
-        let operations = parse("set k v --version 3").unwrap().command.operations().unwrap();
-        assert!(matches!(operations[0], Operation::Set { condition: Condition::Version(3), .. }));
-        assert!(matches!(parse("mset a 1 b").unwrap().command.operations(), Err(Failure::Usage(_))));
+        let expected =
+            Operation::Set { key: b"k".to_vec(), value: b"-v".to_vec(), condition: Condition::Absent };
+        assert_eq!(one("set k --nx -v"), expected);
+        assert_eq!(one("incr k -5"), Operation::IncrementBy { key: b"k".to_vec(), by: -5 });
+        assert!(matches!(
+            one("set k v --version 3"),
+            Operation::Set { condition: Condition::Version(3), .. }
+        ));
+        assert!(matches!(work("mset a 1 b"), Err(Failure::Usage(_))));
     }
 
     #[test]
-    fn answers_print_values_and_say_no() {
-        let value = |found| [OperationResult::Value(found)];
-        assert_eq!(answer("get k", &value(Some(found("v", 7)))), ("v\n".into(), String::new(), true));
-        assert_eq!(answer("get k --versions", &value(Some(found("v", 7)))).0, "7\tv\n");
-        assert_eq!(answer("get k --raw", &value(Some(found("v", 7)))).0, "v");
-        assert_eq!(answer("get k", &value(None)), (String::new(), "the key does not exist".into(), false));
-        let written = [OperationResult::Written { version: 9 }];
-        assert_eq!(answer("--versions set k v", &written).0, "9\tOK\n");
-        let refused = answer("set k v --nx", &[OperationResult::NotWritten { version: Some(4) }]);
-        assert!(refused.1.contains("version 4") && !refused.2, "{refused:?}");
-        let two = [OperationResult::Existed(true), OperationResult::Existed(false)];
-        assert_eq!(answer("del a b", &two), ("1\n".into(), String::new(), true));
-        assert_eq!(answer("exists a b", &two), ("1\n".into(), String::new(), false));
-        let values = [OperationResult::Values(vec![Some(found("1", 2)), None])];
-        assert_eq!(answer("mget a b", &values), ("a\t1\n".into(), "the key b does not exist".into(), false));
-        let entry = VersionedEntry { key: b"a".to_vec(), value: b"1".to_vec(), version: 2 };
-        let entries = [OperationResult::Entries { entries: vec![entry], more: true }];
-        let scanned = answer("--versions scan", &entries);
-        assert!(scanned.0 == "2\ta\t1\n" && scanned.1.contains("--start 'a'") && scanned.2, "{scanned:?}");
+    fn keys_and_values_may_be_given_escaped_or_in_base64() {
+        let expected = Operation::Get { key: b"a\tb\xff".to_vec() };
+        assert_eq!(one(r"--input escaped get a\tb\xff"), expected);
+        assert_eq!(one("get --input base64 YQli/w=="), expected);
+        assert_eq!(one(r"get a\tb"), Operation::Get { key: br"a\tb".to_vec() });
+        for wrong in [r"--input escaped get a\q", "--input base64 get a", "--input base64 set YQ== !"] {
+            assert!(matches!(work(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_stops_the_whole_command() {
+        let line = format!("del a {}", "k".repeat(limits::KEY_BYTES_MAX + 1));
+        assert!(matches!(work(&line), Err(Failure::NotDone(reason)) if reason.contains("1025 bytes")));
+    }
+
+    #[test]
+    fn a_scan_goes_on_with_what_it_said() {
+        assert_eq!(after(b"user:1"), "--after='user:1'");
+        assert_eq!(after(b"a\tb'"), r"--input escaped --after='a\tb'\'''");
+        let rest = range("scan --prefix user: --after user:1 --limit 7").unwrap();
+        assert_eq!((rest.start, rest.end, rest.limit), (b"user:1\0".to_vec(), b"user;".to_vec(), Some(7)));
+        assert_eq!(range("scan --end b --after c"), None);
     }
 }

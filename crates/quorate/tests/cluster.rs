@@ -62,14 +62,14 @@ fn four_replicas_from_init_to_sigterm() {
     prints(&files, "exists user:1 user:2", "2\n");
     prints(&files, "del user:1 user:2 user:9", "2\n");
 
-    assert_eq!(kv(&files, "get user:1"), (Some(1), String::new()));
-    assert_eq!(kv(&files, "exists user:1 user:3"), (Some(1), "1\n".to_owned()));
-    assert_eq!(kv(&files, "mget user:1 user:3"), (Some(1), "user:3\teve\n".to_owned()));
-    assert_eq!(kv(&files, "set greeting x --nx"), (Some(1), String::new()));
-    assert_eq!(kv(&files, "set nobody x --xx"), (Some(1), String::new()));
-    assert_eq!(kv(&files, "set greeting x --version 1"), (Some(1), String::new()));
+    assert_eq!(kv(&files, "get user:1"), (Some(4), String::new()));
+    assert_eq!(kv(&files, "exists user:1 user:3"), (Some(4), "1\n".to_owned()));
+    assert_eq!(kv(&files, "mget user:1 user:3"), (Some(4), "user:3\teve\n".to_owned()));
+    assert_eq!(kv(&files, "set greeting x --nx"), (Some(4), String::new()));
+    assert_eq!(kv(&files, "set nobody x --xx"), (Some(4), String::new()));
+    assert_eq!(kv(&files, "set greeting x --version 1"), (Some(4), String::new()));
     let failed = files.kv(&["incr", "greeting"]);
-    assert!(failed.code == Some(1) && failed.stderr.contains("not an integer"), "{failed:?}");
+    assert!(failed.code == Some(5) && failed.stderr.contains("not an integer"), "{failed:?}");
 
     let (_, versioned) = kv(&files, "get greeting --versions");
     let (version, value) = versioned.split_once('\t').unwrap();
@@ -102,7 +102,7 @@ fn a_cluster_that_does_not_run_is_told_within_the_time_out() {
     let started = Instant::now();
     let outcome = files.kv(&["get", "key", "--timeout", "1"]);
     assert!(started.elapsed() < DEADLINE / 2, "it took {:?}", started.elapsed());
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(7), ""), "{outcome:?}");
     for part in
         ["0 of 4 replicas connected after 1 s", "start the others", "replica 3 at 127.0.0.1:", "refused"]
     {
