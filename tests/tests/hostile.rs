@@ -251,22 +251,65 @@ fn a_replica_that_forges_votes_is_cut_off_and_the_others_go_on() {
         Prepare { view: View(0), lo: Seq(next), digests: vec![Digest::ZERO], signature: Signature([3; 64]) };
     let batch_of_another = Frame::encode(Kind::Batch, |out| out.extend_from_slice(&[0; 200]));
     let cases = [
-        ("consensus_signature", vote.encode()),
         ("foreign_batch", batch_of_another),
+        ("consensus_signature", vote.encode()),
         ("malformed", Frame::encode(Kind::Status, |out| out.push(1))),
     ];
-    for (label, frame) in cases {
-        let before = count(&cluster, 1, label);
-        let mut attacker = Attacker::connect(cluster.mesh_address(1));
-        attacker.shake(config, &key, identity, 1).expect("replica 3 with its own key");
+    for (replica, (label, frame)) in (0u8..).zip(cases) {
+        let listener = usize::from(replica);
+        let before = count(&cluster, listener, label);
+        let mut attacker = Attacker::connect(cluster.mesh_address(listener));
+        attacker.shake(config, &key, identity, replica).expect("replica 3 with its own key");
         attacker.send(frame.bytes());
         attacker.assert_closed();
-        assert_counted(&cluster, 1, label, before);
+        assert_counted(&cluster, listener, label, before);
     }
     let completed = load.completed();
     wait_for("the others go on", || (load.completed() > completed + 20).then_some(()));
     load.stop();
     cluster.assert_equal_roots(&[0, 1, 2]);
+}
+
+/// What replica 1 says of replica 3.
+fn peer_of_replica_1(cluster: &Cluster) -> serde_json::Value {
+    let report = cluster.report(1, false);
+    let peers = report["peers"].as_array().expect("a list");
+    peers.iter().find(|peer| peer["replica"] == 3).expect("replica 3 is one of them").clone()
+}
+
+/// Condemned, it is turned away before anything is signed, and let in again after a while.
+#[test]
+fn a_condemned_replica_is_not_let_in_again_at_once() {
+    let mut cluster = Cluster::prepare(4, &[]);
+    for replica in 0..3 {
+        cluster.start_replica(replica);
+    }
+    let config = cluster.config();
+    let key = cluster.replica_key(3);
+    let identity = Identity::Replica { replica: ReplicaId(3), link: LinkId(0) };
+    assert_eq!(peer_of_replica_1(&cluster)["bans"], 0);
+    let nonsense = Frame::encode(Kind::Status, |out| out.push(1));
+    // However slow this machine is: each ban is twice as long as the one before.
+    let mut offences = 0;
+    let error = wait_for("replica 1 keeps replica 3 out", || {
+        let mut attacker = Attacker::connect(cluster.mesh_address(1));
+        let error = attacker.shake(config, &key, identity, 1).err();
+        if error.is_none() {
+            attacker.send(nonsense.bytes());
+            offences += 1;
+        }
+        attacker.assert_closed();
+        error
+    });
+    assert_eq!(error, HandshakeError::RefusedByPeer(Refusal::Banned));
+    assert_eq!(peer_of_replica_1(&cluster)["bans"], offences);
+    wait_for("replica 1 lets replica 3 in again", || {
+        let mut attacker = Attacker::connect(cluster.mesh_address(1));
+        attacker.shake(config, &key, identity, 1).ok()
+    });
+    // Its other acquaintances are not concerned.
+    let mut attacker = Attacker::connect(cluster.mesh_address(2));
+    attacker.shake(config, &key, identity, 2).expect("replica 2 has nothing against it");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use quorate_reactor::{
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject};
 use quorate_telemetry::{Counter, Measure};
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet};
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
@@ -347,14 +347,20 @@ impl Driver {
             self.reactor.finish(connection);
             return;
         }
-        let listener = Box::new(Listener::new(
+        let now = Instant::now();
+        let banned = match accepts {
+            Accepts::Replicas { link } => self.peers.banned(link, now),
+            Accepts::Clients => ReplicaSet::EMPTY,
+        };
+        let listener = Listener::new(
             Arc::clone(&self.config.cluster),
             self.config.key.clone(),
             self.config.replica,
             accepts,
             fresh_nonce(),
-        ));
-        let expires = Instant::now() + HANDSHAKE_TIME_MAX;
+        );
+        let listener = Box::new(listener.keeping_out(banned));
+        let expires = now + HANDSHAKE_TIME_MAX;
         self.start_handshake(connection, Phase::Listening { listener, accepts }, address, expires);
     }
 
@@ -456,6 +462,10 @@ impl Driver {
             // Whoever reaches the port can bring this about, so it must not fill the log.
             _ if connection.is_shaking_hands() => debug!(%address, "closing a connection: {error}"),
             Phase::Closing => {}
+            Phase::Peer { peer, link } => {
+                warn!(%address, "closing link {link} to replica {peer}: {error}");
+                self.ban(peer, link);
+            }
             _ => warn!(%address, "closing a connection: {error}"),
         }
         self.reactor.close(id);
@@ -520,6 +530,13 @@ impl Driver {
                 self.on_client_established(id, key);
                 true
             }
+            Ok(ListenerStep::Done(_, Identity::Replica { replica, link }))
+                if self.peers.banned(link, Instant::now()).contains(replica) =>
+            {
+                // Since it began to shake hands.
+                self.fail_handshake(id, Some(Refusal::Banned));
+                false
+            }
             Ok(ListenerStep::Done(welcome, Identity::Replica { replica, link })) => {
                 self.reactor.send(id, welcome.bytes());
                 self.on_peer_established(id, replica, link);
@@ -556,8 +573,8 @@ impl Driver {
             }
             Err(error) => {
                 warn!("the handshake with replica {peer} failed: {error}");
-                if error == HandshakeError::RefusedByPeer(Refusal::Full) {
-                    // There may be room soon; all other refusals last.
+                if let HandshakeError::RefusedByPeer(Refusal::Full | Refusal::Banned) = error {
+                    // There may be room soon, and no ban is for good; all other refusals last.
                     self.on_closed(id, false);
                 }
                 self.fail_handshake(id, None);

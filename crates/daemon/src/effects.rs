@@ -1,6 +1,7 @@
 //! Carrying out what the pure parts decided.
 
 use crate::checkpointer::{Checkpointer, Contents, Job};
+use crate::clock::nanoseconds;
 use crate::connection::{Phase, is_small};
 use crate::driver::Driver;
 use crate::report;
@@ -12,6 +13,7 @@ use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::message::{Message, Report};
 use quorate_wire::{Frame, Kind, Position};
+use std::time::Instant;
 use tracing::{error, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
@@ -49,6 +51,7 @@ impl Driver {
             Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
             Effect::ClosePeer { peer, link, reject } => {
                 warn!("closing link {link} to replica {peer}: {reject}");
+                self.ban(peer, link);
                 let connection = self.peers.get_mut(peer, link).and_then(|state| state.connection);
                 connection.into_iter().for_each(|id| self.close(id));
             }
@@ -117,6 +120,15 @@ impl Driver {
             self.shared.core(self.id.index()).increment(Counter::BatchesHeld);
         }
         self.log.append(journal, lsn, record);
+    }
+
+    /// The peer is not let in again at once.
+    pub(crate) fn ban(&mut self, peer: ReplicaId, link: LinkId) {
+        let Some((time, count)) = self.peers.condemn(peer, link, Instant::now()) else { return };
+        warn!("replica {peer} is kept out of link {link} for {} s, for what it has sent", time.as_secs());
+        self.shared.core(self.id.index()).increment(Counter::PeerBans);
+        let until = self.clock.now().plus(nanoseconds(time).0);
+        self.shared.set_ban(link, peer, count, until);
     }
 
     fn close(&mut self, id: ConnectionId) {

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod checkpointer;
+pub mod ban;
+mod checkpointer;
 mod clock;
 mod config;
 mod connection;

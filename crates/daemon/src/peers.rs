@@ -1,7 +1,8 @@
 //! The links of one core to the other replicas: who dials whom, and when to try again.
 
+use crate::ban::Ban;
 use quorate_reactor::ConnectionId;
-use quorate_types::{ClusterConfig, LinkId, ReplicaId};
+use quorate_types::{ClusterConfig, LinkId, ReplicaId, ReplicaSet};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub(crate) struct PeerLink {
     /// When to dial; none while a connection or an attempt is there, or when the peer dials.
     pub(crate) dial_at: Option<Instant>,
     backoff: Duration,
+    ban: Ban,
 }
 
 /// The links of one core.
@@ -42,6 +44,7 @@ impl Peers {
             lagging: false,
             dial_at: dials(me, peer).then_some(now),
             backoff: BACKOFF_FIRST,
+            ban: Ban::default(),
         };
         Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
     }
@@ -69,6 +72,23 @@ impl Peers {
 
     pub(crate) fn next_dial(&self) -> Option<Instant> {
         self.links.values().filter_map(|link| link.dial_at).min()
+    }
+
+    /// The peer has sent what no honest replica sends: until when it is kept out, and how often it was.
+    pub(crate) fn condemn(&mut self, peer: ReplicaId, link: LinkId, now: Instant) -> Option<(Duration, u64)> {
+        let ban = &mut self.links.get_mut(&(peer, link))?.ban;
+        Some((ban.condemn(now), ban.count()))
+    }
+
+    /// The peers that are kept out of a link.
+    pub(crate) fn banned(&self, link: LinkId, now: Instant) -> ReplicaSet {
+        let mut banned = ReplicaSet::EMPTY;
+        for ((peer, _), _) in
+            self.links.iter().filter(|((_, of), state)| *of == link && state.ban.until(now).is_some())
+        {
+            banned.insert(*peer);
+        }
+        banned
     }
 
     /// The connection stands; returns the one that it replaces.
@@ -108,7 +128,8 @@ impl Peers {
         }
         if state.connection.is_none() && dials(me, peer) {
             let backoff = if slowly { 10 * BACKOFF_MAX } else { state.backoff };
-            state.dial_at = Some(now + backoff);
+            let due = now + backoff;
+            state.dial_at = Some(state.ban.until(now).map_or(due, |until| until.max(due)));
             state.backoff = (2 * state.backoff).min(BACKOFF_MAX);
         }
         lost
@@ -140,12 +161,36 @@ mod tests {
         // Ids are made by a reactor alone; nobody listens at the address.
         let mut reactor = quorate_reactor::Reactor::new(&quorate_reactor::ReactorOptions::default()).unwrap();
         let id = reactor.connect("127.0.0.1:9".parse().unwrap()).unwrap();
-        let link =
-            PeerLink { connection: None, since: None, lagging: false, dial_at: None, backoff: BACKOFF_FIRST };
+        let link = PeerLink {
+            connection: None,
+            since: None,
+            lagging: false,
+            dial_at: None,
+            backoff: BACKOFF_FIRST,
+            ban: Ban::default(),
+        };
         let mut peers = Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1) };
         let waits: Vec<u128> =
             (0..9).map(|_| wait_after(&mut peers, id, Duration::from_millis(1)).as_millis()).collect();
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert_eq!(wait_after(&mut peers, id, STANDS_AFTER), BACKOFF_FIRST);
+    }
+
+    #[test]
+    fn a_condemned_peer_is_neither_dialed_nor_let_in_for_a_while() {
+        let mut reactor = quorate_reactor::Reactor::new(&quorate_reactor::ReactorOptions::default()).unwrap();
+        let id = reactor.connect("127.0.0.1:9".parse().unwrap()).unwrap();
+        let config = quorate_wire::testing::config(4);
+        let now = Instant::now();
+        let mut peers = Peers::new(&config, ReplicaId(1), &[LINK], now);
+        assert_eq!(peers.take_due(now), [(PEER, LINK)]);
+        assert_eq!(peers.establish(PEER, LINK, id, now), None);
+        let (time, count) = peers.condemn(PEER, LINK, now).unwrap();
+        assert_eq!((time, count), (Duration::from_secs(1), 1));
+        assert!(peers.on_closed(PEER, LINK, id, false, now));
+        assert_eq!(peers.next_dial(), Some(now + time), "not after the first pause of ten milliseconds");
+        assert!(peers.banned(LINK, now).contains(PEER) && !peers.banned(LINK, now).contains(ReplicaId(2)));
+        assert!(!peers.banned(LINK, now + time).contains(PEER));
+        assert_eq!(peers.condemn(PEER, LinkId(9), now), None);
     }
 }

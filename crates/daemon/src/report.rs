@@ -11,7 +11,16 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
     let (ordering, execution) = (&roles.ordering, &roles.execution);
     let peers = ordering.peers_committed.iter().map(|(peer, committed)| {
         let (connected, lagging, queued_bytes) = shared.peer(*peer);
-        PeerReport { replica: peer.0, connected, lagging, queued_bytes, committed: committed.0 }
+        let (bans, banned) = shared.bans(*peer);
+        PeerReport {
+            replica: peer.0,
+            connected,
+            lagging,
+            bans,
+            banned_ms: banned.0.div_ceil(1_000_000),
+            queued_bytes,
+            committed: committed.0,
+        }
     });
     let report = ReplicaReport {
         replica: config.replica.0,

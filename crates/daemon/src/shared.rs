@@ -5,7 +5,7 @@ use crate::space::ReadOnly;
 use hdrhistogram::Histogram;
 use quorate_replica::Reject;
 use quorate_telemetry::{CoreCounters, CoreHistograms, Counter, Counters, Histograms, Measure};
-use quorate_types::{ClusterConfig, LinkId, ReplicaId};
+use quorate_types::{ClusterConfig, LinkId, Nanoseconds, ReplicaId};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     rejects: Vec<Vec<AtomicU64>>,
     /// By link and peer: flags in the low bits, queued bytes above.
     links: Vec<Vec<AtomicU64>>,
+    /// By link and peer: how often it was banned, and until when it is.
+    bans: Vec<Vec<(AtomicU64, AtomicU64)>>,
     /// Connected clients by core.
     clients: Vec<AtomicU64>,
     /// By core, what of its log is needed, in bytes.
@@ -55,6 +57,10 @@ impl Shared {
             histograms: Histograms::new(cores),
             rejects: (0..cores).map(|_| cells(Reject::LABELS.len())).collect(),
             links: config.link_ids().map(|_| cells(replicas)).collect(),
+            bans: config
+                .link_ids()
+                .map(|_| cells(replicas).into_iter().zip(cells(replicas)).collect())
+                .collect(),
             clients: cells(cores),
             log_bytes: cells(cores),
             read_only: AtomicU8::new(0),
@@ -122,6 +128,21 @@ impl Shared {
         let connected = cells().all(|cell| cell & CONNECTED != 0);
         let lagging = cells().any(|cell| cell & LAGGING != 0);
         (connected, lagging, cells().map(|cell| cell >> 2).sum())
+    }
+
+    /// Notes that a peer is kept out of a link for a while, and how often it was. For the core of the link alone.
+    pub(crate) fn set_ban(&self, link: LinkId, peer: ReplicaId, count: u64, until: Nanoseconds) {
+        let (counted, ends) = &self.bans[link.index()][peer.index()];
+        counted.store(count, Ordering::Relaxed);
+        ends.store(until.0, Ordering::Relaxed);
+    }
+
+    /// How often a peer was banned, and for how long it still is on some link.
+    pub(crate) fn bans(&self, peer: ReplicaId) -> (u64, Nanoseconds) {
+        let cells = || self.bans.iter().map(|link| &link[peer.index()]);
+        let ends = cells().map(|(_, until)| until.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let count = cells().map(|(count, _)| count.load(Ordering::Relaxed)).sum();
+        (count, Nanoseconds(Nanoseconds(ends).since(self.clock.now())))
     }
 
     pub(crate) fn set_clients(&self, core: usize, clients: usize) {

@@ -71,12 +71,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
     let text = match arguments.json {
         true => json(&config, &answers, &progress, &roots)?,
         false => {
-            format!(
-                "{}\n{}\n{}\n",
-                table(&config, &answers, arguments.root),
-                progress.sentence,
-                roots.sentence
-            )
+            let table = table(&config, &answers, arguments.root);
+            format!("{table}\n{}\n{}\n{}", progress.sentence, roots.sentence, bans(&answers))
         }
     };
     output::print(text)?;
@@ -180,6 +176,25 @@ impl Roots {
         );
         Self { agree: None, sentence }
     }
+}
+
+/// Who keeps out whom for what it has sent, a line each.
+fn bans(answers: &[Answer]) -> String {
+    let mut text = String::new();
+    for report in answers.iter().flatten() {
+        for peer in report.peers.iter().filter(|peer| peer.banned_ms > 0) {
+            text += &format!(
+                "Replica {} keeps replica {} out for {} s more: {} times it has sent what no honest replica sends; see why \
+                 in the log of replica {}.\n",
+                report.replica,
+                peer.replica,
+                peer.banned_ms.div_ceil(1_000),
+                peer.bans,
+                report.replica
+            );
+        }
+    }
+    text
 }
 
 fn json(
@@ -329,6 +344,16 @@ mod tests {
         ahead.view = 1;
         let (possible, text) = says(&[report(0, 5, "a"), Ok(ahead), report(2, 5, "a"), report(3, 5, "a")]);
         assert!(!possible && text.contains("only 1 replicas have come to view 1"), "{text}");
+    }
+
+    #[test]
+    fn who_keeps_out_whom_is_said() {
+        assert_eq!(bans(&[report(0, 5, "a"), silent()]), "");
+        let mut strict = report(1, 5, "a").unwrap();
+        let peer = strict.peers.iter_mut().find(|peer| peer.replica == 3).unwrap();
+        (peer.bans, peer.banned_ms) = (2, 1_500);
+        let text = bans(&[report(0, 5, "a"), Ok(strict)]);
+        assert!(text.starts_with("Replica 1 keeps replica 3 out for 2 s more: 2 times"), "{text}");
     }
 
     #[test]

@@ -63,6 +63,7 @@ counters! {
     BundlesExecuted "bundles_executed" "Bundles that were executed.",
     OperationsExecuted "operations_executed" "Operations of executed bundles.",
     FramesToClients "frames_to_clients" "Replies, reports and BUSY answers that were queued for clients.",
+    PeerBans "peer_bans" "Times that a peer was kept out of a link for a while because it had sent what no honest replica sends.",
     PeerOverflows "peer_overflows" "Times that the queue to a peer was full and the peer was marked as lagging.",
 }
 

@@ -72,6 +72,10 @@ pub struct PeerReport {
     pub connected: bool,
     /// Whether its queue overflowed and it catches up from state.
     pub lagging: bool,
+    /// How often it was kept out for what it had sent, and for how long it still is on some link, in milliseconds.
+    pub bans: u64,
+    /// See `bans`; 0 when it is not kept out.
+    pub banned_ms: u64,
     /// The bytes that wait to be sent to it.
     pub queued_bytes: u64,
     /// The highest seq that it says it has committed.

@@ -15,7 +15,9 @@
 
 use crate::message::{Message, append_archive};
 use crate::{DecodeError, Frame, FrameRef, Kind, Statement, StatementKind};
-use quorate_types::{ClusterConfig, Digest, Domain, LinkId, PublicKey, ReplicaId, Signature, SigningKey};
+use quorate_types::{
+    ClusterConfig, Digest, Domain, LinkId, PublicKey, ReplicaId, ReplicaSet, Signature, SigningKey,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::sync::Arc;
 use thiserror::Error;
@@ -73,6 +75,12 @@ pub enum Refusal {
     /// There is no room for another connection.
     #[error("too many connections")]
     Full,
+    /// The replica has sent what no honest one does; it is let in again after a while.
+    #[error(
+        "this replica has sent what no honest one does and is kept out for a while; compare its version with the other's, \
+         and see why in the other's log"
+    )]
+    Banned,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +233,7 @@ pub struct Listener {
     nonce: [u8; 32],
     /// Which dialers this socket is for.
     accepts: Accepts,
+    banned: ReplicaSet,
     pending: Option<(PublicKey, Identity, Digest)>,
     greeted: bool,
 }
@@ -260,7 +269,15 @@ impl Listener {
         accepts: Accepts,
         nonce: [u8; 32],
     ) -> Self {
-        Self { config, key, me, nonce, accepts, pending: None, greeted: false }
+        let banned = ReplicaSet::EMPTY;
+        Self { config, key, me, nonce, accepts, banned, pending: None, greeted: false }
+    }
+
+    /// The same, but these replicas are refused as soon as they say who they are.
+    #[must_use]
+    pub fn keeping_out(mut self, banned: ReplicaSet) -> Self {
+        self.banned = banned;
+        self
     }
 
     /// Takes the dialer's next frame. On [`HandshakeError::Refuse`], send [`refusal_frame`] and close.
@@ -316,6 +333,9 @@ impl Listener {
                 let member = self.config.member(replica).ok_or(Refusal::UnknownReplica)?;
                 if member.key.as_bytes() != &hello.key {
                     return Err(Refusal::UnknownKey);
+                }
+                if self.banned.contains(replica) {
+                    return Err(Refusal::Banned);
                 }
                 Ok((member.key.clone(), Identity::Replica { replica, link }))
             }
@@ -390,6 +410,18 @@ mod tests {
         let (dialer, hello) = Dialer::start(other, client_key(), client(), ME, [1; 32]);
         let error = run(dialer, &hello, listen(Accepts::Clients, 2)).unwrap_err();
         assert_eq!(error, refused(Refusal::Configuration));
+    }
+
+    #[test]
+    fn a_banned_replica_is_refused_before_anything_is_signed() {
+        let link = Accepts::Replicas { link: LinkId(0) };
+        let mut banned = ReplicaSet::EMPTY;
+        banned.insert(ReplicaId(3));
+        let (dialer, hello) = dial(peer(3), replica_key(3), 1);
+        let error = run(dialer, &hello, listen(link, 2).keeping_out(banned)).unwrap_err();
+        assert_eq!(error, HandshakeError::Refuse(Refusal::Banned));
+        let (dialer, hello) = dial(peer(2), replica_key(2), 1);
+        assert_eq!(run(dialer, &hello, listen(link, 2).keeping_out(banned)), Ok(peer(2)));
     }
 
     #[test]

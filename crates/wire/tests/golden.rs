@@ -832,6 +832,12 @@ fn handshakes() {
         "#]],
         ),
         (
+            Refusal::Banned,
+            expect![[r#"
+            0100000005000100b9b4dc7424a9720006
+        "#]],
+        ),
+        (
             Refusal::Full,
             expect![[r#"
                 01000000050001004d478c67d019414805
