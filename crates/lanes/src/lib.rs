@@ -16,6 +16,7 @@ mod own;
 mod receive;
 mod recovery;
 mod retention;
+mod throttle;
 
 pub use batch::{Batch, Bundle};
 pub use lanes::{Destination, Lanes, Output, Reject};

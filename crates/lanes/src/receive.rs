@@ -42,6 +42,7 @@ impl Lanes {
         if head.lane.origin != from {
             return Err(Reject::ForeignLane);
         }
+        self.throttles.admit(head.lane)?;
         let held_max = self.lane_bytes_held_max();
         let lane = &self.share_on(head.lane, link)?.lane;
         let tip = lane.tip();
@@ -61,6 +62,7 @@ impl Lanes {
             return Err(Reject::Budget);
         }
         let batch = Batch::read(Frame::keep(frame))?;
+        self.throttles.took(head.lane, batch.bundles().len());
         self.append_unchecked(Arc::new(batch), out);
         Ok(())
     }
@@ -97,6 +99,7 @@ impl Lanes {
             None => {
                 let batch = Arc::new(Batch::read(Frame::keep(frame))?);
                 let tip = batch.tip();
+                self.throttles.took(head.lane, batch.bundles().len());
                 self.set_aside_unchecked(batch, out);
                 tip
             }
