@@ -197,6 +197,12 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// R: how many headers are accepted beyond the executed one; a constant of the protocol, as all of these are.
+    #[must_use]
+    pub const fn accepted_ahead_max(&self) -> u64 {
+        2 * self.window
+    }
+
     /// The bytes of one lane that a receiver holds above the executed tip. More than the origin's own bound, as executed
     /// tips differ between replicas.
     #[must_use]

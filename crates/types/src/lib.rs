@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod after;
+mod chains;
 mod cluster;
 mod digest;
 mod identifiers;
@@ -21,6 +22,7 @@ pub mod signatures;
 mod stage;
 
 pub use after::After;
+pub use chains::{Chains, Mark};
 pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{
@@ -28,7 +30,7 @@ pub use identifiers::{
     SessionId, View,
 };
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
-pub use lane::{BoardEntry, LaneUpdate};
+pub use lane::{BoardEntry, LaneUpdate, Support, Why};
 pub use operation::{
     ArchivedCondition, ArchivedKeyValue, ArchivedOperation, ArchivedOperationError, ArchivedOperationResult,
     ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,

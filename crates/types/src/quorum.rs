@@ -66,6 +66,12 @@ impl ReplicaSet {
         self.0 &= !(1u128 << replica.0);
     }
 
+    /// The members of either set.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether `replica` is in the set.
     #[must_use]
     pub fn contains(self, replica: ReplicaId) -> bool {
