@@ -7,6 +7,7 @@ use crate::claims::ViewClaims;
 use crate::header_fetches::HeaderFetches;
 use crate::new_view::Candidate;
 use crate::output::{Fact, Output};
+use crate::proposals::Waiting;
 use crate::recovery::Voting;
 use crate::spare::SpareHeaders;
 use crate::suspicion::Suspicion;
@@ -116,7 +117,10 @@ pub struct Consensus {
     /// When the header at the front may be looked at again because its time has come.
     pub(crate) clock_wait: Option<Nanoseconds>,
     /// What the front of `pending` waits for.
-    pub(crate) waits_for: Option<LaneTip>,
+    pub(crate) waits_for: Option<Waiting>,
+    /// The view up to which what lower ones have named was let go of, and whether others were told to be ahead.
+    pub(crate) unnamed: View,
+    pub(crate) told_behind: bool,
 }
 
 impl Consensus {
@@ -173,6 +177,8 @@ impl Consensus {
             now: Nanoseconds(0),
             clock_wait: None,
             waits_for: None,
+            unnamed: View(0),
+            told_behind: false,
             config,
         }
     }
@@ -267,10 +273,10 @@ impl Consensus {
             let quorum = self.quorums.quorum;
             return format!("header {} has {votes} of {quorum} PREPAREs", accepted.seq);
         }
-        if let Some(tip) = self.waits_for {
+        if let Some(Waiting { tip, .. }) = self.waits_for {
             let (lane, upto) = (tip.lane, tip.upto);
             return format!(
-                "header {} names batch {upto} of lane {lane}, which is not here",
+                "header {} names batch {upto} of lane {lane}, which is not here or not known to be held by f+1 replicas",
                 accepted.seq.next()
             );
         }
@@ -288,7 +294,7 @@ impl Consensus {
 
     /// Takes the progress of a lane.
     pub fn on_lane_update(&mut self, update: &LaneUpdate) {
-        self.board.on_update(update);
+        self.board.on_update(update, self.view());
         if let Some(tip) = self.missing.get(&update.lane)
             && self.board.holds(tip)
         {
@@ -296,7 +302,6 @@ impl Consensus {
             self.settled.and_all(&durable);
             self.missing.remove(&update.lane);
         }
-        self.expect_naming(update.lane);
     }
 
     pub(crate) fn check_committed(&mut self, out: &mut Vec<Output>) {
@@ -379,7 +384,6 @@ impl Consensus {
         self.voted = self.voted.max(last);
         self.commit_up_to(last, out);
         self.lacking = None;
-        self.expect_naming_of_all();
     }
 
     pub(crate) fn recompute_marks(&mut self) {
@@ -419,10 +423,32 @@ impl Consensus {
         self.sync_on_time(now, out);
         self.fetch_for_view(now, out);
         self.suspect_on_time(now, out);
+        self.unname(out);
+        self.tell_behind(out);
         self.trim();
         self.tell_of_states(out);
         self.trim_journal(out);
         self.status_on_time(now, out);
+    }
+
+    /// Something is committed that was proposed in this view: what headers of lower views name beside it comes back in no
+    /// later one.
+    fn unname(&mut self, out: &mut Vec<Output>) {
+        if self.unnamed < self.view && self.has_entered() && self.chain.committed().seq > self.head.seq {
+            self.unnamed = self.view;
+            let gone = self.board.unname(self.view, &self.accepted_marks);
+            if !gone.is_empty() {
+                out.push(Output::Unname(gone));
+            }
+        }
+    }
+
+    fn tell_behind(&mut self, out: &mut Vec<Output>) {
+        let is_behind = self.is_behind();
+        if is_behind != self.told_behind {
+            self.told_behind = is_behind;
+            out.push(Output::Behind(is_behind));
+        }
     }
 
     pub(crate) fn has_pending(&self) -> bool {

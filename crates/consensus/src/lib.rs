@@ -35,6 +35,6 @@ mod voting;
 pub use board::Board;
 pub use consensus::{Consensus, Positions};
 pub use output::{Destination, Fact, Outgoing, Output, Reject};
-pub use quorate_types::{BoardEntry, LaneUpdate};
+pub use quorate_types::{BoardEntry, LaneUpdate, Mark, Support, Why};
 pub use recovery::{Recovered, Voting};
 pub use verified::{Keyring, Verified};

@@ -277,7 +277,6 @@ impl Consensus {
         self.new_view_digest = new_view;
         self.vote_for_head(out);
         self.expect_batches(out);
-        self.expect_naming_of_all();
         let message = Arc::clone(&candidate.message);
         let primary = self.config.primary(view);
         if primary == self.me && self.is_voter() {
@@ -367,8 +366,9 @@ impl Consensus {
         if !lacking.is_empty() {
             return;
         }
+        // One that is committed and not held is missing besides.
+        let Some(batches) = self.board.cover(&self.accepted_marks) else { return };
         self.lacking = None;
-        let batches = self.board.cover(&self.accepted_marks);
         let (accepted, committed) = (self.chain.accepted().seq, self.chain.committed().seq);
         for seq in (committed.0 + 1..=accepted.0).map(Seq) {
             let slot = self.chain.slot_mut(seq).expect("invariant: slots above the committed one are kept");

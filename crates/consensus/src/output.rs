@@ -1,6 +1,6 @@
 //! What consensus wants done.
 
-use quorate_types::{After, Digest, Lsn, ReplicaId, Seq, View};
+use quorate_types::{After, Digest, Lsn, Mark, ReplicaId, Seq, View};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
     Prepare, Status, Suspect, ViewChange,
@@ -168,14 +168,21 @@ pub enum Output {
     },
     /// A committed header, or one at which a view begins, names batches that are not held: fetch them.
     Want(LaneTip),
-    /// The header that would be accepted next names a batch that has not come for a while: it is fetched, or the chain
-    /// that it is on takes the place of another one.
+    /// The header that would be accepted next names a batch that has not come for a while, or that too few have
+    /// acknowledged for all that is known here.
     WantProposed {
         /// The batch.
         tip: LaneTip,
+        /// Where the header before leaves its lane.
+        floor: Mark,
         /// Who has proposed it.
         primary: ReplicaId,
     },
+    /// These batches are held for headers of lower views alone, which no later view brings back: none of them is needed.
+    /// Each comes before its parent.
+    Unname(Vec<LaneTip>),
+    /// Whether this replica knows that others have committed more; told when it changes.
+    Behind(bool),
     /// The replica broke no rule but somebody else did.
     Rejected(Reject),
     /// Going on would not be safe.

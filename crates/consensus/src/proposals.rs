@@ -1,14 +1,38 @@
 //! Proposing and accepting headers (DESIGN section 4, rules 1 and 5).
 
-use crate::board::{Verdict, advance};
+use crate::board::{Advance, Mark, advance};
 use crate::chain::Slot;
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
-use quorate_types::{After, Nanoseconds, Seq, Signature};
+use quorate_types::{After, Nanoseconds, Seq, Signature, Support};
 use quorate_wire::message::PrePrepare;
-use quorate_wire::{Header, Position};
+use quorate_wire::{Header, LaneTip, Position};
 use std::sync::Arc;
+
+/// Whether a header may be accepted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Yes; its batches are durable after this.
+    Accept(After),
+    /// Not before this replica has come further: a checkpoint, its own execution, or a slot that it lacks.
+    Later,
+    /// Not before this time.
+    Clock(Nanoseconds),
+    /// Not before a batch, or an acknowledgement of it, is here.
+    Wait(LaneTip),
+    /// Never.
+    Refuse(Reject),
+}
+
+/// What the header that would be accepted next waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) tip: LaneTip,
+    /// Where the header before it leaves the lane.
+    pub(crate) floor: Mark,
+    pub(crate) since: Nanoseconds,
+}
 
 impl Consensus {
     /// Whether a proposal is worth verifying.
@@ -70,10 +94,25 @@ impl Consensus {
         !self.missing.is_empty() || self.lacking.is_some()
     }
 
-    /// The last slot that is accepted while execution stands where it does: the chain must not grow for ever by
-    /// the others' checkpoints.
+    /// The last slot that is accepted while execution stands where it does: whoever accepts a slot has executed that which
+    /// lies R before it.
     pub(crate) fn execution_room(&self) -> Seq {
-        self.executed.seq.plus(2 * self.tuning.window)
+        self.executed.seq.plus(self.tuning.accepted_ahead_max())
+    }
+
+    /// Whether a certificate is over a slot that is not on the own chain: of a checkpoint above it, or of a slot that is
+    /// prepared in this view beside it.
+    fn lacks_what_is_certified(&self) -> bool {
+        let beside = self.certificate.as_ref().is_some_and(|found| {
+            let accepted = self.chain.accepted().seq;
+            let decided = self.chain.committed().seq;
+            let seq = found.position.seq;
+            found.view == self.view
+                && seq > decided
+                && seq <= accepted
+                && !self.chain.contains(found.position)
+        });
+        beside || self.lacks_a_certified_slot()
     }
 
     /// Rule 5: the primary names new tips while the pipeline has room.
@@ -82,6 +121,7 @@ impl Consensus {
             || self.lacks_batches()
             || self.has_fallen_behind()
             || !self.is_above_its_promises()
+            || self.lacks_what_is_certified()
         {
             return;
         }
@@ -119,55 +159,97 @@ impl Consensus {
     /// Rule 1: accepts proposals in order while the next one may be.
     pub(crate) fn accept(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         self.clock_wait = None;
-        self.waits_for = None;
+        let waited = self.waits_for.take();
         // A vote for a slot speaks for its ancestors' batches too: they must be here first.
-        if self.lacks_batches() || !self.has_entered() || !self.is_above_its_promises() {
+        if self.lacks_batches() || !self.has_entered() {
             return;
         }
-        let room = self.execution_room();
-        while self.chain.accepted().seq < room
-            && let Some(proposal) = self.pending.get(&self.chain.accepted().seq.next())
-        {
+        while let Some(proposal) = self.pending.get(&self.chain.accepted().seq.next()) {
             let header = &proposal.message().header;
             let verdict = self.judge(header, now);
             let seq = header.seq;
             match verdict {
-                Ok(Verdict::Accept(after)) => self.accept_next(seq, after, out),
-                Ok(Verdict::Wait(tip)) => {
-                    self.waits_for = Some(tip);
+                Verdict::Accept(after) => self.accept_next(seq, after, out),
+                Verdict::Later => return,
+                Verdict::Clock(until) => {
+                    self.clock_wait = Some(until);
                     return;
                 }
-                Ok(Verdict::Refuse(reject)) => {
+                Verdict::Wait(tip) => {
+                    let since = waited.filter(|waited| waited.tip == tip).map_or(now, |waited| waited.since);
+                    let floor = self.accepted_marks.get(&tip.lane).copied().unwrap_or_default();
+                    self.waits_for = Some(Waiting { tip, floor, since });
+                    return;
+                }
+                Verdict::Refuse(reject) => {
                     self.pending.remove(&seq);
                     self.refused_in = Some(self.view);
                     out.push(Output::Rejected(reject));
-                }
-                Err(until) => {
-                    self.clock_wait = Some(until);
-                    return;
                 }
             }
         }
     }
 
-    /// The verdict on the header that would be next, or the time at which its timestamp has come.
-    fn judge(&self, header: &Header, now: Nanoseconds) -> Result<Verdict, Nanoseconds> {
+    /// Rule 1, in the order of DESIGN section 4: whether the proposal of this view's primary that would be next may be
+    /// accepted. Who has signed it, for which view, and that no other was accepted for its slot, was checked when it came.
+    ///
+    /// A learner follows by the same rule; it votes for nothing that it accepts.
+    fn judge(&self, header: &Header, now: Nanoseconds) -> Verdict {
         let parent = self.chain.accepted();
-        let floor = Nanoseconds(self.chain.timestamp().0 + 1);
-        if header.epoch != self.config.epoch() {
-            return Ok(Verdict::Refuse(Reject::Epoch));
+        let stable = self.checkpoints.stable().seq;
+        if self.lacks_what_is_certified() || !self.is_above_its_promises() {
+            return Verdict::Later;
         }
+        assert_eq!(header.seq, parent.seq.next(), "the next header is judged");
         if header.parent != parent.digest {
-            return Ok(Verdict::Refuse(Reject::Parent));
+            return Verdict::Refuse(Reject::Parent);
         }
+        if header.seq <= stable || header.seq > self.window_end() || header.seq > self.execution_room() {
+            return Verdict::Later;
+        }
+        if header.epoch != self.config.epoch() {
+            return Verdict::Refuse(Reject::Epoch);
+        }
+        let floor = Nanoseconds(self.chain.timestamp().0 + 1);
         if header.timestamp < floor {
-            return Ok(Verdict::Refuse(Reject::Timestamp));
+            return Verdict::Refuse(Reject::Timestamp);
         }
         let latest = now.plus(self.tuning.clock_skew_max.0);
         if header.timestamp > latest && header.timestamp != floor {
-            return Err(Nanoseconds(header.timestamp.0 - self.tuning.clock_skew_max.0));
+            return Verdict::Clock(Nanoseconds(header.timestamp.0 - self.tuning.clock_skew_max.0));
         }
-        Ok(self.board.judge(header, &self.accepted_marks, self.config.primary(self.view)))
+        if header.cut.is_empty() || !header.cut_is_canonical() {
+            return Verdict::Refuse(Reject::Cut);
+        }
+        self.judge_cut(&header.cut)
+    }
+
+    /// The part of rule 1 that is about lanes: each tip advances its lane along its own chain, by at most K batches and B
+    /// bytes, all of them held, and f+1 replicas have acknowledged it unless the lane is the primary's.
+    fn judge_cut(&self, cut: &[LaneTip]) -> Verdict {
+        let primary = self.config.primary(self.view);
+        let mut after = After::nothing();
+        for tip in cut {
+            let from = self.accepted_marks.get(&tip.lane).copied().unwrap_or_default();
+            let batches = tip.upto.since(from.upto);
+            if batches == 0 || batches > self.tuning.cut_batches_max {
+                return Verdict::Refuse(Reject::Cut);
+            }
+            match self.board.advance(&self.accepted_marks, tip) {
+                None | Some(Advance::Beside) => return Verdict::Refuse(Reject::Cut),
+                Some(Advance::Lacks) => return Verdict::Wait(*tip),
+                Some(Advance::Takes(bytes, ..)) if bytes > self.tuning.cut_bytes_max => {
+                    return Verdict::Refuse(Reject::Cut);
+                }
+                Some(Advance::Takes(_, _, support))
+                    if tip.lane.origin != primary && support < Some(Support::Weak) =>
+                {
+                    return Verdict::Wait(*tip);
+                }
+                Some(Advance::Takes(_, durable, _)) => after.and_all(&durable),
+            }
+        }
+        Verdict::Accept(after)
     }
 
     fn accept_next(&mut self, seq: Seq, batches: After, out: &mut Vec<Output>) {

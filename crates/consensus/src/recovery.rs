@@ -5,7 +5,7 @@
 //! entered, the chain as it was accepted there, the slots that it wrote down to vote for, and its highest prepared
 //! certificate. It works from a floor, the position of a durable checkpoint of its own; what is below is in the state.
 
-use crate::board::{Mark, Marks};
+use crate::board::Marks;
 use crate::chain::{Chain, PreparedCertificate, Slot};
 use crate::claims::Target;
 use crate::consensus::Consensus;
@@ -138,7 +138,7 @@ impl Recovered {
 fn marks_of(tips: impl IntoIterator<Item = LaneTip>) -> Marks {
     let mut marks = Marks::new();
     for tip in tips {
-        marks.insert(tip.lane, Mark { upto: tip.upto, chain: tip.chain });
+        marks.insert(tip.lane, tip.mark());
     }
     marks
 }
@@ -335,7 +335,6 @@ impl Consensus {
         self.voted = self.voted.max(self.chain.accepted().seq);
         self.executed = position;
         self.checkpoints.begin_at(seq);
-        self.expect_naming_of_all();
     }
 
     /// The tips that uncommitted headers on the chain name, whether held or not.

@@ -2,6 +2,7 @@
 
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output};
+use crate::proposals::Waiting;
 use crate::voting::last_slot;
 use quorate_types::{After, Nanoseconds, ReplicaId};
 use quorate_wire::message::Status;
@@ -92,15 +93,13 @@ impl Consensus {
             self.send_to(Destination::Others, Outgoing::Suspect(own.clone()), out);
         }
         self.resend_view_change(self.config.primary(self.view()), out);
-        if let Some(lacking) = &self.lacking {
-            out.extend(lacking.values().map(|tip| Output::Want(*tip)));
-        }
-        if let Some(tip) = self.suspicion.unavailable_for(self.now, self.tuning.retransmit)
-            && Some(tip) == self.waits_for
-            && !self.board.holds(&tip)
+        let lacking = self.lacking.iter().flat_map(|lacking| lacking.values());
+        out.extend(lacking.chain(self.missing.values()).map(|tip| Output::Want(*tip)));
+        if let Some(Waiting { tip, floor, since }) = self.waits_for
+            && self.now.since(since) >= self.tuning.retransmit.0
         {
             let primary = self.config.primary(self.view);
-            out.push(Output::WantProposed { tip, primary });
+            out.push(Output::WantProposed { tip, floor, primary });
         }
     }
 

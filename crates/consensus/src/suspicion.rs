@@ -4,19 +4,19 @@
 //! to be had, a view to begin. None runs while this replica knows that it is itself behind, nor within one timeout
 //! of having caught up, as all of them start anew then.
 
-use crate::board::Marks;
+use crate::board::{Board, Mark, Marks};
 use crate::consensus::Consensus;
 use crate::output::{Destination, Outgoing, Output};
-use quorate_types::{After, LaneId, LaneNumber, Nanoseconds, Seq, Signature, Tuning, View, limits};
+use quorate_types::{After, LaneId, Nanoseconds, Seq, Signature, Tuning, View, limits};
 use quorate_wire::message::Suspect;
 use quorate_wire::{LaneTip, SuspectReason};
 use std::collections::BTreeMap;
 
-/// A tip that waits to be named in an accepted header.
+/// A tip with q acknowledgements that no accepted header names, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Unnamed {
-    upto: LaneNumber,
-    since: Option<Nanoseconds>,
+    tip: Mark,
+    since: Nanoseconds,
 }
 
 /// The clocks of the present view.
@@ -49,12 +49,6 @@ impl Suspicion {
         self.failures
     }
 
-    /// The batch that the primary named and that has been missing for so long.
-    pub(crate) fn unavailable_for(&self, now: Nanoseconds, time: Nanoseconds) -> Option<LaneTip> {
-        let (tip, since) = self.unavailable?;
-        (now.since(since) >= time.0).then_some(tip)
-    }
-
     /// This replica has gone from one view to another: all between them have failed.
     pub(crate) fn on_view(&mut self, from: View, to: View) {
         self.failures = self.failures.saturating_add(to.since(from));
@@ -70,21 +64,9 @@ impl Suspicion {
         }
     }
 
-    /// A lane's tip has q acknowledgements and is not named yet.
-    pub(crate) fn expect(&mut self, lane: LaneId, upto: LaneNumber) {
-        self.unnamed.entry(lane).or_insert(Unnamed { upto, since: None });
-    }
-
-    /// What lanes wait for is kept, and its clocks start anew.
-    fn stop_lanes(&mut self) {
-        for unnamed in self.unnamed.values_mut() {
-            unnamed.since = None;
-        }
-    }
-
     /// All clocks stop.
     fn stop(&mut self) {
-        self.stop_lanes();
+        self.unnamed.clear();
         self.uncommitted = None;
         self.unavailable = None;
         self.awaited = None;
@@ -92,7 +74,7 @@ impl Suspicion {
 
     /// The earliest start of any clock, with what it stands for.
     fn oldest(&self) -> Option<(Nanoseconds, SuspectReason)> {
-        let unnamed = self.unnamed.values().filter_map(|unnamed| unnamed.since).min();
+        let unnamed = self.unnamed.values().map(|unnamed| unnamed.since).min();
         [
             (unnamed, SuspectReason::Unnamed),
             (self.uncommitted.map(|(_, since)| since), SuspectReason::Uncommitted),
@@ -104,35 +86,17 @@ impl Suspicion {
         .min_by_key(|(since, _)| *since)
     }
 
-    /// Starts the clocks of tips that wait to be named, and stops those of tips that were: at or beyond their
-    /// position, on whatever chain.
-    fn watch_lanes(&mut self, now: Nanoseconds, accepted: &Marks, quorum: impl Fn(LaneId) -> LaneNumber) {
-        self.unnamed.retain(|lane, unnamed| {
-            let named = accepted.get(lane).map_or(LaneNumber(0), |mark| mark.upto);
-            if unnamed.upto <= named {
-                *unnamed = Unnamed { upto: quorum(*lane), since: None };
-            }
-            unnamed.since.get_or_insert(now);
-            unnamed.upto > named
-        });
+    /// Starts the clocks of tips that wait to be named. One stops when an accepted header leaves its lane at or beyond that
+    /// place, on whatever chain, or beside its chain; if that header goes, it starts anew.
+    fn watch_lanes(&mut self, now: Nanoseconds, accepted: &Marks, board: &Board) {
+        self.unnamed.retain(|lane, unnamed| board.is_awaited(accepted, *lane, unnamed.tip));
+        for (lane, tip) in board.awaited(accepted) {
+            self.unnamed.entry(lane).or_insert(Unnamed { tip, since: now });
+        }
     }
 }
 
 impl Consensus {
-    /// What a lane waits for may have changed: its tip has grown, or the chain that named it has shrunk.
-    pub(crate) fn expect_naming(&mut self, lane: LaneId) {
-        let quorum = self.board.quorum_tip(lane);
-        let named = self.accepted_marks.get(&lane).map_or(LaneNumber(0), |mark| mark.upto);
-        if quorum > named {
-            self.suspicion.expect(lane, quorum);
-        }
-    }
-
-    pub(crate) fn expect_naming_of_all(&mut self) {
-        let lanes: Vec<LaneId> = self.board.lanes().collect();
-        lanes.into_iter().for_each(|lane| self.expect_naming(lane));
-    }
-
     /// Whether no header could be accepted now, whoever proposes it: before a checkpoint or the own execution has
     /// come further.
     fn is_full(&self) -> bool {
@@ -191,17 +155,16 @@ impl Consensus {
             return self.suspicion.stop();
         }
         if self.is_full() {
-            self.suspicion.stop_lanes();
+            self.suspicion.unnamed.clear();
         } else {
-            let board = &self.board;
-            self.suspicion.watch_lanes(now, &self.accepted_marks, |lane| board.quorum_tip(lane));
+            self.suspicion.watch_lanes(now, &self.accepted_marks, &self.board);
         }
         let committed = self.chain.committed().seq;
         let open = self.chain.accepted().seq > committed;
         let since = self.suspicion.uncommitted.filter(|(seq, _)| *seq == committed);
         self.suspicion.uncommitted = open.then(|| since.unwrap_or((committed, now)));
         let lacking = self.lacking.as_ref().and_then(|lacking| lacking.values().next().copied());
-        let unavailable = lacking.or(self.waits_for);
+        let unavailable = lacking.or(self.waits_for.map(|waiting| waiting.tip));
         let since = self.suspicion.unavailable.filter(|(tip, _)| Some(*tip) == unavailable);
         self.suspicion.unavailable = unavailable.map(|tip| since.unwrap_or((tip, now)));
     }

@@ -1,6 +1,6 @@
 //! A batch that is here whole, with the verdict on each signature.
 
-use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber};
+use quorate_types::{ArchivedOperation, ClusterConfig, Digest, LaneId, LaneNumber, Mark};
 use quorate_wire::{
     BatchHead, BatchView, BundleHead, Claims, DecodeError, Frame, Kind, LaneTip, Verdicts, batch, bundle,
 };
@@ -49,11 +49,11 @@ impl Batch {
         }
     }
 
-    /// Reads the payload of a batch that is expected at `tip`, whatever else it may be; no signature counts as right
-    /// yet.
-    pub(crate) fn read_as(payload: &[u8], tip: &LaneTip) -> Option<Self> {
+    /// Reads the payload of a batch that is expected at `mark` of `lane`, whatever else it may be; no signature counts as
+    /// right yet.
+    pub(crate) fn read_as(payload: &[u8], lane: LaneId, mark: Mark) -> Option<Self> {
         let batch = Self::read(Frame::encode(Kind::Batch, |out| out.extend_from_slice(payload))).ok()?;
-        (batch.tip() == *tip).then_some(batch)
+        (batch.tip() == LaneTip::at(lane, mark)).then_some(batch)
     }
 
     /// The batch that this replica has sealed: everything about its bundles is known already.
@@ -104,6 +104,11 @@ impl Batch {
     #[must_use]
     pub fn chain(&self) -> Digest {
         self.chain
+    }
+
+    /// The place in the lane.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { upto: self.number(), chain: self.chain }
     }
 
     /// The frame as it travelled.

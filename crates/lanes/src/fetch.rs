@@ -1,249 +1,275 @@
 //! Fetching a lane backwards along its chain, each batch checked against the digest asked for.
+//!
+//! Three walks of a lane go on side by side, so that none can hold up another: to what headers name that are decided, to what
+//! a primary proposes, and to what f+1 others have acknowledged. Whom to ask, and for how long, `quorate_fetch` says; what
+//! has come stays when the next server goes on.
 
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
-use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Rounds, nth_highest};
-use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches, encode_fetched_batches};
-use quorate_wire::{FrameRef, LaneTip, batch};
-use std::collections::VecDeque;
+use quorate_types::{LaneId, LinkId, Mark, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
+use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches};
+use quorate_wire::{FrameRef, LaneTip};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// After so many retransmission times without an answer another server is asked; twice as many after each round of
-/// all servers, up to [`ANSWER_TIME_MAX`].
+/// A server has so many retransmission times for an answer; twice as many after each round of all servers, up to
+/// [`ANSWER_TIME_MAX`].
 const ANSWER_TIMES: u64 = 4;
 const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
-/// What a primary proposes is fetched while a lane holds up to so many times its budget: an origin may have filled that
-/// with a chain that nobody else has.
-const PROPOSED_TIMES: usize = 2;
-
-/// What is being fetched of one lane.
-#[derive(Debug, Default)]
-pub(crate) struct Fetches {
-    /// Tips that headers name, fetched in the order in which they were asked for.
-    wanted: VecDeque<LaneTip>,
-    /// The last tip that a primary proposed while it was not held; it has its turn when nothing else is wanted.
-    proposed: Option<LaneTip>,
-    current: Option<Fetch>,
-    /// Whom to ask next.
-    rounds: Rounds,
-}
+/// A walk is expected to take no more answers than that.
+const ANSWERS_MAX: u64 = 64;
 
 /// Why a tip is fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// f+1 others have acknowledged it, and the lane stands still.
-    Acknowledged,
-    /// The primary has proposed it: all of it is taken, within the lane's budget.
-    Proposed,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
     /// A header names it that is committed, or at which a view begins: all of it is taken.
     Named,
+    /// The primary has proposed it: all of it is taken that one cut may name.
+    Proposed,
+    /// f+1 others have acknowledged it.
+    Acknowledged,
 }
 
+const PURPOSES: [Purpose; 3] = [Purpose::Named, Purpose::Proposed, Purpose::Acknowledged];
+
+pub(crate) type Key = (LaneId, Purpose);
+
+/// All fetches of a link role.
+pub(crate) fn scheduler(tuning: &Tuning) -> quorate_fetch::Fetches<Key> {
+    let patience = Nanoseconds(ANSWER_TIMES * tuning.retransmit.0);
+    quorate_fetch::Fetches::new(quorate_fetch::Limits {
+        patience,
+        patience_max: ANSWER_TIME_MAX.max(patience),
+        ..quorate_fetch::Limits::default()
+    })
+}
+
+/// A walk down a chain.
 #[derive(Debug)]
-struct Fetch {
-    reason: Reason,
-    server: ReplicaId,
+struct Walk {
+    target: Mark,
     /// What is wanted next, descending.
-    next: LaneNumber,
-    next_chain: Digest,
+    next: Mark,
+    /// A cut leaves from here: the walk ends where it must have met that.
+    floor: Mark,
+    bytes_max: usize,
     /// What has come, descending from the target.
     batches: Vec<Arc<Batch>>,
     bytes: usize,
-    expires: Nanoseconds,
+    /// What each server was asked for last.
+    asked: BTreeMap<ReplicaId, Mark>,
 }
 
-impl Fetches {
+/// What is being fetched of one lane.
+#[derive(Debug, Default)]
+pub(crate) struct Walks {
+    /// Tips that headers name, fetched in the order in which they were asked for.
+    wanted: VecDeque<Mark>,
+    walks: BTreeMap<Purpose, Walk>,
+}
+
+impl Walks {
     pub(crate) fn is_open(&self) -> bool {
-        self.current.is_some() || !self.wanted.is_empty() || self.proposed.is_some()
+        !self.wanted.is_empty() || !self.walks.is_empty()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.current.as_ref().map_or(0, |fetch| fetch.bytes)
-    }
-
-    /// Until when a server may take that is asked now.
-    fn expires(&self, now: Nanoseconds, retransmit: Nanoseconds) -> Nanoseconds {
-        now.plus(self.rounds.patience(ANSWER_TIMES * retransmit.0, ANSWER_TIME_MAX.0))
-    }
-
-    /// Nobody has had it so far: the next one that is wanted has its turn. What was proposed may never have been there; as
-    /// long as it is waited for, it is asked for again.
-    fn abandon(&mut self) {
-        match self.current.take().map(|fetch| fetch.reason) {
-            Some(Reason::Named) if !self.wanted.is_empty() => self.wanted.rotate_left(1),
-            Some(Reason::Proposed) => self.proposed = None,
-            _ => {}
-        }
+        self.walks.values().map(|walk| walk.bytes).sum()
     }
 }
 
 impl Lanes {
-    /// A committed header names `tip`, which is not held: it is fetched from whoever has it.
+    /// A header names `tip` that is committed, or on the way to where a view begins: it is fetched from whoever has it.
     pub fn want(&mut self, now: Nanoseconds, tip: LaneTip, out: &mut Vec<Output>) {
         let Some(share) = self.share_mut(tip.lane) else { return };
-        if tip.upto <= share.lane.executed() || share.lane.chain_at(tip.upto) == Some(tip.chain) {
+        let mark = tip.mark();
+        if mark.upto <= share.lane.executed() || share.lane.held.contains(mark) {
             return;
         }
-        if !share.fetches.wanted.contains(&tip) {
-            share.fetches.wanted.push_back(tip);
+        if !share.walks.wanted.contains(&mark) {
+            share.walks.wanted.push_back(mark);
         }
-        self.start_wanted_fetch(now, tip.lane, out);
+        self.walk_to_wanted(now, tip.lane, out);
     }
 
-    /// The header that would be accepted next names `tip`, which has not come for a while. If it is on a chain that was
-    /// set aside, that becomes the present one; otherwise it is fetched.
-    ///
-    /// A primary names own batches as it likes. Those of another origin are not taken from anybody but the origin
-    /// unless f+1 others say to hold a chain that is not known here.
+    /// The header that would be accepted next takes the lane from `floor` to `tip`, and has waited for that for a while.
+    /// What is not held is fetched, whoever else has it; of what is held, others are asked whether they have
+    /// acknowledged it.
     pub fn want_proposed(
         &mut self,
         now: Nanoseconds,
         tip: LaneTip,
+        floor: Mark,
         primary: ReplicaId,
         out: &mut Vec<Output>,
     ) {
-        let (me, weak) = (self.me(), self.weak());
-        let Some(share) = self.share_mut(tip.lane) else { return };
-        if tip.upto <= share.lane.executed() || share.lane.chain_at(tip.upto) == Some(tip.chain) {
-            return;
-        }
-        let others = share.lane.acknowledgements.ahead_of(tip.upto.previous(), me);
-        let elsewhere = others.iter().filter(|(_, upto, chain)| share.lane.chain_at(*upto) != Some(*chain));
-        if tip.lane.origin != primary && elsewhere.count() < weak {
-            return;
-        }
-        share.fetches.proposed = Some(tip);
-        self.start_wanted_fetch(now, tip.lane, out);
-    }
-
-    /// Starts the fetch of the next tip that headers name, unless one is under way.
-    fn start_wanted_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
-        let servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
-        let is_disk_behind = self.is_disk_behind();
+        let (lane, mark) = (tip.lane, tip.mark());
+        // Whatever comes in one cut, and the batch that makes it too much.
+        let tuning = self.tuning();
+        let cut_bytes_max = usize::try_from(tuning.cut_bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = cut_bytes_max.saturating_add(quorate_types::limits::BATCH_BYTES_MAX);
         let Some(share) = self.share_mut(lane) else { return };
-        while let Some(tip) = share.fetches.wanted.front()
-            && (tip.upto <= share.lane.executed() || share.lane.reaches(tip))
-        {
-            share.fetches.wanted.pop_front();
+        share.proposer = Some(primary);
+        if share.lane.held.contains(mark) || mark.upto <= share.lane.executed() {
+            return self.ask_for_acknowledgements(lane, &[mark], out);
         }
-        if let Some(tip) = share.fetches.proposed
-            && (tip.upto <= share.lane.executed() || share.lane.reaches(&tip))
-        {
-            share.fetches.proposed = None;
+        let walk = share.walks.walks.get(&Purpose::Proposed);
+        if walk.is_none_or(|walk| walk.target != mark) {
+            self.begin_walk(now, (lane, Purpose::Proposed), mark, floor, bytes_max, out);
         }
-        let named = share.fetches.wanted.front().map(|tip| (*tip, Reason::Named));
-        let Some((tip, reason)) = named.or(share.fetches.proposed.map(|tip| (tip, Reason::Proposed))) else {
-            return;
-        };
-        if share
-            .fetches
-            .current
-            .as_ref()
-            .is_some_and(|fetch| fetch.reason == Reason::Named || fetch.reason == reason)
-            || is_disk_behind
-        {
-            return;
-        }
-        let Some(server) = share.fetches.rounds.next(servers.iter().copied()) else { return };
-        self.start_fetch(now, tip, reason, server, out);
     }
 
-    fn start_fetch(
+    fn walk_to_wanted(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let Some(share) = self.share_mut(lane) else { return };
+        let (held, walks) = (&share.lane.held, &mut share.walks);
+        walks.wanted.retain(|mark| mark.upto > held.executed().upto && !held.contains(*mark));
+        let Some(mark) = walks.wanted.front().copied() else { return };
+        let is_walking =
+            walks.walks.get(&Purpose::Named).is_some_and(|walk| walks.wanted.contains(&walk.target));
+        if !is_walking {
+            let floor = share.lane.held.executed();
+            self.begin_walk(now, (lane, Purpose::Named), mark, floor, usize::MAX, out);
+        }
+    }
+
+    fn begin_walk(
         &mut self,
         now: Nanoseconds,
-        target: LaneTip,
-        reason: Reason,
-        server: ReplicaId,
+        key: Key,
+        target: Mark,
+        floor: Mark,
+        bytes_max: usize,
         out: &mut Vec<Output>,
     ) {
-        let retransmit = self.tuning().retransmit;
-        let Some(share) = self.share_mut(target.lane) else { return };
-        let expires = share.fetches.expires(now, retransmit);
-        share.fetches.current = Some(Fetch {
-            reason,
-            server,
-            next: target.upto,
-            next_chain: target.chain,
-            batches: Vec::new(),
-            bytes: 0,
-            expires,
-        });
-        self.ask(target.lane, out);
+        let answers = target.upto.since(floor.upto).clamp(1, ANSWERS_MAX);
+        let Some(share) = self.share_mut(key.0) else { return };
+        let (batches, asked) = (Vec::new(), BTreeMap::new());
+        let walk = Walk { target, next: target, floor, bytes_max, batches, bytes: 0, asked };
+        share.walks.walks.insert(key.1, walk);
+        self.fetches.begin(now, key, answers, 0);
+        self.ask(now, key, out);
     }
 
-    fn ask(&mut self, lane: LaneId, out: &mut Vec<Output>) {
-        let Some(share) = self.share_mut(lane) else { return };
-        let Some(fetch) = &share.fetches.current else { return };
-        let (upto, chain, above) = (fetch.next, fetch.next_chain, share.lane.executed());
-        let frame = FetchBatches { lane, upto, chain, above }.encode();
-        out.push(Output::Send { to: Destination::One(fetch.server), link: lane.link, frame, after: None });
+    fn end_walk(&mut self, key: Key) -> Option<Walk> {
+        self.fetches.forget(&key);
+        self.share_mut(key.0)?.walks.walks.remove(&key.1)
     }
 
-    /// Gives up fetches whose server is silent, and starts those that are due. Called every T_retx.
-    pub(crate) fn fetches_on_time(
-        &mut self,
-        now: Nanoseconds,
-        lane: LaneId,
-        stuck: bool,
-        out: &mut Vec<Output>,
-    ) {
-        let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
-        let is_disk_behind = self.is_disk_behind();
-        let Some(share) = self.share_mut(lane) else { return };
-        if share.fetches.current.as_ref().is_some_and(|fetch| now >= fetch.expires) {
-            share.fetches.abandon();
+    /// The lane is executed at or beyond what is fetched of it.
+    pub(crate) fn end_walks_behind(&mut self, lane: LaneId) {
+        let Some(share) = self.shares.get(&lane) else { return };
+        let executed = share.lane.executed();
+        let behind = share.walks.walks.iter().filter(|(_, walk)| walk.target.upto <= executed);
+        let behind: Vec<Purpose> = behind.map(|(purpose, _)| *purpose).collect();
+        for purpose in behind {
+            self.end_walk((lane, purpose));
         }
-        if !share.fetches.wanted.is_empty() || share.fetches.proposed.is_some() {
-            return self.start_wanted_fetch(now, lane, out);
+    }
+
+    /// Who may serve, those first that are the likeliest to.
+    fn servers(&self, key: Key) -> Vec<ReplicaId> {
+        let (lane, purpose) = key;
+        let Some(share) = self.shares.get(&lane) else { return Vec::new() };
+        let Some(walk) = share.walks.walks.get(&purpose) else { return Vec::new() };
+        let holders = share.lane.holders(walk.target);
+        let proposer = share.proposer.filter(|_| purpose == Purpose::Proposed);
+        let mut servers: Vec<ReplicaId> = self.connected_peers(lane.link).collect();
+        if purpose == Purpose::Acknowledged {
+            servers.retain(|server| holders.contains(*server));
         }
-        if share.fetches.current.is_some() || (!stuck && lane.origin != me) {
-            return;
-        }
-        if share.lane.unexecuted_bytes() > held_max || is_disk_behind {
-            return;
-        }
-        // Rule (b): a chain that f+1 others acknowledged, once fetched.
-        let mut ahead = share.lane.acknowledgements.ahead_of(share.lane.tip().upto, me);
-        if lane.origin == me {
-            ahead = self.unknown_claims(lane, ahead);
-        }
-        if ahead.len() < weak {
-            return;
-        }
-        let Some(share) = self.share_mut(lane) else { return };
         // The origin sends by itself whenever it can: it is asked last.
-        let others = ahead.iter().map(|(replica, ..)| *replica).filter(|replica| *replica != lane.origin);
-        let candidates = others.chain(ahead.iter().map(|(replica, ..)| *replica));
-        let Some(server) = share.fetches.rounds.next(candidates) else { return };
-        let Some((_, upto, chain)) = ahead.iter().copied().find(|(replica, ..)| *replica == server) else {
-            return;
-        };
-        self.start_fetch(now, LaneTip { lane, upto, chain }, Reason::Acknowledged, server, out);
+        servers.sort_by_key(|server| {
+            (Some(*server) != proposer, !holders.contains(*server), *server == lane.origin)
+        });
+        servers
     }
 
-    /// Answers a question for batches with what is held on the chain that it names; says how many bytes that is.
-    pub(crate) fn answer_fetch(
-        &mut self,
-        from: ReplicaId,
-        question: &FetchBatches,
-        out: &mut Vec<Output>,
-    ) -> usize {
-        let bytes_max = self.tuning().fetch_bytes_max;
-        let Some(share) = self.share_mut(question.lane) else { return 0 };
-        let mut payloads = Vec::new();
-        let (mut number, mut chain, mut bytes) = (question.upto, question.chain, 0);
-        while number > question.above
-            && let Some(batch) = share.lane.find(number, chain)
-            && (bytes == 0 || bytes + batch.bytes() <= bytes_max)
-        {
-            bytes += batch.bytes();
-            payloads.push(batch.frame().payload());
-            (number, chain) = (number.previous(), batch.previous());
+    /// Asks whoever is to be asked now.
+    fn ask(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
+        if self.is_disk_behind() {
+            return;
         }
-        let frame = encode_fetched_batches(question.lane, payloads.into_iter());
-        let (to, link) = (Destination::One(from), question.lane.link);
-        out.push(Output::Send { to, link, frame, after: None });
-        bytes
+        let (lane, purpose) = key;
+        let servers = self.servers(key);
+        let bytes = self.tuning().fetch_bytes_max as u64;
+        while let Some(server) = self.fetches.ask(now, &key, servers.iter().copied(), bytes) {
+            let Some(share) = self.share_mut(lane) else { return };
+            let above = share.lane.executed();
+            let Some(walk) = share.walks.walks.get_mut(&purpose) else { return };
+            let Mark { upto, chain } = walk.next;
+            walk.asked.insert(server, walk.next);
+            let frame = FetchBatches { lane, upto, chain, above }.encode();
+            out.push(Output::Send { to: Destination::One(server), link: lane.link, frame, after: None });
+        }
+    }
+
+    /// Time has passed: asks others where servers are slow, and goes on with something else where nobody helps.
+    pub(crate) fn fetches_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        for key in self.fetches.on_time(now) {
+            self.give_up(now, key, out);
+        }
+        let mut keys: Vec<Key> = Vec::new();
+        for (lane, share) in &self.shares {
+            keys.extend(share.walks.walks.keys().map(|purpose| (*lane, *purpose)));
+        }
+        keys.into_iter().for_each(|key| self.ask_or_give_up(now, key, out));
+    }
+
+    fn ask_or_give_up(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
+        if self.fetches.is_exhausted(&key, self.servers(key)) {
+            self.give_up(now, key, out);
+        }
+        self.ask(now, key, out);
+    }
+
+    /// Nobody has had it so far. What is proposed or acknowledged is looked for again as long as it is; of what is wanted
+    /// the next one has its turn.
+    fn give_up(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
+        let (lane, purpose) = key;
+        if purpose != Purpose::Named {
+            self.end_walk(key);
+            return;
+        }
+        let Some(share) = self.share_mut(lane) else { return };
+        if share.walks.wanted.len() > 1 {
+            share.walks.wanted.rotate_left(1);
+            self.end_walk(key);
+            self.walk_to_wanted(now, lane, out);
+        }
+    }
+
+    /// Every T_retx: fetches what f+1 others have acknowledged, and goes on with what is wanted.
+    pub(crate) fn fetch_lacking(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        self.walk_to_wanted(now, lane, out);
+        let (me, is_settling) = (self.me(), self.is_settling(lane));
+        let rests = self.rests(lane);
+        let Some(share) = self.share_mut(lane) else { return };
+        let has_moved =
+            std::mem::replace(&mut share.seen_tip, share.lane.held.tip()) != share.lane.held.tip();
+        let due = share.lane.acknowledged.look(me, has_moved);
+        // An origin that was restarted does nothing before it has this.
+        let due = if is_settling { share.lane.acknowledged.lacking(me) } else { due };
+        let is_fetching = share.walks.walks.contains_key(&Purpose::Acknowledged);
+        // There may be a connection now, or room on the disk.
+        PURPOSES.into_iter().for_each(|purpose| self.ask_or_give_up(now, (lane, purpose), out));
+        if rests || is_fetching {
+            return;
+        }
+        // The highest brings the most; what it does not bring is on another chain, and has its turn.
+        let Some(target) = due.last().copied() else { return };
+        let floor = self.shares.get(&lane).map(|share| share.lane.held.executed()).unwrap_or_default();
+        self.begin_walk(now, (lane, Purpose::Acknowledged), target, floor, usize::MAX, out);
+    }
+
+    /// Whether a lane holds as much for others as all honest replicas together may have taken from its origin: then this
+    /// one is behind, and has other worries.
+    fn rests(&self, lane: LaneId) -> bool {
+        let quorums = self.config().quorums();
+        let budgets = quorums.replicas - quorums.faults;
+        let most = budgets * self.lane_bytes_held_max();
+        self.is_disk_behind()
+            || self.is_behind
+            || self.shares.get(&lane).is_some_and(|share| share.lane.held.other_bytes() > most)
     }
 
     /// Takes an answer.
@@ -255,118 +281,107 @@ impl Lanes {
         frame: FrameRef<'_>,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        let (lane, payloads) = decode_fetched_batches(frame.payload)?;
-        let retransmit = self.tuning().retransmit;
-        let bytes_max = self.tuning().lane_bytes_kept_max + self.lane_bytes_held_max();
+        let (asked, payloads) = decode_fetched_batches(frame.payload)?;
+        let (lane, asked) = (asked.lane, asked.mark());
         let share = self.share_on(lane, link)?;
-        let expires = share.fetches.expires(now, retransmit);
-        let Some(fetch) = share.fetches.current.as_mut() else { return Ok(()) };
-        let Some(first) = payloads.first() else {
-            if fetch.server == from {
-                share.fetches.abandon();
-            }
-            return Ok(());
+        let is_asked = |purpose: &Purpose| {
+            share.walks.walks.get(purpose).is_some_and(|walk| walk.asked.get(&from) == Some(&asked))
         };
-        if share.lane.chain_at(fetch.next) == Some(fetch.next_chain) {
-            // The live batches were faster.
-            self.finish_fetch(now, lane, out);
+        let Some(purpose) = PURPOSES.into_iter().find(is_asked) else { return Ok(()) };
+        let key = (lane, purpose);
+        if !self.fetches.is_asked(&key, from) {
             return Ok(());
         }
-        // What does not begin with what is wanted next answers an earlier question, or comes twice.
-        if batch::parse_head(first)?.number != fetch.next {
+        if payloads.is_empty() {
+            self.fetches.has_nothing(now, &key, from);
+            self.go_on(now, key, out);
             return Ok(());
         }
-        for (index, payload) in payloads.into_iter().enumerate() {
-            let wanted = LaneTip { lane, upto: fetch.next, chain: fetch.next_chain };
-            let Some(batch) = Batch::read_as(payload, &wanted) else {
-                // The first may still belong to another chain that was asked for before; the others must link.
-                if index == 0 {
-                    return Ok(());
-                }
-                // Nobody but the one who was asked can end a fetch.
-                if fetch.server == from {
-                    share.fetches.abandon();
-                } else {
-                    self.ask(lane, out);
-                }
-                return Err(Reject::FetchMismatch);
-            };
-            fetch.expires = expires;
-            fetch.next = batch.number().previous();
-            fetch.next_chain = batch.previous();
-            fetch.bytes += batch.bytes();
-            fetch.batches.push(Arc::new(batch));
-            if share.lane.chain_at(fetch.next) == Some(fetch.next_chain) {
-                self.finish_fetch(now, lane, out);
-                return Ok(());
-            }
-            if fetch.next <= share.lane.executed() || fetch.bytes > bytes_max {
-                // Overtaken by the normal path, a chain that contradicts it, or more than is worth holding.
-                share.fetches.abandon();
-                return Ok(());
-            }
-        }
-        self.ask(lane, out);
-        Ok(())
+        let taken = self.take_payloads(key, asked, &payloads);
+        match taken {
+            Ok(bytes) => self.fetches.answered(now, &key, from, bytes),
+            Err(_) => self.fetches.was_wrong(now, &key, from),
+        };
+        self.go_on(now, key, out);
+        taken.map(|_| ())
     }
 
-    /// The fetched batches reach the own chain.
-    fn finish_fetch(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+    /// Takes what is wanted next of an answer; says how many bytes that is.
+    fn take_payloads(&mut self, key: Key, asked: Mark, payloads: &[&[u8]]) -> Result<u64, Reject> {
+        let lane = key.0;
+        let Some(share) = self.share_mut(lane) else { return Ok(0) };
+        let Some(walk) = share.walks.walks.get_mut(&key.1) else { return Ok(0) };
+        let before = walk.bytes;
+        // Another server may have brought the first of them.
+        let known = usize::try_from(asked.upto.since(walk.next.upto)).unwrap_or(usize::MAX);
+        for payload in payloads.iter().skip(known) {
+            let batch = Batch::read_as(payload, lane, walk.next).ok_or(Reject::FetchMismatch)?;
+            walk.next = Mark { upto: batch.number().previous(), chain: batch.previous() };
+            walk.bytes += batch.bytes();
+            walk.batches.push(Arc::new(batch));
+            if share.lane.held.contains(walk.next) || walk.next.upto <= walk.floor.upto {
+                break;
+            }
+        }
+        Ok((walk.bytes - before) as u64)
+    }
+
+    /// Ends a walk that has met what is held, or cannot any more; else asks on.
+    fn go_on(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
+        let Some(share) = self.share_mut(key.0) else { return };
+        let Some(walk) = share.walks.walks.get(&key.1) else { return };
+        let executed = share.lane.executed();
+        let is_held = |mark: Mark| share.lane.held.contains(mark) && mark.upto >= executed;
+        let misses = walk.next.upto <= executed.max(walk.floor.upto) || walk.bytes > walk.bytes_max;
+        // Live batches, and execution, may have overtaken the lower part of it.
+        let meets = is_held(walk.next) || misses && walk.batches.iter().any(|batch| is_held(batch.mark()));
+        if meets {
+            self.fetches.finish(now, &key);
+            self.finish_walk(key, out);
+            self.walk_to_wanted(now, key.0, out);
+        } else if misses {
+            // It does not pass through the executed tip, or is not what may be named next.
+            let target = walk.target;
+            share.walks.wanted.retain(|mark| *mark != target);
+            if walk.next.upto <= executed {
+                share.lane.acknowledged.forget(target);
+            }
+            self.end_walk(key);
+            self.walk_to_wanted(now, key.0, out);
+        } else {
+            self.ask(now, key, out);
+        }
+    }
+
+    /// Holds what a walk has brought: the live batches may have brought a part of it meanwhile.
+    fn finish_walk(&mut self, key: Key, out: &mut Vec<Output>) {
+        let (lane, purpose) = key;
         let is_disk_behind = self.is_disk_behind();
+        let Some(walk) = self.end_walk(key) else { return };
         let Some(share) = self.share_mut(lane) else { return };
-        let Some(fetch) = share.fetches.current.take() else { return };
         if is_disk_behind {
-            // What is still wanted is fetched when the disk has caught up.
+            // It is fetched again when the disk has caught up.
             return;
         }
-        // The live batches may have brought a part of it meanwhile, and more.
-        let mut floor = fetch.next;
-        let mut batches: VecDeque<Arc<Batch>> = fetch.batches.into_iter().rev().collect();
-        while let Some(held) =
-            batches.pop_front_if(|batch| share.lane.chain_at(batch.number()) == Some(batch.chain()))
-        {
-            floor = held.number();
+        // Who has acknowledged a batch has acknowledged those before it.
+        let mut holders = ReplicaSet::EMPTY;
+        let mut fresh = Vec::new();
+        for batch in walk.batches {
+            let mark = batch.mark();
+            if share.lane.held.contains(mark) {
+                break;
+            }
+            holders = holders.union(share.lane.holders(mark));
+            let is_vouched_for = purpose == Purpose::Acknowledged || share.lane.is_vouched_for(holders);
+            fresh.push((batch, if is_vouched_for { Why::Acknowledged } else { Why::Named }));
         }
-        if fetch.reason == Reason::Acknowledged {
-            let upto = self.acknowledged_by_others(lane, floor, &batches);
-            batches.retain(|batch| batch.number() <= upto);
+        let Some((lowest, why)) = fresh.last() else { return };
+        if *why != Why::Named {
+            let before = Mark { upto: lowest.number().previous(), chain: lowest.previous() };
+            self.raise(lane, before, Why::Acknowledged, out);
         }
-        let budget = PROPOSED_TIMES * self.lane_bytes_held_max();
-        let Some(share) = self.share_mut(lane) else { return };
-        if fetch.reason == Reason::Proposed {
-            share.fetches.proposed = None;
-            let over = share.lane.unexecuted_bytes() + fetch.bytes > budget;
-            batches.retain(|_| !over);
+        for (batch, why) in fresh.into_iter().rev() {
+            self.append_unchecked(batch, why, out);
         }
-        let useful = !batches.is_empty() && floor >= share.lane.executed();
-        if useful {
-            share.fetches.rounds.reset();
-            share.lane.truncate(floor);
-            batches.into_iter().for_each(|batch| self.append_unchecked(batch, out));
-        }
-        self.start_wanted_fetch(now, lane, out);
-    }
-
-    /// Up to where f+1 others acknowledged a fetched chain that leaves the own one at `floor`. Nothing if it would
-    /// take the place of what a quorum acknowledged, or if the lane is over its budget.
-    fn acknowledged_by_others(
-        &mut self,
-        lane: LaneId,
-        floor: LaneNumber,
-        batches: &VecDeque<Arc<Batch>>,
-    ) -> LaneNumber {
-        let (me, weak, held_max) = (self.me(), self.weak(), self.lane_bytes_held_max());
-        let quorum = self.config().quorums().quorum;
-        let Some(share) = self.share_mut(lane) else { return LaneNumber(0) };
-        let replaced = share.lane.is_quorums(floor.next(), quorum);
-        if replaced || share.lane.unexecuted_bytes() > held_max {
-            return LaneNumber(0);
-        }
-        let mut claims = share.lane.acknowledgements.ahead_of(floor, me);
-        claims.retain(|(_, upto, chain)| {
-            batches.iter().any(|batch| (batch.number(), batch.chain()) == (*upto, *chain))
-        });
-        self.note_known_claims(lane, &claims);
-        nth_highest(claims.into_iter().map(|(_, upto, _)| upto), weak)
     }
 }

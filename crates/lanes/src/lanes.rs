@@ -1,17 +1,18 @@
 //! The lanes of one link role together.
 
 use crate::batch::Batch;
-use crate::fetch::Fetches;
+use crate::fetch::{Key, Walks, scheduler};
+use crate::held::Node;
 use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
 use crate::recovery::Adoption;
 use crate::retention::Records;
-use crate::throttle::Throttles;
+use crate::serve::Reading;
 use quorate_types::{
-    After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Nanoseconds, ReplicaId,
-    ReplicaSet, Stage, StageTime, Tuning,
+    After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
+    ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
 };
-use quorate_wire::message::{FetchBatches, LaneAcks, Message};
+use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,8 +20,6 @@ use thiserror::Error;
 
 /// The bundles whose signatures one tick has checked; a recovered lane has many.
 const CLAIMED_BUNDLES_MAX: usize = 4 * 1024;
-/// The bytes of batches that one frontier brings; the next frontier brings the next ones.
-const RESEND_BYTES_MAX: usize = 1024 * 1024;
 
 /// Who gets a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +39,13 @@ pub enum Output {
         lsn: Lsn,
         /// The frame as it travelled.
         frame: Frame,
+        /// Why it is held: what it may be acknowledged for.
+        why: Why,
+    },
+    /// Read a batch of the journal of this core back, then call [`Lanes::on_read_back`].
+    ReadBack {
+        /// Its position; it is durable and not trimmed.
+        lsn: Lsn,
     },
     /// Send a frame on a link once `after` is durable.
     Send {
@@ -68,6 +74,8 @@ pub enum Output {
     },
     /// A batch is held.
     Held(Arc<Batch>),
+    /// A batch is held no more, though its lane is not executed at or beyond it: nothing can name it again.
+    LetGo(LaneTip),
     /// A lane has moved.
     Progress(LaneUpdate),
     /// Own bundles have passed a stage.
@@ -97,9 +105,6 @@ pub enum Reject {
     /// A lane with too much that is not executed, or a journal with too much that is not durable.
     #[error("a lane over its budget, or a disk that is far behind")]
     Budget,
-    /// A lane in which forged bundles were found.
-    #[error("a lane that is closed for a while because of forged bundles in it")]
-    Throttled,
     /// Fetched batches that are not what was asked for.
     #[error("fetched batches that do not match the digest asked for")]
     FetchMismatch,
@@ -109,11 +114,22 @@ pub enum Reject {
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(crate) lane: Lane,
-    pub(crate) fetches: Fetches,
-    /// The tip and the quorum's tip when the retransmission timer last looked.
-    seen: (LaneNumber, LaneNumber),
-    /// How often the origin has made this lane change its chain since then.
-    pub(crate) switches: usize,
+    pub(crate) walks: Walks,
+    /// Who has proposed last what was not here.
+    pub(crate) proposer: Option<ReplicaId>,
+    /// What was open when the retransmission timer last looked, and whether something could not be placed.
+    pub(crate) seen: (BTreeSet<Mark>, bool),
+    /// The end of the main chain then.
+    pub(crate) seen_tip: Mark,
+    /// What peers have shown since then that too few have acknowledged, for all that is known here.
+    pub(crate) shown: BTreeSet<Mark>,
+}
+
+impl Share {
+    pub(crate) fn new(lane: Lane) -> Self {
+        let (seen, shown, seen_tip) = ((BTreeSet::new(), false), BTreeSet::new(), lane.held.tip());
+        Self { lane, walks: Walks::default(), proposer: None, seen, seen_tip, shown }
+    }
 }
 
 #[derive(Debug)]
@@ -121,17 +137,34 @@ pub(crate) struct Link {
     pub(crate) own: OwnLane,
     /// Set while the own lane waits for what peers hold of it.
     pub(crate) adoption: Option<Adoption>,
-    connected: ReplicaSet,
+    pub(crate) connected: ReplicaSet,
     /// Peers that are to get a full acknowledgement at the end of the tick.
-    greet: ReplicaSet,
-    /// Peers whose frames were lost: they get a full acknowledgement when the timer next looks, and not with
-    /// every further batch.
+    pub(crate) greet: ReplicaSet,
+    /// Peers that have shown that frames were lost: they get a full acknowledgement when the timer next looks, and
+    /// not with every further batch.
     pub(crate) gaps: ReplicaSet,
     /// The frontiers of the own lane that peers have shown in this tick. One small frame may show many, and an
     /// answer is large: the last one counts, at the end of the tick.
-    frontiers: BTreeMap<ReplicaId, LaneTip>,
-    /// Questions for batches, at most one per peer and lane, answered in bounded portions at the end of a tick.
-    questions: VecDeque<(ReplicaId, FetchBatches)>,
+    pub(crate) frontiers: BTreeMap<ReplicaId, Vec<Mark>>,
+    /// Questions for batches, at most a few per peer and lane, answered in bounded portions at the end of a tick.
+    pub(crate) questions: VecDeque<(ReplicaId, FetchBatches)>,
+    /// The last question of each peer for acknowledgements in this tick.
+    pub(crate) asked: BTreeMap<ReplicaId, AskLanes>,
+}
+
+impl Link {
+    fn new() -> Self {
+        Self {
+            own: OwnLane::default(),
+            adoption: None,
+            connected: ReplicaSet::EMPTY,
+            greet: ReplicaSet::EMPTY,
+            gaps: ReplicaSet::EMPTY,
+            frontiers: BTreeMap::new(),
+            questions: VecDeque::new(),
+            asked: BTreeMap::new(),
+        }
+    }
 }
 
 /// The lanes of one link role.
@@ -143,15 +176,19 @@ pub struct Lanes {
     pub(crate) last_lsn: Lsn,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) shares: BTreeMap<LaneId, Share>,
+    pub(crate) fetches: quorate_fetch::Fetches<Key>,
+    /// Answers that are read back from the journal.
+    pub(crate) readings: Vec<Reading>,
     pub(crate) records: Records,
     /// Batches, the signatures in which are still to be checked: those of this tick, and what was recovered.
     pub(crate) unchecked: VecDeque<LaneTip>,
     /// The verdicts on so many of them are under way.
     claimed: usize,
-    pub(crate) throttles: Throttles,
     /// Set for a learner: it has nothing to send in lanes of its own.
-    is_mute: bool,
-    timer: Nanoseconds,
+    pub(crate) is_mute: bool,
+    /// Set while this replica knows that others have committed more: what they acknowledge meanwhile, it need not fetch.
+    pub(crate) is_behind: bool,
+    pub(crate) timer: Nanoseconds,
 }
 
 impl Lanes {
@@ -159,49 +196,32 @@ impl Lanes {
     /// [`Lanes::recover`].
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, me: ReplicaId, links: &[LinkId], journal: JournalId) -> Self {
-        let replicas = config.members().len();
-        let shares = config
-            .lanes()
-            .filter(|lane| links.contains(&lane.link))
-            .map(|lane| {
-                let lane_state = Lane::new(lane, replicas, journal);
-                let seen = (LaneNumber(0), LaneNumber(0));
-                (lane, Share { lane: lane_state, fetches: Fetches::default(), seen, switches: 0 })
-            })
-            .collect();
-        let link = || Link {
-            own: OwnLane::default(),
-            adoption: None,
-            connected: ReplicaSet::EMPTY,
-            greet: ReplicaSet::EMPTY,
-            gaps: ReplicaSet::EMPTY,
-            frontiers: BTreeMap::new(),
-            questions: VecDeque::new(),
-        };
-        let links = links.iter().map(|id| (*id, link())).collect();
+        let quorums = config.quorums();
+        let lanes = config.lanes().filter(|lane| links.contains(&lane.link));
+        let share = |lane| (lane, Share::new(Lane::new(lane, me, quorums, journal, Mark::default())));
+        let shares = lanes.map(share).collect();
+        let links = links.iter().map(|id| (*id, Link::new())).collect();
 
         Self {
+            fetches: scheduler(config.tuning()),
             config,
             me,
             journal,
             last_lsn: Lsn(0),
             links,
             shares,
+            readings: Vec::new(),
             records: Records::default(),
             unchecked: VecDeque::new(),
             claimed: 0,
-            throttles: Throttles::default(),
             is_mute: false,
+            is_behind: false,
             timer: Nanoseconds(0),
         }
     }
 
     pub(crate) fn me(&self) -> ReplicaId {
         self.me
-    }
-
-    pub(crate) fn weak(&self) -> usize {
-        self.config.quorums().weak
     }
 
     pub(crate) fn tuning(&self) -> &Tuning {
@@ -259,7 +279,6 @@ impl Lanes {
     /// What the last step has sealed was sealed by `now`. To be called at the start of each step, as the steps
     /// themselves have no clock.
     pub fn note_sealed(&mut self, now: Nanoseconds, mut report: impl FnMut(StageTime)) {
-        self.throttles.note_time(now);
         self.links.values_mut().for_each(|link| link.own.note_sealed(now, &mut report));
     }
 
@@ -294,41 +313,41 @@ impl Lanes {
     fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
         let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
         let Some(link) = self.links.get(&link) else { return false };
-        let open = share.lane.open_bytes() + link.own.pending_bytes();
+        let open = share.lane.held.own_link_bytes() + link.own.pending_bytes();
         !self.is_mute && open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
     }
 
     /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
     /// the tick, after all that was appended before.
-    pub(crate) fn append_unchecked(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
-        let tip = batch.tip();
-        let share = self.shares.get_mut(&tip.lane).expect("invariant: the lane was looked up before");
-        if share.lane.take_back(&tip) {
-            return;
-        }
-        self.unchecked.push_back(tip);
-        self.append(batch, out);
-    }
-
-    fn append(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
-        let lsn = self.write(&batch, out);
-        let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
-        share.lane.append(batch, lsn);
-    }
-
-    /// As [`Lanes::append_unchecked`], but beside the present chain.
-    pub(crate) fn set_aside_unchecked(&mut self, batch: Arc<Batch>, out: &mut Vec<Output>) {
+    pub(crate) fn append_unchecked(&mut self, batch: Arc<Batch>, why: Why, out: &mut Vec<Output>) {
         self.unchecked.push_back(batch.tip());
-        let lsn = self.write(&batch, out);
+        self.append(batch, why, out);
+    }
+
+    fn append(&mut self, batch: Arc<Batch>, why: Why, out: &mut Vec<Output>) {
+        let lsn = self.write(&batch, why, out);
         let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
-        share.lane.set_aside(batch, lsn);
+        share.lane.insert(batch, lsn, why);
+    }
+
+    /// Holds what is merely named on the way to `mark` for a better reason, and writes that down.
+    pub(crate) fn raise(&mut self, lane: LaneId, mark: Mark, why: Why, out: &mut Vec<Output>) {
+        let Some(share) = self.shares.get(&lane) else { return };
+        for named in share.lane.held.named_up_to(mark) {
+            let Some(batch) = self.shares.get(&lane).and_then(|share| share.lane.find(named)).cloned() else {
+                return;
+            };
+            let lsn = self.write(&batch, why, out);
+            let share = self.shares.get_mut(&lane).expect("invariant: just found");
+            share.lane.raise(named, why, lsn);
+        }
     }
 
     /// Appends a batch to the journal.
-    pub(crate) fn write(&mut self, batch: &Batch, out: &mut Vec<Output>) -> Lsn {
+    pub(crate) fn write(&mut self, batch: &Batch, why: Why, out: &mut Vec<Output>) -> Lsn {
         self.last_lsn = self.last_lsn.next();
         let lsn = self.last_lsn;
-        out.push(Output::Append { lsn, frame: batch.frame().clone() });
+        out.push(Output::Append { lsn, frame: batch.frame().clone(), why });
         self.records.push(lsn, batch.tip(), batch.bytes());
         lsn
     }
@@ -348,7 +367,7 @@ impl Lanes {
             if bundles >= CLAIMED_BUNDLES_MAX {
                 return true;
             }
-            let batch = shares.get(&tip.lane).and_then(|share| share.lane.find(tip.upto, tip.chain));
+            let batch = shares.get(&tip.lane).and_then(|share| share.lane.find(tip.mark()));
             let Some(batch) = batch else { return false };
             batch.claim(claims);
             bundles += batch.bundles().len();
@@ -369,17 +388,13 @@ impl Lanes {
         let claimed = std::mem::take(&mut self.claimed);
         for tip in self.unchecked.drain(..claimed) {
             let share = self.shares.get_mut(&tip.lane);
-            let batch = share.and_then(|share| share.lane.find_mut(tip.upto, tip.chain));
-            let batch = batch.expect("invariant: nothing has happened since the claims were gathered");
+            let node = share.and_then(|share| share.lane.held.get_mut(tip.mark()));
+            let batch =
+                &mut node.expect("invariant: nothing has happened since the claims were gathered").batch;
             Arc::get_mut(batch)
                 .expect("invariant: nobody has the batch before its verdicts")
                 .settle(verdicts);
-            let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
-            self.throttles.checked(tip.lane, batch.bundles().len(), forged);
             out.push(Output::Held(Arc::clone(batch)));
-        }
-        if self.unchecked.is_empty() {
-            self.throttles.nothing_waits();
         }
         let links: Vec<LinkId> = self.links.keys().copied().filter(|link| self.may_seal(*link)).collect();
         for link in links {
@@ -395,57 +410,35 @@ impl Lanes {
         }
     }
 
-    /// Takes acknowledgements; a full one is also the peer's frontier, and brings it what it lacks of the own
-    /// lane at the end of the tick.
-    pub fn on_acks(&mut self, from: ReplicaId, link: LinkId, acks: &LaneAcks) -> Result<(), Reject> {
-        let me = self.me;
-        for tip in &acks.tips {
-            let share = self.share_on(tip.lane, link)?;
-            share.lane.on_acknowledgement(from, tip, acks.full);
-            let lost = tip.lane.origin == from && tip.upto > share.lane.tip().upto;
-            if !acks.full || from == me {
-                continue;
-            }
-            let Some(state) = self.links.get_mut(&link) else { continue };
-            if tip.lane.origin == me {
-                state.frontiers.insert(from, *tip);
-                if let Some(adoption) = &mut state.adoption {
-                    adoption.heard.insert(from);
-                }
-            } else if lost {
-                // The origin has more than ever came: it learns what to send again, as after a gap.
-                state.gaps.insert(from);
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a peer what it lacks of the own lane. One that holds another chain gets all that may differ.
-    fn resend_above(&self, to: ReplicaId, tip: &LaneTip, out: &mut Vec<Output>) {
-        let Some(share) = self.shares.get(&tip.lane) else { return };
-        let common = share.lane.branch(tip).unwrap_or(tip.upto.min(share.lane.executed()));
-        let (mut number, mut bytes) = (common.next(), 0);
-        while let Some(batch) = share.lane.batch(number)
-            && bytes < RESEND_BYTES_MAX
-        {
-            bytes += batch.bytes();
-            let (to, link, frame) = (Destination::One(to), tip.lane.link, batch.frame().clone());
-            out.push(Output::Send { to, link, frame, after: None });
-            number = number.next();
-        }
-    }
-
     /// Batches up to these tips are executed.
     pub fn on_executed(&mut self, tips: &[LaneTip]) {
         let kept_max = self.tuning().lane_bytes_kept_max;
         for tip in tips {
             let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
-            let dead = share.lane.on_executed(tip, kept_max);
+            let dead = share.lane.on_executed(tip.mark(), kept_max);
+            if share.walks.is_open() {
+                self.end_walks_behind(tip.lane);
+            }
             if tip.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&tip.lane.link)
             {
-                let dead = if self.is_mute { &[][..] } else { &dead };
-                link.own.on_executed(tip.upto, dead);
+                // What was merely named may be anybody's.
+                let is_own = |node: &Node| node.why != Why::Named && !self.is_mute;
+                let dead = dead.into_iter().filter(|(_, node)| is_own(node)).map(|(_, node)| node.batch);
+                let mut dead: Vec<Arc<Batch>> = dead.collect();
+                dead.sort_by_key(|batch| batch.number());
+                link.own.on_executed(tip.upto, &dead);
+            }
+        }
+    }
+
+    /// Nothing names these any more but headers that are void, each before its parent: those that are held for nothing else
+    /// are let go of, and the others told of again.
+    pub fn unname(&mut self, tips: &[LaneTip], out: &mut Vec<Output>) {
+        for tip in tips {
+            let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
+            if share.lane.unname(tip.mark()) {
+                out.push(Output::LetGo(*tip));
             }
         }
     }
@@ -460,12 +453,21 @@ impl Lanes {
     }
 
     /// The connection to a peer is gone.
-    pub fn on_disconnected(&mut self, peer: ReplicaId, link: LinkId) {
+    pub fn on_disconnected(&mut self, now: Nanoseconds, peer: ReplicaId, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
             state.connected.remove(peer);
             state.frontiers.remove(&peer);
+            state.asked.remove(&peer);
             state.questions.retain(|(from, _)| *from != peer);
         }
+        self.forget_readings(peer, link);
+        // Of several links, the others ask it again.
+        self.fetches.disconnected(now, peer);
+    }
+
+    /// Whether this replica knows that others have committed more than it has.
+    pub fn set_behind(&mut self, is_behind: bool) {
+        self.is_behind = is_behind;
     }
 
     /// The burst of inputs is over: seal, acknowledge, report, and send again what may be lost.
@@ -474,6 +476,10 @@ impl Lanes {
         for link in &links {
             self.seal(*link, out);
         }
+        self.raise_vouched_for(out);
+        if self.fetches.deadline().is_some_and(|deadline| now >= deadline) {
+            self.fetches_on_time(now, out);
+        }
         if now >= self.timer {
             self.on_timer(now, out);
         }
@@ -481,13 +487,13 @@ impl Lanes {
             self.acknowledge(*link, out);
             self.answer(*link, out);
         }
-        let (weak, quorum) = (self.config.quorums().weak, self.config.quorums().quorum);
         for share in self.shares.values_mut() {
-            let Some(update) = share.lane.report(weak, quorum) else { continue };
+            let Some(update) = share.lane.report() else { continue };
             if update.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&update.lane.link)
             {
-                link.own.on_acknowledged(now, update.quorum, |time| out.push(Output::Stage(time)));
+                let upto = share.lane.main_quorum();
+                link.own.on_acknowledged(now, upto, |time| out.push(Output::Stage(time)));
             }
             out.push(Output::Progress(update));
         }
@@ -499,39 +505,10 @@ impl Lanes {
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
         let unanswered = self.links.values().any(|link| !link.questions.is_empty());
-        if unanswered || !self.unchecked.is_empty() { Nanoseconds(0) } else { self.timer }
-    }
-
-    /// Answers what was asked on a link: all frontiers, and questions up to a bounded number of bytes.
-    fn answer(&mut self, link: LinkId, out: &mut Vec<Output>) {
-        let bytes_max = self.tuning().fetch_bytes_max;
-        let Some(state) = self.links.get_mut(&link) else { return };
-        // What is sent of a lane whose chain is not settled might have to be replaced.
-        let settled = state.adoption.is_none();
-        let frontiers = if settled { std::mem::take(&mut state.frontiers) } else { BTreeMap::new() };
-        for (peer, tip) in frontiers {
-            self.resend_above(peer, &tip, out);
+        if unanswered || !self.unchecked.is_empty() {
+            return Nanoseconds(0);
         }
-        let mut bytes = 0;
-        while bytes < bytes_max
-            && let Some(state) = self.links.get_mut(&link)
-            && let Some((from, question)) = state.questions.pop_front()
-        {
-            bytes += self.answer_fetch(from, &question, out);
-        }
-    }
-
-    /// Notes a question for batches; a later one of the same peer for the same lane takes its place.
-    pub fn on_fetch(&mut self, from: ReplicaId, link: LinkId, question: &FetchBatches) -> Result<(), Reject> {
-        self.share_on(question.lane, link)?;
-        let Some(state) = self.links.get_mut(&link) else { return Err(Reject::ForeignLane) };
-        let same =
-            |(peer, other): &&mut (ReplicaId, FetchBatches)| *peer == from && other.lane == question.lane;
-        match state.questions.iter_mut().find(same) {
-            Some((_, other)) => *other = question.clone(),
-            None => state.questions.push_back((from, question.clone())),
-        }
-        Ok(())
+        self.fetches.deadline().map_or(self.timer, |deadline| deadline.min(self.timer))
     }
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.
@@ -544,17 +521,17 @@ impl Lanes {
         let tuning = self.tuning();
         let pending = state.own.pending_bytes();
         // Peers that were restarted, or hold another tail, may say nothing of what is executed.
-        let acknowledged = share.lane.acknowledgements.acknowledged_by(self.config.quorums().quorum);
-        let in_flight = share.lane.tip().upto.since(acknowledged.max(share.lane.executed()));
+        let in_flight = share.lane.held.end().upto.since(share.lane.main_quorum());
         // While the own lane is forked, one of the chains will be executed soon and the bundles of the others be sealed
         // again: those of one session keep their order only if nothing is sealed in between.
+        let is_forked = || share.lane.held.forked() > 0 && share.lane.held.live_tips().len() > 1;
         pending > 0
             && !self.is_mute
             && !self.is_disk_behind()
             && state.adoption.is_none()
-            && share.lane.forked() == 0
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)
-            && share.lane.open_bytes() <= tuning.lane_bytes_open_max
+            && share.lane.held.own_link_bytes() <= tuning.lane_bytes_open_max
+            && !is_forked()
     }
 
     /// Seals what may be sealed of the bundles whose signatures are checked.
@@ -565,100 +542,14 @@ impl Lanes {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
             };
-            let Some(batch) = state.own.seal(share.lane.tip(), full, self.last_lsn.next()) else { return };
+            let end = LaneTip::at(lane, share.lane.held.end());
+            let Some(batch) = state.own.seal(end, full, self.last_lsn.next()) else { return };
             let (to, frame, after) = (Destination::Others, batch.frame().clone(), None);
             out.push(Output::Send { to, link, frame, after });
             let batch = Arc::new(batch);
-            self.append(Arc::clone(&batch), out);
+            self.append(Arc::clone(&batch), Why::OwnLink, out);
             out.push(Output::Held(batch));
         }
-    }
-
-    fn acknowledge(&mut self, link: LinkId, out: &mut Vec<Output>) {
-        let (mut tips, mut replacing) = (Vec::new(), Vec::new());
-        let mut after = Lsn(0);
-        for share in self.shares.values_mut().filter(|share| share.lane.id.link == link) {
-            if let Some((tip, lsn, replaced)) = share.lane.announce() {
-                if replaced { &mut replacing } else { &mut tips }.push(tip);
-                after = after.max(lsn);
-            }
-        }
-        if !tips.is_empty() {
-            out.push(Output::Acknowledge { link, acks: LaneAcks { full: false, tips }, after });
-        }
-        if !replacing.is_empty() {
-            // Later than all that was acknowledged of the other chain, and in its place.
-            let (acks, after) = (LaneAcks { full: true, tips: replacing }, self.last_lsn);
-            out.push(Output::Acknowledge { link, acks, after });
-        }
-        let Some(state) = self.links.get_mut(&link) else { return };
-        for peer in std::mem::take(&mut state.greet).iter() {
-            let (acks, after) = self.frontier(link, peer);
-            let (to, frame) = (Destination::One(peer), acks.encode());
-            out.push(Output::Send { to, link, frame, after: Some(after) });
-        }
-    }
-
-    /// All that is held on a link, with the journal position up to which it must be durable.
-    ///
-    /// A tip means nothing to a peer that does not hold it: what the peer holds of the same chain is named before it.
-    /// Otherwise a tail that an origin has lost, and nobody fetches, would hide for ever what is held below it.
-    fn frontier(&self, link: LinkId, peer: ReplicaId) -> (LaneAcks, Lsn) {
-        let (mut tips, mut after) = (Vec::new(), Lsn(0));
-        for share in self.shares.values().filter(|share| share.lane.id.link == link) {
-            let (tip, lsn) = share.lane.frontier();
-            let claim = share.lane.acknowledgements.claim(peer, tip.lane);
-            if claim.upto > LaneNumber(0)
-                && claim.upto < tip.upto
-                && share.lane.chain_at(claim.upto) == Some(claim.chain)
-            {
-                tips.push(claim);
-            }
-            tips.push(tip);
-            after = after.max(lsn);
-        }
-        (LaneAcks { full: true, tips }, after)
-    }
-
-    fn is_open(&self) -> bool {
-        let quorum = self.config.quorums().quorum;
-        self.shares.values().any(|share| {
-            share.fetches.is_open()
-                || share.lane.tip().upto > share.lane.acknowledgements.acknowledged_by(quorum)
-                || !share.lane.acknowledgements.ahead_of(share.lane.tip().upto, self.me).is_empty()
-        }) || self
-            .links
-            .values()
-            .any(|link| link.adoption.is_some() || link.own.pending_bytes() > 0 || !link.gaps.is_empty())
-    }
-
-    /// Every T_retx while anything is open, else every T_idle: a lane that has not moved since the last time
-    /// is stuck, and everybody learns what is held of it.
-    fn on_timer(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        let was_open = self.is_open();
-        let quorum = self.config.quorums().quorum;
-        let lanes: Vec<LaneId> = self.shares.keys().copied().collect();
-        for lane in lanes {
-            let Some(share) = self.shares.get_mut(&lane) else { continue };
-            let state = (share.lane.tip().upto, share.lane.acknowledgements.acknowledged_by(quorum));
-            let stuck = share.seen == state;
-            let open = state.0 > state.1;
-            share.seen = state;
-            share.switches = 0;
-            self.fetches_on_time(now, lane, stuck, out);
-            if (stuck && open) || !was_open {
-                let peers = self.connected_peers(lane.link);
-                peers.for_each(|peer| self.greet(peer, lane.link));
-            }
-        }
-        for link in self.links.values_mut() {
-            let gaps = std::mem::take(&mut link.gaps);
-            gaps.iter().for_each(|peer| {
-                link.greet.insert(peer);
-            });
-        }
-        let period = if was_open { self.tuning().retransmit } else { self.tuning().idle };
-        self.timer = now.plus(period.0);
     }
 
     /// The journal of these lanes.
@@ -678,7 +569,7 @@ impl Lanes {
     pub fn open_bytes(&self) -> usize {
         let of_link = |(link, state): (&LinkId, &Link)| {
             let share = self.shares.get(&self.own_lane(*link));
-            share.map_or(0, |share| share.lane.unexecuted_bytes()) + state.own.pending_bytes()
+            share.map_or(0, |share| share.lane.held.unexecuted_bytes()) + state.own.pending_bytes()
         };
         self.links.iter().map(of_link).sum()
     }
@@ -687,7 +578,7 @@ impl Lanes {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         let shares: usize =
-            self.shares.values().map(|share| share.lane.held_bytes() + share.fetches.bytes()).sum();
+            self.shares.values().map(|share| share.lane.held.bytes() + share.walks.bytes()).sum();
         shares + self.links.values().map(|link| link.own.pending_bytes()).sum::<usize>()
     }
 }

@@ -1,30 +1,23 @@
-//! Taking batches from the origins of their lanes, and choosing between chains when an origin sends two.
+//! Taking batches from the origins of their lanes, however they fork them.
 //!
-//! An origin that was restarted may abandon a tail of its lane that it has lost (DESIGN section 5), so it may come to
-//! send another batch at a position that is taken. The newest chain on its own link wins (DESIGN section 4,
-//! "Acknowledging", a), with two exceptions.
-//!
-//! - An executed batch is never replaced.
-//! - A batch that a quorum is known to hold is not replaced: a correct primary names it at once, and replicas that no
-//!   longer held it would suspect that primary for what the origin did. Nobody is stuck with such a chain: either it is
-//!   committed, and the origin continues it, or the others turn out to hold another one, and then it loses its quorum.
-//!   The newer chain is held meanwhile and not acknowledged.
-//!
-//! A batch that an accepted header names gets no protection beyond that, and needs none. What is replaced is set aside,
-//! durable as it is: it is still served, execution still has it, and a commit brings it back without a fetch. A rule
-//! that protected it would have to be undone when its view fails, or a lane might never move again.
+//! What comes on the origin's own link is held and acknowledged beside whatever else is held of the lane: which chain is
+//! executed is not for a link role to guess. Two limits make an origin that forks hurt its own lane alone: so many chains of
+//! a lane, and so many bytes, are taken from it. What f+1 others have acknowledged, and what headers name, is fetched beyond
+//! both.
 
 use crate::batch::Batch;
+use crate::held::Held;
 use crate::lanes::{Lanes, Output, Reject};
-use quorate_types::{LinkId, ReplicaId};
-use quorate_wire::{BatchHead, Frame, FrameRef, LaneTip, batch};
+use quorate_types::{LaneId, LinkId, Mark, ReplicaId, Why};
+use quorate_wire::{Frame, FrameRef, batch};
 use std::sync::Arc;
 
-/// The batches beside its present chain over which a lane takes no further fork, so that looking through them is cheap.
+/// F: the chains of one lane that are taken from its origin. An honest one forks its lane once with each restart that
+/// loses a tail, until one of the chains is executed.
+pub(crate) const FORKS_MAX: usize = 8;
+/// The batches beside its main chain over which a lane takes no further fork from its origin, so that looking through
+/// them is cheap.
 const FORKED_BATCHES_MAX: usize = 1024;
-/// How often an origin may make its lane change its chain in one retransmission time: it costs a look at all that
-/// changes places.
-const SWITCHES_MAX: usize = 8;
 
 impl Lanes {
     /// Takes a batch from the origin of its lane.
@@ -42,75 +35,76 @@ impl Lanes {
         if head.lane.origin != from {
             return Err(Reject::ForeignLane);
         }
-        self.throttles.admit(head.lane)?;
         let held_max = self.lane_bytes_held_max();
-        let lane = &self.share_on(head.lane, link)?.lane;
-        let tip = lane.tip();
-        if head.number <= tip.upto {
-            let known = lane.batch(head.number);
-            if known.is_none_or(|batch| batch.frame().payload() == frame.payload) {
-                return Ok(());
-            }
-            if head.number <= lane.executed() {
-                return Err(Reject::Fork);
-            }
-        }
-        if (head.number.previous(), head.previous) != (tip.upto, tip.chain) {
-            return self.on_fork(from, &head, frame, out);
-        }
-        if lane.unexecuted_bytes() + frame.payload.len() > held_max || self.is_disk_behind() {
-            return Err(Reject::Budget);
-        }
-        let batch = Batch::read(Frame::keep(frame))?;
-        self.throttles.took(head.lane, batch.bundles().len());
-        self.append_unchecked(Arc::new(batch), out);
-        Ok(())
-    }
-
-    /// Takes a batch that does not continue the present chain.
-    fn on_fork(
-        &mut self,
-        from: ReplicaId,
-        head: &BatchHead,
-        frame: FrameRef<'_>,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Reject> {
-        let (held_max, quorum) = (self.lane_bytes_held_max(), self.config().quorums().quorum);
         let is_disk_behind = self.is_disk_behind();
-        let share = self.share_on(head.lane, head.lane.link)?;
-        let lane = &share.lane;
-        let parent = LaneTip { lane: head.lane, upto: head.number.previous(), chain: head.previous };
-        let branch = lane.branch(&parent).filter(|branch| *branch >= lane.executed());
-        let known = lane.aside_with(head.number, frame.payload).map(|batch| batch.tip());
-        let over = lane.unexecuted_bytes() + frame.payload.len() > held_max
-            || lane.forked() >= FORKED_BATCHES_MAX
-            || is_disk_behind;
-        let gap = head.number > lane.tip().upto.next();
-        let Some(branch) = branch else {
+        let held = &self.share_on(head.lane, link)?.lane.held;
+        let executed = held.executed();
+        let parent = Mark { upto: head.number.previous(), chain: head.previous };
+        if head.number <= executed.upto {
+            let known = held.main_at(head.number).and_then(|mark| held.get(mark));
+            let same = known.is_none_or(|known| known.batch.frame().payload() == frame.payload);
+            return if same { Ok(()) } else { Err(Reject::Fork) };
+        }
+        if !held.contains(parent) {
             // Frames were lost: the origin learns from a full acknowledgement what to send again.
-            if let Some(state) = self.links.get_mut(&head.lane.link) {
+            let gap = held.tip().upto < parent.upto;
+            if let Some(state) = self.links.get_mut(&link) {
                 state.gaps.insert(from);
             }
             return Err(if gap { Reject::Gap } else { Reject::Fork });
-        };
-        let tip = match known {
-            Some(tip) => tip,
-            None if over => return Err(Reject::Budget),
-            None => {
-                let batch = Arc::new(Batch::read(Frame::keep(frame))?);
-                let tip = batch.tip();
-                self.throttles.took(head.lane, batch.bundles().len());
-                self.set_aside_unchecked(batch, out);
-                tip
-            }
-        };
-        let share = self.share_on(head.lane, head.lane.link)?;
-        if share.switches >= SWITCHES_MAX || share.lane.is_quorums(branch.next(), quorum) {
+        }
+        if let Some(known) = child_with(held, parent, frame.payload) {
+            return self.vouch(known, head.lane, out);
+        }
+        // The origin vouches for what lies before its batch.
+        let named = held.named_up_to(parent);
+        if held.own_link_bytes() + bytes_of(held, &named) + frame.payload.len() > held_max || is_disk_behind {
+            return Err(Reject::Budget);
+        }
+        let continues = parent == held.tip() && held.end() == parent;
+        if !continues && is_one_fork_too_many(held, parent) {
             return Err(Reject::Fork);
         }
-        share.switches += 1;
-        let reached = share.lane.reaches(&tip);
-        assert!(reached, "a chain that branches off above the executed tip is reached");
+        let batch = Arc::new(Batch::read(Frame::keep(frame))?);
+        self.raise(head.lane, parent, Why::OwnLink, out);
+        self.append_unchecked(batch, Why::OwnLink, out);
         Ok(())
     }
+
+    /// The origin sends what is held already: that is a better reason than that somebody has named it.
+    fn vouch(&mut self, known: Mark, lane: LaneId, out: &mut Vec<Output>) -> Result<(), Reject> {
+        let held_max = self.lane_bytes_held_max();
+        let held = &self.share_on(lane, lane.link)?.lane.held;
+        let named = held.named_up_to(known);
+        if named.is_empty() {
+            return Ok(());
+        }
+        if held.own_link_bytes() + bytes_of(held, &named) > held_max {
+            return Err(Reject::Budget);
+        }
+        if is_one_fork_too_many(held, held.sayable(known)) {
+            return Err(Reject::Fork);
+        }
+        self.raise(lane, known, Why::OwnLink, out);
+        Ok(())
+    }
+}
+
+fn bytes_of(held: &Held, marks: &[Mark]) -> usize {
+    marks.iter().filter_map(|mark| held.get(*mark)).map(|node| node.batch.bytes()).sum()
+}
+
+fn child_with(held: &Held, parent: Mark, payload: &[u8]) -> Option<Mark> {
+    let same = |mark: &Mark| held.get(*mark).is_some_and(|node| node.batch.frame().payload() == payload);
+    held.children(parent).find(same)
+}
+
+/// Whether a batch of the origin behind `parent` would begin one chain more than are taken from it.
+fn is_one_fork_too_many(held: &Held, parent: Mark) -> bool {
+    if held.forked() >= FORKED_BATCHES_MAX {
+        return true;
+    }
+    let from_origin = |mark: Mark| held.get(mark).is_some_and(|node| node.why == Why::OwnLink);
+    let continues = from_origin(parent) && !held.children(parent).any(from_origin);
+    !continues && held.own_link_forks() >= FORKS_MAX
 }

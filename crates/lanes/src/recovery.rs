@@ -2,11 +2,9 @@
 //! that was restarted: what it has sent before and not found again, its peers may hold (DESIGN section 5).
 
 use crate::batch::Batch;
-use crate::fetch::Fetches;
+use crate::lane::{Found, Lane};
 use crate::lanes::{Lanes, Output};
-use quorate_types::{
-    ClusterConfig, Digest, JournalId, LaneId, LaneNumber, LinkId, Lsn, ReplicaId, ReplicaSet,
-};
+use quorate_types::{ClusterConfig, JournalId, LaneId, LinkId, Lsn, Mark, ReplicaId, ReplicaSet, Why};
 use quorate_wire::{Frame, Kind, LaneTip};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,22 +16,20 @@ pub struct Recovered {
     pub last_lsn: Lsn,
     /// The executed tips in the state, of the lanes that have moved.
     pub tips: Vec<LaneTip>,
-    /// The batches in the journal with their positions, in its order.
-    pub batches: Vec<(Lsn, Frame)>,
+    /// The batches in the journal with their positions and why they were held, in its order.
+    pub batches: Vec<(Lsn, Frame, Why)>,
 }
 
 /// An own lane of a restarted replica, before it seals.
 ///
-/// A chain longer than the own one is adopted as far as f+1 peers report it: this replica may have sent it before it
-/// was durable here. It seals when it has heard n − f replicas, itself included, and fewer than f+1 report more
-/// whose chain it does not know. What a quorum has acknowledged might still be missed, if those who report it are slow
-/// and others lie: then that is committed, and what was sealed beside it is sealed again behind it.
+/// The longest chain that f+1 others have acknowledged is adopted: this replica may have sent it before it was durable
+/// here. It seals when it has heard n − f replicas, itself included, and holds what f+1 of them have acknowledged; what fewer
+/// of them say delays nothing. What a quorum has acknowledged might still be missed, if those who say so are slow and others
+/// lie: then that is committed, and what was sealed beside it is sealed again behind it.
 #[derive(Debug, Default)]
 pub(crate) struct Adoption {
     /// The peers that have shown their frontier.
     pub(crate) heard: ReplicaSet,
-    /// What peers report whose chain was fetched: it was adopted as far as f+1 reported it then.
-    known: BTreeMap<ReplicaId, (LaneNumber, Digest)>,
 }
 
 impl Lanes {
@@ -53,24 +49,25 @@ impl Lanes {
     ) -> Self {
         let mut lanes = Self::new(config, me, links, journal);
         lanes.last_lsn = recovered.last_lsn;
-        let mut of_lane: BTreeMap<LaneId, Vec<(Lsn, Arc<Batch>)>> = BTreeMap::new();
-        for (lsn, frame) in recovered.batches {
+        let mut of_lane: BTreeMap<LaneId, Vec<Found>> = BTreeMap::new();
+        for (lsn, frame, why) in recovered.batches {
             assert!(lsn <= recovered.last_lsn, "a record behind the last one");
             if frame.kind() == Kind::Batch
                 && let Ok(batch) = Batch::read(frame)
             {
-                of_lane.entry(batch.lane()).or_default().push((lsn, Arc::new(batch)));
+                of_lane.entry(batch.lane()).or_default().push((lsn, Arc::new(batch), why));
             }
         }
         let mut records = Vec::new();
-        let replicas = lanes.config().members().len();
+        let quorums = lanes.config().quorums();
         for (id, share) in &mut lanes.shares {
-            let start = LaneTip { lane: *id, upto: LaneNumber(0), chain: Digest::ZERO };
-            let tip = recovered.tips.iter().find(|tip| tip.lane == *id).unwrap_or(&start);
-            let lane = crate::lane::Lane::new(*id, replicas, journal);
-            share.lane = lane.recover(tip, of_lane.remove(id).unwrap_or_default());
-            records.extend(share.lane.positions());
-            lanes.unchecked.extend(share.lane.unexecuted().into_iter().map(|batch| batch.tip()));
+            let executed = recovered.tips.iter().find(|tip| tip.lane == *id).map(LaneTip::mark);
+            share.lane = Lane::new(*id, me, quorums, journal, executed.unwrap_or_default());
+            share.lane.recover(of_lane.remove(id).unwrap_or_default());
+            share.lane.tell_again();
+            records.extend(share.lane.held.positions());
+            let unexecuted = share.lane.held.unexecuted();
+            lanes.unchecked.extend(unexecuted.into_iter().map(|mark| LaneTip::at(*id, mark)));
         }
         records.sort_by_key(|(lsn, _)| *lsn);
         lanes.records.recover(recovered.last_lsn, records);
@@ -84,16 +81,14 @@ impl Lanes {
     /// The state must be durable, as its tips are acknowledged.
     pub fn install(&mut self, tips: &[LaneTip], out: &mut Vec<Output>) {
         self.on_executed(tips);
-        for share in self.shares.values_mut() {
-            share.fetches = Fetches::default();
-            share.lane.report_again();
+        for (id, share) in &mut self.shares {
+            share.lane.tell_again();
             // Those that are still to be checked come with their verdicts.
-            let of_lane = self.unchecked.iter().filter(|tip| tip.lane == share.lane.id);
-            let unchecked: BTreeSet<(LaneNumber, Digest)> =
-                of_lane.map(|tip| (tip.upto, tip.chain)).collect();
-            let is_checked = |batch: &&Arc<Batch>| !unchecked.contains(&(batch.number(), batch.chain()));
-            let checked = share.lane.unexecuted().into_iter().filter(is_checked);
-            out.extend(checked.map(|batch| Output::Held(Arc::clone(batch))));
+            let of_lane = self.unchecked.iter().filter(|tip| tip.lane == *id);
+            let unchecked: BTreeSet<Mark> = of_lane.map(LaneTip::mark).collect();
+            let checked = share.lane.held.unexecuted().into_iter().filter(|mark| !unchecked.contains(mark));
+            let batches = checked.filter_map(|mark| share.lane.find(mark)).cloned();
+            out.extend(batches.map(Output::Held));
         }
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
@@ -107,27 +102,10 @@ impl Lanes {
         self.links.values().any(|link| link.adoption.is_some())
     }
 
-    /// Of what peers report above the own tip of an own lane, that whose chain is not known. Nothing before enough of
-    /// them were heard, and once the lane seals.
-    pub(crate) fn unknown_claims(
-        &self,
-        lane: LaneId,
-        mut claims: Vec<(ReplicaId, LaneNumber, Digest)>,
-    ) -> Vec<(ReplicaId, LaneNumber, Digest)> {
+    /// Whether the own lane waits for nothing but what f+1 others have acknowledged of it.
+    pub(crate) fn is_settling(&self, lane: LaneId) -> bool {
         let adoption = self.links.get(&lane.link).and_then(|link| link.adoption.as_ref());
-        let Some(adoption) = adoption.filter(|adoption| self.has_heard(adoption)) else { return Vec::new() };
-        claims.retain(|(replica, upto, chain)| adoption.known.get(replica) != Some(&(*upto, *chain)));
-        claims
-    }
-
-    /// The chains up to these claims are known.
-    pub(crate) fn note_known_claims(&mut self, lane: LaneId, claims: &[(ReplicaId, LaneNumber, Digest)]) {
-        let own = lane.origin == self.me();
-        let Some(link) = self.links.get_mut(&lane.link).filter(|_| own) else { return };
-        if let Some(adoption) = &mut link.adoption {
-            let known = claims.iter().map(|(replica, upto, chain)| (*replica, (*upto, *chain)));
-            adoption.known.extend(known);
-        }
+        lane.origin == self.me() && adoption.is_some_and(|adoption| self.has_heard(adoption))
     }
 
     fn has_heard(&self, adoption: &Adoption) -> bool {
@@ -135,19 +113,22 @@ impl Lanes {
         adoption.heard.len() + 1 >= quorums.replicas - quorums.faults
     }
 
-    /// Own lanes whose chain is settled seal again.
+    /// Own lanes whose chain is settled seal again, behind the longest chain that f+1 others have acknowledged.
     pub(crate) fn finish_adoptions(&mut self) {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
             let (lane, me) = (self.own_lane(link), self.me());
-            let adoption = self.links.get(&link).and_then(|link| link.adoption.as_ref());
-            let Some(adoption) = adoption else { continue };
-            let Some(share) = self.shares.get(&lane) else { continue };
-            let ahead = share.lane.acknowledgements.ahead_of(share.lane.tip().upto, me);
-            if self.has_heard(adoption)
-                && self.unknown_claims(lane, ahead).len() < self.weak()
-                && let Some(link) = self.links.get_mut(&link)
-            {
+            if !self.is_settling(lane) {
+                continue;
+            }
+            let Some(share) = self.shares.get_mut(&lane) else { continue };
+            if !share.lane.acknowledged.lacking(me).is_empty() {
+                continue;
+            }
+            if let Some(longest) = share.lane.longest_vouched_for() {
+                share.lane.held.prefer(longest);
+            }
+            if let Some(link) = self.links.get_mut(&link) {
                 link.adoption = None;
             }
         }

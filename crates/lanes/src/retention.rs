@@ -85,6 +85,11 @@ impl Lanes {
     /// what came after them: however much an origin has sent of them, the journal then begins where the last call
     /// found its end. That is done in pieces, each when the one before it is durable.
     pub fn trim(&mut self, tips: &[LaneTip], out: &mut Vec<Output>) {
+        for tip in tips {
+            if let Some(share) = self.shares.get_mut(&tip.lane) {
+                share.lane.held.cover(tip.upto);
+            }
+        }
         let floors = tips.iter().map(|tip| (tip.lane, tip.upto)).collect();
         let (last, old) = (self.last_lsn, self.records.end.min(self.records.durable));
         self.records.end = last;
@@ -115,14 +120,14 @@ impl Lanes {
                 if tip.upto <= share.lane.executed() {
                     break;
                 }
-                if let Some(batch) = share.lane.find(tip.upto, tip.chain) {
+                if let Some(node) = share.lane.held.get(tip.mark()) {
                     is_whole = lsn > pass.old || rewritten < rewritten_max;
                     if lsn > pass.old || !is_whole {
                         break;
                     }
+                    let (batch, why) = (Arc::clone(&node.batch), node.why);
                     rewritten += batch.bytes();
-                    let batch = Arc::clone(batch);
-                    self.write(&batch, out);
+                    self.write(&batch, why, out);
                 }
             }
             self.records.records.pop_front();

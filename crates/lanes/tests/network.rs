@@ -7,7 +7,7 @@ use common::*;
 use proptest::prelude::*;
 use quorate_lanes::{Destination, Output};
 use quorate_types::{LinkId, Lsn, ReplicaId};
-use quorate_wire::message::{FetchBatches, LaneAcks, Message};
+use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message};
 use quorate_wire::{Frame, Kind};
 use std::collections::VecDeque;
 
@@ -63,7 +63,9 @@ impl Network {
                 | Output::Progress(_)
                 | Output::Forged { .. }
                 | Output::Stage(_)
+                | Output::LetGo(_)
                 | Output::Trim { .. } => {}
+                Output::ReadBack { .. } => unreachable!("everything is in memory"),
             }
         }
     }
@@ -105,6 +107,9 @@ impl Network {
             Kind::Batch => node.lanes.on_batch(from, link, frame.as_frame_ref(), &mut node.out),
             Kind::LaneAcks => {
                 node.lanes.on_acks(from, link, &LaneAcks::decode(frame.payload()).expect("own messages"))
+            }
+            Kind::AskLanes => {
+                node.lanes.on_ask(from, link, AskLanes::decode(frame.payload()).expect("own messages"))
             }
             Kind::FetchBatches => {
                 node.lanes.on_fetch(from, link, &FetchBatches::decode(frame.payload()).expect("own messages"))

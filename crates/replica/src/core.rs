@@ -19,9 +19,9 @@ use quorate_types::{
     After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet, Seq,
     SigningKey, Stage, StageTime,
 };
-use quorate_wire::message::{CheckpointCertificate, FetchBatches, LaneAcks, Message};
-use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, Position};
-use std::collections::VecDeque;
+use quorate_wire::message::{AskLanes, CheckpointCertificate, FetchBatches, LaneAcks, Message};
+use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// The link that carries consensus; it lives on the first core, as the ordering role does.
@@ -244,7 +244,7 @@ impl Core {
         match input {
             Input::PeerConnected { peer, link } => self.on_peer_connected(now, peer, link, effects),
             Input::PeerDisconnected { peer, link } => {
-                self.link.lanes.on_disconnected(peer, link);
+                self.link.lanes.on_disconnected(now, peer, link);
                 if link == CONSENSUS_LINK
                     && let Some(ordering) = &mut self.ordering
                 {
@@ -266,7 +266,15 @@ impl Core {
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
             Input::Checkpointed { position, root } => self.on_checkpointed(position, root, effects),
             // No role asks yet: all that they serve is in memory.
-            Input::ReadBack { .. } => {}
+            Input::ReadBack { journal, lsn, record } => {
+                assert_eq!(journal, self.link.lanes.journal(), "only batches are read back");
+                let frame = record.and_then(|record| match record {
+                    Record::Batch(frame) => Some(frame),
+                    _ => None,
+                });
+                self.link.lanes.on_read_back(lsn, frame, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
             Input::ReadOnly(read_only) => self.link.read_only = read_only,
             Input::TickEnd => self.on_tick_end(now, effects),
         }
@@ -349,7 +357,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let result = match frame.kind {
-            Kind::Batch | Kind::LaneAcks | Kind::FetchBatches | Kind::FetchedBatches => {
+            Kind::Batch | Kind::LaneAcks | Kind::AskLanes | Kind::FetchBatches | Kind::FetchedBatches => {
                 let result = self.on_lane_frame(now, peer, link, frame);
                 self.carry_out_lanes(now, effects);
                 result
@@ -389,6 +397,7 @@ impl Core {
         match frame.kind {
             Kind::Batch => lanes.on_batch(peer, link, frame, out)?,
             Kind::LaneAcks => lanes.on_acks(peer, link, &LaneAcks::from_frame(frame)?)?,
+            Kind::AskLanes => lanes.on_ask(peer, link, AskLanes::from_frame(frame)?)?,
             Kind::FetchBatches => lanes.on_fetch(peer, link, &FetchBatches::from_frame(frame)?)?,
             _ => lanes.on_fetched(now, peer, link, frame, out)?,
         }
@@ -437,10 +446,15 @@ impl Core {
                 self.link.lanes.want(now, tip, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
-            LinkMail::WantProposed { tip, primary } => {
-                self.link.lanes.want_proposed(now, tip, primary, &mut self.lanes_outputs);
+            LinkMail::WantProposed { tip, floor, primary } => {
+                self.link.lanes.want_proposed(now, tip, floor, primary, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
+            LinkMail::Unname(tips) => {
+                self.link.lanes.unname(&tips, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
+            LinkMail::Behind(is_behind) => self.link.lanes.set_behind(is_behind),
             LinkMail::Install(tips) => {
                 self.link.lanes.install(&tips, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
@@ -502,6 +516,7 @@ impl Core {
         let execution = self.execution.as_mut().expect("invariant: mail is routed by the layout");
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
+            ExecutionMail::LetGo(tip) => execution.on_let_go(&tip),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
             }
@@ -619,9 +634,13 @@ impl Core {
     ) {
         use quorate_lanes::{Destination, Output};
         match output {
-            Output::Append { lsn, frame } => {
+            // The journal does not say yet why a batch is held.
+            Output::Append { lsn, frame, why: _ } => {
                 let journal = self.link.lanes.journal();
                 effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame) });
+            }
+            Output::ReadBack { lsn } => {
+                effects.push(Effect::ReadBack { journal: self.link.lanes.journal(), lsn });
             }
             Output::Send { to, link, frame, after } => {
                 let after = self.link.lanes.after(after);
@@ -643,6 +662,9 @@ impl Core {
             }
             Output::Held(batch) => {
                 self.post(self.layout.execution(), Mail::Execution(ExecutionMail::Held(batch)), effects);
+            }
+            Output::LetGo(tip) => {
+                self.post(self.layout.execution(), Mail::Execution(ExecutionMail::LetGo(tip)), effects);
             }
             Output::Progress(update) => {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
@@ -702,9 +724,23 @@ impl Core {
             }
             Output::Trim { upto, after } => self.send_after(now, after, Gated::Trim(upto), effects),
             Output::States { needed, after } => self.send_after(now, after, Gated::States(needed), effects),
-            Output::WantProposed { tip, primary } => {
+            Output::WantProposed { tip, floor, primary } => {
                 let core = self.layout.core_of_link(tip.lane.link);
-                self.post(core, Mail::Link(LinkMail::WantProposed { tip, primary }), effects);
+                self.post(core, Mail::Link(LinkMail::WantProposed { tip, floor, primary }), effects);
+            }
+            Output::Unname(tips) => {
+                let mut by_core: BTreeMap<CoreId, Vec<LaneTip>> = BTreeMap::new();
+                for tip in tips {
+                    by_core.entry(self.layout.core_of_link(tip.lane.link)).or_default().push(tip);
+                }
+                for (core, tips) in by_core {
+                    self.post(core, Mail::Link(LinkMail::Unname(tips)), effects);
+                }
+            }
+            Output::Behind(is_behind) => {
+                for core in self.layout.all() {
+                    self.post(core, Mail::Link(LinkMail::Behind(is_behind)), effects);
+                }
             }
             // Views are read off the report.
             Output::ViewEntered { .. } => {}

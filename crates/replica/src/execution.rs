@@ -357,6 +357,11 @@ impl ExecutionRole {
         }
     }
 
+    /// A batch can never be committed any more.
+    pub(crate) fn on_let_go(&mut self, tip: &LaneTip) {
+        self.pool.remove(&(tip.lane, tip.upto, tip.chain));
+    }
+
     fn descends(&self, batch: &Batch) -> bool {
         let (executed, chain) = self.tip(batch.lane());
         let before = (batch.lane(), batch.number().previous(), batch.previous());

@@ -5,7 +5,8 @@ use crate::report::RoleReport;
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
 use quorate_types::{
-    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Nanoseconds, ReplicaId, Seq, SessionId, View,
+    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Nanoseconds, ReplicaId, Seq, SessionId,
+    View,
 };
 use quorate_wire::message::{CheckpointCertificate, FetchCertificate, FetchPages, FetchedPages};
 use quorate_wire::{Frame, Header, LaneTip, Position};
@@ -36,13 +37,19 @@ pub enum LinkMail {
     Executed(Arc<[LaneTip]>),
     /// A committed header names a tip that is not held.
     Want(LaneTip),
-    /// A proposal names a tip that is not held and has not come for a while.
+    /// A proposal names a tip that has not come for a while, or that too few are known to hold.
     WantProposed {
         /// The tip.
         tip: LaneTip,
+        /// Where the header before leaves its lane.
+        floor: Mark,
         /// Who has proposed it.
         primary: ReplicaId,
     },
+    /// No header names these any more that may come back.
+    Unname(Vec<LaneTip>),
+    /// Whether others are known to have committed more than this replica.
+    Behind(bool),
     /// A state with these tips came from others and is durable: the lanes go on from there.
     Install(Arc<[LaneTip]>),
     /// Whether clients' bundles are declined because the replica catches up by taking over a state.
@@ -132,6 +139,8 @@ pub enum OrderingMail {
 pub enum ExecutionMail {
     /// A batch is held.
     Held(Arc<Batch>),
+    /// A batch is held no more, and can never be named again.
+    LetGo(LaneTip),
     /// The next header is committed.
     Committed {
         /// The header.

@@ -9,7 +9,7 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, State};
-use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn, Seq};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn, Seq, Why};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ pub struct Recovery {
     pub(crate) root: Option<(Position, Digest)>,
     /// The highest certificate.
     pub(crate) stable: Option<Arc<CheckpointCertificate>>,
-    batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>>,
+    batches: BTreeMap<CoreId, Vec<(Lsn, Frame, Why)>>,
 }
 
 impl Recovery {
@@ -93,7 +93,7 @@ impl Recovery {
             None => (header::genesis(setup.config.digest()), quorate_types::Nanoseconds(0)),
         };
         let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, tips.iter().copied());
-        let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame)>> = BTreeMap::new();
+        let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame, Why)>> = BTreeMap::new();
         let mut stable: Option<Arc<CheckpointCertificate>> = None;
         for (journal, lsn, record) in found.records {
             if let Record::Checkpoint(certificate) = &record
@@ -112,7 +112,7 @@ impl Recovery {
                     if batch_journal(core) != journal {
                         return Err(MovedBatches { journal, cores: setup.cores });
                     }
-                    batches.entry(core).or_default().push((lsn, frame));
+                    batches.entry(core).or_default().push((lsn, frame, Why::OwnLink));
                 }
             }
         }

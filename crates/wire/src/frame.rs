@@ -79,6 +79,8 @@ kinds! {
     FetchBatches = 34,
     /// Batches that link backwards from what was asked for.
     FetchedBatches = 35,
+    /// Asks which tips of lanes are acknowledged.
+    AskLanes = 36,
     /// A header proposed by the primary.
     PrePrepare = 48,
     /// A PREPARE range.

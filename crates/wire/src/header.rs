@@ -1,6 +1,6 @@
 //! Headers: what consensus orders. They form a hash chain; a header's digest stands for all before it.
 
-use quorate_types::{Digest, Domain, Epoch, LaneId, LaneNumber, Nanoseconds, Seq};
+use quorate_types::{Digest, Domain, Epoch, LaneId, LaneNumber, Mark, Nanoseconds, Seq};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The new tip of a lane.
@@ -13,6 +13,20 @@ pub struct LaneTip {
     pub upto: LaneNumber,
     /// The chain digest up to it.
     pub chain: Digest,
+}
+
+impl LaneTip {
+    /// A place in a lane as its tip.
+    #[must_use]
+    pub fn at(lane: LaneId, mark: Mark) -> Self {
+        Self { lane, upto: mark.upto, chain: mark.chain }
+    }
+
+    /// The place, without the lane.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { upto: self.upto, chain: self.chain }
+    }
 }
 
 /// A seq with the chain digest of its header.

@@ -174,13 +174,20 @@ messages! {
         json: String,
     } check |_| Ok(());
 
-    /// Acknowledgements of lanes: the sender holds each named chain durably up to `upto`.
+    /// Acknowledgements of lanes: the sender holds each named chain durably up to `upto`. That stays true whatever it
+    /// says later.
     LaneAcks {
-        /// Whether these are all that the sender holds, so that origins send what is above.
+        /// Whether these are all live tips of the lanes in here, so that origins send what is above.
         full: bool,
-        /// The tips.
+        /// The tips; a lane may have several, which stand together.
         tips: Vec<LaneTip>,
     } check |message| within("acknowledged lanes", message.tips.len(), LANES_MAX);
+
+    /// Asks which of these the receiver has acknowledged, be it by acknowledging what descends from them.
+    AskLanes {
+        /// The tips.
+        tips: Vec<LaneTip>,
+    } check |message| within("lanes asked for", message.tips.len(), LANES_MAX);
 
     /// Asks for the batches of a lane that end with chain digest `chain` at `upto`, down to `above` (which is
     /// not wanted any more).
@@ -410,26 +417,32 @@ impl NewView {
     }
 }
 
-/// Batches of `lane` in descending order, each the predecessor of the one before: the lane in four bytes, then
-/// the payload of each batch, its length (u32) in front.
+/// The answer to a question for the batches that end with `asked`, in descending order, each the predecessor of the one
+/// before: the lane in four bytes, the number (u64) and the chain digest that were asked for, then the payload of each
+/// batch, its length (u32) in front.
 #[must_use]
-pub fn encode_fetched_batches<'a>(lane: LaneId, payloads: impl Iterator<Item = &'a [u8]>) -> Frame {
+pub fn encode_fetched_batches<'a>(asked: &LaneTip, payloads: impl Iterator<Item = &'a [u8]>) -> Frame {
     Frame::encode(Kind::FetchedBatches, |out| {
-        out.extend_from_slice(&lane.to_bytes());
+        out.extend_from_slice(&asked.lane.to_bytes());
         out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&asked.upto.0.to_le_bytes());
+        out.extend_from_slice(&asked.chain.0);
         for payload in payloads {
             crate::batch::write_bundle(out, payload);
         }
     })
 }
 
-/// The lane and the payloads of fetched batches, in the order sent.
-pub fn decode_fetched_batches(payload: &[u8]) -> Result<(LaneId, Vec<&[u8]>), DecodeError> {
+/// What was asked for, and the payloads of fetched batches in the order sent.
+pub fn decode_fetched_batches(payload: &[u8]) -> Result<(LaneTip, Vec<&[u8]>), DecodeError> {
     let malformed = DecodeError::Malformed(Kind::FetchedBatches);
-    let Some(([origin, link, 0, 0], mut rest)) = payload.split_first_chunk::<4>() else {
+    let Some(([origin, link, 0, 0], rest)) = payload.split_first_chunk::<4>() else {
         return Err(malformed);
     };
     let lane = LaneId { origin: ReplicaId(*origin), link: LinkId(*link) };
+    let (upto, rest) = rest.split_first_chunk::<8>().ok_or(malformed)?;
+    let (chain, mut rest) = rest.split_first_chunk::<32>().ok_or(malformed)?;
+    let asked = LaneTip { lane, upto: LaneNumber(u64::from_le_bytes(*upto)), chain: Digest(*chain) };
     let mut found = Vec::new();
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<4>().ok_or(malformed)?;
@@ -439,5 +452,5 @@ pub fn decode_fetched_batches(payload: &[u8]) -> Result<(LaneId, Vec<&[u8]>), De
         found.push(payload);
         rest = &after[length..];
     }
-    Ok((lane, found))
+    Ok((asked, found))
 }

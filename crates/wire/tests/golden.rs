@@ -15,9 +15,9 @@ use quorate_types::{
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
-    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message,
-    PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
+    AskLanes, Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
+    FetchCertificate, FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks,
+    Message, PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -245,27 +245,31 @@ fn bundles_and_batches() {
     );
     let batch = sample_batch();
     check(
-        encode_fetched_batches(lane(1, 2), [&batch[..], &batch[..]].into_iter()),
+        encode_fetched_batches(
+            &LaneTip { lane: lane(1, 2), upto: LaneNumber(3), chain: digest(4) },
+            [&batch[..], &batch[..]].into_iter(),
+        ),
         expect![[r#"
-            32020000230001004f04016155cdb12a01020000130100000100000001000000
-            0200000000000000030303030303030303030303030303030303030303030303
-            0303030303030303df00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a
-            21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f0
-            4375fe6b2a33a2883a6534bc0300000000000000700877763dd6be41323d8918
-            fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3
-            a160ef0308a7ede4849f49952c93fc54280c48026b76616c75656b6579207468
-            6174206973206e6f742073686f727402e4ffffff01000000ddffffff05000000
-            03090000000000000001d0ffffff150000000000000000000000000000000000
-            000000ccffffff02000000130100000100000001000000020000000000000003
-            03030303030303030303030303030303030303030303030303030303030303df
-            00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b
-            3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f04375fe6b2a33a2883a
-            6534bc0300000000000000700877763dd6be41323d8918fc6c890cc14afa2c42
-            da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3a160ef0308a7ede484
-            9f49952c93fc54280c48026b76616c75656b65792074686174206973206e6f74
-            2073686f727402e4ffffff01000000ddffffff05000000030900000000000000
-            01d0ffffff150000000000000000000000000000000000000000ccffffff0200
-            0000
+            5a02000023000100288eb0a25e874f1301020000030000000000000004040404
+            0404040404040404040404040404040404040404040404040404040413010000
+            0100000001000000020000000000000003030303030303030303030303030303
+            03030303030303030303030303030303df00000097ffc883c80bee7237ef95d9
+            b9b703d4ad63e60a21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b
+            197436d9a6ce02f04375fe6b2a33a2883a6534bc030000000000000070087776
+            3dd6be41323d8918fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c305
+            6e98a27854aabdf3a160ef0308a7ede4849f49952c93fc54280c48026b76616c
+            75656b65792074686174206973206e6f742073686f727402e4ffffff01000000
+            ddffffff0500000003090000000000000001d0ffffff15000000000000000000
+            0000000000000000000000ccffffff0200000013010000010000000100000002
+            0000000000000003030303030303030303030303030303030303030303030303
+            03030303030303df00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a21
+            e605867682b75b8b3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f043
+            75fe6b2a33a2883a6534bc0300000000000000700877763dd6be41323d8918fc
+            6c890cc14afa2c42da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3a1
+            60ef0308a7ede4849f49952c93fc54280c48026b76616c75656b657920746861
+            74206973206e6f742073686f727402e4ffffff01000000ddffffff0500000003
+            090000000000000001d0ffffff15000000000000000000000000000000000000
+            0000ccffffff02000000
         "#]],
     );
 }
@@ -575,11 +579,19 @@ fn messages_of_clients() {
 fn messages_of_lanes() {
     let tips = vec![LaneTip { lane: lane(1, 2), upto: LaneNumber(3), chain: digest(4) }];
     check(
-        LaneAcks { full: true, tips }.encode(),
+        LaneAcks { full: true, tips: tips.clone() }.encode(),
         expect![[r#"
         3300000021000100ae2231cbadd0c3e801020300000000000000040404040404
         040404040404040404040404040404040404040404040404040401d5ffffff01
         000000
+    "#]],
+    );
+    check(
+        AskLanes { tips }.encode(),
+        expect![[r#"
+        32000000240001001762836638ffbdb001020300000000000000040404040404
+        0404040404040404040404040404040404040404040404040404d6ffffff0100
+        0000
     "#]],
     );
     let fetch =
@@ -867,6 +879,7 @@ fn kinds_keep_their_numbers() {
         LaneAcks = 33
         FetchBatches = 34
         FetchedBatches = 35
+        AskLanes = 36
         PrePrepare = 48
         Prepare = 49
         Commit = 50

@@ -11,10 +11,10 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
-    Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches, FetchCertificate,
-    FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks, Message, NewView,
-    PrePrepare, Prepare, Report, ReportRequest, Status, Suspect, ViewChange, decode_fetched_batches,
-    encode_fetched_batches,
+    AskLanes, Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
+    FetchCertificate, FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks,
+    Message, NewView, PrePrepare, Prepare, Report, ReportRequest, Status, Suspect, ViewChange,
+    decode_fetched_batches, encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::testing::{client_key, config, replica_key};
@@ -84,13 +84,14 @@ fn decode(kind: Kind, payload: &[u8]) -> Result<(), String> {
         }),
         Kind::FetchedBatches => decode_fetched_batches(payload).map(|(_, found)| {
             let bytes: usize = found.iter().map(|batch| batch.len() + 4).sum();
-            assert_eq!(bytes + 4, payload.len());
+            assert_eq!(bytes + 4 + 8 + 32, payload.len());
         }),
         Kind::Attach => read::<Attach>(frame),
         Kind::Busy => read::<Busy>(frame),
         Kind::ReportRequest => read::<ReportRequest>(frame),
         Kind::Report => read::<Report>(frame),
         Kind::LaneAcks => read::<LaneAcks>(frame),
+        Kind::AskLanes => read::<AskLanes>(frame),
         Kind::FetchBatches => read::<FetchBatches>(frame),
         Kind::PrePrepare => read::<PrePrepare>(frame),
         Kind::Prepare => read::<Prepare>(frame),
@@ -232,6 +233,7 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
         let payload = |frame: &Frame| (frame.kind(), frame.payload().to_vec());
         let signatures = vec![(ReplicaId(0), signature), (ReplicaId(3), signature)];
         let (root, next_config) = (digest, digest);
+        let asked = LaneTip { lane, upto: LaneNumber(number), chain: Digest([7; 32]) };
         let all = vec![
             payload(&hello),
             payload(&challenge),
@@ -239,13 +241,14 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             payload(&welcome),
             payload(&quorate_wire::handshake::refusal_frame(quorate_wire::handshake::Refusal::Full)),
             payload(&encode_reply(number, &results)),
-            payload(&encode_fetched_batches(lane, [&batch[..], &batch[..]].into_iter())),
+            payload(&encode_fetched_batches(&asked, [&batch[..], &batch[..]].into_iter())),
             (Kind::Bundle, bundle),
             (Kind::Batch, batch),
             encoded(&Attach { counter: number }),
             encoded(&Busy { session, number: BundleNumber(number), reason: BusyReason::ReadOnly }),
             encoded(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 }),
             encoded(&Report { json: String::from_utf8_lossy(&bytes).into_owned() }),
+            encoded(&AskLanes { tips: tips.clone() }),
             encoded(&LaneAcks { full: number % 2 == 0, tips }),
             encoded(&FetchBatches {
                 lane,
@@ -392,6 +395,7 @@ proptest! {
         round_trip(&Busy { session: SessionId(digest.0), number: BundleNumber(number), reason });
         round_trip(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 });
         round_trip(&Report { json: String::from_utf8_lossy(&bytes).into_owned() });
+        round_trip(&AskLanes { tips: tips.clone() });
         round_trip(&LaneAcks { full: number % 2 == 0, tips });
         round_trip(&FetchBatches { lane, upto: LaneNumber(number), chain: digest, above: LaneNumber(7) });
         round_trip(&PrePrepare { view, header: header.clone(), signature });
@@ -445,9 +449,10 @@ proptest! {
         let read = rkyv::from_bytes::<Vec<OperationResult>, rkyv::rancor::Failure>(body).unwrap();
         prop_assert_eq!(read, results);
 
-        let fetched = encode_fetched_batches(lane, bundles.iter().map(Vec::as_slice));
-        let (from, found) = decode_fetched_batches(fetched.payload()).unwrap();
-        prop_assert_eq!(from, lane);
+        let asked = LaneTip { lane, upto: LaneNumber(number), chain: digest };
+        let fetched = encode_fetched_batches(&asked, bundles.iter().map(Vec::as_slice));
+        let (answers, found) = decode_fetched_batches(fetched.payload()).unwrap();
+        prop_assert_eq!(answers, asked);
         prop_assert_eq!(found, bundles);
     }
 

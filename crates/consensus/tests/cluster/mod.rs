@@ -6,7 +6,8 @@ mod feed;
 
 use feed::{Taken, feed};
 use quorate_consensus::{
-    BoardEntry, Consensus, Destination, Fact, LaneUpdate, Outgoing, Output, Recovered, Voting,
+    BoardEntry, Consensus, Destination, Fact, LaneUpdate, Mark, Outgoing, Output, Recovered, Support, Voting,
+    Why,
 };
 use quorate_types::{
     After, ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, ReplicaId, Seq,
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     held: VecDeque<(After, Destination, Outgoing)>,
     to_itself: VecDeque<Outgoing>,
     lanes: BTreeMap<LaneId, Vec<BoardEntry>>,
+    /// All that it ever held, on whatever chain.
+    held_ever: BTreeMap<(LaneId, Mark), BoardEntry>,
     accepted: BTreeMap<Digest, (Lsn, Arc<Header>)>,
     /// What it wrote down to vote for.
     ballots: BTreeMap<(View, Seq), (Digest, Lsn)>,
@@ -209,12 +212,18 @@ impl Cluster {
                 self.node_mut(id).trims.push((upto, after));
             }
             Output::Want(tip) => self.say(id, format!("wants batch {} of lane {}", tip.upto, tip.lane)),
-            Output::WantProposed { tip, primary } => {
+            Output::WantProposed { tip, primary, .. } => {
                 self.say(
                     id,
                     format!("wants batch {} of lane {}, which r{primary} has proposed", tip.upto, tip.lane),
                 );
             }
+            Output::Unname(tips) => {
+                let tips: Vec<String> =
+                    tips.iter().map(|tip| format!("{} of lane {}", tip.upto, tip.lane)).collect();
+                self.say(id, format!("needs no more {}", tips.join(" ")));
+            }
+            Output::Behind(_) => {}
             Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
             Output::Halt(why) => {
                 let why: Vec<&str> = why.split(' ').map(|word| self.short(word)).collect();
@@ -606,27 +615,38 @@ impl Cluster {
             let node = self.node_mut(id);
             let durable = node.durable.clone();
             let held = node.lanes.entry(lane).or_default();
-            held.retain(|entry| durable.get(&entry.journal).is_some_and(|lsn| *lsn >= entry.lsn));
+            let is_durable =
+                |entry: &BoardEntry| durable.get(&entry.journal).is_some_and(|lsn| *lsn >= entry.lsn);
+            held.retain(is_durable);
+            node.held_ever.retain(|_, entry| is_durable(entry));
             for number in held.len() as u64 + 1..=mark.0 {
                 // It is in the state.
-                let (chain, journal) = (batch_chain(lane, number, ""), JournalId(1 + lane.link.0));
-                held.push(BoardEntry { chain, bytes: 0, journal, lsn: Lsn(0) });
+                let mark = Mark { upto: LaneNumber(number), chain: batch_chain(lane, number, "") };
+                let journal = JournalId(1 + lane.link.0);
+                let previous = held.last().map_or(Digest::ZERO, |entry| entry.mark.chain);
+                held.push(BoardEntry { mark, previous, bytes: 0, journal, lsn: Lsn(0), why: Why::OwnLink });
             }
             let below = usize::try_from(mark.0).expect("a short lane");
-            let before = held[..below].last().map_or(Digest::ZERO, |entry| entry.chain);
-            let (entries, held) = (held[below..].to_vec(), held.len() as u64);
-            let (weak, quorum) = self.acknowledged_up_to(lane, held);
-            let update = LaneUpdate { lane, first: mark.next(), before, entries, weak, quorum };
+            let held = held[below..].to_vec();
+            let update = self.update_of(id, lane, held);
             self.with(id, |consensus, _| consensus.on_lane_update(&update));
         }
     }
 
-    fn acknowledged_up_to(&self, lane: LaneId, held: u64) -> (LaneNumber, LaneNumber) {
+    /// What a replica is told when it holds more of a lane, or more have acknowledged it.
+    fn update_of(&self, id: ReplicaId, lane: LaneId, held: Vec<BoardEntry>) -> LaneUpdate {
+        let all = self.node(id).lanes.get(&lane).map_or(&[][..], |held| held);
         let mut sorted = self.acknowledged[&lane].clone();
         sorted.sort_unstable_by(|left, right| right.cmp(left));
         let quorums = self.config.quorums();
-        let reached = |count: usize| LaneNumber(sorted[count - 1].min(held));
-        (reached(quorums.weak), reached(quorums.quorum))
+        let highest = |count: usize| {
+            let reached = usize::try_from(sorted[count - 1]).expect("a short lane");
+            all[..reached.min(all.len())].last().map(|entry| entry.mark)
+        };
+        let weak = highest(quorums.weak).map(|mark| (Support::Weak, mark));
+        let quorum = highest(quorums.quorum).map(|mark| (Support::Quorum, mark));
+        let tip = all.last().map(|entry| entry.mark).unwrap_or_default();
+        LaneUpdate { lane, held, supported: weak.into_iter().chain(quorum).collect(), tip }
     }
 
     /// The lane of `origin` grows at `holders` up to batch `upto`, and `ackers` acknowledge it.
@@ -639,12 +659,7 @@ impl Cluster {
             let node = self.node_mut(id);
             let entries =
                 if growth.holders.contains(&id) { node.grow(lane, upto, growth) } else { Vec::new() };
-            let held = node.lanes.get(&lane).map_or(&[][..], |held| held);
-            let below = held.len() - entries.len();
-            let before = held[..below].last().map_or(Digest::ZERO, |entry| entry.chain);
-            let (first, held) = (LaneNumber(below as u64 + 1), held.len() as u64);
-            let (weak, quorum) = self.acknowledged_up_to(lane, held);
-            let update = LaneUpdate { lane, first, before, entries, weak, quorum };
+            let update = self.update_of(id, lane, entries);
             self.with(id, |consensus, _| consensus.on_lane_update(&update));
         }
     }
@@ -790,6 +805,7 @@ impl Node {
             held: VecDeque::new(),
             to_itself: VecDeque::new(),
             lanes: BTreeMap::new(),
+            held_ever: BTreeMap::new(),
             accepted: BTreeMap::new(),
             ballots: BTreeMap::new(),
             prepared: BTreeMap::new(),
@@ -829,18 +845,26 @@ impl Node {
             _ => batch_chain(lane, number, ""),
         };
         let held = self.lanes.entry(lane).or_default();
-        let same = (1..=upto).zip(&*held).take_while(|(number, entry)| entry.chain == chain(*number)).count();
+        let same =
+            (1..=upto).zip(&*held).take_while(|(number, entry)| entry.mark.chain == chain(*number)).count();
         if same as u64 == upto {
             return Vec::new();
         }
         held.truncate(same);
         for number in same as u64 + 1..=upto {
-            let lsn = self.appended.get(&growth.journal).copied().unwrap_or_default().next();
-            self.appended.insert(growth.journal, lsn);
-            if !self.slow {
-                self.durable.insert(growth.journal, lsn);
-            }
-            held.push(BoardEntry { chain: chain(number), bytes: growth.bytes, journal: growth.journal, lsn });
+            let mark = Mark { upto: LaneNumber(number), chain: chain(number) };
+            // What it has held before lies where it lay.
+            let entry = *self.held_ever.entry((lane, mark)).or_insert_with(|| {
+                let lsn = self.appended.get(&growth.journal).copied().unwrap_or_default().next();
+                self.appended.insert(growth.journal, lsn);
+                if !self.slow {
+                    self.durable.insert(growth.journal, lsn);
+                }
+                let previous = held.last().map_or(Digest::ZERO, |entry| entry.mark.chain);
+                let (bytes, journal, why) = (growth.bytes, growth.journal, Why::OwnLink);
+                BoardEntry { mark, previous, bytes, journal, lsn, why }
+            });
+            held.push(entry);
         }
         held[same..].to_vec()
     }
@@ -850,8 +874,10 @@ impl Node {
         let mut next = self.accepted.get(digest);
         while let Some((lsn, header)) = next {
             let batches = header.cut.iter().flat_map(|tip| {
-                let held = self.lanes.get(&tip.lane).map_or(&[][..], |held| held);
-                held.iter().take(usize::try_from(tip.upto.0).expect("a short lane"))
+                let held = |mark: Mark| self.held_ever.get(&(tip.lane, mark)).copied();
+                let parent =
+                    |entry: &BoardEntry| Mark { upto: entry.mark.upto.previous(), chain: entry.previous };
+                std::iter::successors(held(tip.mark()), move |entry| held(parent(entry)))
             });
             let mut positions = batches.map(|entry| (entry.journal, entry.lsn)).chain([(JOURNAL, *lsn)]);
             if positions.any(|(journal, lsn)| {

@@ -4,9 +4,9 @@
 use quorate_lanes::{Batch, Destination, Lanes, Output, Recovered, Reject};
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn,
-    Nanoseconds, Operation, ReplicaId, SessionId, Tuning,
+    Mark, Nanoseconds, Operation, ReplicaId, SessionId, Support, Tuning, Why,
 };
-use quorate_wire::message::{FetchBatches, LaneAcks, Message, encode_fetched_batches};
+use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message, encode_fetched_batches};
 use quorate_wire::{BatchHead, BatchView, BundleView, Claims, Frame, Kind, LaneTip, batch, bundle, testing};
 use std::sync::Arc;
 
@@ -30,7 +30,11 @@ pub(crate) fn config(tune: impl FnOnce(&mut Tuning)) -> Arc<ClusterConfig> {
 
 /// A journal with these batches, from position 1 on, and executed tips in the state.
 pub(crate) fn journal<'a>(frames: impl IntoIterator<Item = &'a Frame>, tips: &[LaneTip]) -> Recovered {
-    let batches: Vec<(Lsn, Frame)> = (1..).map(Lsn).zip(frames.into_iter().cloned()).collect();
+    let batches: Vec<(Lsn, Frame, Why)> = (1..)
+        .map(Lsn)
+        .zip(frames.into_iter().cloned())
+        .map(|(lsn, frame)| (lsn, frame, Why::OwnLink))
+        .collect();
     Recovered { last_lsn: Lsn(batches.len() as u64), tips: tips.to_vec(), batches }
 }
 
@@ -101,7 +105,14 @@ impl Chain {
     /// An answer to a fetch: the batches `from` down to `to`.
     pub(crate) fn answer(&self, from: usize, to: usize) -> Frame {
         let payloads = (to..=from).rev().map(|number| self.frame(number).payload());
-        encode_fetched_batches(self.lane, payloads)
+        encode_fetched_batches(&self.tips[from], payloads)
+    }
+
+    /// An answer to a question that was asked, and that begins elsewhere.
+    pub(crate) fn answer_to(&self, asked: &FetchBatches, from: usize, to: usize) -> Frame {
+        let payloads = (to..=from).rev().map(|number| self.frame(number).payload());
+        let tip = LaneTip { lane: self.lane, upto: asked.upto, chain: asked.chain };
+        encode_fetched_batches(&tip, payloads)
     }
 }
 
@@ -209,7 +220,11 @@ impl Node {
     }
 
     pub(crate) fn want_proposed(&mut self, tip: LaneTip, primary: ReplicaId) {
-        self.lanes.want_proposed(self.now, tip, primary, &mut self.out);
+        self.lanes.want_proposed(self.now, tip, Mark::default(), primary, &mut self.out);
+    }
+
+    pub(crate) fn disconnect(&mut self, peer: ReplicaId) {
+        self.lanes.on_disconnected(self.now, peer, LINK);
     }
 
     pub(crate) fn fetched(&mut self, from: ReplicaId, frame: &Frame) -> Result<(), Reject> {
@@ -267,7 +282,7 @@ impl Outputs {
         to_peer.map(|(_, frame, _)| batch::parse_head(frame.payload()).expect("a batch").number.0).collect()
     }
 
-    /// Acknowledgements to all with what must be durable first. Full ones follow a change of the chain.
+    /// Acknowledgements to all with what must be durable first.
     pub(crate) fn acknowledgements(&self) -> Vec<(LaneTip, Lsn)> {
         let tips = |output: &Output| match output {
             Output::Acknowledge { acks, after, .. } => acks.tips.iter().map(|tip| (*tip, *after)).collect(),
@@ -281,9 +296,9 @@ impl Outputs {
         let of_lane = |(to, frame, after): (Destination, Frame, Option<Lsn>)| {
             let Destination::One(peer) = to else { panic!("a frontier for all") };
             let acks = LaneAcks::decode(frame.payload()).expect("own acknowledgements");
-            let tip = acks.tips.iter().rfind(|tip| tip.lane == lane).expect("all lanes");
+            let highest = acks.tips.iter().filter(|tip| tip.lane == lane).map(|tip| tip.upto.0).max();
             assert!(acks.full);
-            (peer, tip.upto.0, after)
+            (peer, highest.expect("all lanes"), after)
         };
         self.sent(Kind::LaneAcks).into_iter().map(of_lane).collect()
     }
@@ -335,6 +350,15 @@ impl Outputs {
         self.0.iter().filter_map(lsn).collect()
     }
 
+    /// The journal positions that are to be read back.
+    pub(crate) fn read_back(&self) -> Vec<u64> {
+        let lsn = |output: &Output| match output {
+            Output::ReadBack { lsn } => Some(lsn.0),
+            _ => None,
+        };
+        self.0.iter().filter_map(lsn).collect()
+    }
+
     pub(crate) fn trims(&self) -> Vec<u64> {
         let upto = |output: &Output| match output {
             Output::Trim { upto } => Some(upto.0),
@@ -351,8 +375,26 @@ impl Outputs {
         self.0.iter().filter_map(update).collect()
     }
 
-    /// Weak and quorum tip in the last report of a lane.
+    /// The highest numbers that f+1 and q replicas have acknowledged, as far as that was reported; zero is no news.
     pub(crate) fn tips(&self, lane: LaneId) -> Option<(u64, u64)> {
-        self.progress(lane).last().map(|update| (update.weak.0, update.quorum.0))
+        let reported = self.progress(lane);
+        let supported = || reported.iter().flat_map(|update| &update.supported);
+        let highest = |wanted: Support| {
+            supported()
+                .filter(|(support, _)| *support == wanted)
+                .map(|(_, mark)| mark.upto.0)
+                .max()
+                .unwrap_or(0)
+        };
+        (!reported.is_empty()).then(|| (highest(Support::Weak), highest(Support::Quorum)))
+    }
+
+    /// Questions for acknowledgements: to whom, and the tips in them.
+    pub(crate) fn asked(&self) -> Vec<(ReplicaId, Vec<LaneTip>)> {
+        let question = |(to, frame, _): (Destination, Frame, Option<Lsn>)| match to {
+            Destination::One(peer) => (peer, AskLanes::decode(frame.payload()).expect("a question").tips),
+            Destination::Others => panic!("a question for all"),
+        };
+        self.sent(Kind::AskLanes).into_iter().map(question).collect()
     }
 }

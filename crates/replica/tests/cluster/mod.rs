@@ -82,7 +82,13 @@ pub(crate) struct Cluster {
     pub(crate) largest_step_to_clients: usize,
     /// The most bytes of pages of states that one step sent to anyone.
     pub(crate) largest_step_of_pages: usize,
+    /// What a liar does with each frame that it gets.
+    pub(crate) liar: Option<(ReplicaId, Liar)>,
+    /// Frames that their sender never sent.
+    pub(crate) withheld: Option<fn(&Sent) -> bool>,
 }
+
+pub(crate) type Liar = Box<dyn FnMut(&mut Cluster, &Sent)>;
 
 impl Cluster {
     pub(crate) fn new(replicas: u8, links: u8, cores: usize) -> Self {
@@ -143,6 +149,8 @@ impl Cluster {
             operations: BTreeMap::new(),
             stages: BTreeMap::new(),
             largest_step_of_pages: 0,
+            liar: None,
+            withheld: None,
             largest_step_to_clients: 0,
             config,
         };
@@ -279,8 +287,18 @@ impl Cluster {
 
     fn run_once(&mut self) -> bool {
         let mut moved = false;
-        while let Some(Sent { from, to, link, frame }) = self.flights.pop_front() {
+        while let Some(sent) = self.flights.pop_front() {
             moved = true;
+            if let Some((me, mut liar)) = self.liar.take() {
+                if me == sent.to {
+                    liar(self, &sent);
+                }
+                self.liar = Some((me, liar));
+            }
+            if self.withheld.is_some_and(|withheld| withheld(&sent)) {
+                continue;
+            }
+            let Sent { from, to, link, frame } = sent;
             if !self.cut.contains(&(from, to)) && !self.machines[from.index()].crashed {
                 self.peer_input(to, link, Input::PeerFrame { peer: from, link, frame: frame.as_frame_ref() });
             }

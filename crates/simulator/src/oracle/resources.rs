@@ -53,7 +53,6 @@ impl Trouble {
             | Reject::ForeignBundle
             | Reject::BundleSignature
             | Reject::ForeignBatch
-            | Reject::LaneThrottled
             | Reject::FetchMismatch
             | Reject::StatePage
             | Reject::ConsensusSignature

@@ -1,0 +1,206 @@
+//! Who has said to hold what of one lane, and what this replica has not said yet.
+//!
+//! An acknowledgement is a fact about a digest and the whole chain before it. It is never taken back: one that is newer adds
+//! to what is known. Facts about batches that are held lie in their nodes; those that cannot be placed are kept beside, until
+//! the batch comes or the lane is executed at or beyond them.
+
+use crate::eligible::Eligible;
+use crate::held::Held;
+use crate::receive::FORKS_MAX;
+use quorate_types::{LaneNumber, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The facts of one peer about one lane that cannot be placed; the lowest give way. An honest one has F chains from the
+/// origin's own link and at most (n−f)·F that others have acknowledged, and says three digests of each in a frontier; what
+/// it said before can be asked for.
+fn unplaced_max(quorums: Quorums) -> usize {
+    3 * FORKS_MAX * (1 + quorums.replicas - quorums.faults)
+}
+
+/// What others have and is not here is fetched when the timer finds so for so many times, in a lane that stands still and in
+/// one that moves.
+const LOOKS_STANDING: u32 = 2;
+const LOOKS_MOVING: u32 = 4;
+
+/// The acknowledgements of all replicas for one lane, this one's own included.
+#[derive(Debug)]
+pub(crate) struct Acknowledged {
+    quorums: Quorums,
+    /// By replica.
+    unplaced: Vec<BTreeSet<Mark>>,
+    /// The ends of what this replica may say and has not said.
+    unsaid: Vec<Mark>,
+    /// What f+1 others had acknowledged without its being here when the timer looked last, and how often it has found
+    /// that.
+    awaited: BTreeMap<Mark, u32>,
+}
+
+impl Acknowledged {
+    pub(crate) fn new(quorums: Quorums) -> Self {
+        let unplaced = vec![BTreeSet::new(); quorums.replicas];
+        Self { quorums, unplaced, unsaid: Vec::new(), awaited: BTreeMap::new() }
+    }
+
+    /// A replica says to hold the chain up to `mark`. Returns the highest batch that is merely named and now has f+1
+    /// acknowledgements of others than `me`.
+    pub(crate) fn note(
+        &mut self,
+        held: &mut Held,
+        eligible: &mut Eligible,
+        me: ReplicaId,
+        from: ReplicaId,
+        mark: Mark,
+    ) -> Option<Mark> {
+        if mark.upto <= held.executed().upto {
+            return None;
+        }
+        if held.contains(mark) {
+            return self.spread(held, eligible, me, from, mark);
+        }
+        let unplaced = &mut self.unplaced[from.index()];
+        unplaced.insert(mark);
+        if unplaced.len() > unplaced_max(self.quorums) {
+            unplaced.pop_first();
+        }
+        None
+    }
+
+    /// A batch is held now: facts about it are placed.
+    pub(crate) fn place(
+        &mut self,
+        held: &mut Held,
+        eligible: &mut Eligible,
+        me: ReplicaId,
+        mark: Mark,
+    ) -> Option<Mark> {
+        let mut named = None;
+        for (from, unplaced) in (0u8..).map(ReplicaId).zip(&mut self.unplaced) {
+            if !unplaced.is_empty() && unplaced.remove(&mark) {
+                named = named.max(spread(self.quorums, held, eligible, me, from, mark));
+            }
+        }
+        named
+    }
+
+    fn spread(
+        &self,
+        held: &mut Held,
+        eligible: &mut Eligible,
+        me: ReplicaId,
+        from: ReplicaId,
+        mark: Mark,
+    ) -> Option<Mark> {
+        spread(self.quorums, held, eligible, me, from, mark)
+    }
+
+    /// Who has said to hold exactly this, though it is not here.
+    pub(crate) fn holders_of_unplaced(&self, mark: Mark) -> ReplicaSet {
+        let mut holders = ReplicaSet::EMPTY;
+        for (from, unplaced) in (0u8..).map(ReplicaId).zip(&self.unplaced) {
+            if unplaced.contains(&mark) {
+                holders.insert(from);
+            }
+        }
+        holders
+    }
+
+    /// Whether a replica has said something of what lies above `number` that cannot be placed.
+    pub(crate) fn is_unplaced_above(&self, from: ReplicaId, number: LaneNumber) -> bool {
+        self.unplaced[from.index()].last().is_some_and(|highest| highest.upto > number)
+    }
+
+    /// Whether anything cannot be placed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.unplaced.iter().any(|unplaced| !unplaced.is_empty())
+    }
+
+    /// What f+1 replicas other than `me` have acknowledged and is not here, the lowest first.
+    pub(crate) fn lacking(&self, me: ReplicaId) -> Vec<Mark> {
+        let others = (0u8..).map(ReplicaId).zip(&self.unplaced).filter(|(from, _)| *from != me);
+        let mut counts: BTreeMap<Mark, usize> = BTreeMap::new();
+        for mark in others.flat_map(|(_, unplaced)| unplaced) {
+            *counts.entry(*mark).or_default() += 1;
+        }
+        counts.into_iter().filter(|(_, count)| *count >= self.quorums.weak).map(|(mark, _)| mark).collect()
+    }
+
+    /// Of what [`Acknowledged::lacking`] gives, that which has been lacking for long: longer if the lane has moved, as then
+    /// its origin may be about to bring it. However it moves, that is not for ever.
+    pub(crate) fn look(&mut self, me: ReplicaId, has_moved: bool) -> Vec<Mark> {
+        let looks = |mark: Mark| (mark, self.awaited.get(&mark).map_or(1, |looks| looks + 1));
+        let awaited: BTreeMap<Mark, u32> = self.lacking(me).into_iter().map(looks).collect();
+        self.awaited = awaited;
+        let long = if has_moved { LOOKS_MOVING } else { LOOKS_STANDING };
+        self.awaited.iter().filter(|(_, looks)| **looks >= long).map(|(mark, _)| *mark).collect()
+    }
+
+    /// This chain is dead: it does not pass through the executed tip.
+    pub(crate) fn forget(&mut self, mark: Mark) {
+        for unplaced in &mut self.unplaced {
+            unplaced.remove(&mark);
+        }
+    }
+
+    /// The lane is executed further.
+    pub(crate) fn on_executed(&mut self, held: &Held) {
+        let executed = held.executed().upto;
+        for unplaced in &mut self.unplaced {
+            while unplaced.first().is_some_and(|lowest| lowest.upto <= executed) {
+                unplaced.pop_first();
+            }
+        }
+    }
+
+    /// This replica may say that it holds a batch.
+    pub(crate) fn may_say(&mut self, parent: Mark, mark: Mark) {
+        match self.unsaid.last_mut() {
+            Some(last) if *last == parent => *last = mark,
+            _ => self.unsaid.push(mark),
+        }
+    }
+
+    /// What may be said anew: the ends of chains, and up to where the journal must be durable for that.
+    pub(crate) fn say(&mut self, held: &Held) -> (Vec<Mark>, Lsn) {
+        let mut unsaid = std::mem::take(&mut self.unsaid);
+        unsaid.retain(|mark| mark.upto >= held.executed().upto && held.contains(*mark));
+        if unsaid.len() > 1 {
+            unsaid.sort_unstable();
+            unsaid.dedup();
+            let all = unsaid.clone();
+            unsaid.retain(|mark| !all.iter().any(|other| other != mark && held.descends(*other, *mark)));
+        }
+        let durable = unsaid.iter().map(|mark| held.durable(*mark)).max().unwrap_or_default();
+        (unsaid, durable)
+    }
+}
+
+/// Sets the replica's bit in a node and all before it.
+fn spread(
+    quorums: Quorums,
+    held: &mut Held,
+    eligible: &mut Eligible,
+    me: ReplicaId,
+    from: ReplicaId,
+    mark: Mark,
+) -> Option<Mark> {
+    let executed = held.executed().upto;
+    let (mut at, mut named) = (mark, None);
+    while at.upto > executed
+        && let Some(node) = held.get_mut(at)
+        && node.holders.insert(from)
+    {
+        let count = node.holders.len();
+        let others = count - usize::from(node.holders.contains(me));
+        if named.is_none() && node.why == Why::Named && others >= quorums.weak {
+            named = Some(at);
+        }
+        if count == quorums.weak || count == quorums.quorum {
+            eligible.on_count(held, at, count);
+        }
+        match held.parent(at) {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    named
+}
