@@ -3,7 +3,9 @@
 //! Every signature is made and checked, as in a cluster: 1 proposal and 4 PREPAREs signed, 15 of them checked.
 //! There is no network, no encoding and no disk: what is appended is durable at once.
 
-use quorate_consensus::{BoardEntry, Consensus, Destination, LaneUpdate, Outgoing, Output};
+use quorate_consensus::{
+    BoardEntry, Consensus, Destination, LaneUpdate, Mark, Outgoing, Output, Support, Why,
+};
 use quorate_types::{
     ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Seq,
 };
@@ -127,9 +129,11 @@ impl Machines {
         self.chain = Digest::of(Domain::LaneChain, &self.batch.0.to_le_bytes());
         let lane = LaneId { origin: PRIMARY, link: LinkId(0) };
         let lsn = Lsn(self.batch.0);
-        let entry = BoardEntry { chain: self.chain, bytes: BATCH_BYTES, journal: JournalId(1), lsn };
-        let (first, weak, quorum) = (self.batch, self.batch, self.batch);
-        let update = LaneUpdate { lane, first, before, entries: vec![entry], weak, quorum };
+        let mark = Mark { upto: self.batch, chain: self.chain };
+        let (journal, why) = (JournalId(1), Why::OwnLink);
+        let entry = BoardEntry { mark, previous: before, bytes: BATCH_BYTES, journal, lsn, why };
+        let supported = vec![(Support::Weak, mark), (Support::Quorum, mark)];
+        let update = LaneUpdate { lane, held: vec![entry], supported, tip: mark };
         self.machines.iter_mut().for_each(|machine| machine.on_lane_update(&update));
     }
 
