@@ -8,6 +8,7 @@ use crate::own::{OwnLane, Owner};
 use crate::recovery::Adoption;
 use crate::retention::Records;
 use crate::serve::Reading;
+use crate::throttle::Throttles;
 use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
     ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
@@ -105,6 +106,9 @@ pub enum Reject {
     /// A lane with too much that is not executed, or a journal with too much that is not durable.
     #[error("a lane over its budget, or a disk that is far behind")]
     Budget,
+    /// A lane in which forged bundles were found.
+    #[error("a lane that is closed for a while because of forged bundles in it")]
+    Throttled,
     /// Fetched batches that are not what was asked for.
     #[error("fetched batches that do not match the digest asked for")]
     FetchMismatch,
@@ -184,6 +188,7 @@ pub struct Lanes {
     pub(crate) unchecked: VecDeque<LaneTip>,
     /// The verdicts on so many of them are under way.
     claimed: usize,
+    pub(crate) throttles: Throttles,
     /// Set for a learner: it has nothing to send in lanes of its own.
     pub(crate) is_mute: bool,
     /// Set while this replica knows that others have committed more: what they acknowledge meanwhile, it need not fetch.
@@ -214,6 +219,7 @@ impl Lanes {
             records: Records::default(),
             unchecked: VecDeque::new(),
             claimed: 0,
+            throttles: Throttles::default(),
             is_mute: false,
             is_behind: false,
             timer: Nanoseconds(0),
@@ -279,6 +285,7 @@ impl Lanes {
     /// What the last step has sealed was sealed by `now`. To be called at the start of each step, as the steps
     /// themselves have no clock.
     pub fn note_sealed(&mut self, now: Nanoseconds, mut report: impl FnMut(StageTime)) {
+        self.throttles.note_time(now);
         self.links.values_mut().for_each(|link| link.own.note_sealed(now, &mut report));
     }
 
@@ -394,7 +401,12 @@ impl Lanes {
             Arc::get_mut(batch)
                 .expect("invariant: nobody has the batch before its verdicts")
                 .settle(verdicts);
+            let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
+            self.throttles.checked(tip.lane, batch.bundles().len(), forged);
             out.push(Output::Held(Arc::clone(batch)));
+        }
+        if self.unchecked.is_empty() {
+            self.throttles.nothing_waits();
         }
         let links: Vec<LinkId> = self.links.keys().copied().filter(|link| self.may_seal(*link)).collect();
         for link in links {

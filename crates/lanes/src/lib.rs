@@ -21,6 +21,7 @@ mod receive;
 mod recovery;
 mod retention;
 mod serve;
+mod throttle;
 
 pub use batch::{Batch, Bundle};
 pub use lanes::{Destination, Lanes, Output, Reject};

@@ -35,6 +35,7 @@ impl Lanes {
         if head.lane.origin != from {
             return Err(Reject::ForeignLane);
         }
+        self.throttles.admit(head.lane)?;
         let held_max = self.lane_bytes_held_max();
         let is_disk_behind = self.is_disk_behind();
         let held = &self.share_on(head.lane, link)?.lane.held;
@@ -67,6 +68,7 @@ impl Lanes {
         }
         let batch = Arc::new(Batch::read(Frame::keep(frame))?);
         self.raise(head.lane, parent, Why::OwnLink, out);
+        self.throttles.took(head.lane, batch.bundles().len());
         self.append_unchecked(batch, Why::OwnLink, out);
         Ok(())
     }

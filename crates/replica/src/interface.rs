@@ -256,6 +256,9 @@ pub enum Reject {
     /// An origin has more unexecuted than receivers hold.
     #[error("a lane over its budget")]
     LaneBudget,
+    /// A batch of a lane in which forged bundles were found.
+    #[error("a batch of a lane that is closed for a while because of forged bundles in it")]
+    LaneThrottled,
     /// Fetched data that is not what was asked for.
     #[error("fetched data that does not match the digest asked for")]
     FetchMismatch,
@@ -287,6 +290,7 @@ impl Reject {
         "batch_gap",
         "batch_fork",
         "lane_budget",
+        "lane_throttled",
         "fetch_mismatch",
         "state_page",
         "page_questions",
@@ -315,6 +319,7 @@ impl Reject {
             Self::BatchGap => "batch_gap",
             Self::BatchFork => "batch_fork",
             Self::LaneBudget => "lane_budget",
+            Self::LaneThrottled => "lane_throttled",
             Self::FetchMismatch => "fetch_mismatch",
             Self::StatePage => "state_page",
             Self::PageQuestions => "page_questions",

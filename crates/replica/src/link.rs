@@ -172,6 +172,7 @@ impl From<quorate_lanes::Reject> for Reject {
             quorate_lanes::Reject::Gap => Self::BatchGap,
             quorate_lanes::Reject::Fork => Self::BatchFork,
             quorate_lanes::Reject::Budget => Self::LaneBudget,
+            quorate_lanes::Reject::Throttled => Self::LaneThrottled,
             quorate_lanes::Reject::FetchMismatch => Self::FetchMismatch,
         }
     }

@@ -6,9 +6,13 @@ mod cluster;
 use cluster::*;
 use quorate_consensus::Reject as Refusal;
 use quorate_replica::Reject;
-use quorate_types::{CoreId, Digest, Nanoseconds, ReplicaId, Seq, Signature, View};
+use quorate_types::{
+    CoreId, Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq, Signature, View,
+};
 use quorate_wire::message::{Message, PrePrepare, Prepare, Suspect, ViewChange};
-use quorate_wire::{Frame, Header, Statement, SuspectReason, header, testing};
+use quorate_wire::{
+    BatchHead, Frame, Header, Kind, LaneTip, Statement, SuspectReason, batch, header, testing,
+};
 
 /// More than any credit, and far less than what is sent.
 const CHECKS_MAX: u64 = 100;
@@ -121,4 +125,40 @@ fn proposals_that_are_refused_one_after_the_other() {
         proposal(cluster, Digest([7; 32]), seq, number)
     });
     assert!(checks <= CHECKS_MAX, "{checks}");
+}
+
+/// Each forged bundle that is found closes the lane for a hundred times what it cost to find it, and no connection: it is
+/// clients that sign, and the others' verdict on them is the same.
+#[test]
+fn forged_bundles_in_a_liars_lane() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R2);
+    cluster.run();
+    let lane = LaneId { origin: R3, link: LinkId(0) };
+    let mut bundle = client.bundle(&cluster.config, 1, &vec![set("a", 1)]).payload().to_vec();
+    bundle[80] ^= 1;
+    let mut tip = LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO };
+    let mut frames = Vec::new();
+    for _ in 0..2 {
+        let head = BatchHead { lane, number: tip.upto.next(), previous: tip.chain };
+        let frame = Frame::encode(Kind::Batch, |out| {
+            batch::write_head(out, &head, 100);
+            (0..100).for_each(|_| batch::write_bundle(out, &bundle));
+        });
+        tip = quorate_lanes::Batch::check(&cluster.config, frame.clone()).expect("well-formed").tip();
+        frames.push(frame);
+    }
+    cluster.inject(R3, R1, &frames[0]);
+    cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    for _ in 0..FLOOD {
+        cluster.inject(R3, R1, &frames[1]);
+    }
+    let throttled = cluster.rejects.iter().filter(|reject| **reject == (R1, Reject::LaneThrottled)).count();
+    assert_eq!(throttled as u64, FLOOD);
+    assert_eq!(cluster.closed_peers, []);
+    // Half a second later, or a little more.
+    cluster.wait(11);
+    cluster.rejects.clear();
+    cluster.inject(R3, R1, &frames[1]);
+    assert!(!cluster.rejects.contains(&(R1, Reject::LaneThrottled)), "{:?}", cluster.rejects);
 }

@@ -161,6 +161,7 @@ fn every_reject_has_a_label_that_is_listed_once() {
         Reject::BatchGap,
         Reject::BatchFork,
         Reject::LaneBudget,
+        Reject::LaneThrottled,
         Reject::FetchMismatch,
         Reject::StatePage,
         Reject::PageQuestions,

@@ -53,6 +53,7 @@ impl Trouble {
             | Reject::ForeignBundle
             | Reject::BundleSignature
             | Reject::ForeignBatch
+            | Reject::LaneThrottled
             | Reject::FetchMismatch
             | Reject::StatePage
             | Reject::ConsensusSignature
