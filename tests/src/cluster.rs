@@ -137,6 +137,19 @@ impl Cluster {
         std::fs::remove_dir_all(self.file(&format!("data-{replica}"))).expect("`quorate init` made it");
     }
 
+    /// Runs a subcommand on the configuration of a replica; returns its exit code and all that it says.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn command(&self, replica: usize, name: &str, flags: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(binary());
+        command.arg(name).arg("--config").arg(self.file(&format!("replica-{replica}.toml"))).args(flags);
+        let output = command.output().expect("quorate runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// Starts one replica and waits until it listens.
     ///
     /// # Panics
@@ -241,11 +254,10 @@ impl Cluster {
     /// When it starts.
     #[must_use]
     pub fn refused_start(&self, replica: usize) -> String {
-        let mut command = Command::new(binary());
-        command.args(["start", "--config"]).arg(self.file(&format!("replica-{replica}.toml")));
-        let output = command.output().expect("quorate runs");
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let (code, said) = self.command(replica, "start", &[]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(!said.contains("is ready"), "{said}");
+        said
     }
 
     /// Kills a replica.

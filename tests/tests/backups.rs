@@ -282,7 +282,7 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
     }
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
-    assert!(stdout(&output).contains("becomes a learner"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("goes on as a learner"), "{}", stdout(&output));
     for (path, (_, bytes)) in in_use.iter().zip(whole) {
         std::fs::write(path, bytes).expect("our own file");
     }
@@ -293,15 +293,30 @@ fn inspect_tells_sound_directories_from_damaged_ones() {
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
 
-    // All of the log of the first core is gone: what is left shows that it was there.
+    // A backup is judged as one.
+    let backup = inspect(&parent.path().join("backup"), &[]);
+    assert_eq!(backup.status.code(), Some(0), "{}", stdout(&backup));
+    assert!(
+        stdout(&backup).contains("a backup of") && stdout(&backup).contains("Sound."),
+        "{}",
+        stdout(&backup)
+    );
+    let copied = files(&parent.path().join("backup/pages"));
+    flip(copied.iter().find(|path| path.to_string_lossy().contains("pages-")).expect("one"), 2000);
+    let backup = inspect(&parent.path().join("backup"), &[]);
+    assert_eq!(backup.status.code(), Some(1), "{}", stdout(&backup));
+    assert!(stdout(&backup).contains("DAMAGED"), "{}", stdout(&backup));
+
+    // All of the log of the first core is gone: what is left shows that it was there, and a start says the same.
     segments.iter().for_each(|path| std::fs::remove_file(path).expect("our own file"));
     let output = inspect(&data, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
-    for part in ["DAMAGED: log-0 holds nothing, and ", "becomes a learner"] {
-        assert!(stdout(&output).contains(part), "{part:?} is missing: {}", stdout(&output));
+    let said = stdout(&output);
+    let refused = cluster.refused_start(0);
+    for part in ["are missing: votes of this replica stand there; mount or put back", "format --learner"] {
+        assert!(said.contains(part) && refused.contains(part), "{part:?} is missing: {said}\n{refused}");
     }
-    cluster.start_replica(0);
-    assert!(cluster.log(0).contains("learner and casts no votes"), "{}", cluster.log(0));
+    assert!(said.contains("DAMAGED: ") && said.contains("No replica starts on it"), "{said}");
     let nobody = inspect(&parent.path().join("nothing"), &[]);
     assert_eq!(nobody.status.code(), Some(2), "{}", stderr(&nobody));
 }

@@ -52,6 +52,12 @@ fn damage(path: &Path, step: usize) {
 fn a_replica_that_lost_its_disk_comes_back_as_a_learner_and_casts_no_votes() {
     let (mut cluster, recorder) = loaded();
     cluster.lose_disk(3);
+    let refused = cluster.refused_start(3);
+    assert!(refused.contains("data-3: the data directory does not exist; mount the disk"), "{refused}");
+    assert!(!cluster.file("data-3").exists(), "nothing is made in its place");
+    // Its key has voted: without its votes it is no voter, asked for or not.
+    let (code, said) = cluster.command(3, "format", &[]);
+    assert!(code == Some(0) && said.contains("casts no votes: its key may have voted before"), "{said}");
     cluster.start_replica(3);
     assert!(cluster.log(3).contains("learner"), "{}", cluster.log(3));
     wait_for("the learner follows", || state_of(&cluster, 3).starts_with("Learner").then_some(()));

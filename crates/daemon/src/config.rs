@@ -162,6 +162,8 @@ pub struct NodeConfig {
     pub replica: ReplicaId,
     /// Its secret key.
     pub key: SigningKey,
+    /// Where that is.
+    pub key_file: PathBuf,
     /// The CPU of each core; none for a thread that is not pinned. At least one.
     pub cores: Vec<Option<usize>>,
     /// How long a core polls before it sleeps.
@@ -220,6 +222,7 @@ impl NodeConfig {
             cluster,
             replica,
             key,
+            key_file: key_path,
             cores,
             spin,
             data_directory,

@@ -2,26 +2,28 @@
 //!
 //! | name | what |
 //! | --- | --- |
-//! | `identity`, `identity.copy` | the same text twice: cluster, configuration, replica, format, role, checksum |
+//! | `identity`, `identity.copy` | whose it is, and what must not be forgotten of it (`identity.rs`) |
+//! | `spoken` | there once the replica has said something |
 //! | `lock` | locked (flock) by the process that uses the directory, whose number it holds |
 //! | `log-<core>/` | the segments of the log of one core |
+//! | `log-<core>.made` | up to which number they were made |
 //! | `pages/` | the pages of checkpointed states |
 //! | `checkpoints/` | what the pages of a checkpoint are |
 //!
-//! A directory is *formatted* on purpose, by `quorate init` or `quorate format`, never by `quorate start`: an empty
-//! directory where a formatted one was expected means that votes may be lost (DESIGN section 5). A replica that finds
-//! none makes one as a *learner*, which never votes, and the directory remembers why. The role is read from whichever
-//! copy of the identity is intact; where both are and differ, the learner wins.
+//! A directory is *formatted* on purpose, by `quorate init` or `quorate format`, never by `quorate start`. **Absent is
+//! not lost** (DESIGN section 5): where a formatted directory was expected and is none, a disk may not be mounted, or
+//! `data_dir` mistyped. Nothing starts there; an operator says whether it is lost.
 //!
 //! Whatever is written here is written under another name, synced, renamed, and its directory synced.
 
+use crate::identity::{Copies, IDENTITY, IDENTITY_COPY, Identity, Role};
 use crate::page_folder::{FolderError, PageFolder, write_checkpoint};
+use crate::segment_files::MADE;
 use quorate_journal::LogIdentity;
 use quorate_state::{CheckpointHead, Frozen};
-use quorate_types::{ClusterConfig, CoreId, Digest, Nanoseconds, ReplicaId};
+use quorate_types::{ClusterConfig, CoreId, Nanoseconds, ReplicaId};
 use quorate_wire::Position;
 use quorate_wire::header::genesis;
-use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -29,10 +31,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::warn;
 
-/// The format of all that is in the directory. Another one is another program's.
-const FORMAT: u32 = 1;
-const IDENTITY: &str = "identity";
-const IDENTITY_COPY: &str = "identity.copy";
+/// There once the replica has said something.
+const SPOKEN: &str = "spoken";
 const LOCK: &str = "lock";
 const LOG: &str = "log-";
 const PAGES: &str = "pages";
@@ -41,82 +41,11 @@ const CHECKPOINTS: &str = "checkpoints";
 const UNFINISHED: &str = ".new";
 /// File systems put this into their roots.
 const LOST_AND_FOUND: &str = "lost+found";
-/// What precedes the checksum, which covers all above it.
-const CHECK: &str = "check = \"";
-const HEADER: &str = "\
-# Whose data this is. Written by quorate; a change by hand is taken for damage.
-";
-
-/// What a replica may do with what the directory holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The replica has had this directory since the cluster began, and so all its votes.
-    Founding,
-    /// Votes may be lost, so it casts none.
-    Learner {
-        /// Why, in words.
-        reason: String,
-    },
-}
-
-/// Whose data a directory holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster_id: [u8; 32],
-    /// The digest of the cluster's configuration; all that is signed carries it.
-    pub configuration: Digest,
-    /// The replica.
-    pub replica: ReplicaId,
-    /// What tells this directory from every other: drawn when it is formatted, and part of all that is written to its
-    /// logs.
-    pub directory: [u8; 16],
-    /// What it may do.
-    pub role: Role,
-}
-
-impl Identity {
-    /// The identity of a new directory of a replica of a cluster.
-    #[must_use]
-    pub fn new(cluster: &ClusterConfig, replica: ReplicaId, role: Role) -> Self {
-        let mut directory = [0; 16];
-        getrandom::fill(&mut directory).expect("invariant: the kernel's random source does not fail");
-        Self { cluster_id: *cluster.cluster_id(), configuration: cluster.digest(), replica, directory, role }
-    }
-
-    /// Whose the log of one core is.
-    #[must_use]
-    pub fn log(&self, core: CoreId) -> LogIdentity {
-        let Self { cluster_id, replica, directory, .. } = *self;
-        LogIdentity { cluster_id, replica, core, directory }
-    }
-}
-
-/// The identity as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    format: u32,
-    cluster_id: String,
-    configuration: String,
-    replica: u8,
-    directory: String,
-    role: RoleName,
-    reason: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RoleName {
-    Founding,
-    Learner,
-}
-
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// The system refused something.
-    #[error("{path}: cannot {what}: {source}; {remedy}", path = path.display(), remedy = remedy(source.kind()))]
+    #[error("{path}: cannot {what}: {source}; {remedy}", path = path.display(), remedy = remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -157,6 +86,18 @@ pub enum DirectoryError {
         /// What differs, and the remedy.
         problem: String,
     },
+    /// There is none.
+    #[error(
+        "{path}: {reason}; mount the disk that holds it, or correct data_dir. If it is lost, \
+         `quorate format --learner --config FILE` makes a new one, of a replica that casts no votes",
+        path = path.display()
+    )]
+    Unformatted {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is there instead.
+        reason: String,
+    },
     /// Another process uses it.
     #[error(
         "{path}: in use by {holder}; stop that process, or name another data_dir",
@@ -170,18 +111,6 @@ pub enum DirectoryError {
     },
 }
 
-/// What [`open`] found.
-#[derive(Debug)]
-pub enum Opened {
-    /// A formatted directory, now locked.
-    Formatted(DataDirectory),
-    /// None: it is missing, or was never formatted, or does not tell whose it is any more.
-    Unformatted {
-        /// What is wrong, in words.
-        reason: String,
-    },
-}
-
 /// A data directory in use by this process.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -191,12 +120,41 @@ pub struct DataDirectory {
     _lock: File,
 }
 
-fn remedy(kind: io::ErrorKind) -> &'static str {
-    match kind {
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk",
         io::ErrorKind::PermissionDenied => "give the user that the replica runs as the right to it",
         io::ErrorKind::ReadOnlyFilesystem => "make the disk writable",
+        _ if is_out_of_descriptors(error) => "raise the limit of open files (ulimit -n, LimitNOFILE)",
         _ => "check data_dir and the disk (dmesg, smartctl)",
+    }
+}
+
+impl DirectoryError {
+    /// Whether it lies in what an operator has configured or mounted rather than in the machine at work: the directory
+    /// is another one, or not there, or not this user's.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
+            }
+            _ => true,
+        }
+    }
+
+    /// What the system says, of an error of the system.
+    pub(crate) fn into_source(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        }
     }
 }
 
@@ -213,6 +171,26 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
         return Err(DirectoryError::NotEmpty { path: path.to_owned(), found });
     }
     build(path, identity)
+}
+
+/// Makes a data directory of a replica that casts no votes, for `reason`: a new one, or out of the one that is there and
+/// its own, of which nothing is removed. Says whether it is a new one.
+///
+/// # Errors
+/// When there is something else in it, or the system refuses.
+pub fn format_learner(
+    path: &Path,
+    cluster: &ClusterConfig,
+    replica: ReplicaId,
+    reason: String,
+) -> Result<bool, DirectoryError> {
+    match open(path, cluster, replica) {
+        Ok(mut directory) => directory.become_learner(reason).map(|()| false),
+        Err(DirectoryError::Unformatted { .. } | DirectoryError::Foreign { .. }) => {
+            format(path, &Identity::new(cluster, replica, Role::Learner { reason })).map(|()| true)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// As [`format()`], with the state that the cluster begins with. When that fails, nothing of it is left in the way of
@@ -261,37 +239,30 @@ pub enum FormatError {
 /// Opens and locks a data directory.
 ///
 /// # Errors
-/// When it belongs to others, is in use, or the system refuses.
-pub fn open(path: &Path, cluster: &ClusterConfig, replica: ReplicaId) -> Result<Opened, DirectoryError> {
-    if let Err(reason) = examine_names(path)? {
-        return Ok(Opened::Unformatted { reason });
-    }
-    let lock = lock(path, replica)?;
-    let (identity, whole) = match examine_identity(path, cluster, replica)? {
-        Ok(found) => found,
-        Err(reason) => return Ok(Opened::Unformatted { reason }),
-    };
-    let directory = DataDirectory { path: path.to_owned(), identity, _lock: lock };
-    if !whole {
-        warn!("{}: one copy of the identity was damaged and is written again", path.display());
-        directory.write_identity()?;
-    }
-    Ok(Opened::Formatted(directory))
-}
-
-/// What a replica may do with a data directory, or what is wrong with it, without taking it into use.
-///
-/// # Errors
-/// When it belongs to others, or the system refuses.
-pub fn examine(
+/// When there is none, when it belongs to others or is in use, or when the system refuses. Nothing is changed then.
+pub fn open(
     path: &Path,
     cluster: &ClusterConfig,
     replica: ReplicaId,
-) -> Result<Result<Role, String>, DirectoryError> {
-    if let Err(reason) = examine_names(path)? {
-        return Ok(Err(reason));
+) -> Result<DataDirectory, DirectoryError> {
+    examine_names(path)?;
+    let lock = lock(path, replica)?;
+    let (identity, whole) = examine_identity(path, cluster, replica)?;
+    let directory = DataDirectory { path: path.to_owned(), identity, _lock: lock };
+    if !whole {
+        warn!("{}: one copy of the identity was damaged and is written again", path.display());
+        directory.identity.write(path)?;
     }
-    Ok(examine_identity(path, cluster, replica)?.map(|(identity, _)| identity.role))
+    Ok(directory)
+}
+
+/// Whose a data directory is and what its replica may do, without taking it into use.
+///
+/// # Errors
+/// As for [`open`], but that it may be in use.
+pub fn examine(path: &Path, cluster: &ClusterConfig, replica: ReplicaId) -> Result<Identity, DirectoryError> {
+    examine_names(path)?;
+    examine_identity(path, cluster, replica).map(|(identity, _)| identity)
 }
 
 /// What a data directory says of itself to whoever only looks: nothing is locked, written or decided.
@@ -317,20 +288,13 @@ pub(crate) struct Look {
 /// When the system refuses.
 pub(crate) fn look(path: &Path) -> Result<Look, DirectoryError> {
     let names = entries(path)?;
-    let (copies, chosen) = read_copies(path)?;
-    let [first, second] = &copies;
-    let bad = [IDENTITY, IDENTITY_COPY].into_iter().zip(&copies);
-    let bad = bad.filter(|(_, copy)| copy.as_ref().ok() != chosen.as_ref());
-    let bad_copies = bad.map(|(name, _)| name).collect();
-    let identity = match (chosen, first, second) {
-        (Some(identity), ..) => Ok(identity),
-        (None, Err(Unreadable::OtherFormat(format)), _) | (None, _, Err(Unreadable::OtherFormat(format))) => {
-            Err(format!("its format is {format}, and this version knows {FORMAT}"))
-        }
-        (None, Err(Unreadable::Missing), Err(Unreadable::Missing)) if names.is_empty() => {
-            Err("it is empty or does not exist".to_owned())
-        }
-        _ => Err(format!("{IDENTITY} and its copy are missing or damaged")),
+    let copies = Copies::read(path)?;
+    let bad_copies = copies.bad();
+    let identity = match (copies.other_format(), &copies.identity) {
+        (Some(other), _) => Err(other),
+        (None, Some(identity)) => Ok(identity.clone()),
+        (None, None) if names.is_empty() => Err("it is empty or does not exist".to_owned()),
+        (None, None) => Err(format!("{IDENTITY} and its copy are {}", copies.why_none())),
     };
     let foreign = names.into_iter().find(|name| !is_known(name));
     let (logs, pages) = (logs(path)?, path.join(PAGES));
@@ -356,67 +320,38 @@ fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
     Ok(found)
 }
 
-/// Whether a directory is one of ours, or why it may become one.
-fn examine_names(path: &Path) -> Result<Result<(), String>, DirectoryError> {
+/// Refuses a directory that is none of ours by its names.
+fn examine_names(path: &Path) -> Result<(), DirectoryError> {
     let found = entries(path)?;
     if found.is_empty() {
         let what = if path.exists() { "is empty" } else { "does not exist" };
-        return Ok(Err(format!("{} {what}", path.display())));
+        let reason = format!("the data directory {what}");
+        return Err(DirectoryError::Unformatted { path: path.to_owned(), reason });
     }
     match found.into_iter().find(|name| !is_known(name)) {
         Some(found) => Err(DirectoryError::Foreign { path: path.to_owned(), found }),
-        None => Ok(Ok(())),
+        None => Ok(()),
     }
 }
 
-/// The identity of a directory and whether both copies are as they should be, or why it has none.
+/// The identity of a directory, and whether both copies are as they should be.
 fn examine_identity(
     path: &Path,
     cluster: &ClusterConfig,
     replica: ReplicaId,
-) -> Result<Result<(Identity, bool), String>, DirectoryError> {
-    let (copies, chosen) = read_copies(path)?;
-    if let Some(identity) = chosen {
-        check_identity(path, &identity, cluster, replica)?;
-        let whole = copies.iter().all(|copy| copy.as_ref() == Ok(&identity));
-        return Ok(Ok((identity, whole)));
-    }
-    let other = copies.iter().find_map(|copy| match copy {
-        Err(Unreadable::OtherFormat(format)) => Some(format),
-        _ => None,
-    });
-    if let Some(format) = other {
-        let problem =
-            format!("its format is {format}, and this version knows {FORMAT}; run the version that wrote it");
+) -> Result<(Identity, bool), DirectoryError> {
+    let copies = Copies::read(path)?;
+    if let Some(problem) = copies.other_format() {
         return Err(DirectoryError::OtherIdentity { path: path.to_owned(), problem });
     }
-    let state =
-        if copies.iter().all(|copy| *copy == Err(Unreadable::Missing)) { "missing" } else { "damaged" };
-    Ok(Err(format!("{} does not tell whose it is: {IDENTITY} and its copy are {state}", path.display())))
-}
-
-/// Opens and locks the data directory of a replica that is to run; where there is none, makes one as a learner.
-///
-/// # Errors
-/// As for [`open`].
-pub fn open_or_learn(
-    path: &Path,
-    cluster: &ClusterConfig,
-    replica: ReplicaId,
-) -> Result<DataDirectory, DirectoryError> {
-    match open(path, cluster, replica)? {
-        Opened::Formatted(directory) => Ok(directory),
-        Opened::Unformatted { reason } => {
-            build(path, &Identity::new(cluster, replica, Role::Learner { reason }))?;
-            match open(path, cluster, replica)? {
-                Opened::Formatted(directory) => Ok(directory),
-                Opened::Unformatted { reason } => {
-                    let source = io::Error::other(reason);
-                    Err(DirectoryError::Io { path: path.to_owned(), what: "format it", source })
-                }
-            }
-        }
-    }
+    let whole = copies.bad().is_empty();
+    let Some(identity) = copies.identity else {
+        let reason =
+            format!("it does not tell whose it is: {IDENTITY} and its copy are {}", copies.why_none());
+        return Err(DirectoryError::Unformatted { path: path.to_owned(), reason });
+    };
+    identity.check(path, cluster, replica)?;
+    Ok((identity, whole))
 }
 
 impl DataDirectory {
@@ -445,9 +380,55 @@ impl DataDirectory {
     pub fn become_learner(&mut self, reason: String) -> Result<(), DirectoryError> {
         if self.identity.role == Role::Founding {
             self.identity.role = Role::Learner { reason };
-            self.write_identity()?;
+            self.identity.write(&self.path)?;
         }
         Ok(())
+    }
+
+    /// What the directory says of itself.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The never-spoken mark of the key is this directory's. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn claim(&mut self) -> Result<(), DirectoryError> {
+        self.set(|identity| identity.claimed = true)
+    }
+
+    /// From now on it is known in which boot of the system a run has not made durable what it wrote; or, with none, that
+    /// all is durable. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_unsynced_boot(&mut self, boot: Option<String>) -> Result<(), DirectoryError> {
+        self.set(|identity| identity.unsynced_boot = boot)
+    }
+
+    /// The replica has halted and must not go on by itself, for a reason; or, with none, was told to go on. Durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_halted(&mut self, reason: Option<String>) -> Result<(), DirectoryError> {
+        self.set(|identity| identity.halted = reason)
+    }
+
+    fn set(&mut self, change: impl FnOnce(&mut Identity)) -> Result<(), DirectoryError> {
+        let before = self.identity.clone();
+        change(&mut self.identity);
+        if self.identity == before { Ok(()) } else { self.identity.write(&self.path) }
+    }
+
+    /// Whether the replica has ever said something.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn has_spoken(&self) -> Result<bool, DirectoryError> {
+        has_spoken(&self.path)
     }
 
     /// The directory of the segments of one core, which is made if it is not there.
@@ -479,12 +460,21 @@ impl DataDirectory {
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
+}
 
-    fn write_identity(&self) -> Result<(), DirectoryError> {
-        let text = encode(&self.identity);
-        write_durably(&self.path, IDENTITY_COPY, text.as_bytes())?;
-        write_durably(&self.path, IDENTITY, text.as_bytes())
+/// Whether the replica of a data directory has ever said something.
+pub(crate) fn has_spoken(directory: &Path) -> Result<bool, DirectoryError> {
+    let path = directory.join(SPOKEN);
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(&path, "see whether the replica has spoken")(error)),
     }
+}
+
+/// Notes that the replica of a data directory says something from here on; durable when this returns.
+pub(crate) fn note_spoken(directory: &Path) -> Result<(), DirectoryError> {
+    write_durably(directory, SPOKEN, b"The replica has said something: its log is not empty.\n")
 }
 
 /// Replaces the file `name` of a directory as a whole; durable when this returns.
@@ -532,9 +522,7 @@ fn build(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
     make_directory(&path.join(PAGES))?;
     make_directory(&path.join(CHECKPOINTS))?;
     // Last, since with it the directory counts as formatted.
-    let text = encode(identity);
-    write_durably(path, IDENTITY_COPY, text.as_bytes())?;
-    write_durably(path, IDENTITY, text.as_bytes())
+    identity.write(path)
 }
 
 /// The names in a directory; none for a directory that does not exist.
@@ -552,8 +540,10 @@ fn entries(path: &Path) -> Result<Vec<String>, DirectoryError> {
 
 fn is_known(name: &str) -> bool {
     let name = name.strip_suffix(UNFINISHED).unwrap_or(name);
-    let log = name.strip_prefix(LOG).is_some_and(|core| core.parse::<u8>().is_ok());
-    log || [IDENTITY, IDENTITY_COPY, LOCK, PAGES, CHECKPOINTS, crate::sync_probe::SCRATCH].contains(&name)
+    let log = name.strip_suffix(MADE).unwrap_or(name).strip_prefix(LOG);
+    let log = log.is_some_and(|core| core.parse::<u8>().is_ok());
+    log || [IDENTITY, IDENTITY_COPY, SPOKEN, LOCK, PAGES, CHECKPOINTS, crate::sync_probe::SCRATCH]
+        .contains(&name)
 }
 
 /// Locks the directory, as long as the file is open.
@@ -582,133 +572,11 @@ fn lock(path: &Path, replica: ReplicaId) -> Result<File, DirectoryError> {
     }
 }
 
-fn encode(identity: &Identity) -> String {
-    let (role, reason) = match &identity.role {
-        Role::Founding => (RoleName::Founding, String::new()),
-        Role::Learner { reason } => (RoleName::Learner, reason.clone()),
-    };
-    let file = IdentityFile {
-        format: FORMAT,
-        cluster_id: Digest(identity.cluster_id).to_hex(),
-        configuration: identity.configuration.to_hex(),
-        replica: identity.replica.0,
-        directory: hex::encode(identity.directory),
-        role,
-        reason,
-    };
-    let fields = toml::to_string(&file).expect("invariant: numbers and strings are valid TOML");
-    let text = format!("{HEADER}{fields}");
-    let check = crc32c::crc32c(text.as_bytes());
-    format!("{text}{CHECK}{check:08x}\"\n")
-}
-
-/// What a copy of the identity says.
-type IdentityCopy = Result<Identity, Unreadable>;
-
-/// Why a copy of the identity says nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Unreadable {
-    Missing,
-    Damaged,
-    /// Whole, and of another program.
-    OtherFormat(u32),
-}
-
-/// Both copies, and the identity that stands. One that the system does not let read counts as damaged only beside one
-/// that is whole: nothing is known of what it holds, and a learner must not be made for that.
-fn read_copies(path: &Path) -> Result<([IdentityCopy; 2], Option<Identity>), DirectoryError> {
-    let mut refused = None;
-    let copies = [IDENTITY, IDENTITY_COPY].map(|name| {
-        let path = path.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing),
-            Err(error) => {
-                refused.get_or_insert_with(|| failed(&path, "read whose data this is")(error));
-                Err(Unreadable::Damaged)
-            }
-        }
-    });
-    match (choose(&copies), refused) {
-        (None, Some(refused)) => Err(refused),
-        (chosen, _) => Ok((copies, chosen)),
-    }
-}
-
-fn decode(bytes: &[u8]) -> Result<Identity, Unreadable> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Damaged)?;
-    let (covered, check) = text.rsplit_once(CHECK).ok_or(Unreadable::Damaged)?;
-    if check != format!("{:08x}\"\n", crc32c::crc32c(covered.as_bytes())) {
-        return Err(Unreadable::Damaged);
-    }
-    let table: toml::Table = covered.parse().map_err(|_| Unreadable::Damaged)?;
-    match table.get("format").and_then(toml::Value::as_integer).map(u32::try_from) {
-        Some(Ok(FORMAT)) => {}
-        Some(Ok(other)) => return Err(Unreadable::OtherFormat(other)),
-        _ => return Err(Unreadable::Damaged),
-    }
-    let file: IdentityFile = table.try_into().map_err(|_| Unreadable::Damaged)?;
-    let role = match file.role {
-        RoleName::Founding => Role::Founding,
-        RoleName::Learner => Role::Learner { reason: file.reason },
-    };
-    Ok(Identity {
-        cluster_id: digits(&file.cluster_id)?,
-        configuration: Digest(digits(&file.configuration)?),
-        replica: ReplicaId(file.replica),
-        directory: digits(&file.directory)?,
-        role,
-    })
-}
-
-fn digits<const N: usize>(text: &str) -> Result<[u8; N], Unreadable> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| Unreadable::Damaged)?;
-    Ok(bytes)
-}
-
-/// The identity that stands: of two that differ, as after a crash between writing one and the other, the learner's.
-fn choose(copies: &[IdentityCopy; 2]) -> Option<Identity> {
-    let intact = || copies.iter().filter_map(|copy| copy.as_ref().ok());
-    intact().find(|copy| copy.role != Role::Founding).or_else(|| intact().next()).cloned()
-}
-
-fn check_identity(
-    path: &Path,
-    found: &Identity,
-    cluster: &ClusterConfig,
-    replica: ReplicaId,
-) -> Result<(), DirectoryError> {
-    let problem = if found.cluster_id != *cluster.cluster_id() {
-        format!(
-            "this is the data of a replica of the cluster {}, and the cluster file has {}; name the data_dir of this \
-             cluster, or another one for a new cluster",
-            Digest(found.cluster_id).short(),
-            Digest(*cluster.cluster_id()).short()
-        )
-    } else if found.replica != replica {
-        format!(
-            "this is the data of replica {}, and the configuration is of replica {replica}; name the data_dir of replica \
-             {replica}",
-            found.replica
-        )
-    } else if found.configuration != cluster.digest() {
-        format!(
-            "this data was written under the configuration {}, and the cluster file now has {}; put the old cluster file \
-             back, as a running cluster cannot change it in this version",
-            found.configuration.short(),
-            cluster.digest().short()
-        )
-    } else {
-        return Ok(());
-    };
-    Err(DirectoryError::OtherIdentity { path: path.to_owned(), problem })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::SigningKey;
+    use crate::identity::{decode, encode};
+    use quorate_types::{Digest, SigningKey};
 
     fn cluster(id: u8) -> ClusterConfig {
         let key = |number: u8| SigningKey::from_seed(&[number; 32]).public().to_hex();
@@ -732,17 +600,11 @@ mod tests {
     }
 
     fn formatted(path: &Path) -> DataDirectory {
-        match open(path, &cluster(1), ME).unwrap() {
-            Opened::Formatted(directory) => directory,
-            Opened::Unformatted { reason } => panic!("{reason}"),
-        }
+        open(path, &cluster(1), ME).unwrap()
     }
 
-    fn unformatted(path: &Path) -> String {
-        match open(path, &cluster(1), ME).unwrap() {
-            Opened::Formatted(_) => panic!("formatted"),
-            Opened::Unformatted { reason } => reason,
-        }
+    fn refused(path: &Path) -> DirectoryError {
+        open(path, &cluster(1), ME).unwrap_err()
     }
 
     #[test]
@@ -769,8 +631,7 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         std::fs::write(other.path().join("thesis.tex"), "").unwrap();
         assert!(format(other.path(), &founding()).unwrap_err().to_string().contains("thesis.tex"));
-        let error = open_or_learn(other.path(), &cluster(1), ME).unwrap_err();
-        assert!(matches!(error, DirectoryError::Foreign { .. }), "{error}");
+        assert!(matches!(refused(other.path()), DirectoryError::Foreign { .. }));
     }
 
     #[test]
@@ -791,18 +652,70 @@ mod tests {
     }
 
     #[test]
-    fn without_a_formatted_directory_a_replica_learns_and_remembers_why() {
+    fn where_no_formatted_directory_is_nothing_starts_and_nothing_is_made() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        assert!(unformatted(&path).contains("does not exist"));
-        std::fs::create_dir(&path).unwrap();
-        assert!(unformatted(&path).contains("is empty"));
-        let Role::Learner { reason } = open_or_learn(&path, &cluster(1), ME).unwrap().role().clone() else {
-            panic!("it may vote")
+        let told = |path: &Path| {
+            let error = refused(path);
+            assert!(error.is_configuration());
+            let text = error.to_string();
+            for part in ["mount the disk that holds it, or correct data_dir", "format --learner"] {
+                assert!(text.contains(part), "{text}");
+            }
+            text
         };
-        assert!(reason.contains("is empty"), "{reason}");
-        let again = open_or_learn(&path, &cluster(1), ME).unwrap();
-        assert_eq!(again.role(), &Role::Learner { reason });
+        assert!(told(&path).contains("the data directory does not exist"));
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        assert!(told(&path).contains("the data directory is empty"));
+        assert_eq!(entries(&path).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_directory_becomes_a_learners_on_purpose_and_keeps_what_it_holds() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let learn = |reason: &str| format_learner(&path, &cluster(1), ME, reason.to_owned());
+        assert!(learn("a lost disk").unwrap(), "there was none");
+        assert!(!learn("another reason").unwrap());
+        let role = Role::Learner { reason: "a lost disk".to_owned() };
+        assert_eq!(formatted(&path).role(), &role);
+        let second = parent.path().join("second");
+        format(&second, &founding()).unwrap();
+        std::fs::create_dir(second.join("log-0")).unwrap();
+        assert!(!format_learner(&second, &cluster(1), ME, "a lost segment".to_owned()).unwrap());
+        assert!(second.join("log-0").is_dir() && matches!(formatted(&second).role(), Role::Learner { .. }));
+        let error = format_learner(&second, &cluster(2), ME, String::new()).unwrap_err();
+        assert!(matches!(error, DirectoryError::OtherIdentity { .. }), "{error}");
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("thesis.tex"), "").unwrap();
+        let error = format_learner(other.path(), &cluster(1), ME, String::new()).unwrap_err();
+        assert!(matches!(error, DirectoryError::NotEmpty { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_must_not_be_forgotten_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        format(directory.path(), &founding()).unwrap();
+        let mut open = formatted(directory.path());
+        assert!(!open.has_spoken().unwrap());
+        note_spoken(directory.path()).unwrap();
+        open.claim().unwrap();
+        open.set_unsynced_boot(Some("a".to_owned())).unwrap();
+        open.set_halted(Some("two roots".to_owned())).unwrap();
+        drop(open);
+        let mut open = formatted(directory.path());
+        let expected = Identity {
+            claimed: true,
+            unsynced_boot: Some("a".to_owned()),
+            halted: Some("two roots".to_owned()),
+            ..founding()
+        };
+        assert_eq!((open.identity(), open.has_spoken().unwrap()), (&expected, true));
+        open.set_unsynced_boot(None).unwrap();
+        open.set_halted(None).unwrap();
+        drop(open);
+        assert_eq!(formatted(directory.path()).identity(), &Identity { claimed: true, ..founding() });
     }
 
     #[test]
@@ -824,26 +737,20 @@ mod tests {
     }
 
     #[test]
-    fn one_damaged_copy_is_mended_and_two_make_a_learner() {
+    fn one_damaged_copy_is_mended_and_two_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         format(directory.path(), &founding()).unwrap();
         let whole = std::fs::read(directory.path().join(IDENTITY)).unwrap();
         for name in [IDENTITY, IDENTITY_COPY] {
-            for index in 0..whole.len() {
-                let mut damaged = whole.clone();
-                damaged[index] ^= 1 << (index % 8);
-                assert_eq!(decode(&damaged), Err(Unreadable::Damaged), "byte {index}");
-                assert_eq!(decode(&whole[..index]), Err(Unreadable::Damaged), "cut at {index}");
-            }
             std::fs::write(directory.path().join(name), &whole[..40]).unwrap();
             assert_eq!(formatted(directory.path()).role(), &Role::Founding);
             assert_eq!(std::fs::read(directory.path().join(name)).unwrap(), whole);
         }
         std::fs::write(directory.path().join(IDENTITY), "").unwrap();
         std::fs::remove_file(directory.path().join(IDENTITY_COPY)).unwrap();
-        assert!(unformatted(directory.path()).contains("damaged"));
-        let learner = open_or_learn(directory.path(), &cluster(1), ME).unwrap();
-        assert!(matches!(learner.role(), Role::Learner { .. }));
+        let error = refused(directory.path()).to_string();
+        assert!(error.contains("identity and its copy are damaged"), "{error}");
+        assert_eq!(std::fs::read(directory.path().join(IDENTITY)).unwrap(), b"");
     }
 
     #[test]
@@ -856,27 +763,50 @@ mod tests {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         };
         refuse(IDENTITY);
-        assert_eq!(read_copies(directory.path()).unwrap().1, Some(founding()), "the copy serves");
+        assert_eq!(Copies::read(directory.path()).unwrap().identity, Some(founding()), "the copy serves");
         refuse(IDENTITY_COPY);
-        let opened = open_or_learn(directory.path(), &cluster(1), ME);
-        for text in [opened.unwrap_err().to_string(), look(directory.path()).unwrap_err().to_string()] {
+        for error in [refused(directory.path()), look(directory.path()).unwrap_err()] {
+            let text = error.to_string();
             assert!(text.contains("/identity: cannot read whose data this is: Is a directory"), "{text}");
             assert!(text.contains("check data_dir"), "{text}");
         }
     }
 
     #[test]
-    fn a_later_format_is_left_to_the_program_that_knows_it() {
+    fn what_the_system_refuses_is_told_with_its_remedy_and_whose_fault_it_is() {
+        let errno = |errno: rustix::io::Errno| failed(Path::new("data"), "read it")(errno.into());
+        for (error, is_configuration, remedy) in [
+            (
+                errno(rustix::io::Errno::ACCESS),
+                true,
+                "give the user that the replica runs as the right to it",
+            ),
+            (errno(rustix::io::Errno::ROFS), true, "make the disk writable"),
+            (errno(rustix::io::Errno::MFILE), false, "raise the limit of open files"),
+            (errno(rustix::io::Errno::NOSPC), false, "make room on the disk"),
+            (errno(rustix::io::Errno::IO), false, "check data_dir and the disk"),
+        ] {
+            assert_eq!(error.is_configuration(), is_configuration, "{error}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_format_is_left_to_the_program_that_knows_it() {
         let directory = tempfile::tempdir().unwrap();
         format(directory.path(), &founding()).unwrap();
-        let text = encode(&founding()).replace("format = 1", "format = 2");
-        let (covered, _) = text.rsplit_once(CHECK).unwrap();
-        let text = format!("{covered}{CHECK}{:08x}\"\n", crc32c::crc32c(covered.as_bytes()));
-        for name in [IDENTITY, IDENTITY_COPY] {
-            std::fs::write(directory.path().join(name), &text).unwrap();
-        }
-        let error = open_or_learn(directory.path(), &cluster(1), ME).unwrap_err().to_string();
-        assert!(error.contains("its format is 2"), "{error}");
+        // One copy is enough: whoever has written it may have begun to change the rest.
+        let text = encode(&founding()).replace("reader = 2", "reader = 3");
+        let (covered, _) = text.rsplit_once("check = ").unwrap();
+        let text = format!("{covered}check = \"{:08x}\"\n", crc32c::crc32c(covered.as_bytes()));
+        std::fs::write(directory.path().join(IDENTITY_COPY), &text).unwrap();
+        let error = refused(directory.path()).to_string();
+        assert!(
+            error.contains("format 3 and newer may open, and this version knows 2")
+                && error.contains("run the version"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(directory.path().join(IDENTITY_COPY)).unwrap(), text);
     }
 
     #[test]

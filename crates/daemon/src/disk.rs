@@ -1,14 +1,15 @@
-//! The thread that does with files what blocks: it makes the segments that the logs will need, and watches how much room
-//! there is and how long syncs take.
+//! The thread that does with files what blocks: it makes the segments that the logs will need, notes that the replica
+//! begins to speak, and watches how much room there is and how long syncs take.
 //!
 //! It ends when the last core has let go of its [`SegmentMaker`].
 
+use crate::data_directory;
 use crate::log_error::LogError;
 use crate::segment_files::{self, Opening};
 use crate::shared::Shared;
 use crate::space::{self, Limits, Room};
 use hdrhistogram::Histogram;
-use quorate_journal::SegmentAction;
+use quorate_journal::{SegmentAction, SegmentNumber, SegmentsMade};
 use quorate_reactor::Waker;
 use quorate_telemetry::{Measure, difference};
 use std::fs::File;
@@ -34,15 +35,42 @@ pub(crate) struct LogPlace {
     pub(crate) opening: Opening,
 }
 
+/// What is to be done with the file of a segment.
+#[derive(Debug)]
+pub(crate) struct SegmentTask {
+    pub(crate) action: SegmentAction,
+    /// What it begins with if it is made.
+    pub(crate) first_block: Vec<u8>,
+    /// What is known beside the log when it is made.
+    pub(crate) known: SegmentsMade,
+}
+
+/// What is to be done.
+enum Task {
+    /// Something with the file of a segment.
+    Segment(SegmentTask),
+    /// To note that the replica speaks from here on.
+    Speak,
+}
+
 struct Job {
     place: Arc<LogPlace>,
-    action: SegmentAction,
+    task: Task,
     done: Sender<Made>,
     waker: Waker,
 }
 
-/// A segment that is ready, or why it never will be.
-pub(crate) type Made = Result<(quorate_journal::SegmentNumber, File), LogError>;
+/// What is done.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// A segment is ready.
+    Made(SegmentNumber, File),
+    /// It is noted that the replica speaks.
+    Noted,
+}
+
+/// What is done, or why it never will be.
+pub(crate) type Made = Result<Done, LogError>;
 
 /// What one core holds of the thread.
 #[derive(Debug)]
@@ -51,7 +79,7 @@ pub(crate) struct SegmentMaker {
     jobs: Sender<Job>,
     done: Sender<Made>,
     made: Receiver<Made>,
-    /// Segments that were asked for and are not there.
+    /// What was asked for and is not done.
     open: usize,
 }
 
@@ -61,14 +89,25 @@ impl SegmentMaker {
     }
 
     /// Has something done with the file of a segment; `waker` is used when there is something to take.
-    pub(crate) fn ask(&mut self, action: SegmentAction, waker: Waker) {
-        self.open += usize::from(!matches!(action, SegmentAction::Remove { .. }));
+    pub(crate) fn ask(&mut self, task: SegmentTask, waker: Waker) {
+        let makes = matches!(task.action, SegmentAction::Create { .. } | SegmentAction::Recycle { .. });
+        self.open += usize::from(makes);
+        self.send(Task::Segment(task), waker);
+    }
+
+    /// Has it noted, durably, that the replica speaks from here on.
+    pub(crate) fn speak(&mut self, waker: Waker) {
+        self.open += 1;
+        self.send(Task::Speak, waker);
+    }
+
+    fn send(&mut self, task: Task, waker: Waker) {
         let (place, done) = (Arc::clone(&self.place), self.done.clone());
-        let sent = self.jobs.send(Job { place, action, done, waker });
+        let sent = self.jobs.send(Job { place, task, done, waker });
         assert!(sent.is_ok(), "the thread lasts as long as this handle");
     }
 
-    /// The next segment that is ready.
+    /// The next thing that is done.
     pub(crate) fn take(&mut self) -> Option<Made> {
         if self.open == 0 {
             return None;
@@ -145,33 +184,27 @@ impl Worker {
     }
 
     fn carry_out(&mut self, job: Job) {
-        let LogPlace { directory, segment_bytes, opening } = &*job.place;
-        let (number, what, made) = match job.action {
-            SegmentAction::Create { number } => {
-                let made = segment_files::create(directory, number, *segment_bytes, *opening);
-                (number, "prepare it", made)
-            }
-            SegmentAction::Recycle { from, to } => {
-                (to, "rename another segment to it", segment_files::recycle(directory, from, to, *opening))
-            }
-            SegmentAction::Remove { number } => {
-                let path = segment_files::path(directory, number);
-                if let Err(error) = segment_files::remove(directory, number) {
-                    warn!("{}: cannot remove a segment that is not needed: {error}", path.display());
-                }
-                return;
-            }
+        let made = match &job.task {
+            Task::Segment(task) => act(&job.place, task),
+            Task::Speak => Some(self.note_spoken()),
         };
-        if made.as_ref().is_err_and(space::is_full) {
-            self.put_off.push(job);
-            return;
+        match made {
+            None => {}
+            Some(Err(error)) if space::is_full(&error.source) => self.put_off.push(job),
+            Some(made) => {
+                // A core that is gone needs nothing.
+                if job.done.send(made).is_ok() {
+                    job.waker.wake();
+                }
+            }
         }
-        let path = segment_files::path(directory, number);
-        let made = made.map(|file| (number, file)).map_err(|source| LogError::new(path, what, source));
-        // A core that is gone needs nothing.
-        if job.done.send(made).is_ok() {
-            job.waker.wake();
-        }
+    }
+
+    fn note_spoken(&self) -> Made {
+        let noted = data_directory::note_spoken(&self.directory);
+        noted.map(|()| Done::Noted).map_err(|error| {
+            LogError::new(self.directory.clone(), "note that the replica speaks", error.into_source())
+        })
     }
 
     /// Looks at the room on the disk and in the logs.
@@ -192,6 +225,48 @@ impl Worker {
             None => info!("there is room again: writes are taken"),
         }
     }
+}
+
+/// Does something with the file of a segment; nothing is to be told of what nobody waits for.
+fn act(place: &LogPlace, task: &SegmentTask) -> Option<Made> {
+    let LogPlace { directory, segment_bytes, opening } = place;
+    let SegmentTask { action, first_block, known } = task;
+    let path = |number| segment_files::path(directory, number);
+    let (number, what, made) = match *action {
+        SegmentAction::Create { number } => {
+            let made = segment_files::create(directory, number, first_block, *segment_bytes, *opening);
+            (number, "prepare it", made)
+        }
+        SegmentAction::Recycle { from, to } => {
+            let made = segment_files::recycle(directory, from, to, first_block, *opening);
+            (to, "rename another segment to it", made)
+        }
+        SegmentAction::Shorten { number, bytes } => {
+            if let Err(error) = segment_files::shorten(directory, number, bytes) {
+                warn!(
+                    "{}: cannot shorten a segment, which takes more room so: {error}",
+                    path(number).display()
+                );
+            }
+            return None;
+        }
+        SegmentAction::Remove { number } => {
+            if let Err(error) = segment_files::remove(directory, number) {
+                warn!("{}: cannot remove a segment that is not needed: {error}", path(number).display());
+            }
+            return None;
+        }
+    };
+    let file = match made {
+        Ok(file) => file,
+        Err(source) => return Some(Err(LogError::new(path(number), what, source))),
+    };
+    let noted = segment_files::note_made(directory, *known);
+    Some(
+        noted
+            .map(|()| Done::Made(number, file))
+            .map_err(|error| LogError::new(path(number), "note that it was made", error.into_source())),
+    )
 }
 
 /// Warns when the syncs of a minute were slow.

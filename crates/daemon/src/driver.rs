@@ -192,7 +192,7 @@ impl Driver {
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event)?;
         }
-        self.log.take_segments(&mut self.reactor)?;
+        self.take_segments()?;
         while let Some(ReadBack { journal, lsn, record }) = self.log.take_read_back() {
             self.step(Input::ReadBack { journal, lsn, record });
         }
@@ -230,14 +230,25 @@ impl Driver {
         result: io::Result<()>,
     ) -> Result<(), LogError> {
         let mut durable = std::mem::take(&mut self.durable);
-        let time = self.log.on_written(token, buffer, result, Instant::now(), &mut durable)?;
+        let time = self.log.on_written(&self.reactor, token, buffer, result, Instant::now(), &mut durable)?;
         self.record(Measure::Sync, nanoseconds(time).0, 1);
         self.shared.set_log_bytes(self.id.index(), self.log.bytes_needed());
+        self.tell_durable(durable);
+        Ok(())
+    }
+
+    fn take_segments(&mut self) -> Result<(), LogError> {
+        let mut durable = std::mem::take(&mut self.durable);
+        self.log.take_segments(&mut self.reactor, &mut durable)?;
+        self.tell_durable(durable);
+        Ok(())
+    }
+
+    fn tell_durable(&mut self, mut durable: Vec<(JournalId, Lsn)>) {
         for (journal, upto) in durable.drain(..) {
             self.step(Input::Durable { journal, upto });
         }
         self.durable = durable;
-        Ok(())
     }
 
     /// What became of a checkpoint's state. One that finds the disk full waits for room; one that cannot be made
@@ -698,10 +709,17 @@ impl Driver {
                 if let Event::FileWritten { token, buffer, result, .. } = event {
                     // Nobody hears any more what is durable.
                     let mut durable = Vec::new();
-                    self.log.on_written(token, buffer, result, Instant::now(), &mut durable)?;
+                    self.log.on_written(
+                        &self.reactor,
+                        token,
+                        buffer,
+                        result,
+                        Instant::now(),
+                        &mut durable,
+                    )?;
                 }
             }
-            self.log.take_segments(&mut self.reactor)?;
+            self.log.take_segments(&mut self.reactor, &mut Vec::new())?;
         }
         Ok(())
     }

@@ -2,12 +2,14 @@
 //! starts on it would do.
 //!
 //! Nothing is locked and nothing is written. While a replica runs on the directory, what it is writing may look torn.
-//! All records of a log are in memory while it is looked at, and so is each checkpoint while it is verified.
+//! All records of a log are in memory while it is looked at, and so is each checkpoint while it is verified. What a start
+//! would do is judged by the code that a start uses (`evidence.rs`).
 
-use crate::data_directory::{self, DirectoryError, Identity, Look, Role};
+use crate::data_directory::{self, DirectoryError, Look};
+use crate::evidence::{Evidence, Verdict, boot_id};
+use crate::identity::{Identity, Role};
 use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
-use crate::recover::forgotten;
-use crate::segment_files::{self, LogRead, Unreadable};
+use crate::segment_files::{self, LogRead, Reading, Unreadable};
 use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
 use quorate_state::{LoadFigures, Manifest};
 use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
@@ -24,8 +26,8 @@ pub struct Inspection {
     path: PathBuf,
     look: Look,
     logs: Vec<LogFound>,
-    /// Why votes are lost although no log tells.
-    forgotten: Option<String>,
+    /// What a start would do; nothing where something of the directory cannot be read.
+    verdict: Option<Verdict>,
     checkpoints: Vec<CheckpointFound>,
     /// Why the checkpoints could not be listed.
     unlisted: Option<FolderError>,
@@ -71,7 +73,8 @@ pub fn inspect(
     let mut logs = Vec::new();
     if let Ok(identity) = &look.identity {
         for (core, path) in &look.logs {
-            let (scan, unreadable) = match segment_files::read_log(path, identity.log(*core), false) {
+            let reading = Reading { sync: false, batches: true };
+            let (scan, unreadable) = match segment_files::read_log(path, identity.log(*core), reading) {
                 Ok(LogRead { scan, unreadable }) => (Ok(scan), unreadable),
                 Err(error) => (Err(error), Vec::new()),
             };
@@ -90,14 +93,28 @@ pub fn inspect(
         Err(error) if look.identity.is_ok() => unlisted = Some(error),
         Err(_) => {}
     }
-    let scans: Option<Vec<_>> = logs.iter().map(|log| Some((log.core, log.scan.as_ref().ok()?))).collect();
-    // What cannot be read or listed is told already.
-    let scans = scans.filter(|_| look.identity.is_ok());
-    let forgotten = scans.and_then(|scans| forgotten(scans.into_iter(), &folder).ok().flatten());
+    let verdict = judge(path, &look, &logs, &folder)?;
     let path = path.to_owned();
-    let mut found = Inspection { path, look, logs, forgotten, checkpoints, unlisted, records, proofs: None };
+    let mut found = Inspection { path, look, logs, verdict, checkpoints, unlisted, records, proofs: None };
     found.proofs = cluster.map(|config| Proofs::of(config, found.records()));
     Ok(found)
+}
+
+/// What a start would do. What cannot be read or listed is told already.
+fn judge(
+    path: &Path,
+    look: &Look,
+    logs: &[LogFound],
+    folder: &PageFolder,
+) -> Result<Option<Verdict>, DirectoryError> {
+    let logs = logs.iter().map(|log| Some((log.core, &*log.path, log.scan.as_ref().ok()?)));
+    let (Ok(identity), Some(logs)) = (&look.identity, logs.collect::<Option<Vec<_>>>()) else {
+        return Ok(None);
+    };
+    let Ok(follows_headers) = folder.follows_headers() else { return Ok(None) };
+    let has_spoken = data_directory::has_spoken(path)?;
+    let evidence = Evidence { identity, boot: &boot_id()?, has_spoken, logs, follows_headers };
+    Ok(Some(evidence.judge()))
 }
 
 impl Proofs {
@@ -172,7 +189,9 @@ impl Inspection {
                 found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
             }
         }
-        found.extend(self.forgotten.clone());
+        if let Some(Verdict::Refuse(reason)) = &self.verdict {
+            found.push(reason.clone());
+        }
         found.extend(self.proofs.iter().flat_map(|proofs| proofs.unproven.iter().cloned()));
         found.extend(self.unlisted.iter().map(ToString::to_string));
         let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
@@ -183,14 +202,16 @@ impl Inspection {
     /// What a replica that starts on the directory would do, a sentence each.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {
-        let Ok(identity) = &self.look.identity else {
-            let reason = "its votes may be lost";
-            return vec![format!("A replica that starts on it goes on as a learner, because {reason}.")];
-        };
+        if let Err(reason) = &self.look.identity {
+            return vec![format!("No replica starts on it: {reason}.")];
+        }
         if let Some(name) = &self.look.foreign {
             return vec![format!("No replica starts on it, because of {name:?}.")];
         }
-        let mut found = vec![self.votes(identity)];
+        let mut found = vec![self.votes()];
+        if matches!(self.verdict, None | Some(Verdict::Refuse(_))) {
+            return found;
+        }
         for (log, scan) in self.scans() {
             let core = log.core;
             if let Some(torn) = &scan.torn {
@@ -201,7 +222,7 @@ impl Inspection {
                 ));
             }
             let lost: u64 = scan.lost.iter().map(|lost| lost.last.0 - lost.first.0 + 1).sum();
-            if lost > 0 && !scan.votes_are_lost() {
+            if lost > 0 && !self.is_learner() {
                 found
                     .push(format!("It fetches {lost} batches of core {core} from other replicas as needed."));
             }
@@ -214,22 +235,19 @@ impl Inspection {
         self.logs.iter().filter_map(|log| Some((log, log.scan.as_ref().ok()?)))
     }
 
-    fn votes(&self, identity: &Identity) -> String {
-        if let Role::Learner { reason } = &identity.role {
-            return format!("A replica that starts on it goes on as a learner, because {reason}.");
+    fn votes(&self) -> String {
+        match &self.verdict {
+            None => "No replica starts on it, as it cannot be read.".to_owned(),
+            Some(Verdict::Refuse(reason)) => format!("No replica starts on it: {reason}."),
+            Some(Verdict::Learn(reason)) => {
+                format!("A replica that starts on it goes on as a learner, because {reason}.")
+            }
+            Some(Verdict::Vote) => "A replica that starts on it goes on and votes.".to_owned(),
         }
-        if let Some(log) = self.logs.iter().find(|log| log.scan.is_err()) {
-            return format!("No replica starts on it, because {} cannot be read.", log.path.display());
-        }
-        match (self.scans().find(|(_, scan)| scan.votes_are_lost()), &self.forgotten) {
-            (Some((log, scan)), _) => format!(
-                "A replica that starts on it becomes a learner, because of {}: {}.",
-                log.path.display(),
-                scan.damage
-            ),
-            (None, Some(reason)) => format!("A replica that starts on it becomes a learner: {reason}."),
-            (None, None) => "A replica that starts on it goes on and votes.".to_owned(),
-        }
+    }
+
+    fn is_learner(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Learn(_)))
     }
 
     fn state(&self) -> String {
@@ -262,8 +280,7 @@ impl Inspection {
             readable.map(|(manifest, _)| manifest).filter(|manifest| manifest.complete)
         };
         let newest = || whole().max_by_key(|manifest| manifest.head.seq);
-        let is_learner = matches!(&self.look.identity, Ok(Identity { role: Role::Learner { .. }, .. }));
-        if is_learner || self.forgotten.is_some() || self.scans().any(|(_, scan)| scan.votes_are_lost()) {
+        if self.is_learner() {
             return newest();
         }
         let certified = whole().filter(|manifest| manifest.head.seq.0 <= stable);
@@ -296,13 +313,14 @@ impl Inspection {
         match &self.look.identity {
             Err(reason) => writeln!(f, "  whose it is cannot be told: {reason}"),
             Ok(identity) => {
-                let Identity { cluster_id, configuration, replica, role, .. } = identity;
+                let Identity { cluster_id, configuration, replica, role, halted, .. } = identity;
                 writeln!(f, "  replica {replica} of cluster {}", Digest(*cluster_id).to_hex())?;
                 writeln!(f, "  configuration {configuration}")?;
                 match role {
                     Role::Founding => writeln!(f, "  role: it has all its votes since the cluster began"),
                     Role::Learner { reason } => writeln!(f, "  role: learner, because {reason}"),
-                }
+                }?;
+                halted.iter().try_for_each(|reason| writeln!(f, "  halted, because {reason}"))
             }
         }
     }
@@ -324,6 +342,7 @@ impl Inspection {
         }
         writeln!(f, "  groups up to {}, durable up to {} for sure", scan.last_group, scan.watermark)?;
         scan.lost.iter().try_for_each(|lost| writeln!(f, "  lost: {lost}"))?;
+        scan.torn_batches.iter().try_for_each(|torn| writeln!(f, "  not written whole: {torn}"))?;
         scan.torn.iter().try_for_each(|torn| writeln!(f, "  dropped: {torn}"))?;
         if scan.repaired > 0 {
             writeln!(f, "  groups with one bad copy, of which the other serves: {}", scan.repaired)?;

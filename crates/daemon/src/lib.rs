@@ -16,10 +16,13 @@ mod disk;
 mod driver;
 mod dump;
 mod effects;
+mod evidence;
+mod identity;
 pub mod inspect;
 mod log_driver;
 mod log_error;
 mod log_reader;
+pub mod never_spoken;
 pub mod page_folder;
 mod peers;
 mod recover;
@@ -34,8 +37,9 @@ pub use config::{
     ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
 };
 pub use data_directory::{
-    DataDirectory, DirectoryError, FormatError, Identity, Opened, Role, examine, format, format_with_state,
-    open, open_or_learn, sync_directory, write_durably,
+    DataDirectory, DirectoryError, FormatError, examine, format, format_learner, format_with_state, open,
+    sync_directory, write_durably,
 };
+pub use identity::{Identity, Role};
 pub use log_error::LogError;
 pub use run::{Outcome, StartError, run};

@@ -3,8 +3,11 @@
 //! Records are appended during a tick; at its end what is pending leaves as one group, which is one write and one sync,
 //! unless a group is under way already and little is pending: then what comes meanwhile is the next group. What a write
 //! has made durable is told when it completes. Segments are made by another thread ahead of their use (`disk.rs`).
+//!
+//! What a replica that has never spoken writes first is told to be durable only when it is noted, beside the log, that
+//! there is something in it: nothing leaves before, so that an empty log is later known to have lost what it held.
 
-use crate::disk::SegmentMaker;
+use crate::disk::{Done, SegmentMaker, SegmentTask};
 use crate::log_error::LogError;
 use crate::log_reader::{LogReader, ReadBack};
 use crate::segment_files;
@@ -46,6 +49,19 @@ pub(crate) struct LogSetup {
     pub(crate) sync: FileSync,
     pub(crate) maker: SegmentMaker,
     pub(crate) reader: LogReader,
+    /// Whether it is to be noted that the replica speaks before anything is told to be durable.
+    pub(crate) is_silent: bool,
+}
+
+/// Whether it is known beside the log that something is in it.
+#[derive(Debug)]
+enum Silence {
+    /// Nothing was written yet, and nothing is known.
+    Kept,
+    /// It is being noted; so much waits for that.
+    Ending(Vec<(JournalId, Lsn)>),
+    /// It is.
+    Over,
 }
 
 /// The log of one core.
@@ -55,6 +71,7 @@ pub(crate) struct LogDriver {
     sync: FileSync,
     maker: SegmentMaker,
     reader: LogReader,
+    silence: Silence,
     files: BTreeMap<SegmentNumber, FileId>,
     buffers: AlignedBuffers,
     /// The writes under way: where to, and since when.
@@ -65,7 +82,7 @@ pub(crate) struct LogDriver {
 
 impl LogDriver {
     pub(crate) fn new(setup: LogSetup) -> Self {
-        let LogSetup { identity, scan, sync, maker, reader } = setup;
+        let LogSetup { identity, scan, sync, maker, reader, is_silent } = setup;
         let segment_bytes = usize::try_from(maker.place().segment_bytes);
         let options = LogOptions {
             segment_bytes: segment_bytes.expect("invariant: a segment is at most 16 MiB"),
@@ -79,6 +96,7 @@ impl LogDriver {
             sync,
             maker,
             reader,
+            silence: if is_silent { Silence::Kept } else { Silence::Over },
             files: BTreeMap::new(),
             buffers: AlignedBuffers::default(),
             writes: BTreeMap::new(),
@@ -134,6 +152,7 @@ impl LogDriver {
     /// A write has ended. Adds what is durable by it, and returns how long it took.
     pub(crate) fn on_written(
         &mut self,
+        reactor: &Reactor,
         token: u64,
         buffer: AlignedBuffer,
         result: io::Result<()>,
@@ -148,34 +167,58 @@ impl LogDriver {
         }
         self.buffers.give_back(buffer);
         self.log.on_written(id, durable);
+        let news = !durable.is_empty();
+        match &mut self.silence {
+            Silence::Over => {}
+            Silence::Kept => {
+                self.silence = Silence::Ending(std::mem::take(durable));
+                self.maker.speak(reactor.waker());
+            }
+            Silence::Ending(waiting) => waiting.append(durable),
+        }
         if self.is_idle() {
             // A group that said so is not followed by another one: then nothing is left to say.
-            self.quiet_since = (!durable.is_empty()).then_some(now);
+            self.quiet_since = news.then_some(now);
         }
         Ok(now.saturating_duration_since(started))
     }
 
-    /// Takes in the segments that were made meanwhile.
-    pub(crate) fn take_segments(&mut self, reactor: &mut Reactor) -> Result<(), LogError> {
+    /// Takes in the segments that were made meanwhile. Adds what is durable and has waited for something else.
+    pub(crate) fn take_segments(
+        &mut self,
+        reactor: &mut Reactor,
+        durable: &mut Vec<(JournalId, Lsn)>,
+    ) -> Result<(), LogError> {
         while let Some(made) = self.maker.take() {
-            let (number, file) = made?;
-            let file = reactor.add_file(file.into());
-            self.files.insert(number, file);
-            self.log.on_segment_ready(number);
+            match made? {
+                Done::Made(number, file) => {
+                    let file = reactor.add_file(file.into());
+                    self.files.insert(number, file);
+                    self.log.on_segment_ready(number);
+                }
+                Done::Noted => {
+                    if let Silence::Ending(waiting) = std::mem::replace(&mut self.silence, Silence::Over) {
+                        durable.extend(waiting);
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     fn ask_for_segments(&mut self, reactor: &mut Reactor) {
         while let Some(action) = self.log.next_action() {
-            let given_up = match action {
-                SegmentAction::Create { .. } => None,
-                SegmentAction::Recycle { from, .. } => Some(from),
-                SegmentAction::Remove { number } => Some(number),
+            let (given_up, made) = match action {
+                SegmentAction::Create { number } => (None, Some(number)),
+                SegmentAction::Recycle { from, to } => (Some(from), Some(to)),
+                SegmentAction::Remove { number } => (Some(number), None),
+                SegmentAction::Shorten { .. } => (None, None),
             };
+            let first_block = made.map(|number| self.log.first_block(number)).unwrap_or_default();
             let file = given_up.and_then(|number| self.files.remove(&number));
             file.into_iter().for_each(|file| reactor.remove_file(file));
-            self.maker.ask(action, reactor.waker());
+            let known = self.log.segments_made(made.unwrap_or_default());
+            self.maker.ask(SegmentTask { action, first_block, known }, reactor.waker());
         }
     }
 

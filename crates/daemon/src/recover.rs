@@ -1,21 +1,19 @@
 //! What a replica finds in its data directory when it starts, and what follows from it.
 
 use crate::config::{Durability, NodeConfig};
-use crate::data_directory::{DataDirectory, Role};
-use crate::page_folder::{self, FolderError, PageFolder};
+use crate::data_directory::{DataDirectory, note_spoken};
+use crate::evidence::{Evidence, FIRST_CORE, Verdict, boot_id};
+use crate::page_folder::{self, PageFolder};
 use crate::run::StartError;
-use crate::segment_files::{self, LogRead};
-use quorate_journal::{Damage, Scan};
+use crate::segment_files::{self, LogRead, Reading};
+use quorate_journal::{Damage, FoundBatch, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
 use quorate_state::{PageStore, State, StoreOptions};
 use quorate_types::{ClusterConfig, CoreId, limits};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tracing::{info, warn};
-
-/// The core whose log has the votes.
-const FIRST_CORE: CoreId = CoreId(0);
 
 /// What the cores begin with.
 pub(crate) struct Beginning {
@@ -52,24 +50,9 @@ fn check_beginning(cluster: &ClusterConfig, path: &Path, found: &Found) -> Resul
     }
 }
 
-/// Why votes are lost although no log tells: the log of the first core holds nothing, and something else shows that the
-/// replica has spoken. It says nothing before that log holds a record.
-pub(crate) fn forgotten<'a>(
-    scans: impl Iterator<Item = (CoreId, &'a Scan)>,
-    folder: &PageFolder,
-) -> Result<Option<String>, FolderError> {
-    let used: Vec<CoreId> = scans.filter(|(_, scan)| !scan.is_empty()).map(|(core, _)| core).collect();
-    let shown = match used.first() {
-        Some(_) if used.contains(&FIRST_CORE) => return Ok(None),
-        Some(other) => format!("log-{other} does"),
-        None if folder.follows_headers()? => format!("{} has a later checkpoint", folder.path().display()),
-        None => return Ok(None),
-    };
-    Ok(Some(format!("log-{FIRST_CORE} holds nothing, and {shown}: the votes of this replica are lost")))
-}
-
-/// Reads the logs, of however many cores, and puts them together with the checkpoint that goes with them. A replica whose
-/// votes may be lost is a learner from here on, and its directory remembers that.
+/// Reads the logs, of however many cores, and puts them together with the checkpoint that goes with them. Nothing is
+/// changed before it is clear that the replica may start. One whose votes may be lost is a learner from here on, and its
+/// directory remembers that.
 pub(crate) fn recover(
     config: &NodeConfig,
     setup: &ReplicaSetup,
@@ -77,45 +60,77 @@ pub(crate) fn recover(
     folder: &mut PageFolder,
 ) -> Result<Beginning, StartError> {
     let started = Instant::now();
-    let (mut scans, mut found) = (BTreeMap::new(), Found::default());
+    let reading = Reading { sync: config.durability == Durability::Sync, batches: false };
+    let mut logs = Vec::new();
     for (core, directory) in data.logs()? {
-        let sync = config.durability == Durability::Sync;
-        let LogRead { mut scan, unreadable } =
-            segment_files::read_log(&directory, data.log_identity(core), sync)?;
+        let LogRead { scan, unreadable } =
+            segment_files::read_log(&directory, data.log_identity(core), reading)?;
         unreadable.iter().for_each(|blocks| warn!("{blocks}"));
-        segment_files::repair(&directory, &scan)?;
-        tell(&directory.display().to_string(), &scan);
-        if scan.votes_are_lost() && *data.role() == Role::Founding {
-            data.become_learner(format!("{}: {}", directory.display(), scan.damage))?;
+        logs.push((core, directory, scan));
+    }
+    let mut found = Found::default();
+    let evidence = Evidence {
+        identity: data.identity(),
+        boot: &boot_id()?,
+        has_spoken: data.has_spoken()?,
+        logs: logs.iter().map(|(core, directory, scan)| (*core, &**directory, scan)).collect(),
+        follows_headers: folder.follows_headers()?,
+    };
+    match evidence.judge() {
+        Verdict::Refuse(problem) => {
+            return Err(StartError::Recovery { path: data.path().to_owned(), problem });
         }
+        Verdict::Learn(reason) => {
+            data.become_learner(reason.clone())?;
+            warn!(
+                "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones until \
+                 it is given a new key by a change of configuration"
+            );
+            found.learner = Some(reason);
+        }
+        Verdict::Vote => {}
+    }
+    for (_, directory, scan) in &mut logs {
+        segment_files::repair(directory, scan)?;
+        tell(&directory.display().to_string(), scan);
         found.records.append(&mut scan.records);
         for (journal, lsn) in &scan.last {
             let end = found.ends.entry(*journal).or_default();
             *end = (*end).max(*lsn);
         }
-        scans.insert(core, scan);
     }
-    if let Some(reason) = forgotten(scans.iter().map(|(core, scan)| (*core, scan)), folder)? {
-        data.become_learner(format!("{}: {reason}", data.path().display()))?;
+    if logs.iter().any(|(core, _, scan)| *core == FIRST_CORE && !scan.is_empty()) && !data.has_spoken()? {
+        note_spoken(data.path())?;
     }
-    if let Role::Learner { reason } = data.role() {
-        warn!(
-            "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones until it \
-             is given a new key by a change of configuration"
-        );
-        found.learner = Some(reason.clone());
-    }
+    let store = load_checkpoint(folder, &mut found)?;
+    read_batches(&logs, &mut found)?;
     let records = found.records.len();
     if records > 0 {
         info!(records, elapsed_ms = started.elapsed().as_millis(), "the logs are read");
     }
-    let store = load_checkpoint(folder, &mut found)?;
     check_beginning(&config.cluster, data.path(), &found)?;
     let recovery = Recovery::of(setup, found).map_err(|problem| StartError::Recovery {
         path: data.path().to_owned(),
         problem: problem.to_string(),
     })?;
+    let scans = logs.into_iter().map(|(core, _, scan)| (core, scan)).collect();
     Ok(Beginning { recovery, scans, store })
+}
+
+/// Reads back the batches that are not executed in the state: what was executed stays on the disk.
+fn read_batches(logs: &[(CoreId, PathBuf, Scan)], found: &mut Found) -> Result<(), StartError> {
+    for (_, directory, scan) in logs {
+        for FoundBatch { journal, lsn, lane, number, place } in &scan.batches {
+            if !found.needs_batch(*lane, *number) {
+                continue;
+            }
+            // One that went bad meanwhile is fetched like any other that is lost.
+            if let Some(record) = segment_files::read_record(directory, place)? {
+                found.records.push((*journal, *lsn, record));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped.
@@ -138,6 +153,11 @@ fn tell(directory: &str, scan: &Scan) {
     if scan.repaired > 0 {
         warn!("{directory}: {} groups were damaged in one place and served from their copies", scan.repaired);
     }
+    for torn in &scan.torn_batches {
+        info!(
+            "{directory}: {torn} of a write that was cut short; they are had from other replicas as needed"
+        );
+    }
     match &scan.damage {
         Damage::None => {}
         // What was under way when the replica was stopped by force.
@@ -149,58 +169,12 @@ fn tell(directory: &str, scan: &Scan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page_folder::write_checkpoint;
-    use quorate_journal::{CONSENSUS_JOURNAL, Fate, GroupNumber, GroupSummary, Record, SegmentNumber};
-    use quorate_state::CheckpointHead;
-    use quorate_types::{Digest, Lsn, Nanoseconds, Seq};
+    use quorate_journal::{CONSENSUS_JOURNAL, Record};
+    use quorate_types::{Digest, Lsn, Seq};
     use quorate_wire::message::CheckpointCertificate;
     use quorate_wire::{Position, testing};
     use std::sync::Arc;
 
-    fn used() -> Scan {
-        let mut scan = Scan::default();
-        scan.groups.push(GroupSummary {
-            segment: SegmentNumber(1),
-            offset: 4096,
-            bytes: 8192,
-            number: GroupNumber(1),
-            watermark: GroupNumber(0),
-            run: SegmentNumber(1),
-            fate: Fate::Kept,
-            repaired: false,
-            announced: 0,
-            records: Vec::new(),
-        });
-        scan
-    }
-
-    fn reason(logs: &[Scan], folder: &PageFolder) -> Option<String> {
-        let scans = logs.iter().enumerate();
-        forgotten(scans.map(|(core, scan)| (CoreId(u8::try_from(core).unwrap()), scan)), folder).unwrap()
-    }
-
-    fn checkpoint(folder: &mut PageFolder, seq: u64) {
-        let (digest, certificate) = (Digest::ZERO, Vec::new());
-        let head = CheckpointHead { seq: Seq(seq), digest, timestamp: Nanoseconds(seq), certificate };
-        write_checkpoint(&State::new([[7; 32]]).freeze(), head, folder, |_| {}).unwrap();
-    }
-
-    #[test]
-    fn an_emptied_log_is_told_from_one_of_a_replica_that_never_spoke() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut folder = PageFolder::open(directory.path(), true).unwrap();
-        let empty = Scan::default;
-        assert_eq!(reason(&[empty(), empty()], &folder), None, "it never spoke");
-        assert_eq!(reason(&[used(), empty()], &folder), None);
-        let told = reason(&[empty(), empty(), used()], &folder).unwrap();
-        assert!(told.contains("log-0 holds nothing, and log-2 does: the votes"), "{told}");
-        // A restored cluster begins with the state of a backup, which follows no header.
-        checkpoint(&mut folder, 0);
-        assert_eq!(reason(&[empty()], &folder), None, "it may vote");
-        checkpoint(&mut folder, 9);
-        assert!(reason(&[empty()], &folder).unwrap().contains("has a later checkpoint"));
-        assert_eq!(reason(&[used()], &folder), None);
-    }
     #[test]
     fn without_the_state_that_a_cluster_began_with_a_certified_one_must_be_known() {
         let digest = Digest([9; 32]);

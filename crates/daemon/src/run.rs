@@ -2,24 +2,28 @@
 
 use crate::checkpointer::Checkpointer;
 use crate::config::{Durability, NodeConfig};
-use crate::data_directory::{self, DataDirectory, DirectoryError};
+use crate::data_directory::{self, DataDirectory, DirectoryError, failed};
 use crate::disk::{Disk, LogPlace};
 use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
+use crate::evidence::{self, FIRST_CORE, boot_id};
+use crate::identity::Role;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
 use crate::log_reader::ReaderThread;
+use crate::never_spoken;
 use crate::page_folder::{FolderError, PageFolder};
 use crate::recover::{self, Beginning, recover};
 use crate::segment_files::Opening;
 use crate::shared::Shared;
 use crate::space::Limits;
 use crate::sync_probe::{self, DiskReport};
-use quorate_journal::Scan;
+use quorate_journal::{Scan, Scanner};
 use quorate_reactor::{FileSync, ReactorError, Signal, Waker, mailbox, signals};
 use quorate_replica::mail::Mail;
 use quorate_replica::{Core, Layout, ReplicaSetup};
 use quorate_types::CoreId;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -60,6 +64,28 @@ pub enum StartError {
         /// What, and the remedy.
         problem: String,
     },
+    /// It has halted before, and was not told to go on.
+    #[error("{path}: {}", evidence::halted(reason), path = path.display())]
+    Halted {
+        /// The data directory.
+        path: PathBuf,
+        /// Why it halted.
+        reason: String,
+    },
+    /// Its key was taken into use with another directory.
+    #[error(
+        "{path}: `quorate init` has made this directory, and the key was taken into use with another one since: {mark} is \
+         gone. Name that directory in data_dir. If it is lost, `quorate format --learner --config FILE` lets the replica go \
+         on here and cast no votes. If the key was moved here and never used, move that file here, too",
+        path = path.display(),
+        mark = mark.display()
+    )]
+    KeyInUse {
+        /// The data directory.
+        path: PathBuf,
+        /// The mark that is missing.
+        mark: PathBuf,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; raise the limit of processes")]
     Thread(std::io::Error),
@@ -88,10 +114,6 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     let mut data = open_directory(&config)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
-    // Those of this run are there from here on.
-    for core in config.core_ids() {
-        data.log(core)?;
-    }
     let setup = ReplicaSetup {
         config: Arc::clone(&config.cluster),
         me: config.replica,
@@ -100,6 +122,9 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     };
     let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
     let Beginning { mut recovery, mut scans, store } = recover(&config, &setup, &mut data, &mut folder)?;
+    // From here on something may be written that a loss of power would take back; or all is durable.
+    let unsynced = (config.durability == Durability::Async).then(boot_id).transpose()?;
+    data.set_unsynced_boot(unsynced)?;
     let config = Arc::new(config);
     let shared = Arc::new(Shared::new(&config.cluster, config.cores.len()));
     let limits =
@@ -113,7 +138,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     for (id, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {
         let core = Core::recover(&setup, id, &mut recovery);
         let checkpointer = if id == execution { checkpointer.take() } else { None };
-        let scan = scans.remove(&id).expect("invariant: each core has a directory, and all were read");
+        let identity = data.log_identity(id);
+        let scan = scans.remove(&id).unwrap_or_else(|| Scanner::new(identity).finish());
         let log = set_up_log(&config, &data, (&files, &reading), &disk, id, scan)?;
         let parts = CoreParts { id, core, mailbox, checkpointer, log };
         threads.push(CoreThread::start(&config, &shared, parts)?);
@@ -164,23 +190,71 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Some(dumper) = dumper {
         dumper.finish();
     }
-    match (failure, shared.halted()) {
+    conclude(&config, &mut data, failure, shared.halted())
+}
+
+/// What is remembered of how the replica has ended. One that has halted is to halt again.
+fn conclude(
+    config: &NodeConfig,
+    data: &mut DataDirectory,
+    failure: Option<StartError>,
+    halted: Option<&str>,
+) -> Result<Outcome, StartError> {
+    if let Some(reason) = halted {
+        data.set_halted(Some(reason.to_owned()))?;
+    }
+    match (failure, halted) {
         (Some(error), _) => Err(error),
         (None, Some(reason)) => Ok(Outcome::Halted(reason.to_owned())),
-        (None, None) => Ok(Outcome::Stopped),
+        (None, None) => {
+            leave_in_order(config, data)?;
+            Ok(Outcome::Stopped)
+        }
     }
 }
 
-/// Opens the data directory. Where a cluster began with the state of a backup, a learner needs that state too, so that
-/// it cannot be made here.
+/// What was not made durable while it ran is so when it has stopped.
+fn leave_in_order(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), DirectoryError> {
+    if config.durability == Durability::Async {
+        let path = data.path();
+        let synced = File::open(path).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
+        synced.map_err(failed(path, "sync its disk"))?;
+        data.set_unsynced_boot(None)?;
+    }
+    Ok(())
+}
+
+/// Opens the data directory of a replica that may start. Where a cluster began with the state of a backup, a new one needs
+/// that state, too.
 fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
     let (path, cluster) = (&config.data_directory, &config.cluster);
-    if cluster.genesis_root().is_some()
-        && let Err(reason) = data_directory::examine(path, cluster, config.replica)?
-    {
-        return Err(recover::no_beginning(path, &reason));
+    let mut data = match data_directory::open(path, cluster, config.replica) {
+        Err(DirectoryError::Unformatted { reason, .. }) if cluster.genesis_root().is_some() => {
+            return Err(recover::no_beginning(path, &reason));
+        }
+        opened => opened?,
+    };
+    if let Some(reason) = &data.identity().halted {
+        return Err(StartError::Halted { path: path.clone(), reason: reason.clone() });
     }
-    Ok(data_directory::open_or_learn(path, cluster, config.replica)?)
+    take_key_into_use(config, &mut data)?;
+    Ok(data)
+}
+
+/// From here on the key belongs to this directory, and no other one is ever made for it.
+fn take_key_into_use(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
+    let key_file = &config.key_file;
+    if *data.role() != Role::Founding {
+        return Ok(());
+    }
+    if !data.identity().claimed {
+        if !never_spoken::is_marked(key_file, &config.key.public())? {
+            let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(key_file));
+            return Err(StartError::KeyInUse { path, mark });
+        }
+        data.claim()?;
+    }
+    Ok(never_spoken::consume(key_file)?)
 }
 
 fn set_up_log(
@@ -199,7 +273,8 @@ fn set_up_log(
     let directory = data.log(core)?;
     let reader = reading.reader(&directory);
     let maker = files.maker(LogPlace { directory, segment_bytes, opening });
-    Ok(LogSetup { identity: data.log_identity(core), scan, sync, maker, reader })
+    let is_silent = core == FIRST_CORE && !data.has_spoken()?;
+    Ok(LogSetup { identity: data.log_identity(core), scan, sync, maker, reader, is_silent })
 }
 
 struct CoreThread {
@@ -240,5 +315,85 @@ impl CoreThread {
 
     fn join(self) -> Result<(), StartError> {
         self.handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HistogramConfig;
+    use crate::data_directory::{format, format_learner};
+    use crate::identity::Identity;
+    use quorate_types::ReplicaId;
+    use quorate_wire::testing;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn config(directory: &Path, durability: Durability) -> NodeConfig {
+        NodeConfig {
+            cluster: Arc::new(testing::config(4)),
+            replica: ReplicaId(2),
+            key: testing::replica_key(2),
+            key_file: directory.join("replica-2.key"),
+            cores: vec![None],
+            spin: Duration::ZERO,
+            data_directory: directory.join("data"),
+            durability,
+            journal_bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            security: "plaintext",
+            histograms: HistogramConfig { directory: directory.to_owned(), interval: None },
+        }
+    }
+
+    fn new_directory(config: &NodeConfig) {
+        let identity = Identity::new(&config.cluster, config.replica, Role::Founding);
+        format(&config.data_directory, &identity).unwrap();
+        never_spoken::mark(&config.key_file, &config.key.public()).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_taken_into_use_by_one_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), Durability::Sync);
+        new_directory(&config);
+        for _ in 0..2 {
+            assert!(open_directory(&config).unwrap().identity().claimed);
+            assert!(!never_spoken::is_marked(&config.key_file, &config.key.public()).unwrap());
+        }
+        let other = NodeConfig { data_directory: directory.path().join("other"), ..config.clone() };
+        let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
+        format(&other.data_directory, &identity).unwrap();
+        let refused = open_directory(&other).unwrap_err();
+        assert!(matches!(refused, StartError::KeyInUse { .. }), "{refused}");
+        assert!(refused.to_string().contains("replica-2.key.never-spoken is gone"), "{refused}");
+        // A learner says nothing, and leaves the key as it is.
+        never_spoken::mark(&config.key_file, &config.key.public()).unwrap();
+        let reason = "on purpose".to_owned();
+        format_learner(&other.data_directory, &other.cluster, other.replica, reason).unwrap();
+        open_directory(&other).unwrap();
+        assert!(never_spoken::is_marked(&config.key_file, &config.key.public()).unwrap());
+    }
+
+    #[test]
+    fn who_has_halted_remembers_it_and_who_stopped_in_order_that_all_is_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), Durability::Async);
+        new_directory(&config);
+        let mut data = open_directory(&config).unwrap();
+        data.set_unsynced_boot(Some("this".to_owned())).unwrap();
+        let halted = conclude(&config, &mut data, None, Some("two roots")).unwrap();
+        assert_eq!(halted, Outcome::Halted("two roots".to_owned()));
+        assert!(data.identity().unsynced_boot.is_some());
+        drop(data);
+        let refused = open_directory(&config).unwrap_err().to_string();
+        for part in ["two roots", "`quorate clear-halt --config FILE`"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let mut data = data_directory::open(&config.data_directory, &config.cluster, config.replica).unwrap();
+        data.set_halted(None).unwrap();
+        assert_eq!(conclude(&config, &mut data, None, None).unwrap(), Outcome::Stopped);
+        drop(data);
+        assert_eq!(open_directory(&config).unwrap().identity().unsynced_boot, None);
     }
 }

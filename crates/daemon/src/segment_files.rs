@@ -2,10 +2,15 @@
 //!
 //! A segment is written with zeroes over its whole length before it is used, so that a write to it later changes no
 //! metadata and a sync of it is one write to the disk. All of it blocks, and is never done on a core.
+//!
+//! Beside the directory of a log `log-N`, the file `log-N.made` says up to which number segments were made. It is
+//! durable before one is used, so that a segment that is gone is missed, the last one and all of them, too.
 
-use crate::data_directory::{DirectoryError, failed};
+use crate::data_directory::{DirectoryError, failed, write_durably};
 use crate::sync_probe::open_direct;
-use quorate_journal::{BLOCK_BYTES, LogIdentity, Repair, Scan, Scanner, SegmentNumber};
+use quorate_journal::{
+    BLOCK_BYTES, LogIdentity, Record, RecordPlace, Repair, Scan, Scanner, SegmentNumber, SegmentsMade,
+};
 use quorate_reactor::AlignedBuffer;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -15,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 const SUFFIX: &str = ".segment";
 /// How much is zeroed at once.
@@ -55,21 +61,25 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Makes a segment of zeroes; it and its name are durable when this returns. What a broken attempt has left is made
-/// anew.
+/// Makes a segment of zeroes behind its first block; it and its name are durable when this returns. What a broken
+/// attempt has left is made anew.
 pub(crate) fn create(
     directory: &Path,
     number: SegmentNumber,
+    first_block: &[u8],
     bytes: u64,
     opening: Opening,
 ) -> io::Result<File> {
     let path = path(directory, number);
     let file = open(OpenOptions::new().create(true).truncate(true), &path, opening)?;
-    let zeroes = AlignedBuffer::zeroed(ZEROES_BYTES);
+    let mut content = AlignedBuffer::zeroed(ZEROES_BYTES);
+    content[..first_block.len()].copy_from_slice(first_block);
     let mut offset = 0;
     while offset < bytes {
         let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZEROES_BYTES);
-        if let Err(error) = file.write_all_at(&zeroes[..length], offset) {
+        let written = file.write_all_at(&content[..length], offset);
+        content[..first_block.len()].fill(0);
+        if let Err(error) = written {
             // Half a segment is of no use, and takes room that may be short.
             let _ = std::fs::remove_file(&path);
             return Err(error);
@@ -81,18 +91,74 @@ pub(crate) fn create(
     Ok(file)
 }
 
-/// Gives a segment that is not needed a new number; durable when this returns.
+/// Gives a segment that is not needed a new number and a new first block; durable when this returns. The block is so
+/// before the name: a number that is left out by this is stated to be.
 pub(crate) fn recycle(
     directory: &Path,
     from: SegmentNumber,
     to: SegmentNumber,
+    first_block: &[u8],
     opening: Opening,
 ) -> io::Result<File> {
-    let path = path(directory, to);
-    std::fs::rename(self::path(directory, from), &path)?;
-    let file = open(&mut OpenOptions::new(), &path, opening)?;
+    let (from, path) = (self::path(directory, from), path(directory, to));
+    let file = open(&mut OpenOptions::new(), &from, opening)?;
+    let mut block = AlignedBuffer::zeroed(BLOCK_BYTES);
+    block[..first_block.len()].copy_from_slice(first_block);
+    file.write_all_at(&block, 0)?;
+    file.sync_data()?;
+    std::fs::rename(from, path)?;
     sync_directory(directory)?;
     Ok(file)
+}
+
+/// Cuts off the end of a segment, behind which nothing stands; durable when this returns.
+pub(crate) fn shorten(directory: &Path, number: SegmentNumber, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path(directory, number))?;
+    file.set_len(bytes)?;
+    file.sync_all()
+}
+
+/// What the name of the file ends with that says how many segments of a log were made.
+pub(crate) const MADE: &str = ".made";
+
+/// The file that says how many segments of the log in `directory` were made: its directory and its name.
+fn made_file(directory: &Path) -> (PathBuf, String) {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    (directory.parent().unwrap_or(Path::new(".")).to_owned(), format!("{name}{MADE}"))
+}
+
+/// Notes which segments of the log in `directory` were made; durable when this returns.
+pub(crate) fn note_made(directory: &Path, made: SegmentsMade) -> Result<(), DirectoryError> {
+    let (parent, name) = made_file(directory);
+    let SegmentsMade { upto, needed_from, run, used_before } = made;
+    let text = format!("{upto} {needed_from} {run} {used_before}");
+    write_durably(&parent, &name, format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes())).as_bytes())
+}
+
+/// Which segments of the log in `directory` were made, as far as that is known.
+pub(crate) fn made(directory: &Path) -> Result<SegmentsMade, DirectoryError> {
+    let (parent, name) = made_file(directory);
+    let path = parent.join(name);
+    let text = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SegmentsMade::default()),
+        Err(error) => return Err(failed(&path, "read how many segments there were")(error)),
+    };
+    Ok(parse_made(text.trim_end()).unwrap_or_else(|| {
+        warn!("{}: it is damaged, and is written again with the next segment", path.display());
+        SegmentsMade::default()
+    }))
+}
+
+fn parse_made(text: &str) -> Option<SegmentsMade> {
+    let (numbers, check) = text.rsplit_once(' ')?;
+    if check != format!("{:08x}", crc32c::crc32c(numbers.as_bytes())) {
+        return None;
+    }
+    let numbers: Vec<SegmentNumber> =
+        numbers.split(' ').map(|text| text.parse().ok().map(SegmentNumber)).collect::<Option<_>>()?;
+    let [upto, needed_from, run, used_before] = *numbers.as_array()?;
+    Some(SegmentsMade { upto, needed_from, run, used_before })
 }
 
 /// Removes a segment. Its name may come back after a loss of power, which does no harm.
@@ -125,21 +191,30 @@ pub(crate) struct LogRead {
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
-/// Reads the log in a directory, segment by segment. With `sync` what was read is durable when this returns: what a
-/// killed process has written may stand in a cache, and is taken for durable from here on.
+/// How a log is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reading {
+    /// Makes what was read durable: what a killed process has written may stand in a cache, and is taken for durable from
+    /// here on.
+    pub(crate) sync: bool,
+    /// Keeps the batches in memory, which may be all that the disk holds.
+    pub(crate) batches: bool,
+}
+
+/// Reads the log in a directory, segment by segment.
 pub(crate) fn read_log(
     directory: &Path,
     identity: LogIdentity,
-    sync: bool,
+    reading: Reading,
 ) -> Result<LogRead, DirectoryError> {
-    read_log_by(directory, identity, sync, |file, buffer, offset| file.read_exact_at(buffer, offset))
+    read_log_by(directory, identity, reading, |file, buffer, offset| file.read_exact_at(buffer, offset))
 }
 
 /// As [`read_log`], by way of `read`.
 pub(crate) fn read_log_by(
     directory: &Path,
     identity: LogIdentity,
-    sync: bool,
+    Reading { sync, batches }: Reading,
     read: impl Fn(&File, &mut [u8], u64) -> io::Result<()>,
 ) -> Result<LogRead, DirectoryError> {
     let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
@@ -147,7 +222,10 @@ pub(crate) fn read_log_by(
     let mut numbers: Vec<SegmentNumber> =
         entries.iter().filter_map(|entry| number(&entry.file_name().to_string_lossy())).collect();
     numbers.sort();
-    let (mut scanner, mut unreadable) = (Scanner::new(identity), Vec::new());
+    let (mut scanner, mut unreadable) = (Scanner::new(identity).made(made(directory)?), Vec::new());
+    if !batches {
+        scanner = scanner.without_batches();
+    }
     for number in numbers {
         let path = path(directory, number);
         let file = File::open(&path).map_err(failed(&path, "open it"))?;
@@ -210,6 +288,17 @@ fn is_given(read: io::Result<()>) -> io::Result<bool> {
     }
 }
 
+/// Reads a record back that a scan has found in the log in `directory`; nothing if it is not there any more.
+pub(crate) fn read_record(directory: &Path, place: &RecordPlace) -> Result<Option<Record>, DirectoryError> {
+    let path = path(directory, place.segment);
+    let mut bytes = vec![0; place.bytes as usize];
+    let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, place.offset));
+    if is_given(read).map_err(failed(&path, "read it"))? {
+        return Ok(place.record(&bytes));
+    }
+    Ok(None)
+}
+
 /// Writes the bad copies anew that a scan has found beside good ones; they are durable when this returns. To be done
 /// before the log goes on. A disk replaces a sector that it cannot read when it is written.
 pub(crate) fn repair(directory: &Path, scan: &Scan) -> Result<(), DirectoryError> {
@@ -249,14 +338,44 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for opening in [Opening::Direct, Opening::Buffered] {
             let (first, second) = (SegmentNumber(1), SegmentNumber(2));
-            create(directory.path(), first, 3 << 19, opening).unwrap();
-            assert_eq!(std::fs::read(path(directory.path(), first)).unwrap(), vec![0; 3 << 19]);
-            let file = recycle(directory.path(), first, second, opening).unwrap();
-            file.write_all_at(&AlignedBuffer::zeroed(4096), 0).unwrap();
+            create(directory.path(), first, &[7; BLOCK_BYTES], 3 << 19, opening).unwrap();
+            let content = std::fs::read(path(directory.path(), first)).unwrap();
+            assert_eq!(content.len(), 3 << 19);
+            assert!(content[..BLOCK_BYTES].iter().all(|byte| *byte == 7));
+            assert!(content[BLOCK_BYTES..].iter().all(|byte| *byte == 0));
+            let file = recycle(directory.path(), first, second, &[8; BLOCK_BYTES], opening).unwrap();
+            file.write_all_at(&AlignedBuffer::zeroed(4096), 4096).unwrap();
             assert!(!path(directory.path(), first).exists());
+            shorten(directory.path(), second, 8192).unwrap();
+            let content = std::fs::read(path(directory.path(), second)).unwrap();
+            assert_eq!(content, [[8; BLOCK_BYTES], [0; BLOCK_BYTES]].concat());
             remove(directory.path(), second).unwrap();
             assert!(remove(directory.path(), second).is_err());
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn how_many_segments_were_made_is_known_beside_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log-0");
+        std::fs::create_dir(&log).unwrap();
+        let none = SegmentsMade::default();
+        assert_eq!(made(&log).unwrap(), none);
+        let [upto, needed_from, run, used_before] = [12, 9, 11, 8].map(SegmentNumber);
+        let last = SegmentsMade { upto, needed_from, run, used_before };
+        for known in [SegmentsMade { upto: SegmentNumber(1), ..none }, last] {
+            note_made(&log, known).unwrap();
+            assert_eq!(made(&log).unwrap(), known);
+        }
+        std::fs::remove_dir(&log).unwrap();
+        assert_eq!(made(&log).unwrap(), last, "also when the log is gone");
+        let file = directory.path().join("log-0.made");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("12 9", "13 9")).unwrap();
+        assert_eq!(made(&log).unwrap(), none, "damaged, it says nothing");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(made(&log).unwrap_err().to_string().contains("log-0.made: cannot read how many segments"));
     }
 }

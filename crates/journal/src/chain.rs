@@ -2,9 +2,10 @@
 
 use crate::damage::{Damage, LostRecords, TornTail};
 use crate::layout::{Entry, GroupHeader, GroupNumber, LogIdentity, RUNS_MAX, Run, SegmentNumber};
-use crate::scan::{Fate, FoundGroup, GroupSummary, RecordSummary, Scan};
+use crate::scan::{Content, Fate, FoundBatch, FoundGroup, GroupSummary, RecordState, RecordSummary, Scan};
 use crate::{CONSENSUS_JOURNAL, RecordKind, RecordPlace};
 use quorate_types::{CoreId, JournalId, Lsn};
+use quorate_wire::batch::BatchHead;
 use std::collections::BTreeMap;
 
 /// The groups found, in the order of the log.
@@ -13,6 +14,8 @@ pub(crate) struct Chain {
     abandoned: Vec<FoundGroup>,
     runs: Vec<Run>,
     watermark: GroupNumber,
+    /// The highest watermark of each run, by its first segment.
+    watermarks: BTreeMap<SegmentNumber, GroupNumber>,
     lowest: Option<(SegmentNumber, GroupNumber)>,
     trimmed: BTreeMap<JournalId, Lsn>,
     votes_lost: bool,
@@ -28,6 +31,7 @@ impl Chain {
             abandoned: Vec::new(),
             runs: runs(&found),
             watermark: GroupNumber(0),
+            watermarks: BTreeMap::new(),
             lowest: None,
             trimmed: BTreeMap::new(),
             votes_lost: false,
@@ -46,9 +50,12 @@ impl Chain {
 
     fn note_statements(&mut self, header: &GroupHeader) {
         self.watermark = self.watermark.max(header.watermark);
+        let of_run = self.watermarks.entry(header.run().first_segment).or_default();
+        *of_run = header.watermark.max(*of_run);
         self.votes_lost |= header.votes_lost;
         let lowest = (header.lowest_segment, header.lowest_group);
-        if self.lowest.is_none_or(|(_, group)| group < lowest.1) {
+        // The same group may be the first of a later segment: then nothing of the one before counts.
+        if self.lowest.is_none_or(|(segment, group)| (group, segment) < (lowest.1, lowest.0)) {
             self.lowest = Some(lowest);
         }
         for mark in &header.journals {
@@ -57,10 +64,16 @@ impl Chain {
         }
     }
 
+    /// The lowest segment that is needed, as far as anything says so.
+    pub(crate) fn lowest_segment(&self) -> SegmentNumber {
+        self.lowest.map(|(segment, _)| segment).unwrap_or_default()
+    }
+
     /// Reads the groups in order into `scan`.
     pub(crate) fn read(self, identity: LogIdentity, scan: &mut Scan) {
         let mut reading = Reading {
             watermark: self.watermark,
+            watermarks: self.watermarks,
             begun: false,
             carries_votes: identity.core == CoreId(0),
             expected: self.lowest.map_or(GroupNumber(1), |(_, group)| group.max(GroupNumber(1))),
@@ -83,7 +96,7 @@ impl Chain {
         scan.votes_lost = self.votes_lost;
         scan.runs = needed_runs(self.runs, expected, self.lowest);
         scan.groups.sort_by_key(|group| (group.segment, group.offset));
-        conclude(scan, votes);
+        conclude(scan, votes, identity.core == CoreId(0));
     }
 }
 
@@ -110,6 +123,7 @@ fn runs(found: &[FoundGroup]) -> Vec<Run> {
 /// Where a reader of the chain stands.
 struct Reading<'a> {
     watermark: GroupNumber,
+    watermarks: BTreeMap<SegmentNumber, GroupNumber>,
     carries_votes: bool,
     /// Whether a group that is needed was reached.
     begun: bool,
@@ -170,7 +184,7 @@ impl Reading<'_> {
             self.note_lost_before(header);
         }
         self.begun = true;
-        header.number == self.expected && (group.is_whole() || header.number <= self.watermark)
+        header.number == self.expected && (group.counts() || header.number <= self.watermark)
     }
 
     /// Compares where the journals stood before a group with what was read, if something durable was not.
@@ -190,12 +204,7 @@ impl Reading<'_> {
         if votes && self.votes.is_none() {
             self.votes = Some(format!("{lost}: {reason}"));
         }
-        match self.scan.lost.last_mut() {
-            Some(before) if before.journal == lost.journal && before.last.next() == lost.first => {
-                before.last = lost.last;
-            }
-            _ => self.scan.lost.push(lost),
-        }
+        note(&mut self.scan.lost, lost);
     }
 
     /// A durable group is lost, and nothing tells what was in it.
@@ -210,7 +219,7 @@ impl Reading<'_> {
     /// Takes a group that counts.
     fn take(&mut self, mut group: FoundGroup) {
         let trimmed = group.header.number < self.expected;
-        let place = place(&group.header);
+        let stands = place(&group.header);
         self.note_in_segment(&group, trimmed);
         if trimmed {
             self.summarize(group, Fate::Trimmed);
@@ -218,29 +227,35 @@ impl Reading<'_> {
         }
         self.expected = group.header.number.next();
         if group.directory_lost {
-            self.unknown = Some(format!("{place} has no readable directory"));
+            self.unknown = Some(format!("{stands} has no readable directory"));
         }
+        let reported = self.reported(&group.header);
         let mut fate = if group.directory_lost { Fate::Damaged } else { Fate::Kept };
         for found in &mut group.records {
             let (journal, lsn) = (found.entry.journal, found.entry.lsn);
             let needed = lsn > self.trimmed.get(&journal).copied().unwrap_or_default();
             let last = self.last.entry(journal).or_default();
             *last = lsn.max(*last);
-            match found.record.take() {
-                Some(record) if needed => {
-                    let Entry { bytes, checksum, kind, .. } = found.entry;
-                    let (segment, offset) = (group.header.segment, group.header.offset + found.at as u64);
-                    let place = RecordPlace { segment, offset, bytes, checksum, kind };
-                    self.scan.places.push((journal, lsn, place));
-                    self.scan.records.push((journal, lsn, record));
+            let Entry { bytes, checksum, kind, .. } = found.entry;
+            let (segment, offset) = (group.header.segment, group.header.offset + found.at as u64);
+            let place = RecordPlace { segment, offset, bytes, checksum, kind };
+            if needed && found.state != RecordState::Lost {
+                self.scan.places.push((journal, lsn, place));
+            }
+            match std::mem::replace(&mut found.content, Content::Lost) {
+                Content::Kept(record) if needed => self.scan.records.push((journal, lsn, record)),
+                Content::LetGo(BatchHead { lane, number, .. }) if needed => {
+                    self.scan.batches.push(FoundBatch { journal, lsn, lane, number, place });
                 }
-                Some(_) => {}
-                None => {
+                Content::Kept(_) | Content::LetGo(_) => {}
+                Content::Lost => {
                     fate = Fate::Damaged;
-                    let votes = found.entry.kind != RecordKind::Batch || journal == CONSENSUS_JOURNAL;
-                    if needed {
-                        let lost = LostRecords { journal, first: lsn, last: lsn };
-                        self.lose(lost, votes, &format!("{place} is damaged"));
+                    let votes = kind != RecordKind::Batch || journal == CONSENSUS_JOURNAL;
+                    let lost = LostRecords { journal, first: lsn, last: lsn };
+                    if needed && group.header.number > reported {
+                        note(&mut self.scan.torn_batches, lost);
+                    } else if needed {
+                        self.lose(lost, votes, &format!("{stands} is damaged"));
                     }
                 }
             }
@@ -248,6 +263,13 @@ impl Reading<'_> {
         self.scan.repaired += u64::from(group.repaired);
         self.scan.repairs.append(&mut group.repairs);
         self.summarize(group, fate);
+    }
+
+    /// Up to which group of the same run and those before it all is known to have been durable in their time. What a
+    /// later run says is true of what counts, and that has gone on without the batches of a write that was cut short.
+    fn reported(&self, header: &GroupHeader) -> GroupNumber {
+        let runs = self.watermarks.range(..=header.run().first_segment);
+        runs.map(|(_, watermark)| *watermark).max().unwrap_or_default()
     }
 
     fn note_in_segment(&mut self, group: &FoundGroup, trimmed: bool) {
@@ -312,22 +334,30 @@ fn needed_runs(
     runs
 }
 
+/// Adds records to those that are known to be lost.
+fn note(known: &mut Vec<LostRecords>, lost: LostRecords) {
+    match known.last_mut() {
+        Some(before) if before.journal == lost.journal && before.last.next() == lost.first => {
+            before.last = lost.last;
+        }
+        _ => known.push(lost),
+    }
+}
+
 fn place(header: &GroupHeader) -> String {
     format!("group {} in segment {} at {}", header.number, header.segment, header.offset)
 }
 
 /// Names the worst of what was found.
-fn conclude(scan: &mut Scan, votes: Option<String>) {
-    let nothing_own = scan.groups.is_empty() && scan.foreign > 0;
+fn conclude(scan: &mut Scan, votes: Option<String>, carries_votes: bool) {
     let reason = if scan.votes_lost {
         Some("an earlier start has found votes lost".to_owned())
-    } else if nothing_own {
-        Some("the files hold the log of another cluster, replica, core or data directory".to_owned())
     } else {
-        votes
+        scan.absent.clone().filter(|_| carries_votes).or(votes)
     };
     scan.damage = match (reason, scan.torn) {
         (Some(reason), _) => Damage::LostVotes { reason },
+        _ if scan.absent.is_some() => Damage::LostBatches(scan.lost.clone()),
         _ if !scan.lost.is_empty() => Damage::LostBatches(scan.lost.clone()),
         _ if matches!(scan.damage, Damage::LostBatches(_)) => Damage::LostBatches(Vec::new()),
         (None, Some(torn)) => Damage::TornTail(torn),

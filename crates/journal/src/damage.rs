@@ -14,6 +14,11 @@ pub enum Damage {
     TornTail(TornTail),
     /// Batches that were durable are lost: they are to be had from other replicas.
     LostBatches(Vec<LostRecords>),
+    /// What another version has written and this one does not know. Nobody starts from there.
+    Unknown {
+        /// What, and where.
+        what: String,
+    },
     /// Votes, certificates or views that were durable are lost, or may be: whoever votes on would contradict
     /// himself. The replica goes on as a learner.
     LostVotes {
@@ -68,6 +73,12 @@ impl fmt::Display for Damage {
             Self::LostBatches(lost) => {
                 f.write_str("batches lost, to be fetched from other replicas:")?;
                 lost.iter().try_for_each(|records| write!(f, " {records};"))
+            }
+            Self::Unknown { what } => {
+                write!(
+                    f,
+                    "nothing, but it was written by another version, which has to go on with it: {what}"
+                )
             }
             Self::LostVotes { reason } => write!(f, "votes lost, never to vote again: {reason}"),
         }

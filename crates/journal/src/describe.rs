@@ -46,6 +46,9 @@ impl fmt::Display for Description<'_> {
         for lost in &scan.lost {
             writeln!(f, "lost: {lost}")?;
         }
+        for lost in &scan.torn_batches {
+            writeln!(f, "not written whole: {lost}")?;
+        }
         if let Some(torn) = &scan.torn {
             writeln!(f, "dropped: {torn}")?;
         }
@@ -61,9 +64,10 @@ impl fmt::Display for Description<'_> {
 impl fmt::Display for SegmentHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Own => f.write_str("in use"),
-            Self::Other(number) => write!(f, "prepared, was segment {number}"),
+            Self::Own => f.write_str("own"),
+            Self::Other(number) => write!(f, "prepared for segment {number}"),
             Self::Foreign => f.write_str("of another log"),
+            Self::Unknown => f.write_str("of another version"),
             Self::Blank => f.write_str("blank"),
             Self::Damaged => f.write_str("with a damaged header"),
         }

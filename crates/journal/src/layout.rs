@@ -14,13 +14,17 @@
 //! | critical records again | as above |
 //! | header again | as above; it ends with the group |
 //!
-//! Where there are critical records, the two copies share no block: one damaged sector loses no vote. Batches
-//! stand once; they can be had from others.
+//! Where there are critical records, a whole block lies between the two copies: neither one damaged sector nor two
+//! neighbouring ones lose a vote. Batches stand once; they can be had from others.
+//!
+//! In every version of the format, magic, version, replica, core, cluster, mark of the data directory and segment stand
+//! where they stand here, and so does the checksum of a group's header: a header that this version cannot read is so
+//! known to be whole and own, and is left to the version that wrote it.
 //!
 //! | offset | header of a group | |
 //! | --- | --- | --- |
 //! | 0 | magic `QUORGRUP` | 8 bytes |
-//! | 8 | format version | u16, 1 |
+//! | 8 | format version | u16, 2 |
 //! | 10 | flags: 1 = votes of this log were lost before | u16 |
 //! | 12 | replica, core, number of journals, number of runs | 4 × u8 |
 //! | 16 | first half of the cluster's id | 16 bytes |
@@ -35,7 +39,8 @@
 //! | 116 | zero | u32 |
 //! | 120 | per journal: its number, its last record before this group, up to which nothing is needed | 4 × 3 × u64 |
 //! | 216 | per run, ascending, the own one last: its first segment, its first group | 16 × 2 × u64 |
-//! | 472 | zero | 36 bytes |
+//! | 472 | the last segment that was used before the own run | u64 |
+//! | 480 | zero | 28 bytes |
 //! | 508 | crc32c of bytes 0 to 507 | u32 |
 //!
 //! | offset | entry of a directory | |
@@ -51,14 +56,14 @@
 //! | 0 | magic `QUORSEGM` | 8 bytes |
 //! | 8 | format version, zero, replica, core, zero | u16, u16, 2 × u8, u16 |
 //! | 16 | first half of the cluster's id, mark of the data directory | 2 × 16 bytes |
-//! | 48 | segment | u64 |
-//! | 56 | crc32c of bytes 0 to 55 | u32 |
+//! | 48 | segment, first segment of its run, last one that was used before | 3 × u64 |
+//! | 72 | crc32c of bytes 0 to 71 | u32 |
 //!
-//! The first block goes to the disk together with the first group. Nothing depends on it: it tells a reader what a
-//! file is.
+//! The first block is on the disk before the file is used. It says which numbers were never used, so that a file that
+//! is gone is told from one that never was.
 
-use crate::RecordKind;
 use crate::bytes::{Reader, Writer};
+use crate::{RecordError, RecordKind};
 use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
 use std::fmt;
 
@@ -72,12 +77,14 @@ pub(crate) const RUNS_MAX: usize = 16;
 
 pub(crate) const GROUP_HEADER_BYTES: usize = 512;
 pub(crate) const ENTRY_BYTES: usize = 24;
-const SEGMENT_HEADER_BYTES: usize = 60;
+const SEGMENT_HEADER_BYTES: usize = 76;
 const GROUP_MAGIC: [u8; 8] = *b"QUORGRUP";
 const SEGMENT_MAGIC: [u8; 8] = *b"QUORSEGM";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const VOTES_LOST: u16 = 1;
 const RUNS_AT: usize = 216;
+const USED_BEFORE_AT: usize = 472;
+const _: () = assert!(RUNS_AT + 16 * RUNS_MAX == USED_BEFORE_AT && USED_BEFORE_AT + 8 < GROUP_HEADER_BYTES);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -168,6 +175,8 @@ pub(crate) struct GroupHeader {
     pub(crate) journals: Vec<JournalMark>,
     /// At least the own one.
     pub(crate) runs: Vec<Run>,
+    /// The last segment that was used before the own run began.
+    pub(crate) used_before: SegmentNumber,
 }
 
 /// One life of the process. It owns the groups from its first one on, up to the first one of the next run.
@@ -207,13 +216,13 @@ impl Sizes {
     /// The length of the group.
     pub(crate) fn group_bytes(self) -> usize {
         let copy = self.copy_bytes();
-        let mut whole = (2 * copy + self.batch_bytes as usize).next_multiple_of(BLOCK_BYTES);
-        if self.critical_bytes > 0 {
-            while (whole - copy) / BLOCK_BYTES * BLOCK_BYTES < copy {
-                whole += BLOCK_BYTES;
-            }
+        let whole = (2 * copy + self.batch_bytes as usize).next_multiple_of(BLOCK_BYTES);
+        if self.critical_bytes == 0 {
+            return whole;
         }
-        whole
+        // The second copy begins in the second block behind the first copy, or later.
+        let apart = copy.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES + copy;
+        whole.max(apart.next_multiple_of(BLOCK_BYTES))
     }
 }
 
@@ -224,6 +233,8 @@ pub(crate) enum HeaderFound {
     Valid(GroupHeader),
     /// A header of another log.
     Foreign,
+    /// A whole header of this log, of a segment, that says something which this version does not know.
+    Unknown(SegmentNumber),
     /// The beginning of a header, and no more.
     Broken,
     /// No header.
@@ -266,6 +277,7 @@ impl GroupHeader {
             writer.u64(run.first_segment.0);
             writer.u64(run.first_group.0);
         }
+        Writer::new(&mut out[USED_BEFORE_AT..]).u64(self.used_before.0);
         let checksum = crc32c::crc32c(&out[..GROUP_HEADER_BYTES - 4]);
         out[GROUP_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -296,15 +308,16 @@ impl GroupHeader {
     }
 
     fn read(identity: &LogIdentity, reader: &mut Reader<'_>) -> Option<HeaderFound> {
-        if reader.u16()? != VERSION {
-            return Some(HeaderFound::Foreign);
-        }
-        let flags = reader.u16()?;
+        let (version, flags) = (reader.u16()?, reader.u16()?);
         let [replica, core, journals, runs] = reader.array()?;
         if !identity.matches(replica, core, reader.array()?, reader.array()?) {
             return Some(HeaderFound::Foreign);
         }
-        let (segment, offset) = (SegmentNumber(reader.u64()?), reader.u64()?);
+        let segment = SegmentNumber(reader.u64()?);
+        if version != VERSION || flags & !VOTES_LOST != 0 {
+            return Some(HeaderFound::Unknown(segment));
+        }
+        let offset = reader.u64()?;
         let (number, watermark) = (GroupNumber(reader.u64()?), GroupNumber(reader.u64()?));
         let (lowest_segment, lowest_group) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
         let bytes = reader.u32()? as usize;
@@ -322,6 +335,7 @@ impl GroupHeader {
             let (first_segment, first_group) = (SegmentNumber(reader.u64()?), GroupNumber(reader.u64()?));
             own_runs.push(Run { first_segment, first_group });
         }
+        let used_before = SegmentNumber(reader.u64()?);
         let (journals, runs) = (usize::from(journals), usize::from(runs));
         let counts = journals <= JOURNALS_MAX && (1..=RUNS_MAX).contains(&runs);
         if !counts || bytes != sizes.group_bytes() || number == GroupNumber(0) {
@@ -342,6 +356,7 @@ impl GroupHeader {
             directory_checksum,
             journals: marks,
             runs: own_runs,
+            used_before,
         }))
     }
 
@@ -373,33 +388,59 @@ impl Entry {
         writer.bytes(&[0; 6]);
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(bytes);
-        let (lsn, bytes, checksum) = (Lsn(reader.u64()?), reader.u32()?, reader.u32()?);
-        let journal = JournalId(reader.u8()?);
-        let kind = RecordKind::from_number(reader.u8()?).ok()?;
-        Some(Self { journal, lsn, kind, bytes, checksum })
+    fn decode(bytes: &[u8; ENTRY_BYTES]) -> Result<Self, RecordError> {
+        let [lsn @ .., b0, b1, b2, b3, c0, c1, c2, c3, journal, kind, _, _, _, _, _, _] = *bytes;
+        Ok(Self {
+            journal: JournalId(journal),
+            lsn: Lsn(u64::from_le_bytes(lsn)),
+            kind: RecordKind::from_number(kind)?,
+            bytes: u32::from_le_bytes([b0, b1, b2, b3]),
+            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
+        })
     }
 }
 
-/// Reads a directory and compares it with the header that announces it.
-pub(crate) fn decode_directory(header: &GroupHeader, bytes: &[u8]) -> Option<Vec<Entry>> {
-    if crc32c::crc32c(bytes) != header.directory_checksum || bytes.len() != header.sizes.directory_bytes() {
-        return None;
-    }
-    let entries: Vec<Entry> = bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect::<Option<_>>()?;
-    let mut sizes = Sizes::default();
-    for entry in &entries {
-        sizes = sizes.and(entry.kind, entry.bytes)?;
-    }
-    (sizes == header.sizes).then_some(entries)
+/// What stands where the directory of a group was looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Directory {
+    Whole(Vec<Entry>),
+    /// It is whole, and names something that this version does not know.
+    Unknown(RecordError),
+    Damaged,
 }
 
-/// Writes the first block of a segment.
-pub(crate) fn encode_segment_header(identity: &LogIdentity, segment: SegmentNumber, out: &mut [u8]) {
-    assert_eq!(out.len(), BLOCK_BYTES);
-    out.fill(0);
-    let mut writer = Writer::new(out);
+impl Directory {
+    /// Reads a directory and compares it with the header that announces it.
+    pub(crate) fn read(header: &GroupHeader, bytes: &[u8]) -> Self {
+        if crc32c::crc32c(bytes) != header.directory_checksum || bytes.len() != header.sizes.directory_bytes()
+        {
+            return Self::Damaged;
+        }
+        let mut entries = Vec::with_capacity(bytes.len() / ENTRY_BYTES);
+        let mut sizes = Some(Sizes::default());
+        for entry in bytes.as_chunks().0 {
+            match Entry::decode(entry) {
+                Ok(entry) => {
+                    sizes = sizes.and_then(|sizes| sizes.and(entry.kind, entry.bytes));
+                    entries.push(entry);
+                }
+                Err(unknown) => return Self::Unknown(unknown),
+            }
+        }
+        if sizes == Some(header.sizes) { Self::Whole(entries) } else { Self::Damaged }
+    }
+}
+
+/// Makes the first block of a segment: it belongs to a run that begins with segment `run`, before which `used_before`
+/// was the last one that was used.
+pub(crate) fn segment_header(
+    identity: &LogIdentity,
+    segment: SegmentNumber,
+    run: SegmentNumber,
+    used_before: SegmentNumber,
+) -> Vec<u8> {
+    let mut out = vec![0; BLOCK_BYTES];
+    let mut writer = Writer::new(&mut out);
     writer.bytes(&SEGMENT_MAGIC);
     writer.u16(VERSION);
     writer.u16(0);
@@ -407,11 +448,14 @@ pub(crate) fn encode_segment_header(identity: &LogIdentity, segment: SegmentNumb
     writer.u8(identity.core.0);
     writer.u16(0);
     identity.write(&mut writer);
-    writer.u64(segment.0);
+    for number in [segment, run, used_before] {
+        writer.u64(number.0);
+    }
     let end = writer.at();
     assert_eq!(end, SEGMENT_HEADER_BYTES - 4);
     let checksum = crc32c::crc32c(&out[..end]);
     out[end..SEGMENT_HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    out
 }
 
 /// What the first block of a segment says.
@@ -419,38 +463,59 @@ pub(crate) fn encode_segment_header(identity: &LogIdentity, segment: SegmentNumb
 pub enum SegmentHeader {
     /// It names this segment of this log.
     Own,
-    /// It names another segment of this log: the file is prepared for use, and nothing is in it yet.
+    /// It names another segment of this log: the file was to be used again, and that was cut short.
     Other(SegmentNumber),
     /// It names another log.
     Foreign,
-    /// It is empty, as in a file that is prepared for use.
+    /// It is of this log, in a version of the format that this one does not know.
+    Unknown,
+    /// It is empty, as in a file whose preparation was cut short.
     Blank,
     /// It is neither.
     Damaged,
 }
 
+/// What the first block of a segment says of the numbers before its run: those between the two were never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unused {
+    pub(crate) used_before: SegmentNumber,
+    pub(crate) run: SegmentNumber,
+}
+
 impl SegmentHeader {
-    pub(crate) fn find(identity: &LogIdentity, number: SegmentNumber, bytes: &[u8]) -> Self {
-        let Some(header) = bytes.first_chunk::<SEGMENT_HEADER_BYTES>() else { return Self::Blank };
+    pub(crate) fn find(
+        identity: &LogIdentity,
+        number: SegmentNumber,
+        bytes: &[u8],
+    ) -> (Self, Option<Unused>) {
+        let Some(header) = bytes.first_chunk::<SEGMENT_HEADER_BYTES>() else { return (Self::Blank, None) };
         if header.iter().all(|byte| *byte == 0) {
-            return Self::Blank;
+            return (Self::Blank, None);
         }
         let (content, checksum) = header.split_at(SEGMENT_HEADER_BYTES - 4);
         if !content.starts_with(&SEGMENT_MAGIC) || crc32c::crc32c(content).to_le_bytes() != checksum {
-            return Self::Damaged;
+            return (Self::Damaged, None);
         }
         let mut reader = Reader::new(&content[SEGMENT_MAGIC.len()..]);
-        Self::read(identity, number, &mut reader).unwrap_or(Self::Damaged)
+        Self::read(identity, number, &mut reader).unwrap_or((Self::Damaged, None))
     }
 
-    fn read(identity: &LogIdentity, number: SegmentNumber, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(
+        identity: &LogIdentity,
+        number: SegmentNumber,
+        reader: &mut Reader<'_>,
+    ) -> Option<(Self, Option<Unused>)> {
         let version = reader.u16()?;
         reader.u16()?;
         let [replica, core, _, _] = reader.array()?;
-        if version != VERSION || !identity.matches(replica, core, reader.array()?, reader.array()?) {
-            return Some(Self::Foreign);
+        if !identity.matches(replica, core, reader.array()?, reader.array()?) {
+            return Some((Self::Foreign, None));
+        }
+        if version != VERSION {
+            return Some((Self::Unknown, None));
         }
         let found = SegmentNumber(reader.u64()?);
-        Some(if found == number { Self::Own } else { Self::Other(found) })
+        let unused = Unused { run: SegmentNumber(reader.u64()?), used_before: SegmentNumber(reader.u64()?) };
+        Some((if found == number { Self::Own } else { Self::Other(found) }, Some(unused)))
     }
 }

@@ -31,5 +31,8 @@ pub use layout::{BLOCK_BYTES, GroupNumber, JOURNALS_MAX, LogIdentity, SegmentHea
 pub use log::{Log, LogOptions, Write, WriteId};
 pub use places::RecordPlace;
 pub use record::{CONSENSUS_JOURNAL, Record, RecordError, RecordKind, batch_journal};
-pub use scan::{Fate, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary, scan};
+pub use scan::{
+    Fate, FoundBatch, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary,
+    SegmentsMade, scan,
+};
 pub use segments::SegmentAction;

@@ -13,11 +13,11 @@
 
 use crate::layout::{
     BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, JOURNALS_MAX, JournalMark,
-    LogIdentity, RUNS_MAX, Run, SegmentNumber, Sizes, encode_segment_header,
+    LogIdentity, RUNS_MAX, Run, SegmentNumber, Sizes, segment_header,
 };
 use crate::places::Places;
 use crate::segments::{SegmentAction, Segments};
-use crate::{Record, RecordPlace, Scan};
+use crate::{Record, RecordPlace, Scan, SegmentsMade};
 use quorate_types::{JournalId, Lsn, limits};
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// The length of a segment, a multiple of 4096. The largest record must fit with a block for the segment and
-    /// less than two for its group.
+    /// less than three for its group.
     pub segment_bytes: usize,
     /// The number of writes that may be under way.
     pub writes_in_flight_max: usize,
@@ -64,7 +64,7 @@ impl LogOptions {
         let batch =
             Sizes { records: 1, critical_bytes: 0, batch_bytes: u32::try_from(frame).unwrap_or(u32::MAX) };
         let group = batch.group_bytes().max(self.group_bytes_max).min(self.segment_bytes - BLOCK_BYTES);
-        group.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES
+        group.next_multiple_of(BLOCK_BYTES)
     }
 
     fn check(&self) {
@@ -133,6 +133,8 @@ pub struct Log {
     segments: Segments,
     /// The runs that the log consists of, this one last.
     runs: Vec<Run>,
+    /// The last segment that was used before this run.
+    used_before: SegmentNumber,
     votes_lost: bool,
     /// The last record appended to each journal.
     last: Vec<(JournalId, Lsn)>,
@@ -196,6 +198,7 @@ impl Log {
             identity,
             options,
             runs: vec![Run { first_segment: segments.first_planned(), first_group: last.next() }],
+            used_before: segments.last_used(),
             segments,
             votes_lost: false,
             last: journals.iter().map(|mark| (mark.journal, mark.last)).collect(),
@@ -308,13 +311,7 @@ impl Log {
         let header = self.next_header(segment, offset, sizes);
         let records: Vec<Pending> = self.pending.drain(..count).collect();
         let ends = self.note_ends(segment, &records);
-        let first = offset == BLOCK_BYTES as u64;
-        let write = Write {
-            id: WriteId(self.next_group.0),
-            segment,
-            offset: if first { 0 } else { offset },
-            len: if first { group_bytes + BLOCK_BYTES } else { group_bytes },
-        };
+        let write = Write { id: WriteId(self.next_group.0), segment, offset, len: group_bytes };
         self.stated = (header.watermark, header.lowest_segment);
         if count > 0 {
             self.last_filled = self.next_group;
@@ -358,6 +355,7 @@ impl Log {
             directory_checksum: 0,
             journals: self.journals.clone(),
             runs: self.runs.clone(),
+            used_before: self.used_before,
         }
     }
 
@@ -394,14 +392,6 @@ impl Log {
         assert_eq!(out.len(), group.write.len);
         group.encoded = true;
         let records = std::mem::take(&mut group.records);
-        let out = match group.write.offset {
-            0 => {
-                let (block, rest) = out.split_at_mut(BLOCK_BYTES);
-                encode_segment_header(&identity, group.write.segment, block);
-                rest
-            }
-            _ => out,
-        };
         let places = &mut self.places;
         encode_group(&identity, &mut group.header, &records, out, |journal, lsn, place| {
             places.set(journal, lsn, place);
@@ -462,6 +452,21 @@ impl Log {
         self.segments.next_action()
     }
 
+    /// The first block of a segment that is to be created or used again: it is in the file before its name is durable.
+    #[must_use]
+    pub fn first_block(&self, segment: SegmentNumber) -> Vec<u8> {
+        let run = self.runs.last().expect("invariant: a log has a run").first_segment;
+        segment_header(&self.identity, segment, run, self.used_before)
+    }
+
+    /// What is to be known beside the log of its files once `upto` is made.
+    #[must_use]
+    pub fn segments_made(&self, upto: SegmentNumber) -> SegmentsMade {
+        let (needed_from, used_before) = (self.segments.needed_from(), self.used_before);
+        let run = self.runs.last().expect("invariant: a log has a run").first_segment;
+        SegmentsMade { upto, needed_from, run, used_before }
+    }
+
     /// Notes that a segment that was created or recycled is ready: the file has its full length and is, like its
     /// directory entry, durable.
     ///
@@ -480,19 +485,19 @@ impl Log {
 
     /// The segments that hold something needed, ascending.
     pub fn segments_needed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
-        self.segments.needed()
+        self.segments.needed().map(|(number, _)| number)
     }
 
     /// The bytes of all files of the log: in use, prepared, and kept to be used again.
     #[must_use]
     pub fn bytes_on_disk(&self) -> u64 {
-        self.segments.files() as u64 * self.options.segment_bytes as u64
+        self.segments.bytes()
     }
 
     /// The bytes of the segments that hold something needed.
     #[must_use]
     pub fn bytes_needed(&self) -> u64 {
-        self.segments.needed().count() as u64 * self.options.segment_bytes as u64
+        self.segments.needed().map(|(_, bytes)| bytes).sum()
     }
 
     /// Up to where `journal` is trimmed, in effect.
@@ -659,7 +664,7 @@ mod tests {
         assert_eq!(act(&mut log), [SegmentAction::Create { number: SegmentNumber(2) }]);
         assert!(!log.waits_for_segment());
         let next = log.next_write().map(|write| (write.segment, write.offset));
-        assert_eq!(next, Some((SegmentNumber(2), 0)));
+        assert_eq!(next, Some((SegmentNumber(2), BLOCK_BYTES as u64)));
     }
 
     #[test]

@@ -8,10 +8,21 @@
 //! *abandoned*: it was found torn once, and it is never read again, however well parts of it look.
 //!
 //! **Torn or damaged.** Each group states its *watermark*: the group up to which all were durable when it was
-//! written. The first group that is missing or bad and lies above every watermark ends the log: nobody was told that
-//! it is durable, so it is a torn tail, and it is dropped with all behind it (several writes are in flight, so later
-//! ones may be whole). One at or below a watermark was durable and is damage: it is told what was lost, the rest of
-//! the group is used, and reading goes on behind it.
+//! written. A group *counts* when its directory and its critical records can be read. The first group that does not and
+//! lies above every watermark ends the log: nobody was told that it is durable, so it is a torn tail, and it is dropped
+//! with all behind it (several writes are in flight, so later ones may be whole). One at or below a watermark was
+//! durable and is damage: it is told what was lost, the rest of the group is used, and reading goes on behind it.
+//!
+//! **A bad batch is a lost batch, never a torn tail**: it stands once, and so is bad where a vote, which stands twice,
+//! is not. Above every watermark of its run it may be the remainder of a write that was cut short, or rotten; both are
+//! had from others again, and only the latter is damage, so it is told apart ([`Scan::torn_batches`]).
+//!
+//! **Unknown is not damaged.** What has a valid checksum and says something that this version does not know was written
+//! by another one ([`Damage::Unknown`]). Nobody may go on from there, or change anything.
+//!
+//! **Absent is not lost.** Segments have consecutive numbers, but for those that a run has left out, which its
+//! segments state. One that is missing above the lowest that is needed, or up to the highest that is known to have
+//! been made ([`SegmentsMade`]), was taken away ([`Scan::absent`]): an operator may have it still.
 //!
 //! **Why any number of crashes is safe.** Numbers of segments are never given twice, and a run writes only to segments
 //! above all that its scan has seen; so it overwrites nothing that an earlier run wrote (a [`Repair`] only what is
@@ -25,36 +36,55 @@
 //!   neither does the abandoned g + 1 of the older run.
 //!
 //! A segment is given up only after a durable group has stated that it is not needed; therefore a first segment that
-//! is missing and not stated so is damage, not a log that begins later.
+//! is missing and not stated so was taken away, and the log does not begin later.
 //!
 //! **Which records are lost** is known from the group that follows: it states where each journal stood. Where a lost
 //! group may have held votes and nothing tells, they count as lost. That votes were lost is stated in every group
 //! written later, so that it is not forgotten when the damaged place is trimmed.
 //!
-//! **Without a durable watermark** (`async`) the same rules take whatever is missing or bad for a torn tail, even in
+//! **Without a durable watermark** (`async`) the same rules take a group that does not count for a torn tail, even in
 //! the middle, and drop all behind it: after a loss of power the log ends at the first gap. That is what `async`
 //! gives up; after a mere crash of the process nothing is missing.
 //!
 //! What cannot be seen: that the very last groups were durable, as long as no later group says so ([`crate::Log::confirm`]
-//! writes one when there is nothing else to write), and that all segments are gone. The latter is for whoever
-//! knows the checkpoints and the other logs to tell.
+//! writes one when there is nothing else to write).
 
 use crate::chain::Chain;
 use crate::damage::{Damage, LostRecords, TornTail};
 use crate::layout::{
-    BLOCK_BYTES, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, HeaderFound, LogIdentity,
-    Run, SegmentHeader, SegmentNumber, decode_directory,
+    BLOCK_BYTES, Directory, ENTRY_BYTES, Entry, GROUP_HEADER_BYTES, GroupHeader, GroupNumber, HeaderFound,
+    LogIdentity, Run, SegmentHeader, SegmentNumber, Unused,
 };
-use crate::{Record, RecordKind, RecordPlace};
-use quorate_types::{JournalId, Lsn};
+use crate::{Record, RecordError, RecordKind, RecordPlace};
+use quorate_types::{JournalId, LaneId, LaneNumber, Lsn};
+use quorate_wire::batch::{BatchHead, parse_head};
 use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is known beside a log of its files, so that one that is gone is missed: noted whenever a segment was made, before
+/// it is used, and when one is to be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentsMade {
+    /// The highest segment that was made.
+    pub upto: SegmentNumber,
+    /// The lowest that is needed. What is in the log says it, too, in one place: this is the second copy.
+    pub needed_from: SegmentNumber,
+    /// The first one of the last run, and the last one that was used before: another copy of what the segments of the run
+    /// say.
+    pub run: SegmentNumber,
+    /// See [`SegmentsMade::run`].
+    pub used_before: SegmentNumber,
+}
 
 /// What a log holds.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// The records that count and are not trimmed, in the order in which they were appended.
+    /// The records that count and are not trimmed, in the order in which they were appended; of a scanner that keeps no
+    /// batches ([`Scanner::without_batches`]), the others.
     pub records: Vec<(JournalId, Lsn, Record)>,
-    /// Where each of them lies.
+    /// The batches that such a scanner has not kept: they can be read back from their places.
+    pub batches: Vec<FoundBatch>,
+    /// Where each of both lies.
     pub places: Vec<(JournalId, Lsn, RecordPlace)>,
     /// The last record of each journal; the next one follows it.
     pub last: BTreeMap<JournalId, Lsn>,
@@ -64,6 +94,12 @@ pub struct Scan {
     pub torn: Option<TornTail>,
     /// The records that were durable and are lost, whatever their kind.
     pub lost: Vec<LostRecords>,
+    /// Batches that cannot be read and of which nobody knows whether they were durable: a write that was cut short has
+    /// left the rest of their groups.
+    pub torn_batches: Vec<LostRecords>,
+    /// What was taken away, in words: segments that are needed and missing, or the own log as a whole. Votes may stand
+    /// in there, or batches on another core than the first.
+    pub absent: Option<String>,
     /// The number of groups of which one copy of something was bad and the other served.
     pub repaired: u64,
     /// What makes bad copies good again. Whoever goes on with the log writes these first.
@@ -115,6 +151,21 @@ impl Scan {
     }
 }
 
+/// A batch that is in the log, whole, and not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundBatch {
+    /// The journal.
+    pub journal: JournalId,
+    /// The position.
+    pub lsn: Lsn,
+    /// Its place among batches, as its head says.
+    pub lane: LaneId,
+    /// Its number in the lane.
+    pub number: LaneNumber,
+    /// Where it lies.
+    pub place: RecordPlace,
+}
+
 /// Blocks to write in place. They hold a bad copy of what stands whole in other blocks, which are not touched: a
 /// repair that is cut short loses nothing. Without it, a group of which only one copy has reached the disk would be
 /// trusted from now on and still have no second one.
@@ -143,6 +194,8 @@ pub struct SegmentSummary {
     pub first_group: Option<GroupNumber>,
     /// The last record of each journal that counts.
     pub highest: BTreeMap<JournalId, Lsn>,
+    /// Where the last group ends that was found; behind the first block if there is none.
+    pub end: u64,
     /// Where the beginning of a group stands that cannot be read.
     pub broken_at: Option<u64>,
 }
@@ -229,13 +282,35 @@ pub(crate) struct FoundRecord {
     /// Where its bytes stand in the group: those of the first copy that is good.
     pub(crate) at: usize,
     pub(crate) state: RecordState,
-    pub(crate) record: Option<Record>,
+    pub(crate) content: Content,
+}
+
+/// What became of the content of a record that was read.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Lost,
+    Kept(Record),
+    /// A batch that was found whole and let go.
+    LetGo(BatchHead),
 }
 
 impl FoundGroup {
-    /// Whether all that it was written with is here.
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.directory_lost && self.records.iter().all(|record| record.record.is_some())
+    fn without_batches(mut self) -> Self {
+        for found in &mut self.records {
+            if let Content::Kept(Record::Batch(frame)) = &found.content
+                && let Ok(head) = parse_head(frame.payload())
+            {
+                found.content = Content::LetGo(head);
+            }
+        }
+        self
+    }
+
+    /// Whether what cannot be had from others is here.
+    pub(crate) fn counts(&self) -> bool {
+        let is_here =
+            |record: &FoundRecord| record.state != RecordState::Lost || !record.entry.kind.is_critical();
+        !self.directory_lost && self.records.iter().all(is_here)
     }
 }
 
@@ -245,6 +320,12 @@ pub struct Scanner {
     identity: LogIdentity,
     segments: BTreeMap<SegmentNumber, SegmentSummary>,
     groups: Vec<FoundGroup>,
+    /// Where numbers were left out.
+    unused: Vec<Unused>,
+    made: SegmentsMade,
+    keeps_batches: bool,
+    /// What this version does not know, the first of it.
+    unknown: Option<String>,
     foreign: u64,
     misdirected: u64,
 }
@@ -253,12 +334,40 @@ impl Scanner {
     /// A scanner of the log of `identity`.
     #[must_use]
     pub fn new(identity: LogIdentity) -> Self {
-        Self { identity, segments: BTreeMap::new(), groups: Vec::new(), foreign: 0, misdirected: 0 }
+        Self {
+            identity,
+            segments: BTreeMap::new(),
+            groups: Vec::new(),
+            unused: Vec::new(),
+            made: SegmentsMade::default(),
+            keeps_batches: true,
+            unknown: None,
+            foreign: 0,
+            misdirected: 0,
+        }
+    }
+
+    /// These segments are known to have been made, whether they are found or not.
+    #[must_use]
+    pub fn made(mut self, made: SegmentsMade) -> Self {
+        self.made = made;
+        self
+    }
+
+    /// Batches are verified and let go: a log may be larger than memory, and not all of it is needed.
+    #[must_use]
+    pub fn without_batches(mut self) -> Self {
+        self.keeps_batches = false;
+        self
     }
 
     /// Reads a segment: the number that its file is named by, and its bytes, however many there are.
     pub fn segment(&mut self, number: SegmentNumber, bytes: &[u8]) {
-        let header = SegmentHeader::find(&self.identity, number, bytes);
+        let (header, unused) = SegmentHeader::find(&self.identity, number, bytes);
+        self.unused.extend(unused);
+        if header == SegmentHeader::Unknown {
+            self.note_unknown(number, 0, &"a segment of another version");
+        }
         self.foreign += u64::from(header == SegmentHeader::Foreign);
         let mut offset = BLOCK_BYTES;
         let (mut groups, mut broken_at) = (0, None);
@@ -270,7 +379,11 @@ impl Scanner {
                     }
                     offset = at + header.sizes.group_bytes();
                     let content = bytes.get(at..offset.min(bytes.len())).unwrap_or_default();
-                    self.groups.push(read_group(&self.identity, header, one_copy, content));
+                    match read_group(&self.identity, header, one_copy, content) {
+                        Ok(group) if self.keeps_batches => self.groups.push(group),
+                        Ok(group) => self.groups.push(group.without_batches()),
+                        Err(unknown) => self.note_unknown(number, at, &unknown),
+                    }
                     groups += 1;
                 }
                 Found::Nothing { broken } => {
@@ -281,8 +394,8 @@ impl Scanner {
                 }
             }
         }
-        let (bytes, first_group, highest) = (bytes.len() as u64, None, BTreeMap::new());
-        let summary = SegmentSummary { number, bytes, header, groups, first_group, highest, broken_at };
+        let (bytes, end, first_group, highest) = (bytes.len() as u64, offset as u64, None, BTreeMap::new());
+        let summary = SegmentSummary { number, bytes, header, groups, first_group, highest, end, broken_at };
         self.segments.insert(number, summary);
     }
 
@@ -310,6 +423,8 @@ impl Scanner {
                 }
                 // An older segment's, in a file that is used again.
                 HeaderFound::Valid(header) if header.segment < number => {}
+                HeaderFound::Unknown(segment) if segment < number => {}
+                HeaderFound::Unknown(_) => self.note_unknown(number, at, &"a group of another version"),
                 HeaderFound::Valid(_) => self.misdirected += 1,
                 HeaderFound::Foreign => self.foreign += 1,
                 HeaderFound::Broken if at == offset => broken = true,
@@ -319,12 +434,23 @@ impl Scanner {
         Found::Nothing { broken }
     }
 
+    fn note_unknown(&mut self, number: SegmentNumber, at: usize, what: &dyn fmt::Display) {
+        self.unknown.get_or_insert_with(|| format!("{what} in segment {number} at {at}"));
+    }
+
     /// What all segments together hold.
     #[must_use]
-    pub fn finish(self) -> Scan {
+    pub fn finish(mut self) -> Scan {
         let seen =
             self.groups.iter().map(|group| group.header.segment.max(group.header.run().first_segment)).max();
-        let highest = self.segments.keys().next_back().copied().max(seen).unwrap_or_default();
+        let highest =
+            self.segments.keys().next_back().copied().max(seen).unwrap_or_default().max(self.made.upto);
+        let stated = |group: &FoundGroup| {
+            let GroupHeader { used_before, .. } = group.header;
+            Unused { used_before, run: group.header.run().first_segment }
+        };
+        self.unused.extend(self.groups.iter().map(stated));
+        self.unused.push(Unused { run: self.made.run, used_before: self.made.used_before });
         let mut scan = Scan {
             next_segment: highest.next(),
             foreign: self.foreign,
@@ -332,9 +458,40 @@ impl Scanner {
             segments: self.segments.into_values().collect(),
             ..Scan::default()
         };
-        Chain::link(self.groups).read(self.identity, &mut scan);
+        let chain = Chain::link(self.groups);
+        scan.absent =
+            absent(&scan, chain.lowest_segment().max(self.made.needed_from), self.made.upto, &self.unused);
+        chain.read(self.identity, &mut scan);
+        if let Some(what) = self.unknown {
+            scan.damage = Damage::Unknown { what };
+        }
         scan
     }
+}
+
+/// What was taken away. Needed is `lowest` and what follows; `made` is the highest segment that is known to have been
+/// made.
+fn absent(scan: &Scan, lowest: SegmentNumber, made: SegmentNumber, unused: &[Unused]) -> Option<String> {
+    let first = lowest.max(SegmentNumber(1));
+    let found = scan.segments.iter().map(|segment| segment.number).filter(|number| *number >= first);
+    let mut next = first;
+    // The end stands behind the last that there should be.
+    for number in found.chain([made.next()]) {
+        while next < number {
+            let left_out = unused.iter().find(|unused| unused.used_before < next && next < unused.run);
+            let Some(left_out) = left_out else {
+                let gaps = unused.iter().map(|unused| unused.used_before).filter(|before| *before >= next);
+                return Some(match gaps.min().unwrap_or(number).min(number.previous()) {
+                    last if last == next => format!("segment {next} is missing"),
+                    last => format!("segments {next} to {last} are missing"),
+                });
+            };
+            next = left_out.run;
+        }
+        next = next.max(number.next());
+    }
+    (scan.foreign > 0 && scan.segments.iter().all(|segment| segment.groups == 0))
+        .then(|| "the files hold the log of another cluster, replica, core or data directory".to_owned())
 }
 
 enum Found {
@@ -354,56 +511,72 @@ pub fn scan<'a>(
     scanner.finish()
 }
 
-/// Reads the content of a group. `bytes` begins with it, and may end before it does.
-fn read_group(identity: &LogIdentity, header: GroupHeader, one_copy: bool, bytes: &[u8]) -> FoundGroup {
+/// Reads the content of a group. `bytes` begins with it, and may end before it does. An error is what is whole and not
+/// known to this version.
+fn read_group(
+    identity: &LogIdentity,
+    header: GroupHeader,
+    one_copy: bool,
+    bytes: &[u8],
+) -> Result<FoundGroup, RecordError> {
     let directory_bytes = header.sizes.directory_bytes();
     let copy_bytes = header.sizes.copy_bytes();
     let tail = header.sizes.group_bytes() - copy_bytes;
-    let directory_at = |at: usize| {
-        let directory = bytes.get(at..at + directory_bytes)?;
-        decode_directory(&header, directory)
+    let directory_at = |at: usize| match bytes.get(at..at + directory_bytes) {
+        Some(directory) => Directory::read(&header, directory),
+        None => Directory::Damaged,
     };
-    let directories = [directory_at(GROUP_HEADER_BYTES), directory_at(tail)];
-    let mut repaired = one_copy || directories.iter().any(Option::is_none);
-    let Some(entries) = directories.into_iter().flatten().next() else {
+    let (mut repaired, mut entries) = (one_copy, None);
+    for at in [GROUP_HEADER_BYTES, tail] {
+        match directory_at(at) {
+            Directory::Whole(found) => entries = Some(found),
+            Directory::Unknown(unknown) => return Err(unknown),
+            Directory::Damaged => repaired = true,
+        }
+    }
+    let Some(entries) = entries else {
         let (repairs, records) = (Vec::new(), Vec::new());
-        return FoundGroup { header, repaired: false, repairs, directory_lost: true, records };
+        return Ok(FoundGroup { header, repaired: false, repairs, directory_lost: true, records });
     };
     let front = GROUP_HEADER_BYTES + directory_bytes;
     let (mut critical_at, mut batch_at) = (0, copy_bytes);
     let mut records = Vec::with_capacity(entries.len());
     for entry in entries {
         let length = entry.bytes as usize;
-        let read = |at: usize| read_record(&entry, bytes.get(at..at + length)?);
+        let read = |at: usize| match bytes.get(at..at + length) {
+            Some(bytes) => read_record(&entry, bytes),
+            None => Ok(None),
+        };
         let (at, state, record) = if entry.kind.is_critical() {
             let [first, second] = [front, tail + directory_bytes].map(|start| start + critical_at);
             critical_at += length;
-            match (read(first), read(second)) {
+            match (read(first)?, read(second)?) {
                 (Some(record), Some(_)) => (first, RecordState::Whole, Some(record)),
                 (Some(record), None) => (first, RecordState::Repaired, Some(record)),
                 (None, Some(record)) => (second, RecordState::Repaired, Some(record)),
                 (None, None) => (first, RecordState::Lost, None),
             }
         } else {
-            let (at, record) = (batch_at, read(batch_at));
+            let (at, record) = (batch_at, read(batch_at)?);
             batch_at += length;
             (at, record.as_ref().map_or(RecordState::Lost, |_| RecordState::Whole), record)
         };
         repaired |= state == RecordState::Repaired;
-        records.push(FoundRecord { entry, at, state, record });
+        let content = record.map_or(Content::Lost, Content::Kept);
+        records.push(FoundRecord { entry, at, state, content });
     }
     let mut group = FoundGroup { header, repaired, repairs: Vec::new(), directory_lost: false, records };
     if repaired {
         group.repairs = repairs(identity, &group, bytes);
     }
-    group
+    Ok(group)
 }
 
 /// The blocks of a group that differ from what they are when both copies are good.
 fn repairs(identity: &LogIdentity, group: &FoundGroup, bytes: &[u8]) -> Vec<Repair> {
     let mut critical = Vec::with_capacity(group.header.sizes.critical_bytes as usize);
     for found in group.records.iter().filter(|found| found.entry.kind.is_critical()) {
-        let Some(record) = &found.record else { return Vec::new() };
+        let Content::Kept(record) = &found.content else { return Vec::new() };
         let start = critical.len();
         critical.resize(start + found.entry.bytes as usize, 0);
         record.encode(&mut critical[start..]);
@@ -427,9 +600,15 @@ fn repairs(identity: &LogIdentity, group: &FoundGroup, bytes: &[u8]) -> Vec<Repa
     repairs
 }
 
-fn read_record(entry: &Entry, bytes: &[u8]) -> Option<Record> {
+/// The record, or nothing where its bytes are not what was written. What was written and is no record to this version
+/// is an error; the checksum of a batch covers its frame's header alone, so what is wrong with a frame is damage.
+fn read_record(entry: &Entry, bytes: &[u8]) -> Result<Option<Record>, RecordError> {
     if Record::checksum(entry.kind, bytes) != entry.checksum {
-        return None;
+        return Ok(None);
     }
-    Record::decode(entry.kind, bytes).ok()
+    match Record::decode(entry.kind, bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(_) if !entry.kind.is_critical() => Ok(None),
+        Err(unknown) => Err(unknown),
+    }
 }

@@ -1,25 +1,37 @@
 //! The files of a log: which is open, which come next, and which are needed.
 
 use crate::layout::{BLOCK_BYTES, GroupNumber, JournalMark, SegmentNumber};
-use crate::{LogOptions, Scan};
+use crate::scan::SegmentSummary;
+use crate::{Damage, LogOptions, Scan};
 use quorate_types::{JournalId, Lsn};
 use std::collections::VecDeque;
+
+/// A file is shortened if that saves so much.
+const SHORTENED_BYTES_MIN: u64 = 8 * BLOCK_BYTES as u64;
 
 /// What to do with the file of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentAction {
-    /// Create the file, write zeroes over its whole length, and report it ready when it is durable.
+    /// Create the file, write zeroes over its whole length but for its first block ([`crate::Log::first_block`]), and
+    /// report it ready when it is durable.
     Create {
         /// The number of the segment.
         number: SegmentNumber,
     },
-    /// Rename a file that is not needed, and report it ready when that is durable. What it holds names the number
-    /// under which it was written and is never read again.
+    /// Write the new first block into a file that is not needed, rename it when that is durable, and report it ready
+    /// when the new name is. What it holds besides names the number under which it was written and is never read again.
     Recycle {
         /// Its number until now.
         from: SegmentNumber,
         /// Its number from now on.
         to: SegmentNumber,
+    },
+    /// Shorten the file of a segment that an earlier run has used: nothing stands behind.
+    Shorten {
+        /// The number of the segment.
+        number: SegmentNumber,
+        /// Its length from now on.
+        bytes: u64,
     },
     /// Remove the file.
     Remove {
@@ -32,8 +44,8 @@ pub enum SegmentAction {
 #[derive(Debug)]
 struct Used {
     number: SegmentNumber,
-    /// Whether the file has the length of a segment, and so may be used again.
-    whole: bool,
+    /// The length of the file. One of the length of a segment may be used again.
+    bytes: u64,
     /// Its first group that counts.
     first_group: Option<GroupNumber>,
     /// The last record of each journal.
@@ -53,6 +65,8 @@ pub(crate) struct Segments {
     spare: Vec<SegmentNumber>,
     next_number: SegmentNumber,
     lowest: (SegmentNumber, GroupNumber),
+    /// Of the segments below, a durable group has said that they are not needed.
+    needed_from: SegmentNumber,
     may_rise: bool,
     actions: VecDeque<SegmentAction>,
 }
@@ -69,6 +83,7 @@ impl Segments {
             spare: Vec::new(),
             next_number: first,
             lowest: (first, GroupNumber(1)),
+            needed_from: SegmentNumber(0),
             may_rise: false,
             actions: VecDeque::new(),
         };
@@ -82,18 +97,26 @@ impl Segments {
         segments.ahead.clear();
         segments.actions.clear();
         segments.next_number = scan.next_segment;
-        let last_used = scan.segments.iter().rev().find(|found| found.groups > 0).map(|found| found.number);
+        // Where something stands that cannot be read, something was written.
+        let is_used = |found: &&SegmentSummary| found.groups > 0 || found.broken_at.is_some();
+        let last_used = scan.segments.iter().rev().find(is_used).map(|found| found.number);
+        // A life that writes little would otherwise take a whole segment until the next trim, and so would each after it.
+        let may_shorten = matches!(scan.damage, Damage::None | Damage::TornTail(_));
+        let (mut interrupted, mut shortened) = (Vec::new(), Vec::new());
         for found in &scan.segments {
-            let (number, first_group) = (found.number, found.first_group);
-            let whole = found.bytes == segments.segment_bytes;
+            let (number, first_group, mut bytes) = (found.number, found.first_group, found.bytes);
             if Some(number) <= last_used {
                 let highest = found.highest.iter().map(|(journal, lsn)| (*journal, *lsn)).collect();
-                segments.used.push_back(Used { number, whole, first_group, highest });
-            } else if whole {
+                if may_shorten && found.broken_at.is_none() && found.end + SHORTENED_BYTES_MIN <= bytes {
+                    bytes = found.end;
+                    shortened.push(SegmentAction::Shorten { number, bytes });
+                }
+                segments.used.push_back(Used { number, bytes, first_group, highest });
+            } else if bytes == segments.segment_bytes {
                 segments.spare.push(number);
             } else {
                 // Its preparation was interrupted.
-                segments.actions.push_back(SegmentAction::Remove { number });
+                interrupted.push(SegmentAction::Remove { number });
             }
         }
         // What the log goes on with is the first group of the next segment.
@@ -101,13 +124,22 @@ impl Segments {
             Some(lowest) => lowest,
             None => (scan.next_segment, scan.last_group.next()),
         };
+        segments.needed_from = scan.lowest.map(|(segment, _)| segment).unwrap_or_default();
         segments.may_rise = true;
         segments.plan();
+        // Behind those that are made first, which say that this number was never used.
+        segments.actions.extend(interrupted);
+        segments.actions.extend(shortened);
         segments
     }
 
     pub(crate) fn first_planned(&self) -> SegmentNumber {
         self.ahead.front().map_or(self.next_number, |(number, _)| *number)
+    }
+
+    /// The last segment that was written to.
+    pub(crate) fn last_used(&self) -> SegmentNumber {
+        self.used.back().map(|used| used.number).unwrap_or_default()
     }
 
     /// The lowest segment with something needed, and its first group.
@@ -130,7 +162,8 @@ impl Segments {
         }
         if !self.has_room_in_open(bytes) {
             let (number, _) = self.ahead.pop_front()?;
-            self.used.push_back(Used { number, whole: true, first_group: Some(group), highest: Vec::new() });
+            let (bytes, first_group) = (self.segment_bytes, Some(group));
+            self.used.push_back(Used { number, bytes, first_group, highest: Vec::new() });
             self.open_offset = Some(BLOCK_BYTES as u64);
             self.may_rise = true;
             self.plan();
@@ -176,9 +209,10 @@ impl Segments {
 
     /// A durable group has said that no segment below `lowest` is needed.
     pub(crate) fn release_below(&mut self, lowest: SegmentNumber) {
+        self.needed_from = self.needed_from.max(lowest);
         while self.used.len() > 1 && self.used.front().is_some_and(|used| used.number < lowest) {
             match self.used.pop_front() {
-                Some(Used { number, whole: true, .. }) => self.spare.push(number),
+                Some(Used { number, bytes, .. }) if bytes == self.segment_bytes => self.spare.push(number),
                 Some(Used { number, .. }) => self.actions.push_back(SegmentAction::Remove { number }),
                 None => {}
             }
@@ -212,11 +246,20 @@ impl Segments {
         ahead.expect("invariant: a segment is reported ready once, after it was asked for").1 = true;
     }
 
-    pub(crate) fn needed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
-        self.used.iter().map(|used| used.number).filter(|number| *number >= self.lowest.0)
+    /// The lowest segment that is needed, as the disk says.
+    pub(crate) fn needed_from(&self) -> SegmentNumber {
+        self.needed_from
     }
 
-    pub(crate) fn files(&self) -> usize {
-        self.used.len() + self.ahead.len() + self.spare.len()
+    /// The segments that hold something needed, with the lengths of their files.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = (SegmentNumber, u64)> + '_ {
+        let needed = self.used.iter().filter(|used| used.number >= self.lowest.0);
+        needed.map(|used| (used.number, used.bytes))
+    }
+
+    /// The bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        let prepared = (self.ahead.len() + self.spare.len()) as u64 * self.segment_bytes;
+        prepared + self.used.iter().map(|used| used.bytes).sum::<u64>()
     }
 }

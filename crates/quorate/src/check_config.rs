@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
-use quorate_daemon::{HistogramConfig, NodeConfig, Role, read_cluster};
+use quorate_daemon::{DirectoryError, HistogramConfig, Identity, NodeConfig, Role, read_cluster};
 use quorate_types::{ClusterConfig, Quorums};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -106,12 +106,18 @@ fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
 /// Where the data is, whose it is, and what it may take. That of others is as wrong as a wrong file.
 fn describe_data(config: &NodeConfig) -> Result<String, Failure> {
     let directory = &config.data_directory;
-    let role = match quorate_daemon::examine(directory, &config.cluster, config.replica)? {
-        Ok(Role::Founding) => "formatted".to_owned(),
-        Ok(Role::Learner { reason }) => format!("of a learner, which casts no votes: {reason}"),
-        Err(reason) => {
-            format!("not formatted: {reason}; `quorate format` makes it, or the replica will cast no votes")
+    let role = match quorate_daemon::examine(directory, &config.cluster, config.replica) {
+        Ok(Identity { halted: Some(reason), .. }) => {
+            format!("of a replica that has halted and does not start before `quorate clear-halt`: {reason}")
         }
+        Ok(Identity { role: Role::Founding, .. }) => "formatted".to_owned(),
+        Ok(Identity { role: Role::Learner { reason }, .. }) => {
+            format!("of a learner, which casts no votes: {reason}")
+        }
+        Err(DirectoryError::Unformatted { reason, .. }) => {
+            format!("not formatted, so that the replica does not start: {reason}; `quorate format` makes it")
+        }
+        Err(error) => return Err(error.into()),
     };
     Ok(format!(
         "data in {}, {role}; the log takes at most {} MiB and leaves {} MiB of the disk free",

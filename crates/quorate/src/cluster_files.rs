@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use anyhow::Context;
-use quorate_daemon::{Identity, NodeConfig, Role};
+use quorate_daemon::{Identity, NodeConfig, Role, never_spoken};
 use quorate_state::Frozen;
 use quorate_types::{ClusterConfig, PublicKey, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
@@ -153,6 +153,9 @@ impl NewCluster {
                 text: self.replica_text(replica),
             });
             files.push(NewFile::secret(replica_key_file(replica), key));
+            let mark = never_spoken::mark_path(Path::new(&replica_key_file(replica)));
+            let (name, text) = (mark.display().to_string(), never_spoken::mark_text(&key.public()));
+            files.push(NewFile { name, mode: 0o644, text });
         }
         for (client, key) in client_keys.iter().enumerate() {
             files.push(NewFile::secret(client_key_file(client), key));
@@ -367,7 +370,7 @@ mod tests {
         let mut cluster = NewCluster::local(7, 2, "sync").unwrap();
         cluster.links = 3;
         let names = cluster.write(directory.path()).unwrap();
-        assert_eq!(names.len(), 1 + 7 * 3 + 2);
+        assert_eq!(names.len(), 1 + 7 * 4 + 2);
         for replica in 0..7 {
             let config = NodeConfig::read(&directory.path().join(replica_file(replica))).unwrap();
             assert_eq!(config.replica.index(), replica);

@@ -78,8 +78,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             Err(error) => error,
         };
         match error.downcast::<DirectoryError>() {
-            Ok(error @ DirectoryError::Io { .. }) => Self::Run(error.into()),
-            Ok(error) => Self::usage(error),
+            Ok(error) if error.is_configuration() => Self::usage(error),
+            Ok(error) => Self::Run(error.into()),
             Err(error) => Self::Run(error),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use clap::Args;
-use quorate_daemon::{Identity, NodeConfig, Role};
+use quorate_daemon::{Identity, NodeConfig, Role, never_spoken};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,12 +11,17 @@ The directory is the one that the configuration names in data_dir. It must be em
 over. `quorate init` has made the directories of a new cluster already; this is for a replica whose files were moved \
 to another host, and for one that has lost its disk.
 
-A replica that has ever voted may have forgotten its votes with its disk, and could contradict them. It must be \
-formatted with --learner: it then follows the cluster, stores and serves, and casts no votes.
+A replica that has ever voted may have forgotten its votes with its disk, and could contradict them. So a new directory \
+makes a voter only where the key was never used, which the file KEY.never-spoken beside it says, written by `quorate \
+init` and removed here or by the first start. Without it, or with --learner, the replica follows the cluster, stores \
+and serves, and casts no votes.
+
+With --learner a directory that is there and the replica's own is kept: what is in it is used, and no votes are cast. \
+That is for one of which a part is lost, so that `quorate start` refuses it.
 
 Examples:
   quorate format --config /etc/quorate/replica-2.toml             a replica of a new cluster
-  quorate format --config /etc/quorate/replica-2.toml --learner   a replica that has lost its disk";
+  quorate format --config /etc/quorate/replica-2.toml --learner   a replica that has lost its disk, or a part of it";
 
 /// Make the data directory of a replica.
 #[derive(Args, Debug)]
@@ -32,14 +37,32 @@ pub(crate) struct FormatArguments {
 
 pub(crate) fn run(arguments: &FormatArguments) -> Result<ExitCode, Failure> {
     let config = NodeConfig::read(&arguments.config)?;
-    let role = match arguments.learner {
-        true => Role::Learner { reason: "formatted with --learner".to_owned() },
-        false => Role::Founding,
+    let text = if arguments.learner {
+        let (path, reason) = (&config.data_directory, "formatted with --learner".to_owned());
+        let is_new = quorate_daemon::format_learner(path, &config.cluster, config.replica, reason)?;
+        describe(&config, is_new, ", which casts no votes")
+    } else if never_spoken::is_marked(&config.key_file, &config.key.public())? {
+        let new = Identity::new(&config.cluster, config.replica, Role::Founding);
+        quorate_daemon::format(&config.data_directory, &Identity { claimed: true, ..new })?;
+        never_spoken::consume(&config.key_file)?;
+        describe(&config, true, "")
+    } else {
+        let mark = never_spoken::mark_path(&config.key_file);
+        let reason =
+            format!("its key may have voted before: there was no {} when it was formatted", mark.display());
+        let identity = Identity::new(&config.cluster, config.replica, Role::Learner { reason });
+        quorate_daemon::format(&config.data_directory, &identity)?;
+        let why = format!(
+            ", which casts no votes: its key may have voted before, as {} is not there",
+            mark.display()
+        );
+        describe(&config, true, &why)
     };
-    let identity = Identity::new(&config.cluster, config.replica, role);
-    quorate_daemon::format(&config.data_directory, &identity)?;
-    let role = if arguments.learner { ", which casts no votes" } else { "" };
-    let (directory, replica) = (config.data_directory.display(), config.replica);
-    crate::output::print(format!("{directory} is formatted for replica {replica}{role}\n"))?;
+    crate::output::print(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn describe(config: &NodeConfig, is_new: bool, role: &str) -> String {
+    let what = if is_new { "is formatted for" } else { "is kept for" };
+    format!("{} {what} replica {}{role}\n", config.data_directory.display(), config.replica)
 }

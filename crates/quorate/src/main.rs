@@ -6,6 +6,7 @@ mod backup_files;
 mod bench;
 mod channel;
 mod check_config;
+mod clear_halt;
 mod cluster_arguments;
 mod cluster_files;
 mod dev;
@@ -71,6 +72,7 @@ enum Command {
     Histograms(histograms::HistogramsArguments),
     CheckConfig(check_config::CheckConfigArguments),
     Inspect(inspect::InspectArguments),
+    ClearHalt(clear_halt::ClearHaltArguments),
     Backup(backup::BackupArguments),
     Restore(restore::RestoreArguments),
     Doctor(doctor::DoctorArguments),
@@ -96,6 +98,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Histograms(arguments) => histograms::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::ClearHalt(arguments) => clear_halt::run(arguments),
         Command::Backup(arguments) => backup::run(arguments),
         Command::Restore(arguments) => restore::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),

@@ -89,7 +89,8 @@ fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
             Failure::usage(format!("{error}; `quorate doctor` checks this machine"))
         }
         StartError::Directory(error) => error.into(),
-        error @ StartError::Recovery { .. } => Failure::usage(error),
+        error @ (StartError::Recovery { .. } | StartError::KeyInUse { .. }) => Failure::usage(error),
+        error @ StartError::Halted { .. } => Failure::Halted(error.to_string()),
         error @ (StartError::Thread(_)
         | StartError::Disk { .. }
         | StartError::Log(_)

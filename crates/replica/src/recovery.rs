@@ -9,7 +9,7 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, State};
-use quorate_types::{CoreId, Digest, JournalId, LaneId, Lsn, Seq, Why};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Seq, Why};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -22,7 +22,8 @@ pub struct Found {
     pub state: Option<State>,
     /// What a transfer of a newer state had received.
     pub part: Option<Forest>,
-    /// The records of all logs that are not trimmed, those of each journal in order.
+    /// The records of all logs that are not trimmed, those of each journal in order; of batches, those that
+    /// [`Found::needs_batch`].
     pub records: Vec<(JournalId, Lsn, Record)>,
     /// The last record of each journal, trimmed ones included.
     pub ends: BTreeMap<JournalId, Lsn>,
@@ -53,6 +54,13 @@ impl Found {
             _ => None,
         });
         certified.max()
+    }
+
+    /// Whether a batch is to be executed on the state that was found: the others a driver need not read.
+    #[must_use]
+    pub fn needs_batch(&self, lane: LaneId, number: LaneNumber) -> bool {
+        let executed = self.state.as_ref().and_then(|state| state.lane_tip(lane));
+        executed.is_none_or(|(upto, _)| number > upto)
     }
 
     /// Whether the journal of consensus does not begin with its first record any more.

@@ -9,10 +9,10 @@ pub mod pages;
 use crate::random::Random;
 use log::LogDisk;
 use pages::PageDisk;
-use quorate_journal::{LogIdentity, LogOptions, Scan};
+use quorate_journal::{Damage, FoundBatch, LogIdentity, LogOptions, Record, Scan};
 use quorate_replica::Found;
 use quorate_state::State;
-use quorate_types::{CoreId, Digest, ReplicaId, limits};
+use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId, limits};
 use quorate_wire::Position;
 
 /// What a disk writes whole or not at all.
@@ -25,6 +25,8 @@ const INTERRUPTED_PERCENT: u64 = 20;
 pub struct Restored {
     /// What the roles begin with.
     pub found: Found,
+    /// The batches that are on the disk and that the roles do not need, as their state has executed them.
+    pub executed: Vec<(JournalId, Lsn, Record)>,
     /// The slot and the root of the checkpoint in it.
     pub checkpoint: Option<(Position, Digest)>,
     /// What is wrong with the logs, in words; nothing if that is nothing.
@@ -89,7 +91,7 @@ impl Disk {
     /// Reads everything back, as a process does that starts. It may be killed while it repairs, and start again.
     pub fn restore(&mut self, random: &mut Random) -> Restored {
         let mut found = Found::default();
-        let mut damage = Vec::new();
+        let (mut damage, mut batches) = (Vec::new(), Vec::new());
         for (core, log) in self.logs.iter_mut().enumerate() {
             let mut scan = log.scan();
             if random.percent(INTERRUPTED_PERCENT) {
@@ -98,12 +100,17 @@ impl Disk {
                 scan = log.scan();
             }
             log.repair(std::mem::take(&mut scan.repairs));
+            if let Damage::Unknown { what } = &scan.damage {
+                unreachable!("nobody writes what nobody knows: {what}");
+            }
+            // Where a segment is missing a replica refuses to start, until its operator makes a learner of it.
             if scan.votes_are_lost() && self.learner.is_none() {
                 self.learner = Some(format!("the log of core {core}: {}", scan.damage));
             }
-            if !matches!(scan.damage, quorate_journal::Damage::None) {
+            if !matches!(scan.damage, Damage::None) {
                 damage.push(format!("core {core}: {}", scan.damage));
             }
+            batches.append(&mut scan.batches);
             add(&mut found, &mut scan);
             log.resume(&scan);
         }
@@ -115,7 +122,14 @@ impl Disk {
             (Position { seq: head.seq, digest: head.digest }, manifest.root)
         });
         found.part = restored.part.map(|(_, forest)| forest);
-        Restored { found, checkpoint, damage: damage.join("; ") }
+        let mut executed = Vec::new();
+        for FoundBatch { journal, lsn, lane, number, .. } in batches {
+            let record = self.logs.iter().find_map(|log| log.read_back(journal, lsn));
+            let record = record.expect("invariant: it was just found, and nobody writes");
+            let part = if found.needs_batch(lane, number) { &mut found.records } else { &mut executed };
+            part.push((journal, lsn, record));
+        }
+        Restored { found, executed, checkpoint, damage: damage.join("; ") }
     }
 }
 

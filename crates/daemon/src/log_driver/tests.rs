@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::{Disk, LogPlace};
 use crate::log_reader::ReaderThread;
-use crate::segment_files::{Opening, read_log, read_log_by, repair};
+use crate::segment_files::{LogRead, Opening, Reading, read_log_by, repair};
 use crate::shared::Shared;
 use crate::space::Limits;
 use quorate_journal::{BLOCK_BYTES, CONSENSUS_JOURNAL, Damage, batch_journal};
@@ -11,12 +11,36 @@ use quorate_reactor::{Event, ReactorOptions};
 use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey, View};
 use quorate_wire::{Frame, Kind};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+/// Reads all of a log.
+fn read_log(directory: &Path, identity: LogIdentity, sync: bool) -> Result<LogRead, crate::DirectoryError> {
+    segment_files::read_log(directory, identity, Reading { sync, batches: true })
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 const BATCHES: JournalId = JournalId(1);
+
+/// The directory of a log in a directory of its own.
+struct TempLog {
+    _root: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl TempLog {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("log-0");
+        std::fs::create_dir(&path).unwrap();
+        Self { _root: root, path }
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
 
 fn identity() -> LogIdentity {
     LogIdentity { cluster_id: [1; 32], replica: ReplicaId(2), core: CoreId(0), directory: [3; 16] }
@@ -56,7 +80,8 @@ impl Bench {
         let appended = scan.last.clone();
         let reading = ReaderThread::start().unwrap();
         let reader = reading.reader(directory);
-        let log = LogDriver::new(LogSetup { identity: identity(), scan, sync, maker, reader });
+        let log =
+            LogDriver::new(LogSetup { identity: identity(), scan, sync, maker, reader, is_silent: false });
         let reactor = Reactor::new(&ReactorOptions::default()).unwrap();
         Self { shared, log, reactor, disk, reading, appended, durable: BTreeMap::new(), failure: None }
     }
@@ -86,12 +111,15 @@ impl Bench {
         while let Some(event) = self.reactor.next_event() {
             if let Event::FileWritten { token, buffer, result, .. } = event {
                 let mut durable = Vec::new();
-                let ended = self.log.on_written(token, buffer, result, Instant::now(), &mut durable);
+                let ended =
+                    self.log.on_written(&self.reactor, token, buffer, result, Instant::now(), &mut durable);
                 self.failure = self.failure.take().or(ended.err());
                 self.durable.extend(durable);
             }
         }
-        let taken = self.log.take_segments(&mut self.reactor);
+        let mut durable = Vec::new();
+        let taken = self.log.take_segments(&mut self.reactor, &mut durable);
+        self.durable.extend(durable);
         self.failure = self.failure.take().or(taken.err());
     }
 
@@ -133,7 +161,7 @@ fn what_is_told_to_be_durable_is_read_back_in_every_way_of_writing() {
     ];
     assert_eq!(batch_journal(CoreId(0)), BATCHES);
     for (opening, sync) in ways {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = TempLog::new();
         let mut bench = Bench::start(directory.path(), 256 << 10, opening, sync);
         for round in 0..200 {
             bench.append_batch(round * 97);
@@ -160,7 +188,7 @@ fn what_is_told_to_be_durable_is_read_back_in_every_way_of_writing() {
 
 #[test]
 fn a_killed_log_goes_on_behind_what_it_had_told() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut durable = BTreeMap::new();
     for round in 0..5 {
         let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
@@ -181,7 +209,7 @@ fn a_killed_log_goes_on_behind_what_it_had_told() {
 
 #[test]
 fn little_waits_for_the_write_before_it_and_much_does_not() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 4 << 20, Opening::Direct, FileSync::Dsync);
     bench.append_vote();
     bench.until("a segment is ready", |bench| bench.durable.len() == 1);
@@ -200,7 +228,7 @@ fn little_waits_for_the_write_before_it_and_much_does_not() {
 
 #[test]
 fn an_idle_log_says_once_that_all_is_durable() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
     bench.append_vote();
     bench.until("it is durable", |bench| bench.durable.len() == 1);
@@ -214,7 +242,7 @@ fn an_idle_log_says_once_that_all_is_durable() {
 
 #[test]
 fn segments_that_are_not_needed_are_used_again() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 128 << 10, Opening::Direct, FileSync::Dsync);
     for _ in 0..100 {
         bench.append_batch(50_000);
@@ -248,7 +276,7 @@ impl Bench {
 
 #[test]
 fn a_record_is_read_back_as_it_was_written_or_not_at_all() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
     for round in 0..50 {
         bench.append_batch(10_000 + round);
@@ -291,7 +319,7 @@ fn a_record_is_read_back_as_it_was_written_or_not_at_all() {
 
 #[test]
 fn a_failed_write_names_file_error_and_remedy() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 128 << 10, Opening::Direct, FileSync::Dsync);
     bench.append_vote();
     bench.until("a segment is ready", |bench| bench.durable.len() == 1);
@@ -310,7 +338,7 @@ fn a_failed_write_names_file_error_and_remedy() {
 
 #[test]
 fn a_full_disk_puts_the_next_segment_off_until_there_is_room() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mount = ["-t", "tmpfs", "-o", "size=1m", "none"];
     let mounted = Command::new("mount").args(mount).arg(directory.path()).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
@@ -354,7 +382,7 @@ fn many_segments_make_up_a_log_and_the_largest_record_fits_into_each() {
 
 #[test]
 fn a_bad_copy_is_written_anew_before_the_log_goes_on() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
     bench.append_vote();
     bench.until("all is durable", |bench| bench.durable == bench.appended);
@@ -373,7 +401,7 @@ fn a_bad_copy_is_written_anew_before_the_log_goes_on() {
 
 #[test]
 fn a_block_that_the_disk_does_not_give_back_is_served_from_its_copy_and_written_anew() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let mut bench = Bench::start(directory.path(), 2 << 20, Opening::Direct, FileSync::Dsync);
     bench.append_vote();
     bench.until("all is durable", |bench| bench.durable == bench.appended);
@@ -391,7 +419,8 @@ fn a_block_that_the_disk_does_not_give_back_is_served_from_its_copy_and_written_
         }
         from.read_exact_at(buffer, offset)
     };
-    let found = read_log_by(directory.path(), identity(), true, worn).unwrap();
+    let found =
+        read_log_by(directory.path(), identity(), Reading { sync: true, batches: true }, worn).unwrap();
     let scan = &found.scan;
     assert_eq!((scan.repaired, scan.last(CONSENSUS_JOURNAL), &scan.damage), (1, Lsn(1), &Damage::None));
     let told: Vec<String> = found.unreadable.iter().map(ToString::to_string).collect();
@@ -405,13 +434,16 @@ fn a_block_that_the_disk_does_not_give_back_is_served_from_its_copy_and_written_
 
 #[test]
 fn a_log_that_cannot_be_read_is_named_with_a_remedy() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempLog::new();
     let bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
     bench.stop();
     std::fs::write(directory.path().join("000000000001.segment"), [7; 3 * BLOCK_BYTES]).unwrap();
     // A disk that is gone, and whatever else is no worn sector.
     for errno in [rustix::io::Errno::IO, rustix::io::Errno::BADF] {
-        let read = read_log_by(directory.path(), identity(), true, |_, _, _| Err(errno.into()));
+        let read =
+            read_log_by(directory.path(), identity(), Reading { sync: true, batches: true }, |_, _, _| {
+                Err(errno.into())
+            });
         let text = read.unwrap_err().to_string();
         for part in ["000000000001.segment: cannot read it: ", "check data_dir and the disk"] {
             assert!(text.contains(part), "no {part:?} in {text}");

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use quorate_journal::{
-    BLOCK_BYTES, Damage, Log, LogIdentity, LogOptions, Record, Scan, SegmentAction, SegmentNumber, Write,
-    scan,
+    BLOCK_BYTES, Damage, Log, LogIdentity, LogOptions, Record, Scan, Scanner, SegmentAction, SegmentNumber,
+    SegmentsMade, Write,
 };
 use quorate_types::{
     CoreId, Digest, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Seq,
@@ -12,7 +12,7 @@ use quorate_types::{
 };
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use quorate_wire::{Frame, Header, Kind, LaneTip, Position};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(crate) const VOTES: JournalId = JournalId(0);
@@ -137,10 +137,14 @@ pub(crate) struct Machine {
     pub(crate) critical: BTreeMap<(JournalId, Lsn), bool>,
     pub(crate) durable: BTreeMap<JournalId, Lsn>,
     pub(crate) trimmed: BTreeMap<JournalId, Lsn>,
+    /// Batches of writes that were cut short, whose groups count.
+    pub(crate) torn: BTreeSet<(JournalId, Lsn)>,
     /// Where a trim is in effect, what had been appended by then is on disk.
     pub(crate) trims: Vec<Trimmed>,
     pub(crate) number: u64,
     pub(crate) files_max: usize,
+    /// What is known beside the log of its files.
+    pub(crate) made: SegmentsMade,
 }
 
 impl Machine {
@@ -154,32 +158,58 @@ impl Machine {
             critical: BTreeMap::new(),
             durable: BTreeMap::new(),
             trimmed: BTreeMap::new(),
+            torn: BTreeSet::new(),
             trims: Vec::new(),
             number: 0,
             files_max: 0,
+            made: SegmentsMade::default(),
         }
     }
 
     /// Carries out what the log wants done with files.
     pub(crate) fn act(&mut self) {
         while let Some(action) = self.log.next_action() {
-            match action {
-                SegmentAction::Create { number } => {
-                    assert!(self.files.insert(number, vec![0; self.options.segment_bytes]).is_none());
-                    self.log.on_segment_ready(number);
-                }
-                SegmentAction::Recycle { from, to } => {
-                    let file = self.files.remove(&from).expect("a file that is recycled exists");
-                    assert!(self.files.insert(to, file).is_none());
-                    self.log.on_segment_ready(to);
-                }
-                SegmentAction::Remove { number } => {
-                    self.files.remove(&number).expect("a file that is removed exists");
-                }
-            }
+            self.carry_out(action);
         }
         self.files_max = self.files_max.max(self.files.len());
-        assert_eq!(self.log.bytes_on_disk(), (self.files.len() * self.options.segment_bytes) as u64);
+        let bytes: usize = self.files.values().map(Vec::len).sum();
+        assert_eq!(self.log.bytes_on_disk(), bytes as u64);
+    }
+
+    fn carry_out(&mut self, action: SegmentAction) {
+        let ready = match action {
+            SegmentAction::Create { number } => {
+                let file = vec![0; self.options.segment_bytes];
+                assert!(self.files.insert(number, file).is_none());
+                self.write_first_block(number, number);
+                number
+            }
+            SegmentAction::Recycle { from, to } => {
+                self.write_first_block(from, to);
+                let file = self.files.remove(&from).expect("a file that is recycled exists");
+                assert!(self.files.insert(to, file).is_none());
+                to
+            }
+            SegmentAction::Shorten { number, bytes } => {
+                let file = self.files.get_mut(&number).expect("a file that is shortened exists");
+                file.truncate(usize::try_from(bytes).expect("invariant: small"));
+                return;
+            }
+            SegmentAction::Remove { number } => {
+                self.made = self.log.segments_made(self.made.upto);
+                self.files.remove(&number).expect("a file that is removed exists");
+                return;
+            }
+        };
+        self.made = self.log.segments_made(ready);
+        self.log.on_segment_ready(ready);
+    }
+
+    /// Writes into a file the first block of the segment that it is to be.
+    fn write_first_block(&mut self, file: SegmentNumber, segment: SegmentNumber) {
+        let block = self.log.first_block(segment);
+        let file = self.files.get_mut(&file).expect("a file that is written to exists");
+        file[..block.len()].copy_from_slice(&block);
     }
 
     pub(crate) fn append(&mut self, journal: JournalId, record: Record) {
@@ -265,7 +295,7 @@ impl Machine {
     }
 
     pub(crate) fn scan(&self) -> Scan {
-        scan_files(&self.files)
+        scan_made(&self.files, self.made)
     }
 
     /// The power goes: what is under way lands or does not, and what was not reported is forgotten.
@@ -283,8 +313,24 @@ impl Machine {
                 }
             }
         }
-        if interrupted && let Some(SegmentAction::Create { number }) = self.log.next_action() {
-            self.files.insert(number, vec![0; self.options.segment_bytes / 2]);
+        if !interrupted {
+            return;
+        }
+        match self.log.next_action() {
+            Some(SegmentAction::Create { number }) => {
+                self.files.insert(number, vec![0; self.options.segment_bytes / 2]);
+            }
+            Some(SegmentAction::Recycle { from, to }) => {
+                self.write_first_block(from, to);
+                if landings.len().is_multiple_of(2) {
+                    let file = self.files.remove(&from).expect("a file that is recycled exists");
+                    self.files.insert(to, file);
+                }
+            }
+            Some(SegmentAction::Remove { number }) => {
+                self.files.remove(&number);
+            }
+            Some(SegmentAction::Shorten { .. }) | None => {}
         }
     }
 
@@ -307,7 +353,14 @@ impl Machine {
     pub(crate) fn recover(&mut self) {
         let scan = self.scan();
         assert!(matches!(scan.damage, Damage::None | Damage::TornTail(_)), "{}", scan.describe());
-        assert!(scan.lost.is_empty());
+        assert!(scan.lost.is_empty() && scan.absent.is_none(), "{}", scan.describe());
+        for torn in &scan.torn_batches {
+            let durable = self.durable.get(&torn.journal).copied().unwrap_or_default();
+            let known =
+                (torn.first.0..=torn.last.0).filter(|lsn| !self.torn.contains(&(torn.journal, Lsn(*lsn))));
+            assert!(known.min().is_none_or(|lsn| Lsn(lsn) > durable), "{}", scan.describe());
+            self.torn.extend((torn.first.0..=torn.last.0).map(|lsn| (torn.journal, Lsn(lsn))));
+        }
         self.check_prefix(&scan);
         for (journal, durable) in &self.durable {
             assert!(scan.last(*journal) >= *durable, "{journal:?} {durable:?}\n{}", scan.describe());
@@ -321,6 +374,7 @@ impl Machine {
         }
         self.trims.retain(|trim| scan.trimmed(trim.journal) == trim.upto);
         self.trims.iter_mut().for_each(|trim| trim.appended.clear());
+        self.torn.retain(|(journal, lsn)| *lsn <= scan.last(*journal));
         for (journal, records) in &mut self.appended {
             let last = scan.last(*journal);
             records.truncate(usize::try_from(last.0).expect("invariant: few records"));
@@ -338,13 +392,19 @@ impl Machine {
             let asked = self.trimmed.get(journal).copied().unwrap_or_default();
             assert!(trimmed <= asked, "{trimmed:?} {asked:?}");
             let mut expected = trimmed;
+            let skip = |mut expected: Lsn| {
+                while self.torn.contains(&(*journal, expected.next())) {
+                    expected = expected.next();
+                }
+                expected
+            };
             for (_, lsn, record) in scan.records.iter().filter(|(other, _, _)| other == journal) {
-                expected = expected.next();
+                expected = skip(expected).next();
                 assert_eq!(*lsn, expected, "{}", scan.describe());
                 let index = usize::try_from(lsn.previous().0).expect("invariant: few records");
                 assert_eq!(Some(&bytes_of(record)), appended.get(index));
             }
-            assert_eq!(expected, last.max(trimmed), "{}", scan.describe());
+            assert_eq!(skip(expected), last.max(trimmed), "{}", scan.describe());
         }
     }
 
@@ -359,5 +419,13 @@ impl Machine {
 }
 
 pub(crate) fn scan_files(files: &BTreeMap<SegmentNumber, Vec<u8>>) -> Scan {
-    scan(identity(), files.iter().map(|(number, bytes)| (*number, &bytes[..])))
+    scan_made(files, SegmentsMade::default())
+}
+
+pub(crate) fn scan_made(files: &BTreeMap<SegmentNumber, Vec<u8>>, made: SegmentsMade) -> Scan {
+    let mut scanner = Scanner::new(identity()).made(made);
+    for (number, bytes) in files {
+        scanner.segment(*number, bytes);
+    }
+    scanner.finish()
 }

@@ -7,8 +7,9 @@ use crate::network::{ConnectionId, Side};
 use crate::oracle::durability::{Fact, Restart};
 use crate::oracle::{Finding, Violation};
 use crate::trace::Detail;
+use quorate_journal::Record;
 use quorate_replica::{Core, Recovery};
-use quorate_types::{Nanoseconds, ReplicaId};
+use quorate_types::{JournalId, Lsn, Nanoseconds, ReplicaId};
 
 use super::Route;
 
@@ -83,14 +84,14 @@ impl Cluster {
 
     fn start(&mut self, replica: ReplicaId) -> Result<(), Violation> {
         let host = &mut self.hosts[replica.index()];
-        let Restored { found, checkpoint, damage } = host.disk.restore(&mut self.crash_random);
-        let records = found.records.len();
+        let Restored { found, executed, checkpoint, damage } = host.disk.restore(&mut self.crash_random);
+        let records = found.records.len() + executed.len();
         self.trace.note(self.now, Detail::Readable, &[18, id(replica), records as u64], || {
             let position = checkpoint.map(|(position, _)| position.seq);
             let learner = found.learner.as_deref().unwrap_or("a voter");
             format!("r{replica} starts with {records} records and the state after {position:?}; {learner}; {damage}")
         });
-        self.watch_restart(replica, &found, checkpoint.map(|(position, _)| position))?;
+        self.watch_restart(replica, &found, &executed, checkpoint.map(|(position, _)| position))?;
         if let Some((position, root)) = checkpoint {
             self.oracles.agreement.on_root(replica, position.seq, root)?;
         }
@@ -119,11 +120,12 @@ impl Cluster {
         &mut self,
         replica: ReplicaId,
         found: &quorate_replica::Found,
+        executed: &[(JournalId, Lsn, Record)],
         checkpoint: Option<quorate_wire::Position>,
     ) -> Result<(), Violation> {
         let oracles = &mut self.oracles;
-        let mut facts = Vec::with_capacity(found.records.len());
-        for (journal, lsn, record) in &found.records {
+        let mut facts = Vec::with_capacity(found.records.len() + executed.len());
+        for (journal, lsn, record) in found.records.iter().chain(executed) {
             facts.push((*journal, *lsn, Fact::of(record, &mut oracles.ledger)?));
         }
         if found.learner.is_some() {

@@ -23,7 +23,11 @@ impl Disk {
         let at = usize::try_from(victim.offset).expect("invariant: segments are small");
         let length = usize::try_from(victim.bytes).expect("invariant: segments are small");
         let (segment, number) = (victim.segment, victim.number);
-        match random.below(6) {
+        match random.below(7) {
+            6 => {
+                log.take_away(segment);
+                format!("core {core}: segment {segment} is gone")
+            }
             0 => {
                 // The bytes of another group in its place.
                 let other = *random.pick(&groups);

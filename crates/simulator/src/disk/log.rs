@@ -4,7 +4,7 @@ use super::{land, put};
 use crate::random::Random;
 use quorate_journal::{
     BLOCK_BYTES, Log, LogIdentity, LogOptions, Record, Repair, Scan, Scanner, SegmentAction, SegmentNumber,
-    Write, WriteId,
+    SegmentsMade, Write, WriteId,
 };
 use quorate_types::{JournalId, Lsn};
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +21,8 @@ pub struct LogDisk {
     /// What is to be done with segments, the first of it under way if `is_making`.
     actions: VecDeque<SegmentAction>,
     is_making: bool,
+    /// What is known beside the log of its files.
+    made: SegmentsMade,
     /// How often something was appended or written; tells whether there was quiet.
     activity: u64,
 }
@@ -38,6 +40,7 @@ impl LogDisk {
             writes: BTreeMap::new(),
             actions: VecDeque::new(),
             is_making: false,
+            made: SegmentsMade::default(),
             activity: 0,
         }
     }
@@ -107,6 +110,7 @@ impl LogDisk {
         let action = self.actions.pop_front().expect("invariant: an action ends once");
         let ready = self.act(action);
         if let Some(number) = ready {
+            self.made = self.log.segments_made(number);
             self.log.on_segment_ready(number);
         }
     }
@@ -115,18 +119,32 @@ impl LogDisk {
         match action {
             SegmentAction::Create { number } => {
                 self.segments.insert(number, vec![0; self.options.segment_bytes]);
+                self.write_first_block(number, number);
                 Some(number)
             }
             SegmentAction::Recycle { from, to } => {
+                self.write_first_block(from, to);
                 let bytes = self.segments.remove(&from).expect("invariant: a spare segment is there");
                 self.segments.insert(to, bytes);
                 Some(to)
+            }
+            SegmentAction::Shorten { number, bytes } => {
+                let length = usize::try_from(bytes).expect("invariant: segments are small");
+                self.segments.get_mut(&number).into_iter().for_each(|segment| segment.truncate(length));
+                None
             }
             SegmentAction::Remove { number } => {
                 self.segments.remove(&number);
                 None
             }
         }
+    }
+
+    /// Writes into a file the first block of the segment that it is to be.
+    fn write_first_block(&mut self, file: SegmentNumber, segment: SegmentNumber) {
+        let block = self.log.first_block(segment);
+        let file = self.segments.get_mut(&file).expect("invariant: a file that is to be used is there");
+        put(file, 0, &block);
     }
 
     /// What tells whether there was quiet since.
@@ -167,6 +185,9 @@ impl LogDisk {
                 let blocks = self.options.segment_bytes / BLOCK_BYTES;
                 self.segments.insert(number, vec![0; random.index(blocks + 1) * BLOCK_BYTES]);
             }
+            Some(SegmentAction::Recycle { from, to }) if random.percent(30) => {
+                self.write_first_block(from, to)
+            }
             Some(action) if random.percent(50) => {
                 self.act(action);
             }
@@ -177,7 +198,7 @@ impl LogDisk {
     /// Reads all segments.
     #[must_use]
     pub fn scan(&self) -> Scan {
-        let mut scanner = Scanner::new(self.identity);
+        let mut scanner = Scanner::new(self.identity).made(self.made).without_batches();
         for (number, bytes) in &self.segments {
             scanner.segment(*number, bytes);
         }
@@ -197,6 +218,11 @@ impl LogDisk {
     pub fn resume(&mut self, scan: &Scan) {
         self.log = Log::resume(self.identity, self.options, scan);
         self.activity += 1;
+    }
+
+    /// Somebody takes the file of a segment away.
+    pub fn take_away(&mut self, number: SegmentNumber) {
+        self.segments.remove(&number);
     }
 
     /// The bytes of a segment.

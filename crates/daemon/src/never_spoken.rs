@@ -1,0 +1,103 @@
+//! The mark beside a key that says that nobody has ever spoken with it.
+//!
+//! Whoever draws a key (`quorate init`) writes the mark beside it. It is consumed when a directory takes the key into
+//! use: by `quorate format` once the directory is durable, or by the first start on one that `quorate init` has made,
+//! before the replica says anything. So a key that has voted has none, and a directory that is formatted for it anew
+//! makes no voter that has forgotten its votes (DESIGN section 5).
+
+use crate::data_directory::{DirectoryError, failed, sync_directory, write_durably};
+use quorate_types::PublicKey;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the name of the mark ends with, behind that of the key file.
+const SUFFIX: &str = ".never-spoken";
+
+/// The path of the mark of the key in `key_file`.
+#[must_use]
+pub fn mark_path(key_file: &Path) -> PathBuf {
+    let mut name = key_file.file_name().unwrap_or_default().to_owned();
+    name.push(SUFFIX);
+    key_file.with_file_name(name)
+}
+
+/// What the mark of a key says.
+#[must_use]
+pub fn mark_text(key: &PublicKey) -> String {
+    format!(
+        "# Nobody has ever spoken with the key beside this file. `quorate format` or the first start removes it; it is\n\
+         # never to be copied or written by hand: a replica could then forget its votes and contradict them.\n{}\n",
+        key.to_hex()
+    )
+}
+
+/// Whether the key in `key_file`, which is `key`, is marked as one with which nobody has ever spoken.
+///
+/// # Errors
+/// When the system does not let it be read.
+pub fn is_marked(key_file: &Path, key: &PublicKey) -> Result<bool, DirectoryError> {
+    let path = mark_path(key_file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text == mark_text(key)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Ok(false)
+        }
+        Err(error) => Err(failed(&path, "read whether the key was ever used")(error)),
+    }
+}
+
+/// Marks a new key.
+///
+/// # Errors
+/// When the system refuses.
+pub fn mark(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
+    let path = mark_path(key_file);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    write_durably(directory_of(&path), &name, mark_text(key).as_bytes())
+}
+
+/// Consumes the mark, if there is one: durable when this returns.
+///
+/// # Errors
+/// When the system refuses.
+pub fn consume(key_file: &Path) -> Result<(), DirectoryError> {
+    let path = mark_path(key_file);
+    match std::fs::remove_file(&path) {
+        Ok(()) => sync_directory(directory_of(&path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(&path, "remove the mark that the key was never used")(error)),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_types::SigningKey;
+
+    #[test]
+    fn a_mark_is_of_one_key_and_consumed_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let key_file = directory.path().join("replica-3.key");
+        let [own, other] = [1, 2].map(|seed| SigningKey::from_seed(&[seed; 32]).public());
+        assert!(!is_marked(&key_file, &own).unwrap());
+        mark(&key_file, &own).unwrap();
+        assert!(is_marked(&key_file, &own).unwrap() && !is_marked(&key_file, &other).unwrap());
+        let path = directory.path().join("replica-3.key.never-spoken");
+        std::fs::write(&path, &mark_text(&own)[..100]).unwrap();
+        assert!(!is_marked(&key_file, &own).unwrap(), "half a mark is none");
+        mark(&key_file, &own).unwrap();
+        consume(&key_file).unwrap();
+        assert!(!is_marked(&key_file, &own).unwrap() && !path.exists());
+        consume(&key_file).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = is_marked(&key_file, &own).unwrap_err().to_string();
+        assert!(
+            error.contains("replica-3.key.never-spoken: cannot read whether the key was ever used"),
+            "{error}"
+        );
+    }
+}
