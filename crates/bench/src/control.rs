@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// How long the slowest replica may take to execute what the others have.
 const ROOTS_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a replica that no longer reports is waited for when roots are compared.
+/// How long a replica that is silent is waited for when roots are compared.
 const ABSENT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one question about roots may take.
 const ROOT_PATIENCE: Duration = Duration::from_secs(5);
@@ -58,21 +58,42 @@ pub(crate) enum Roots {
     Unknown,
 }
 
+/// What came of the last question to a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Answered,
+    /// It said nothing in time. On a busy machine it may only have had to wait for a CPU, so where all are to answer it
+    /// is waited for; in between it must not hold the others up again.
+    Silent,
+    /// It cannot be reached.
+    Failed,
+}
+
+impl Last {
+    fn of(answer: &Answer) -> Self {
+        match answer {
+            Ok(_) => Self::Answered,
+            Err(NoAnswer::Silent(_)) => Self::Silent,
+            Err(NoAnswer::Failed(_)) => Self::Failed,
+        }
+    }
+}
+
 /// Asks replicas for reports. One that owes an answer is not asked again before.
 #[derive(Debug)]
 pub(crate) struct Census {
     client: Client,
     replicas: Vec<ReplicaId>,
     asked: Rc<Vec<Cell<bool>>>,
-    /// Who answered the last time, and is worth waiting for.
-    present: Vec<Cell<bool>>,
+    /// What came of the last question to each.
+    last: Vec<Cell<Last>>,
 }
 
 impl Census {
     pub(crate) fn new(client: &Client, replicas: Vec<ReplicaId>) -> Self {
         let asked = Rc::new(vec![Cell::new(false); replicas.len()]);
-        let present = vec![Cell::new(true); replicas.len()];
-        Self { client: client.clone(), replicas, asked, present }
+        let last = vec![Cell::new(Last::Answered); replicas.len()];
+        Self { client: client.clone(), replicas, asked, last }
     }
 
     /// Asks every replica once, all at the same time; the answers are in the order of the replicas. One that did
@@ -82,7 +103,8 @@ impl Census {
         let tasks: Vec<_> = (0..self.replicas.len()).map(|index| self.ask_one(index, contents)).collect();
         let mut answers = Vec::with_capacity(tasks.len());
         for (index, task) in tasks.into_iter().enumerate() {
-            let patience = if self.present[index].get() { patience } else { patience.min(ABSENT_PATIENCE) };
+            let answered = self.last[index].get() == Last::Answered;
+            let patience = if answered { patience } else { patience.min(ABSENT_PATIENCE) };
             let silent = || Err(NoAnswer::Silent(self.replicas[index]));
             let answer = match task {
                 None => silent(),
@@ -91,7 +113,7 @@ impl Census {
                     Err(_) => silent(),
                 },
             };
-            self.present[index].set(answer.is_ok());
+            self.last[index].set(Last::of(&answer));
             answers.push(answer);
         }
         answers
@@ -118,10 +140,15 @@ impl Census {
         }))
     }
 
-    /// Asks until every replica has answered that did so before, or patience ends.
+    /// The replicas that could be reached when they were asked last: they are expected to answer.
+    fn expected(&self) -> Vec<bool> {
+        self.last.iter().map(|last| last.get() != Last::Failed).collect()
+    }
+
+    /// Asks until every replica has answered that could be reached before, or patience ends.
     pub(crate) async fn ask_until_all(&self, contents: Contents, patience: Duration) -> Vec<Answer> {
         let deadline = Instant::now() + patience;
-        let expected: Vec<bool> = self.present.iter().map(Cell::get).collect();
+        let expected = self.expected();
         let mut answers = self.ask(contents, patience).await;
         let waits = |answers: &[Answer]| {
             answers.iter().zip(&expected).any(|(answer, expected)| *expected && answer.is_err())
@@ -133,8 +160,8 @@ impl Census {
                 *answer = again;
             }
         }
-        for (present, answer) in self.present.iter().zip(&answers) {
-            present.set(answer.is_ok());
+        for (last, answer) in self.last.iter().zip(&answers) {
+            last.set(Last::of(answer));
         }
         answers
     }
@@ -143,7 +170,7 @@ impl Census {
     /// what each said last.
     pub(crate) async fn roots(&self) -> (Roots, Vec<Answer>) {
         let started = Instant::now();
-        let expected: Vec<bool> = self.present.iter().map(Cell::get).collect();
+        let expected = self.expected();
         loop {
             let answers = self.ask(Contents::Root, ROOT_PATIENCE).await;
             let verdict = judge(&answers);
@@ -194,10 +221,46 @@ pub(crate) fn describe(answers: &[Answer]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_client::ClientOptions;
+    use quorate_client::testing::FakeCluster;
+    use quorate_wire::testing::client_key;
+    use std::sync::Arc;
 
     fn at(replica: u8, seq: u64, root: &str) -> Answer {
         let root = Some(root.to_owned());
         Ok(ReplicaReport { replica, root, root_seq: Some(seq), executed: seq, ..ReplicaReport::default() })
+    }
+
+    #[test]
+    #[allow(
+        clippy::await_holding_lock,
+        reason = "the replicas are threads: while they wait for it they are silent"
+    )]
+    fn a_replica_that_was_silent_once_is_waited_for_where_all_are_to_answer() {
+        let fake = FakeCluster::start(&[0, 1, 2]);
+        fake.state().report = Box::new(|replica, root| {
+            let root = root.then(|| "aa".to_owned());
+            let report = ReplicaReport { replica, root, root_seq: Some(5), ..ReplicaReport::default() };
+            serde_json::to_string(&report).unwrap()
+        });
+        tokio_uring::start(async {
+            let config = Arc::clone(&fake.config);
+            let client = Client::connect(config, client_key(), ClientOptions::default()).await.unwrap();
+            let census = Census::new(&client, fake.config.replica_ids().collect());
+            let present = |answers: &[Answer]| answers.iter().map(Result::is_ok).collect::<Vec<_>>();
+            for contents in [Contents::Costs, Contents::Histograms, Contents::Root] {
+                let busy = fake.state();
+                let silent = census.ask(Contents::Costs, Duration::from_millis(20)).await;
+                assert_eq!(present(&silent), [false; 4]);
+                drop(busy);
+                let answers = match contents {
+                    Contents::Root => census.roots().await.1,
+                    _ => census.ask_until_all(contents, Duration::from_secs(60)).await,
+                };
+                assert_eq!(present(&answers), [true, true, true, false], "{contents:?}");
+            }
+            client.close().await;
+        });
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How often the replicas are looked after.
 const TICK: Duration = Duration::from_millis(200);
+/// How long replicas may take to say how they are after one has died.
+const REPORT_DEADLINE: Duration = Duration::from_secs(5);
 
 const AFTER_HELP: &str = "\
 Each replica is a process of its own, on free ports of 127.0.0.1. Their logs are replica-N.log in the directory; \
@@ -102,7 +104,7 @@ fn watch(cluster: &mut LocalCluster, interrupt: &Interrupt) {
             continue;
         }
         ended.iter().for_each(|text| output::note(text));
-        let answers = ask_all(cluster.config(), &cluster.client_keys()[0], &POSITIONS, TICK * 5);
+        let answers = ask_all(cluster.config(), &cluster.client_keys()[0], &POSITIONS, REPORT_DEADLINE);
         output::note(&Progress::of(cluster.config().quorums(), &answers).sentence);
     }
 }

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long all replicas may take to be linked with each other.
-const READY_DEADLINE: Duration = Duration::from_secs(15);
+const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long one round of asking them may take.
-const REPORT_DEADLINE: Duration = Duration::from_secs(1);
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long replicas may take to stop in order before they are killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The lines of a log that are shown when something is wrong.
 const TAIL_LINES: usize = 10;

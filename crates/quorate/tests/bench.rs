@@ -5,7 +5,7 @@ mod common;
 use common::{Running, children, command, is_running, quorate, wait_for};
 use rustix::process::Signal;
 
-const SHORT: [&str; 8] = ["--duration", "0.5", "--warmup", "0.2", "--clients", "2", "--depth", "4"];
+const SHORT: [&str; 8] = ["--duration", "1", "--warmup", "0.2", "--clients", "2", "--depth", "4"];
 
 #[test]
 fn it_loads_a_cluster_of_its_own_and_writes_the_results() {
@@ -56,7 +56,9 @@ fn an_open_loop_writes_everything_that_it_measured() {
 
 #[test]
 fn a_replica_that_is_killed_fails_the_run_unless_it_may_be_down() {
-    for (flags, code) in [(&["--duration", "1"][..], 1), (&["--duration", "1", "--allow-down", "1"], 0)] {
+    // Long enough that the replica dies before the run is over, also where this process has to wait for a CPU: it may die
+    // at any moment from the first load on.
+    for (flags, code) in [(&["--duration", "5"][..], 1), (&["--duration", "5", "--allow-down", "1"], 0)] {
         let directory = tempfile::tempdir().unwrap();
         let mut arguments = vec!["bench", "--warmup", "0.3", "--interval", "0.2", "--clients", "2"];
         arguments.extend(flags);
@@ -65,7 +67,7 @@ fn a_replica_that_is_killed_fails_the_run_unless_it_may_be_down() {
         let process = Running::start(bench);
         let replicas =
             wait_for("four replicas", || Some(children(process.id())).filter(|ids| ids.len() == 4));
-        wait_for("load", || process.stderr().contains("measuring").then_some(()));
+        wait_for("load", || process.stderr().contains("operations/s").then_some(()));
         // The last one is a backup.
         common::signal(replicas[3], Signal::KILL);
         let outcome = process.finish();

@@ -113,8 +113,9 @@ fn an_open_loop_sends_what_is_due_and_writes_all_files() {
     // The last digit of a number in JSON may differ.
     assert_eq!((summary.operations, summary.flags), (report.operations, report.flags));
     let rows: Vec<String> = text("timeseries.csv").lines().map(str::to_owned).collect();
+    // At least the last interval of each run: others are left out where the machine was too busy for them.
     assert!(
-        rows.len() >= 5 && rows[0].starts_with("run,") && rows[rows.len() - 1].starts_with("2,"),
+        rows.len() >= 3 && rows[0].starts_with("run,") && rows[rows.len() - 1].starts_with("2,"),
         "{rows:?}"
     );
     assert_eq!(text("latency.hlog").matches("Tag=response,").count(), rows.len() - 1);
@@ -129,7 +130,7 @@ fn an_open_loop_sends_what_is_due_and_writes_all_files() {
 #[test]
 fn a_replica_that_is_down_is_named_and_fails_the_run_unless_that_is_allowed() {
     // One small bundle at a time: a thread that waits for answers is not taken for the bottleneck, however slow the build.
-    let line = "--clients 1 --depth 1 --bundle 1 --duration 0.1 --warmup 0";
+    let line = "--clients 1 --depth 1 --bundle 1 --duration 0.5 --warmup 0";
     let (verdict, _) = bench_with(line, ["aa"; 4], &[0, 1, 2]);
     let verdict = verdict.unwrap();
     assert_eq!((verdict.exit_code(), verdict.report.roots_equal), (1, true));
