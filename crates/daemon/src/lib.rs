@@ -7,7 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod ban;
-mod checkpointer;
+pub mod checkpointer;
 mod clock;
 mod config;
 mod connection;
