@@ -69,7 +69,6 @@ impl Lanes {
         let batch = Arc::new(Batch::read(Frame::keep(frame))?);
         self.throttles.took(head.lane, batch.bundles().len());
         self.raise(head.lane, parent, Why::OwnLink, out);
-        self.throttles.took(head.lane, batch.bundles().len());
         self.append_unchecked(batch, Why::OwnLink, out);
         Ok(())
     }
