@@ -143,6 +143,22 @@ pub(crate) fn check_state(state: &State, certificate: &CheckpointCertificate) ->
     Ok(())
 }
 
+/// The highest revision that a state may have reached: far more than any cluster can write, and with room for all that
+/// a restored one will.
+const REVISION_MAX: u64 = 1 << 62;
+
+/// Whether versions are as writes give them. A quorum has signed the state, but which cluster's, only `--trust` says.
+fn check_versions(state: &Frozen) -> anyhow::Result<()> {
+    let revision = state.revision();
+    let highest = state.user_entries().map(|(_, entry)| entry.version).max().unwrap_or_default();
+    ensure!(
+        highest <= revision && revision <= REVISION_MAX,
+        "the state contradicts itself: a key has version {highest}, the last write had {revision}, and no cluster comes \
+         to more than {REVISION_MAX}"
+    );
+    Ok(())
+}
+
 /// A backup that was verified whole.
 #[derive(Debug)]
 pub(crate) struct Backup {
@@ -193,6 +209,7 @@ impl Backup {
         whole().with_context(|| named.display().to_string())?;
         let state = load_checkpoint(&mut folder, &manifest)?;
         check_state(&State::from_frozen(&state, limits::SESSIONS_MAX), &certificate)
+            .and_then(|()| check_versions(&state))
             .with_context(|| named.display().to_string())?;
         Ok(Self { summary, state })
     }
@@ -235,4 +252,22 @@ fn read_manifest(folder: &PageFolder) -> anyhow::Result<Manifest> {
         }
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_state::VersionedRef;
+
+    #[test]
+    fn versions_that_leave_no_room_for_writes_are_refused() {
+        let state = |revision| {
+            let entry = VersionedRef { value: b"1", version: 7 };
+            State::beginning_with([], revision, [(&b"a"[..], entry)]).freeze()
+        };
+        check_versions(&state(7)).unwrap();
+        check_versions(&state(REVISION_MAX)).unwrap();
+        let error = check_versions(&state(REVISION_MAX + 1)).unwrap_err().to_string();
+        assert!(error.contains("contradicts itself"), "{error}");
+    }
 }
