@@ -66,6 +66,8 @@ pub(crate) struct Walks {
     /// Tips that headers name, fetched in the order in which they were asked for.
     wanted: VecDeque<Mark>,
     walks: BTreeMap<Purpose, Walk>,
+    /// What f+1 others have acknowledged and was fetched last, or tried to be.
+    tried: Mark,
 }
 
 impl Walks {
@@ -256,7 +258,10 @@ impl Lanes {
             return;
         }
         // The highest brings the most; what it does not bring is on another chain, and has its turn.
-        let Some(target) = due.last().copied() else { return };
+        let Some(share) = self.share_mut(lane) else { return };
+        let below = due.iter().rev().find(|mark| **mark < share.walks.tried);
+        let Some(target) = below.or(due.last()).copied() else { return };
+        share.walks.tried = target;
         let floor = self.shares.get(&lane).map(|share| share.lane.held.executed()).unwrap_or_default();
         self.begin_walk(now, (lane, Purpose::Acknowledged), target, floor, usize::MAX, out);
     }
