@@ -223,7 +223,7 @@ pub fn read_frame() -> impl FnMut() {
 pub fn record_of_frame() -> impl FnMut() {
     let frame = frame();
     move || {
-        black_box(Record::Batch(black_box(&frame).clone()));
+        black_box(Record::Batch(black_box(&frame).clone(), quorate_types::Why::OwnLink));
     }
 }
 

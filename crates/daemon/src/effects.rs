@@ -116,7 +116,7 @@ impl Driver {
     }
 
     fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
-        if matches!(record, Record::Batch(_)) {
+        if matches!(record, Record::Batch(..)) {
             self.shared.core(self.id.index()).increment(Counter::BatchesHeld);
         }
         self.log.append(journal, lsn, record);

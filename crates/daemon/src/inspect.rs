@@ -422,7 +422,7 @@ impl fmt::Display for Inspection {
 /// What orders records of one kind.
 fn rank(record: &Record) -> (u64, u64) {
     match record {
-        Record::Batch(_) => (0, 0),
+        Record::Batch(..) => (0, 0),
         Record::Accept { view, header, .. } => (view.0, header.seq.0),
         Record::Prepared { view, position, .. } => (view.0, position.seq.0),
         Record::Checkpoint(certificate) => (certificate.position.seq.0, 0),

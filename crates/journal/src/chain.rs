@@ -3,7 +3,7 @@
 use crate::damage::{Damage, LostRecords, TornTail};
 use crate::layout::{Entry, GroupHeader, GroupNumber, LogIdentity, RUNS_MAX, Run, SegmentNumber};
 use crate::scan::{Content, Fate, FoundBatch, FoundGroup, GroupSummary, RecordState, RecordSummary, Scan};
-use crate::{CONSENSUS_JOURNAL, RecordKind, RecordPlace};
+use crate::{CONSENSUS_JOURNAL, RecordPlace};
 use quorate_types::{CoreId, JournalId, Lsn};
 use quorate_wire::batch::BatchHead;
 use std::collections::BTreeMap;
@@ -250,7 +250,7 @@ impl Reading<'_> {
                 Content::Kept(_) | Content::LetGo(_) => {}
                 Content::Lost => {
                     fate = Fate::Damaged;
-                    let votes = kind != RecordKind::Batch || journal == CONSENSUS_JOURNAL;
+                    let votes = kind.is_critical() || journal == CONSENSUS_JOURNAL;
                     let lost = LostRecords { journal, first: lsn, last: lsn };
                     if needed && group.header.number > reported {
                         note(&mut self.scan.torn_batches, lost);

@@ -590,7 +590,7 @@ mod tests {
     fn batch(log: &mut Log, bytes: usize) {
         let lsn = log.last(BATCHES).next();
         let frame = Frame::encode(Kind::Batch, |out| out.resize(out.len() + bytes, 0));
-        log.append(BATCHES, lsn, Record::Batch(frame));
+        log.append(BATCHES, lsn, Record::Batch(frame, quorate_types::Why::OwnLink));
     }
 
     fn write(log: &mut Log) -> WriteId {

@@ -2,18 +2,19 @@
 //!
 //! | kind | bytes, little-endian |
 //! | --- | --- |
-//! | 1 batch | the frame as it travelled |
+//! | 1 batch | the frame as it travelled; it came on the own link of its origin |
 //! | 2 accept | view u64, voted u8, epoch u64, seq u64, parent 32, timestamp u64, count u32, each tip: origin u8, link u8, upto u64, chain 32 |
 //! | 3 prepared | view u64, seq u64, digest 32, count u32, each vote: signer u8, view u64, lo u64, signature 64, count u32, digests 32 each |
 //! | 4 checkpoint | seq u64, digest 32, root 32, next configuration 32, count u32, each: signer u8, signature 64 |
 //! | 5 view state | view u64 |
 //! | 6 enter view | view u64, digest of the NewView 32, seq u64, digest 32 |
+//! | 8 batch acknowledged, 9 batch named | the same; f+1 others have acknowledged it, a header names it |
 //! | 7 promised | view u64, has voted u8, voted: seq u64, digest 32, stable: seq u64, digest 32 |
 
 use crate::bytes::{Reader, Writer};
 use quorate_types::{
     CoreId, Digest, Epoch, JournalId, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq, Signature,
-    View, limits,
+    View, Why, limits,
 };
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use quorate_wire::{Assembler, DecodeError, Frame, Header, Kind, LaneTip, Position};
@@ -43,8 +44,9 @@ const PROMISED_BYTES: usize = 8 + 1 + 2 * POSITION_BYTES;
 /// One fact that must survive.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// A batch, the frame as it travelled: it is not encoded again.
-    Batch(Frame),
+    /// A batch, the frame as it travelled: it is not encoded again. And why it is held, which says what may be
+    /// acknowledged after a restart.
+    Batch(Frame, Why),
     /// A header accepted in a view.
     Accept {
         /// The view.
@@ -96,7 +98,7 @@ pub enum Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// [`Record::Batch`].
+    /// [`Record::Batch`] from the own link of its origin.
     Batch = 1,
     /// [`Record::Accept`].
     Accept = 2,
@@ -110,11 +112,15 @@ pub enum RecordKind {
     EnterView = 6,
     /// [`Record::Promised`].
     Promised = 7,
+    /// [`Record::Batch`] that f+1 others have acknowledged.
+    BatchAcknowledged = 8,
+    /// [`Record::Batch`] that a header names.
+    BatchNamed = 9,
 }
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Batch,
         Self::Accept,
         Self::Prepared,
@@ -122,6 +128,8 @@ impl RecordKind {
         Self::ViewState,
         Self::EnterView,
         Self::Promised,
+        Self::BatchAcknowledged,
+        Self::BatchNamed,
     ];
 
     /// The kind with this number.
@@ -133,7 +141,18 @@ impl RecordKind {
     /// Whether it cannot be had from others again: everything but batches. Such records stand twice on disk.
     #[must_use]
     pub fn is_critical(self) -> bool {
-        self != Self::Batch
+        self.why().is_none()
+    }
+
+    /// Why a batch of this kind is held; nothing for what is no batch.
+    #[must_use]
+    pub fn why(self) -> Option<Why> {
+        match self {
+            Self::Batch => Some(Why::OwnLink),
+            Self::BatchAcknowledged => Some(Why::Acknowledged),
+            Self::BatchNamed => Some(Why::Named),
+            _ => None,
+        }
     }
 
     /// The word for it.
@@ -147,6 +166,8 @@ impl RecordKind {
             Self::ViewState => "view-state",
             Self::EnterView => "enter-view",
             Self::Promised => "promised",
+            Self::BatchAcknowledged => "batch-acknowledged",
+            Self::BatchNamed => "batch-named",
         }
     }
 }
@@ -170,7 +191,9 @@ impl Record {
     #[must_use]
     pub fn kind(&self) -> RecordKind {
         match self {
-            Self::Batch(_) => RecordKind::Batch,
+            Self::Batch(_, Why::OwnLink) => RecordKind::Batch,
+            Self::Batch(_, Why::Acknowledged) => RecordKind::BatchAcknowledged,
+            Self::Batch(_, Why::Named) => RecordKind::BatchNamed,
             Self::Accept { .. } => RecordKind::Accept,
             Self::Prepared { .. } => RecordKind::Prepared,
             Self::Checkpoint(_) => RecordKind::Checkpoint,
@@ -190,7 +213,7 @@ impl Record {
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         match self {
-            Self::Batch(frame) => frame.bytes().len(),
+            Self::Batch(frame, _) => frame.bytes().len(),
             Self::Accept { header, .. } => ACCEPT_BYTES + TIP_BYTES * header.cut.len(),
             Self::Prepared { votes, .. } => {
                 let vote = |vote: &Prepare| VOTE_BYTES + 32 * vote.digests.len();
@@ -211,7 +234,7 @@ impl Record {
         let expected = out.len();
         let mut writer = Writer::new(out);
         match self {
-            Self::Batch(frame) => writer.bytes(frame.bytes()),
+            Self::Batch(frame, _) => writer.bytes(frame.bytes()),
             Self::Accept { view, header, voted } => write_accept(&mut writer, *view, header, *voted),
             Self::Prepared { view, position, votes } => {
                 write_prepared(&mut writer, *view, position, votes);
@@ -235,12 +258,12 @@ impl Record {
 
     /// Reads a record; any bytes give a record or an error. A batch is only checked to be a frame of its kind.
     pub fn decode(kind: RecordKind, bytes: &[u8]) -> Result<Self, RecordError> {
-        if kind == RecordKind::Batch {
-            return decode_batch(bytes);
+        if let Some(why) = kind.why() {
+            return decode_batch(kind, bytes, why);
         }
         let mut reader = Reader::new(bytes);
         let record = match kind {
-            RecordKind::Batch => None,
+            RecordKind::Batch | RecordKind::BatchAcknowledged | RecordKind::BatchNamed => None,
             RecordKind::Accept => read_accept(&mut reader),
             RecordKind::Prepared => read_prepared(&mut reader),
             RecordKind::Checkpoint => read_checkpoint(&mut reader),
@@ -254,16 +277,16 @@ impl Record {
     /// What guards its bytes on disk. A frame's header holds the checksum of its payload, so that for a batch only
     /// the header has to be summed.
     pub(crate) fn checksum(kind: RecordKind, bytes: &[u8]) -> u32 {
-        let covered = match kind {
-            RecordKind::Batch => &bytes[..bytes.len().min(quorate_wire::frame::HEADER_BYTES)],
-            _ => bytes,
+        let covered = match kind.why() {
+            Some(_) => &bytes[..bytes.len().min(quorate_wire::frame::HEADER_BYTES)],
+            None => bytes,
         };
         crc32c::crc32c(covered)
     }
 }
 
-fn decode_batch(bytes: &[u8]) -> Result<Record, RecordError> {
-    let malformed = RecordError::Malformed(RecordKind::Batch);
+fn decode_batch(kind: RecordKind, bytes: &[u8], why: Why) -> Result<Record, RecordError> {
+    let malformed = RecordError::Malformed(kind);
     let mut rest = bytes;
     let mut assembler = Assembler::new(limits::FRAME_BYTES_MAX);
     let whole = bytes.len() >= quorate_wire::frame::HEADER_BYTES && {
@@ -277,7 +300,7 @@ fn decode_batch(bytes: &[u8]) -> Result<Record, RecordError> {
     if frame.kind != Kind::Batch {
         return Err(malformed);
     }
-    Ok(Record::Batch(Frame::keep(frame)))
+    Ok(Record::Batch(Frame::keep(frame), why))
 }
 
 fn write_accept(writer: &mut Writer<'_>, view: View, header: &Header, voted: bool) {
@@ -391,7 +414,7 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.kind().name();
         match self {
-            Self::Batch(frame) => match quorate_wire::batch::parse_head(frame.payload()) {
+            Self::Batch(frame, _) => match quorate_wire::batch::parse_head(frame.payload()) {
                 Ok(head) => {
                     write!(f, "{name} lane {} number {} after {:?}", head.lane, head.number, head.previous)
                 }

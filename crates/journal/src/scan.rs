@@ -297,7 +297,7 @@ pub(crate) enum Content {
 impl FoundGroup {
     fn without_batches(mut self) -> Self {
         for found in &mut self.records {
-            if let Content::Kept(Record::Batch(frame)) = &found.content
+            if let Content::Kept(Record::Batch(frame, _)) = &found.content
                 && let Ok(head) = parse_head(frame.payload())
             {
                 found.content = Content::LetGo(head);

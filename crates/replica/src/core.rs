@@ -269,7 +269,7 @@ impl Core {
             Input::ReadBack { journal, lsn, record } => {
                 assert_eq!(journal, self.link.lanes.journal(), "only batches are read back");
                 let frame = record.and_then(|record| match record {
-                    Record::Batch(frame) => Some(frame),
+                    Record::Batch(frame, _) => Some(frame),
                     _ => None,
                 });
                 self.link.lanes.on_read_back(lsn, frame, &mut self.lanes_outputs);
@@ -634,10 +634,9 @@ impl Core {
     ) {
         use quorate_lanes::{Destination, Output};
         match output {
-            // The journal does not say yet why a batch is held.
-            Output::Append { lsn, frame, why: _ } => {
+            Output::Append { lsn, frame, why } => {
                 let journal = self.link.lanes.journal();
-                effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame) });
+                effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame, why) });
             }
             Output::ReadBack { lsn } => {
                 effects.push(Effect::ReadBack { journal: self.link.lanes.journal(), lsn });

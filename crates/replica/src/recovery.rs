@@ -114,13 +114,13 @@ impl Recovery {
                     assert_eq!(journal, CONSENSUS_JOURNAL, "facts of consensus have a journal of their own");
                     consensus.fold(lsn, fact);
                 }
-                Err(frame) => {
+                Err((frame, why)) => {
                     let Some(lane) = lane_of(&frame) else { continue };
                     let core = layout.core_of_link(lane.link);
                     if batch_journal(core) != journal {
                         return Err(MovedBatches { journal, cores: setup.cores });
                     }
-                    batches.entry(core).or_default().push((lsn, frame, Why::OwnLink));
+                    batches.entry(core).or_default().push((lsn, frame, why));
                 }
             }
         }
@@ -183,9 +183,9 @@ fn lane_of(frame: &Frame) -> Option<LaneId> {
 }
 
 /// A record as consensus knows it, or the batch that it is.
-fn fact(record: Record) -> Result<Fact, Frame> {
+fn fact(record: Record) -> Result<Fact, (Frame, Why)> {
     Ok(match record {
-        Record::Batch(frame) => return Err(frame),
+        Record::Batch(frame, why) => return Err((frame, why)),
         Record::Accept { view, header, voted } => Fact::Accepted { view, header, voted },
         Record::Prepared { view, position, votes } => Fact::Prepared { view, position, votes },
         Record::Checkpoint(certificate) => Fact::Stable(certificate),

@@ -88,7 +88,7 @@ fn a_replica_that_misses_what_nobody_keeps_takes_over_a_certified_state() {
 /// Whether a log of some replica holds batches.
 fn holds_batches(cluster: &Cluster) -> bool {
     let mut records = cluster.machines.iter().flat_map(|machine| &machine.records);
-    records.any(|(_, _, record)| matches!(record, Record::Batch(_)))
+    records.any(|(_, _, record)| matches!(record, Record::Batch(..)))
 }
 
 #[test]

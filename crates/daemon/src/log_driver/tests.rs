@@ -95,7 +95,10 @@ impl Bench {
     fn append_batch(&mut self, bytes: usize) {
         self.append(
             BATCHES,
-            Record::Batch(Frame::encode(Kind::Batch, |payload| payload.extend(vec![7; bytes]))),
+            Record::Batch(
+                Frame::encode(Kind::Batch, |payload| payload.extend(vec![7; bytes])),
+                quorate_types::Why::OwnLink,
+            ),
         );
     }
 
@@ -289,7 +292,7 @@ fn a_record_is_read_back_as_it_was_written_or_not_at_all() {
     let check = |read: Vec<ReadBack>| {
         for ReadBack { journal, lsn, record } in read {
             match record {
-                Some(Record::Batch(frame)) => {
+                Some(Record::Batch(frame, _)) => {
                     assert_eq!((journal, frame.payload().len() as u64), (BATCHES, 10_000 + lsn.0 - 1));
                 }
                 Some(Record::ViewState { view }) => {

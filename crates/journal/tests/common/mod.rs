@@ -58,11 +58,12 @@ fn position(number: u64) -> Position {
 
 /// A batch of `bytes` bytes that are told apart by `number`.
 pub(crate) fn batch(number: u64, bytes: usize) -> Record {
-    Record::Batch(Frame::encode(Kind::Batch, |out| {
+    let frame = Frame::encode(Kind::Batch, |out| {
         out.extend_from_slice(&number.to_le_bytes());
         let mut chance = Chance(number);
         out.extend((0..bytes).map(|_| chance.next().to_le_bytes()[0]));
-    }))
+    });
+    Record::Batch(frame, quorate_types::Why::OwnLink)
 }
 
 /// One critical record of each kind in turn, told apart by `number`, larger with `size`.

@@ -111,7 +111,7 @@ impl Cluster {
         }
         let known = self.oracles.ledger.batches();
         let fact = Fact::of(&record, &mut self.oracles.ledger)?;
-        if let Record::Batch(frame) = &record
+        if let Record::Batch(frame, _) = &record
             && self.oracles.ledger.batches() > known
         {
             self.oracles.resources.on_batch(frame.bytes().len());

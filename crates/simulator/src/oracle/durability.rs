@@ -36,7 +36,7 @@ impl Fact {
     /// The fact in a record, which is noted in the ledger too.
     pub fn of(record: &Record, ledger: &mut Ledger) -> Result<Self, Violation> {
         Ok(match record {
-            Record::Batch(frame) => {
+            Record::Batch(frame, _) => {
                 let noted = ledger.note_batch(frame);
                 Self::Batch(
                     noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain,

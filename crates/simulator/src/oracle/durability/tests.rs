@@ -12,14 +12,15 @@ const JOURNAL: JournalId = JournalId(1);
 const CONSENSUS: JournalId = JournalId(0);
 
 fn batch_record(number: u64, previous: Digest) -> Record {
-    Record::Batch(Frame::encode(Kind::Batch, |out| {
+    let frame = Frame::encode(Kind::Batch, |out| {
         batch::write_head(out, &BatchHead { lane: LANE, number: LaneNumber(number), previous }, 1);
         let mut bytes = Vec::new();
         let session = SessionId::derive(&client_key().public(), 1);
         let operations = vec![Operation::Exists { key: b"k".to_vec() }];
         bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(number), &operations);
         batch::write_bundle(out, &bytes);
-    }))
+    });
+    Record::Batch(frame, quorate_types::Why::OwnLink)
 }
 
 /// Two batches and a header that names both, appended by `ME` and not durable yet.
