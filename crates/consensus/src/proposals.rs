@@ -5,7 +5,7 @@ use crate::chain::Slot;
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
-use quorate_types::{After, Nanoseconds, Seq, Signature, Support};
+use quorate_types::{After, Nanoseconds, Seq, Signature, Support, limits};
 use quorate_wire::message::PrePrepare;
 use quorate_wire::{Header, LaneTip, Position};
 use std::sync::Arc;
@@ -133,7 +133,8 @@ impl Consensus {
                 return;
             }
             let (cut, bytes) = self.board.propose(&self.accepted_marks, self.me);
-            if cut.is_empty() || (open > 0 && bytes < self.tuning.pipeline_bytes) {
+            let is_due = if cut.is_empty() { self.is_idle(now) } else { true };
+            if !is_due || (open > 0 && bytes < self.tuning.pipeline_bytes) {
                 return;
             }
             let floor = Nanoseconds(self.chain.timestamp().0 + 1);
@@ -154,6 +155,24 @@ impl Consensus {
             self.accept(now, out);
             assert_eq!(self.chain.accepted().seq, seq, "a primary accepts its own proposal");
         }
+    }
+
+    /// Whether an empty header may come next at `timestamp`: it asks for a checkpoint, and may do so once after something
+    /// was ordered and nothing was for long. This is a function of the chain alone.
+    fn may_follow_idly(&self, timestamp: Nanoseconds) -> bool {
+        let parent = self.chain.slot(self.chain.accepted().seq);
+        parent.is_some_and(|parent| !parent.header.cut.is_empty())
+            && timestamp >= self.chain.timestamp().plus(limits::CHECKPOINT_IDLE.0)
+    }
+
+    /// Whether the cluster has been idle for so long that what no certified state covers gets one: else that would have to
+    /// be served from journals for ever.
+    fn is_idle(&self, now: Nanoseconds) -> bool {
+        let accepted = self.chain.accepted();
+        self.chain.committed() == accepted
+            && self.executed == accepted
+            && self.checkpoints.stable().seq < accepted.seq
+            && self.may_follow_idly(now)
     }
 
     /// Rule 1: accepts proposals in order while the next one may be.
@@ -218,7 +237,11 @@ impl Consensus {
         if header.timestamp > latest && header.timestamp != floor {
             return Verdict::Clock(Nanoseconds(header.timestamp.0 - self.tuning.clock_skew_max.0));
         }
-        if header.cut.is_empty() || !header.cut_is_canonical() {
+        if header.cut.is_empty() {
+            let asks = self.may_follow_idly(header.timestamp);
+            return if asks { Verdict::Accept(After::nothing()) } else { Verdict::Refuse(Reject::Cut) };
+        }
+        if !header.cut_is_canonical() {
             return Verdict::Refuse(Reject::Cut);
         }
         self.judge_cut(&header.cut)

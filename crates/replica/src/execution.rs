@@ -511,7 +511,9 @@ impl ExecutionRole {
         self.timestamp = header.timestamp;
         turn.progress = true;
         let tuning = self.config.tuning();
-        if self.state.is_checkpoint_due(tuning.checkpoint_interval, tuning.checkpoint_bytes) {
+        // An empty header asks for nothing else.
+        let asks = header.cut.is_empty();
+        if asks || self.state.is_checkpoint_due(tuning.checkpoint_interval, tuning.checkpoint_bytes) {
             let state = self.state.checkpoint();
             let (tips, durable) = (self.lane_tips().into(), false);
             self.checkpoints.push_back(Checkpoint { position, tips, state: state.clone(), durable });

@@ -174,9 +174,10 @@ fn a_dead_tip_is_awaited_by_nobody() {
     cluster.wait(20 * 20);
     for honest in [R0, R1, R2] {
         let (view, committed, waiting) = standing(&mut cluster, honest);
+        // The second header is empty, as nothing was ordered for long.
         assert_eq!(
             (view, committed),
-            (View(0), Seq(1)),
+            (View(0), Seq(2)),
             "with nothing open nobody wants another view: {waiting}"
         );
     }
@@ -207,6 +208,28 @@ fn a_blip_and_a_crash_stop_nothing() {
     cluster.wait(20 * 5);
     assert!(answers(&cluster, &client, 41) >= 2, "{:?}", [R0, R1, R2].map(|id| standing(&mut cluster, id)));
     assert_eq!(answers(&cluster, &client, 41), 3, "r2 has caught up");
+}
+
+/// What is ordered last is covered by a certified state once nothing was ordered for long: one empty header brings that.
+#[test]
+fn an_idle_cluster_covers_what_it_has_ordered_and_rests() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    client.send(&mut cluster, R1, 1, &vec![set("k", 16)]);
+    cluster.wait(20 * 9);
+    let stable = |cluster: &Cluster, id: ReplicaId| {
+        let audit = cluster.machines[id.index()].cores[0].audit();
+        (audit.stable.map(|position| position.seq), audit.executed.map(|position| position.seq))
+    };
+    let before = stable(&cluster, R0);
+    assert_eq!(before.0, Some(Seq(0)), "nothing is certified yet");
+    cluster.wait(20 * 12);
+    let end = before.1.map(Seq::next);
+    for id in [R0, R1, R2, R3] {
+        assert_eq!(stable(&cluster, id), (end, end), "r{id}");
+    }
+    cluster.wait(20 * 60);
+    assert_eq!(stable(&cluster, R0), (end, end), "it is not done again");
 }
 
 /// As before, with a liar that helps to commit, votes for no checkpoint, and is silent once r2 is back.

@@ -49,6 +49,8 @@ pub const WINDOW: u64 = 8192;
 pub const CHECKPOINT_INTERVAL: u64 = 2048;
 /// After so many bytes of batches, too.
 pub const CHECKPOINT_BYTES: u64 = 128 * 1024 * 1024;
+/// So long nothing must have been ordered before an empty header, after which a checkpoint is due.
+pub const CHECKPOINT_IDLE: Nanoseconds = Nanoseconds::from_millis(10_000);
 /// The largest frame payload on a link between replicas or from an authenticated client, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest frame payload before a handshake is complete, in bytes.
