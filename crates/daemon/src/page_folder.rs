@@ -1,12 +1,14 @@
 //! The folder of page files and manifests: the one place that knows their names and makes them durable.
 //!
-//! `pages-NNNNNNNN` are page files, `manifest-NNNNNNNN` manifests; what they hold is `quorate_state`'s. A manifest is
-//! written beside its place and renamed. Blocking calls: for threads that nobody waits for, and for tools.
+//! `pages-NNNNNNNN` are page files, `manifest-NNNNNNNN` and `manifest-NNNNNNNN-copy` the two copies of a manifest; what
+//! they hold is `quorate_state`'s. A manifest is written beside its place and renamed. Blocking calls: for threads that
+//! nobody waits for, and for tools.
 
 use crate::space;
 use quorate_state::{
-    CheckpointHead, FILE_HEAD_BYTES, FileNumber, Forest, Frozen, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
-    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, StoreOptions, Undo, verify,
+    CheckpointHead, FILE_HEAD_BYTES, FileNumber, Frozen, Known, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
+    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored, StoreOptions,
+    Undo, is_of_the_medium, verify,
 };
 use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,8 @@ use thiserror::Error;
 
 const PAGES: &str = "pages-";
 const MANIFEST: &str = "manifest-";
+/// What the name of a manifest's second copy ends with.
+const COPY: &str = "-copy";
 /// What a manifest's name ends with while it is written.
 const UNFINISHED: &str = ".new";
 /// So many bytes are written before they are made durable: the disk then has them a few at a time, and whoever else
@@ -37,8 +41,8 @@ pub enum FolderError {
         /// What the system says.
         cause: io::Error,
     },
-    /// A manifest is damaged.
-    #[error("{} is damaged: {fault}", path.display())]
+    /// A manifest cannot be read.
+    #[error("{} cannot be read: {fault}", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -60,6 +64,17 @@ impl FolderError {
     #[must_use]
     pub fn is_full_disk(&self) -> bool {
         matches!(self, Self::Io { cause, .. } if space::is_full(cause))
+    }
+
+    /// Whether something is damaged or gone. Otherwise it is there, and whoever cannot read it must not go on without
+    /// it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Io { cause, .. } => is_of_the_medium(cause),
+            Self::Manifest { fault, .. } => fault.is_damage(),
+            Self::Load { error, .. } => error.is_damage(),
+        }
     }
 }
 
@@ -132,6 +147,16 @@ impl PageFolder {
         self.path.join(format!("{MANIFEST}{number:08}"))
     }
 
+    /// The path of a manifest's second copy.
+    #[must_use]
+    pub fn manifest_copy(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{MANIFEST}{number:08}{COPY}"))
+    }
+
+    fn manifest_copies(&self, number: u64) -> [PathBuf; 2] {
+        [self.manifest_file(number), self.manifest_copy(number)]
+    }
+
     /// The files that are there. Others than its own are passed over.
     pub fn list(&self) -> Result<Listing, FolderError> {
         let mut listing = Listing::default();
@@ -143,7 +168,7 @@ impl PageFolder {
                 let metadata = entry.metadata().map_err(failed("look at", &entry.path()))?;
                 listing.pages.push((FileNumber(number), metadata.len()));
             } else if let Some(number) = name.strip_prefix(MANIFEST) {
-                match number.parse() {
+                match number.strip_suffix(COPY).unwrap_or(number).parse() {
                     Ok(number) => listing.manifests.push(number),
                     Err(_) if name.ends_with(UNFINISHED) => listing.unfinished.push(entry.path()),
                     Err(_) => {}
@@ -152,18 +177,46 @@ impl PageFolder {
         }
         listing.pages.sort_unstable();
         listing.manifests.sort_unstable();
+        listing.manifests.dedup();
         Ok(listing)
     }
 
-    /// Reads a manifest.
+    /// Reads a manifest, from whichever of its copies is whole.
+    ///
+    /// # Errors
+    /// Those of the first copy when neither is, or when one could be read if it were not for rights, limits or its
+    /// version.
     pub fn read_manifest(&self, number: u64) -> Result<Manifest, FolderError> {
-        let path = self.manifest_file(number);
-        let length = fs::metadata(&path).map_err(failed("look at", &path))?.len();
-        if length > MANIFEST_BYTES_MAX as u64 {
-            return Err(FolderError::Manifest { path, fault: ManifestFault::Length });
+        let [first, second] = self.manifest_copies(number).map(|path| read_copy(&path));
+        match (first, second) {
+            (Ok(manifest), _) => Ok(manifest),
+            (Err(error), _) if !error.is_damage() => Err(error),
+            (_, Ok(manifest)) => Ok(manifest),
+            (Err(_), Err(error)) if !error.is_damage() => Err(error),
+            (Err(error), Err(_)) => Err(error),
         }
-        let bytes = fs::read(&path).map_err(failed("read", &path))?;
-        Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path, fault })
+    }
+
+    /// Writes those copies of a manifest anew that are not what they should be; says whether there were some.
+    fn mend_manifest(&self, manifest: &Manifest) -> Result<bool, FolderError> {
+        let mut is_mended = false;
+        for path in self.manifest_copies(manifest.number) {
+            if !read_copy(&path).is_ok_and(|copy| copy == *manifest) {
+                self.write_copy(manifest, &path)?;
+                is_mended = true;
+            }
+        }
+        Ok(is_mended)
+    }
+
+    fn write_copy(&self, manifest: &Manifest, path: &Path) -> Result<(), FolderError> {
+        let unfinished = unfinished(path);
+        let mut file = File::create(&unfinished).map_err(failed("create", &unfinished))?;
+        file.write_all(&manifest.encode()).map_err(failed("write", &unfinished))?;
+        if self.synchronous {
+            file.sync_all().map_err(failed("make durable", &unfinished))?;
+        }
+        fs::rename(&unfinished, path).map_err(failed("rename", &unfinished))
     }
 
     /// Whether a manifest shows that headers were executed: one after the first, with which a cluster may begin, or the
@@ -219,21 +272,16 @@ impl PageFolder {
 
     /// Writes a manifest whose page files are durable; when this returns it is, too.
     pub fn commit(&mut self, manifest: &Manifest) -> Result<(), FolderError> {
-        let path = self.manifest_file(manifest.number);
-        let unfinished = path.with_extension(&UNFINISHED[1..]);
-        let mut file = File::create(&unfinished).map_err(failed("create", &unfinished))?;
-        file.write_all(&manifest.encode()).map_err(failed("write", &unfinished))?;
-        if self.synchronous {
-            file.sync_all().map_err(failed("make durable", &unfinished))?;
+        for path in self.manifest_copies(manifest.number) {
+            self.write_copy(manifest, &path)?;
         }
-        fs::rename(&unfinished, &path).map_err(failed("rename", &unfinished))?;
         self.sync_directory()
     }
 
     /// Removes what nothing needs any more: manifests, and when they are surely gone, page files.
     pub fn remove(&mut self, removal: &Removal) -> Result<(), FolderError> {
         for number in &removal.manifests {
-            remove_file(&self.manifest_file(*number))?;
+            self.manifest_copies(*number).iter().try_for_each(|path| remove_file(path))?;
         }
         if !removal.manifests.is_empty() && !removal.pages.is_empty() {
             self.sync_directory()?;
@@ -250,7 +298,7 @@ impl PageFolder {
     fn secure<'a>(&self, found: impl Iterator<Item = &'a Manifest>) -> Result<(), FolderError> {
         for manifest in found {
             manifest.files.iter().try_for_each(|file| self.make_durable(&self.page_file(file.number)))?;
-            self.make_durable(&self.manifest_file(manifest.number))?;
+            self.manifest_copies(manifest.number).iter().try_for_each(|path| self.make_durable(path))?;
         }
         self.sync_directory()
     }
@@ -260,8 +308,7 @@ impl PageFolder {
         if undo.is_empty() {
             return Ok(());
         }
-        let manifest = self.manifest_file(undo.manifest);
-        remove_file(&manifest.with_extension(&UNFINISHED[1..]))?;
+        self.manifest_copies(undo.manifest).iter().try_for_each(|path| remove_file(&unfinished(path)))?;
         self.remove(&Removal { manifests: vec![undo.manifest], pages: undo.pages.clone() })?;
         for (number, bytes) in &undo.cut {
             self.written.remove(number);
@@ -310,32 +357,43 @@ impl ReadPages for PageFolder {
 pub struct Found {
     /// Goes on from it.
     pub store: PageStore,
-    /// The checkpoint to go on from: see [`PageStore::restore`].
-    pub state: Option<(Manifest, Frozen)>,
-    /// What a state transfer had received above it.
-    pub partial: Option<(Manifest, Forest)>,
-    /// What could not be read. While there is something, no file was removed: what is damaged goes
-    /// with the next checkpoint.
+    /// What to go on from: see [`PageStore::restore`]. What it says of damage is moved to [`Found::damaged`].
+    pub restored: Restored,
+    /// What could not be read. Nothing of it was removed: that stays until a newer certified checkpoint is durable.
     pub damaged: Vec<FolderError>,
+    /// Manifests of which one copy was damaged and is written anew.
+    pub mended: Vec<u64>,
 }
 
-/// The checkpoint to go on from after which others have `certified` the state, and the store that goes on from it. It is
-/// durable when this returns; then only is removed what nothing needs.
-pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> Result<Found, FolderError> {
+/// The checkpoint to go on from after what the logs have `known` of certified states, and the store that goes on from
+/// it. It is durable when this returns; then only is removed what nothing needs.
+///
+/// # Errors
+/// When something is there and cannot be read, for rights, limits or its version; then nothing is changed.
+pub fn find(folder: &mut PageFolder, options: StoreOptions, known: Known) -> Result<Found, FolderError> {
     let listing = folder.list()?;
     let mut store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
     let (mut manifests, mut damaged) = (Vec::new(), Vec::new());
     for number in listing.manifests.into_iter().rev() {
         match folder.read_manifest(number) {
             Ok(manifest) => manifests.push(manifest),
-            Err(error) => damaged.push(error),
+            Err(error) if error.is_damage() => damaged.push(error),
+            Err(error) => return Err(error),
         }
     }
-    let restored = store.restore(manifests, !damaged.is_empty(), certified, folder);
+    let mut restored = store
+        .restore(manifests.iter().cloned(), !damaged.is_empty(), known, folder)
+        .map_err(|error| FolderError::Load { path: folder.path.clone(), error })?;
     folder.reading = None;
+    let mut mended = Vec::new();
+    for manifest in &manifests {
+        if folder.mend_manifest(manifest)? {
+            mended.push(manifest.number);
+        }
+    }
     let whole = restored.whole.iter().map(|(manifest, _)| manifest);
     folder.secure(whole.chain(restored.part.iter().map(|(manifest, _)| manifest)))?;
-    let errors = restored.damaged.into_iter();
+    let errors = std::mem::take(&mut restored.damaged).into_iter();
     damaged.extend(errors.map(|(number, error)| broken(folder.manifest_file(number))(error)));
     if restored.may_tidy {
         let removal = store.unneeded();
@@ -344,7 +402,7 @@ pub fn find(folder: &mut PageFolder, options: StoreOptions, certified: Seq) -> R
             remove_file(&path)?;
         }
     }
-    Ok(Found { store, state: restored.whole, partial: restored.part, damaged })
+    Ok(Found { store, restored, damaged, mended })
 }
 
 /// Reads a checkpoint and checks every block of it.
@@ -405,6 +463,23 @@ pub fn load_checkpoint(folder: &mut PageFolder, manifest: &Manifest) -> Result<F
     let loaded = store.load(manifest, folder);
     let (state, _) = loaded.map_err(broken(folder.manifest_file(manifest.number)))?;
     Ok(state)
+}
+
+/// Reads one copy of a manifest.
+fn read_copy(path: &Path) -> Result<Manifest, FolderError> {
+    let length = fs::metadata(path).map_err(failed("look at", path))?.len();
+    if length > MANIFEST_BYTES_MAX as u64 {
+        return Err(FolderError::Manifest { path: path.to_owned(), fault: ManifestFault::Length });
+    }
+    let bytes = fs::read(path).map_err(failed("read", path))?;
+    Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path: path.to_owned(), fault })
+}
+
+/// What a manifest's copy is called while it is written.
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    name.into()
 }
 
 fn broken(path: PathBuf) -> impl FnOnce(LoadError) -> FolderError {

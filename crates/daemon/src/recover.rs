@@ -3,13 +3,13 @@
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{DataDirectory, note_spoken};
 use crate::evidence::{Evidence, FIRST_CORE, Verdict, boot_id};
-use crate::page_folder::{self, PageFolder};
+use crate::page_folder::{self, FolderError, PageFolder};
 use crate::run::StartError;
 use crate::segment_files::{self, LogRead, Reading};
 use quorate_journal::{Damage, FoundBatch, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
-use quorate_state::{PageStore, State, StoreOptions};
-use quorate_types::{ClusterConfig, CoreId, limits};
+use quorate_state::{PageStore, StoreOptions};
+use quorate_types::{ClusterConfig, CoreId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -136,17 +136,40 @@ fn read_batches(logs: &[(CoreId, PathBuf, Scan)], found: &mut Found) -> Result<(
 /// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped.
 fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<PageStore, StartError> {
     let started = Instant::now();
-    let pages = page_folder::find(folder, StoreOptions::default(), found.certified())?;
+    let pages = page_folder::find(folder, StoreOptions::default(), found.known()).map_err(|error| {
+        if error.is_damage() { StartError::Pages(error) } else { refuse_to_start(folder.path(), &error) }
+    })?;
     for error in &pages.damaged {
-        warn!("a checkpoint is damaged: {error}; another one, or the other replicas, serve instead");
+        warn!("a checkpoint is damaged: {error}; it stays where it is until a newer certified one is whole");
     }
-    if let Some((manifest, frozen)) = pages.state {
-        found.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
-        let (seq, elapsed_ms) = (manifest.head.seq.0, started.elapsed().as_millis());
-        info!(seq, elapsed_ms, "the newest certified checkpoint is loaded");
+    for number in &pages.mended {
+        warn!("one copy of manifest {number} was damaged and is written anew");
     }
-    found.part = pages.partial.map(|(_, forest)| forest);
+    let has_part = pages.restored.part.is_some();
+    let salvaged = pages.restored.salvage.as_ref().map(|salvage| salvage.blocks());
+    let whole = found.take(pages.restored);
+    let elapsed_ms = started.elapsed().as_millis();
+    if let Some((position, _)) = whole {
+        info!(seq = position.seq.0, elapsed_ms, has_part, "the newest certified checkpoint is loaded");
+    } else if let Some(broken) = &found.broken {
+        warn!(
+            seq = broken.position.seq.0,
+            intact_pages = salvaged.unwrap_or_default(),
+            elapsed_ms,
+            "the newest certified checkpoint has bad pages: those that are intact are served, the others are fetched, and \
+             nothing is executed before"
+        );
+    }
     Ok(pages.store)
+}
+
+/// Something is there and cannot be read: whoever went on without it would take it for lost.
+fn refuse_to_start(path: &Path, error: &FolderError) -> StartError {
+    let problem = format!(
+        "{error}; nothing was changed: see to the rights, limits and mounts of this directory, or to the version of this \
+         program, and start again"
+    );
+    StartError::Recovery { path: path.to_owned(), problem }
 }
 
 fn tell(directory: &str, scan: &Scan) {

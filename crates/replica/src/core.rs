@@ -4,7 +4,7 @@
 mod states;
 
 use self::states::checkpoint;
-use crate::execution::{Answer, ExecutionRole};
+use crate::execution::{Answer, Beginning, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
 use crate::link::{FromClient, LinkRole};
@@ -184,16 +184,16 @@ impl Core {
         let ordering = (core == layout.ordering())
             .then(|| OrderingRole::recover(Arc::clone(config), me, setup.key.clone(), recovery));
         let execution = (core == layout.execution()).then(|| {
-            let tips = std::mem::take(&mut recovery.tips);
-            ExecutionRole::recover(
-                Arc::clone(config),
-                me,
-                recovery.state.take(),
-                &tips,
-                recovery.part.take(),
-                recovery.stable.take(),
+            let beginning = Beginning {
+                state: recovery.state.take(),
+                broken: recovery.broken.take(),
+                tips: std::mem::take(&mut recovery.tips),
+                salvage: recovery.salvage.take(),
+                part: recovery.part.take(),
+                stable: recovery.stable.take(),
                 learner,
-            )
+            };
+            ExecutionRole::recover(Arc::clone(config), me, beginning)
         });
         let mut recovered = Self::with_roles(setup, core, link, ordering, execution);
         if let (Some(ordering), Some((position, root))) = (&mut recovered.ordering, recovery.root) {

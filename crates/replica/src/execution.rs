@@ -3,9 +3,9 @@
 use crate::interface::{ClientConnection, Effect};
 use crate::library::{Library, Reader};
 use crate::report::{ExecutionReport, Fetching};
-use crate::transfer::{ToPeer, Transfer};
+use crate::transfer::{Standing, ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
-use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, State};
+use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, Salvage, State};
 use quorate_types::{
     BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
     View, limits,
@@ -92,14 +92,29 @@ pub(crate) struct ExecutionRole {
     stable: Option<Arc<CheckpointCertificate>>,
     /// The checkpoint up to which journals were last said to be trimmed.
     trimmed: Seq,
-    /// Whether the state that the cluster began with is lost: nothing is executed before one is taken over.
-    lacks_beginning: bool,
+    /// Whether the own state is lost, or cannot be read: nothing is executed before one is taken over.
+    lacks_state: bool,
     /// Whether this replica never votes; it is no home for clients either.
     learner: bool,
     /// Whether the link roles were told last that clients are to find another home.
     following_told: bool,
     transfer: Transfer,
     library: Library,
+}
+
+/// What the role comes back with.
+#[derive(Debug, Default)]
+pub(crate) struct Beginning {
+    pub(crate) state: Option<State>,
+    /// The slot after which there is a state that cannot be read, and the timestamp of its header.
+    pub(crate) broken: Option<(Position, Nanoseconds)>,
+    /// Where the lanes stand.
+    pub(crate) tips: Vec<LaneTip>,
+    /// What is intact of states that cannot be read.
+    pub(crate) salvage: Option<Arc<Salvage>>,
+    pub(crate) part: Option<Forest>,
+    pub(crate) stable: Option<Arc<CheckpointCertificate>>,
+    pub(crate) learner: bool,
 }
 
 /// A state that came from others took the place of the own one.
@@ -125,30 +140,28 @@ impl ExecutionRole {
         Self::over(config, me, state, &[])
     }
 
-    /// The role with the state of a durable checkpoint, in which the lanes stand at `tips`; as before the first header
-    /// when there is none, unless the cluster began with another state than the empty one. The state is served like any
-    /// other, and `stable` may lead beyond it.
-    pub(crate) fn recover(
-        config: Arc<ClusterConfig>,
-        me: ReplicaId,
-        state: Option<State>,
-        tips: &[LaneTip],
-        part: Option<Forest>,
-        stable: Option<Arc<CheckpointCertificate>>,
-        learner: bool,
-    ) -> Self {
-        let lacks_beginning = state.is_none() && config.genesis_root().is_some();
-        let mut role = match state {
-            Some(state) => Self::over(config, me, state, tips),
-            None => Self::new(config, me),
+    /// The role with the state of a durable checkpoint; as before the first header when there is none, unless the
+    /// cluster began with another state than the empty one. The state is served like any other, and the certificate may
+    /// lead beyond it. Where it cannot be read, the role stands where it does, serves what is intact, and takes it over
+    /// from others.
+    pub(crate) fn recover(config: Arc<ClusterConfig>, me: ReplicaId, beginning: Beginning) -> Self {
+        let Beginning { state, broken, tips, salvage, part, stable, learner } = beginning;
+        let lacks_state = state.is_none() && (broken.is_some() || config.genesis_root().is_some());
+        let mut role = match (state, broken) {
+            (Some(state), _) => Self::over(config, me, state, &tips),
+            (None, Some((executed, timestamp))) => {
+                Self { executed, timestamp, ..Self::over(config, me, State::new([]), &tips) }
+            }
+            (None, None) => Self::new(config, me),
         };
         role.stable = stable;
         if role.state.header().is_some() {
             let (position, frozen) = (role.executed, role.state.freeze());
             role.add_durable(position, frozen.root(), frozen);
         }
-        let transfer = Transfer::resuming(part);
-        Self { lacks_beginning, learner, following_told: learner, transfer, ..role }
+        role.library.hold(salvage.clone());
+        let transfer = Transfer::resuming(part, salvage);
+        Self { lacks_state, learner, following_told: learner, transfer, ..role }
     }
 
     /// This is the present state, it is durable, and nothing older is of use.
@@ -184,7 +197,7 @@ impl ExecutionRole {
             checkpoints: VecDeque::new(),
             stable: None,
             trimmed: Seq(0),
-            lacks_beginning: false,
+            lacks_state: false,
             learner: false,
             following_told: false,
             transfer: Transfer::default(),
@@ -201,7 +214,8 @@ impl ExecutionRole {
     pub(crate) fn on_checkpointed(&mut self, position: Position, root: Digest) -> Option<Installed> {
         self.last_root = Some((position, root));
         let fetched = self.transfer.on_durable(position);
-        if let Some(state) = fetched.filter(|_| position.seq > self.executed.seq) {
+        let is_wanted = position.seq > self.executed.seq || self.lacks_state;
+        if let Some(state) = fetched.filter(|_| is_wanted) {
             return Some(self.install(position, root, &state));
         }
         if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.position == position) {
@@ -216,7 +230,8 @@ impl ExecutionRole {
 
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
         self.state = State::from_frozen(frozen, limits::SESSIONS_MAX);
-        self.lacks_beginning = false;
+        self.lacks_state = false;
+        self.library.hold(None);
         let config = Arc::clone(&self.config);
         let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
         self.tips = config.lanes().filter_map(tip).collect();
@@ -285,7 +300,8 @@ impl ExecutionRole {
         let config = Arc::clone(&self.config);
         let state = &self.state;
         let own = || state.freeze();
-        self.transfer.on_time(now, config.tuning(), self.stable.as_ref(), self.executed.seq, own)
+        let standing = Standing { executed: self.executed.seq, lacks_state: self.lacks_state };
+        self.transfer.on_time(now, config.tuning(), self.stable.as_ref(), standing, own)
     }
 
     /// A state that was fetched whole and is to be made durable.
@@ -314,7 +330,7 @@ impl ExecutionRole {
 
     /// Whether clients are to find another home, if that has changed since it was last asked.
     pub(crate) fn following(&mut self) -> Option<bool> {
-        let following = self.learner || self.transfer.is_fetching();
+        let following = self.learner || self.lacks_state || self.transfer.is_fetching();
         (std::mem::replace(&mut self.following_told, following) != following).then_some(following)
     }
 
@@ -427,7 +443,7 @@ impl ExecutionRole {
 
     /// The batches that a header names, in the order of execution, if all are here, and a state to execute them on.
     fn batches(&self, header: &Header) -> Option<Vec<Arc<Batch>>> {
-        if self.lacks_beginning {
+        if self.lacks_state {
             return None;
         }
         let mut batches = Vec::new();
@@ -599,7 +615,7 @@ impl ExecutionRole {
         ExecutionReport {
             executed: self.executed,
             timestamp: self.timestamp,
-            root: (root && self.progress.is_none()).then(|| self.state.root()),
+            root: (root && self.progress.is_none() && !self.lacks_state).then(|| self.state.root()),
             sessions: self.state.sessions() as u64,
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),

@@ -25,4 +25,4 @@ pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use interface::{ClientConnection, Effect, Input, Reject};
 pub use quorate_journal::Record;
 pub use quorate_state::Frozen;
-pub use recovery::{Found, Recovery};
+pub use recovery::{Broken, Found, Recovery};

@@ -11,7 +11,7 @@
 //! much waits for the next one. How many questions one reader has open is limited where they arrive.
 
 use crate::interface::ClientConnection;
-use quorate_state::{Frozen, PageAnswer, PageRequest};
+use quorate_state::{Frozen, PageAnswer, PageRequest, Salvage};
 use quorate_types::{Digest, Nanoseconds, ReplicaId, Tuning, limits};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, LaneTip};
@@ -84,6 +84,8 @@ pub(crate) struct Library {
     questions: VecDeque<(Reader, FetchPages)>,
     /// What peers ask for. It outlasts their connections.
     askings: BTreeMap<ReplicaId, Asking>,
+    /// What is intact of own states that cannot be read, as long as there is none that can.
+    salvage: Option<Arc<Salvage>>,
 }
 
 impl Library {
@@ -98,6 +100,11 @@ impl Library {
         let (certificate, copied, superseded) = (None, None, None);
         self.states.push_back(Served { root, state, tips, certificate, copied, superseded });
         stable.into_iter().for_each(|certificate| self.certify(certificate));
+    }
+
+    /// Serves what is intact of own states that cannot be read, or no more.
+    pub(crate) fn hold(&mut self, salvage: Option<Arc<Salvage>>) {
+        self.salvage = salvage;
     }
 
     /// A state is certified. Its root covers the slot, too.
@@ -148,6 +155,10 @@ impl Library {
     ) -> FetchedPages {
         let FetchPages { request: number, root, wanted } = question;
         let found = self.states.iter().position(|served| served.root == root);
+        if let Some(salvage) = self.salvage.as_ref().filter(|_| found.is_none()) {
+            let request = PageRequest { number, root, wanted };
+            return fetched(salvage.answer(&request, limits::FETCH_BYTES_MAX));
+        }
         let index = found.or_else(|| self.states.len().checked_sub(1));
         let Some(served) = index.and_then(|index| self.states.get_mut(index)) else {
             return FetchedPages { request: number, root, top: None, pages: Vec::new(), values: Vec::new() };
@@ -159,9 +170,7 @@ impl Library {
             }
         }
         let request = PageRequest { number, root, wanted };
-        let PageAnswer { number, root, top, pages, values } =
-            served.state.answer(&request, limits::FETCH_BYTES_MAX);
-        FetchedPages { request: number, root, top, pages, values }
+        fetched(served.state.answer(&request, limits::FETCH_BYTES_MAX))
     }
 
     /// Lets go of states that are neither the newest nor in use. Says above which tips batches are to be kept, if that
@@ -223,6 +232,11 @@ impl Library {
         let leaving = older.filter(|(index, _)| Some(*index) != certified);
         leaving.filter_map(|(_, served)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
     }
+}
+
+fn fetched(answer: PageAnswer) -> FetchedPages {
+    let PageAnswer { number, root, top, pages, values } = answer;
+    FetchedPages { request: number, root, top, pages, values }
 }
 
 fn note_asking(

@@ -8,18 +8,36 @@
 use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
-use quorate_state::{Forest, State};
-use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Seq, Why};
+use quorate_state::{Forest, Known, Restored, Salvage, State};
+use quorate_types::{
+    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, Why, limits,
+};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A checkpoint whose pages cannot all be read. Where it stands is known, so that the logs lead on from there; the state
+/// itself is taken over from others.
+#[derive(Debug)]
+pub struct Broken {
+    /// The slot.
+    pub position: Position,
+    /// The timestamp of its header.
+    pub timestamp: Nanoseconds,
+    /// Where the lanes stand.
+    pub tips: Vec<LaneTip>,
+}
+
 /// What a disk gives back.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The state of the newest checkpoint up to [`Found::certified`]; none before the first.
+    /// The state of the newest checkpoint that goes with [`Found::known`]; none before the first.
     pub state: Option<State>,
+    /// That checkpoint, if its state cannot be read.
+    pub broken: Option<Broken>,
+    /// What is intact of damaged checkpoints.
+    pub salvage: Option<Arc<Salvage>>,
     /// What a transfer of a newer state had received.
     pub part: Option<Forest>,
     /// The records of all logs that are not trimmed, those of each journal in order; of batches, those that
@@ -38,12 +56,29 @@ impl Found {
     /// The newest of all is best where it is not known what trimmed logs lead on from, and for a replica that does not
     /// vote, as nobody depends on it.
     #[must_use]
-    pub fn certified(&self) -> Seq {
-        if self.learner.is_some() {
-            return Seq(u64::MAX);
-        }
+    pub fn known(&self) -> Known {
+        let certificate = self.certificate();
         let unknown = if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) };
-        self.certificate().unwrap_or(unknown)
+        let upto = if self.learner.is_some() { Seq(u64::MAX) } else { certificate.unwrap_or(unknown) };
+        Known { certificate, upto }
+    }
+
+    /// Takes what checkpoints have given back. Returns the slot and the root of the whole one.
+    pub fn take(&mut self, restored: Restored) -> Option<(Position, Digest)> {
+        let whole = restored.whole.map(|(manifest, frozen)| {
+            self.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
+            (Position { seq: manifest.head.seq, digest: manifest.head.digest }, manifest.root)
+        });
+        self.broken = restored.broken.map(|manifest| Broken {
+            position: Position { seq: manifest.head.seq, digest: manifest.head.digest },
+            timestamp: manifest.head.timestamp,
+            tips: (manifest.tips.iter())
+                .map(|tip| LaneTip { lane: tip.lane, upto: tip.upto, chain: tip.chain })
+                .collect(),
+        });
+        self.salvage = restored.salvage;
+        self.part = restored.part.map(|(_, forest)| forest);
+        whole
     }
 
     /// The slot of the newest certificate that the logs hold. A state at least as new can be had from others.
@@ -59,8 +94,14 @@ impl Found {
     /// Whether a batch is to be executed on the state that was found: the others a driver need not read.
     #[must_use]
     pub fn needs_batch(&self, lane: LaneId, number: LaneNumber) -> bool {
-        let executed = self.state.as_ref().and_then(|state| state.lane_tip(lane));
-        executed.is_none_or(|(upto, _)| number > upto)
+        let executed = match (&self.state, &self.broken) {
+            (Some(state), _) => state.lane_tip(lane).map(|(upto, _)| upto),
+            (None, Some(broken)) => {
+                broken.tips.iter().find(|tip| tip.lane == lane).map(|tip| tip.upto)
+            }
+            (None, None) => None,
+        };
+        executed.is_none_or(|upto| number > upto)
     }
 
     /// Whether the journal of consensus does not begin with its first record any more.
@@ -76,6 +117,9 @@ impl Found {
 #[derive(Debug)]
 pub struct Recovery {
     pub(crate) state: Option<State>,
+    /// The slot after which the state cannot be read, and the timestamp of its header.
+    pub(crate) broken: Option<(Position, Nanoseconds)>,
+    pub(crate) salvage: Option<Arc<Salvage>>,
     pub(crate) part: Option<Forest>,
     pub(crate) consensus: Option<quorate_consensus::Recovered>,
     pub(crate) voting: Voting,
@@ -95,10 +139,15 @@ impl Recovery {
     /// When the logs are those of another number of cores.
     pub fn of(setup: &ReplicaSetup, found: Found) -> Result<Self, MovedBatches> {
         let layout = Layout::new(&setup.config, setup.cores);
-        let tips = found.state.as_ref().map(|state| tips(setup, state)).unwrap_or_default();
+        let broken = found.broken.filter(|_| found.state.is_none());
+        let tips = match (&found.state, &broken) {
+            (Some(state), _) => tips(setup, state),
+            (None, broken) => broken.as_ref().map(|broken| broken.tips.clone()).unwrap_or_default(),
+        };
+        let broken = broken.map(|broken| (broken.position, broken.timestamp));
         let (floor, timestamp) = match found.state.as_ref().and_then(State::header) {
             Some(last) => (Position { seq: last.seq, digest: last.digest }, last.timestamp),
-            None => (header::genesis(setup.config.digest()), quorate_types::Nanoseconds(0)),
+            None => broken.unwrap_or((header::genesis(setup.config.digest()), Nanoseconds(0))),
         };
         let mut consensus = quorate_consensus::Recovered::new(floor, timestamp, tips.iter().copied());
         let mut batches: BTreeMap<CoreId, Vec<(Lsn, Frame, Why)>> = BTreeMap::new();
@@ -135,6 +184,8 @@ impl Recovery {
         ends.retain(|journal, _| journal.index() <= setup.cores);
         Ok(Self {
             state: found.state,
+            broken,
+            salvage: found.salvage,
             part: found.part,
             consensus: Some(consensus),
             voting,

@@ -6,7 +6,7 @@
 //! durable like a checkpoint of the own making before anything builds on it. The other side is [`crate::library`].
 
 use quorate_state::{
-    BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Transfer as Walk, TransferOptions,
+    BadAnswer, Forest, Frozen, PageAnswer, PageFault, PageRequest, Salvage, Transfer as Walk, TransferOptions,
 };
 use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning};
 use quorate_wire::Position;
@@ -38,6 +38,14 @@ pub(crate) enum ToPeer {
     },
     /// The peer answered what no honest one does.
     Condemn(ReplicaId),
+}
+
+/// Where the own execution stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) executed: Seq,
+    /// Whether there is no state to go on from there: that one, or a later one, is fetched at once.
+    pub(crate) lacks_state: bool,
 }
 
 /// A walk that is under way.
@@ -91,14 +99,16 @@ pub(crate) struct Transfer {
     fetching: Option<Fetching>,
     /// What an earlier walk had received when the replica stopped.
     part: Option<Forest>,
+    /// What is intact of own states that cannot be read.
+    salvage: Option<Arc<Salvage>>,
     /// Nothing is to be done before.
     due: Option<Nanoseconds>,
 }
 
 impl Transfer {
-    /// A walk that begins will take over what an earlier one had received.
-    pub(crate) fn resuming(part: Option<Forest>) -> Self {
-        Self { part, ..Self::default() }
+    /// A walk that begins will take over what an earlier one had received, and what is intact of damaged states.
+    pub(crate) fn resuming(part: Option<Forest>, salvage: Option<Arc<Salvage>>) -> Self {
+        Self { part, salvage, ..Self::default() }
     }
 
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
@@ -133,21 +143,28 @@ impl Transfer {
         Some((walk.figures().pages, walk.reused()))
     }
 
-    /// Begins, goes on with or gives up a walk; `own` is the present state and `executed` where it stands.
+    /// Begins, goes on with or gives up a walk; `own` is the present state, if there is one.
     pub(crate) fn on_time(
         &mut self,
         now: Nanoseconds,
         tuning: &Tuning,
         stable: Option<&Arc<CheckpointCertificate>>,
-        executed: Seq,
+        standing: Standing,
         own: impl FnOnce() -> Frozen,
     ) -> Vec<ToPeer> {
-        let Some(stable) = stable.filter(|stable| stable.position.seq > executed) else {
+        let Standing { executed, lacks_state } = standing;
+        let is_ahead = |stable: &&Arc<CheckpointCertificate>| {
+            stable.position.seq > executed || (lacks_state && stable.position.seq == executed)
+        };
+        let Some(stable) = stable.filter(is_ahead) else {
             // Execution got there by itself.
             (self.reached, self.fetching, self.due) = (None, None, None);
             return Vec::new();
         };
         let step = tuning.retransmit.0;
+        if lacks_state {
+            self.reached.get_or_insert((executed, Nanoseconds(0)));
+        }
         match self.reached {
             Some((seq, since)) if seq == executed => {
                 if self.fetching.is_none() {
@@ -160,6 +177,9 @@ impl Transfer {
                     walk.reuse(&own());
                     if let Some(part) = self.part.take() {
                         walk.reuse_forest(&part);
+                    }
+                    if let Some(salvage) = self.salvage.take() {
+                        walk.reuse_salvage(salvage);
                     }
                     let target = Arc::clone(stable);
                     self.fetching = Some(Fetching {
@@ -317,6 +337,10 @@ mod tests {
         (state.freeze(), Arc::new(certificate))
     }
 
+    fn at(executed: u64) -> Standing {
+        Standing { executed: Seq(executed), lacks_state: false }
+    }
+
     fn nothing() -> Frozen {
         State::new([]).freeze()
     }
@@ -341,7 +365,7 @@ mod tests {
         let mut transfer = transfer(3);
         let mut first = ReplicaSet::EMPTY;
         for steps in 0..1000 {
-            let told = transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(0), nothing);
+            let told = transfer.on_time(after(steps), &tuning(), Some(&stable), at(0), nothing);
             if let Some(ToPeer::Ask(peer, _)) = told.first() {
                 first.insert(*peer);
             }
@@ -359,7 +383,7 @@ mod tests {
             let now = after(steps);
             // There is always a newer one, until there is none.
             let (_, stable) = &states[targeted.len().min(2)];
-            let mut told = transfer.on_time(now, &tuning(), Some(stable), Seq(0), nothing);
+            let mut told = transfer.on_time(now, &tuning(), Some(stable), at(0), nothing);
             if transfer.target() == Some(stable.position) && targeted.len() < 3 {
                 targeted.push(steps);
             }
@@ -384,10 +408,10 @@ mod tests {
         let (state, stable) = certified(10);
         let mut transfer = transfer(1);
         let whole = |transfer: &mut Transfer| transfer.take_whole(Seq(2)).expect("a sound state");
-        let told = transfer.on_time(after(0), &tuning(), Some(&stable), Seq(2), nothing);
+        let told = transfer.on_time(after(0), &tuning(), Some(&stable), at(2), nothing);
         assert!(told.is_empty(), "execution has not stood still yet");
         let now = after(STANDSTILL_TIMES);
-        let mut told = transfer.on_time(now, &tuning(), Some(&stable), Seq(2), nothing);
+        let mut told = transfer.on_time(now, &tuning(), Some(&stable), at(2), nothing);
         while let Some(ToPeer::Ask(peer, question)) = told.pop() {
             let answer = answer(&state, question, usize::MAX);
             told.extend(transfer.on_answer(now, &tuning(), peer, answer).expect("sound pages"));
@@ -408,7 +432,7 @@ mod tests {
         let (_, stable) = certified(10);
         let mut transfer = transfer(1);
         for steps in [0, STANDSTILL_TIMES] {
-            transfer.on_time(after(steps), &tuning(), Some(&stable), Seq(2), nothing);
+            transfer.on_time(after(steps), &tuning(), Some(&stable), at(2), nothing);
         }
         assert!(transfer.is_fetching());
         assert!(transfer.on_durable(position(11)).is_none() && !transfer.is_fetching());

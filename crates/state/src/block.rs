@@ -4,7 +4,7 @@
 //!
 //! | head | |
 //! | --- | --- |
-//! | 0 | `quorate pages 1`, a line feed |
+//! | 0 | `quorate pages 1`, a line feed; the digit is the version |
 //! | 16 | file number, u32 |
 //! | 20 | crc32c of bytes 0 to 19 |
 //! | 24 | zeros |
@@ -92,9 +92,12 @@ pub enum BlockFault {
     /// The checksum does not fit: it was damaged, or belongs elsewhere.
     #[error("its checksum is wrong")]
     Checksum,
-    /// It is of a kind that is not expected here, or unknown.
+    /// It is of another kind than is expected here.
     #[error("it is of another kind")]
     Kind,
+    /// Its checksum fits and its kind is unknown: a newer version has written it.
+    #[error("it is of kind {0}, which this version does not know")]
+    Unknown(u8),
     /// It names more or fewer blocks than its page has children or long values.
     #[error("it names another number of blocks than its page asks for")]
     Addresses,
@@ -111,7 +114,7 @@ pub(crate) struct Block<'a> {
     pub(crate) content: &'a [u8],
 }
 
-/// Replaces `out` by the head of a page file.
+/// The head of a page file.
 pub(crate) fn file_head(file: FileNumber) -> [u8; FILE_HEAD_BYTES] {
     let mut head = [0; FILE_HEAD_BYTES];
     head[..16].copy_from_slice(MAGIC);
@@ -119,6 +122,12 @@ pub(crate) fn file_head(file: FileNumber) -> [u8; FILE_HEAD_BYTES] {
     let sum = crc32c::crc32c(&head[..20]);
     head[20..24].copy_from_slice(&sum.to_le_bytes());
     head
+}
+
+/// Whether this is the sound head of a page file of another version.
+pub(crate) fn is_of_another_version(head: &[u8; FILE_HEAD_BYTES]) -> bool {
+    let sum = crc32c::crc32c(&head[..20]).to_le_bytes();
+    head.starts_with(&MAGIC[..14]) && head[..16] != MAGIC[..] && head[20..24] == sum
 }
 
 /// The length of a block.
@@ -172,7 +181,7 @@ pub(crate) fn read_block(address: Address, bytes: &[u8]) -> Result<Block<'_>, Bl
         1 => BlockKind::Leaf,
         2 => BlockKind::Inner,
         3 => BlockKind::Value,
-        _ => return Err(BlockFault::Kind),
+        other => return Err(BlockFault::Unknown(other)),
     };
     let addresses: Vec<Address> =
         (0..count).map(|_| Address::read(&mut reader)).collect::<Result<_, BlockFault>>()?;

@@ -19,7 +19,7 @@ use crate::cache::{Cache, FileNumber, Place, PlaceEpoch};
 use crate::forest::Forest;
 use crate::frozen::Frozen;
 use crate::leaf::Leaf;
-use crate::manifest::{CheckpointHead, FileEntry, Manifest, RootEntry, root_digest};
+use crate::manifest::{CheckpointHead, ExecutedTip, FileEntry, Manifest, RootEntry, root_digest};
 use crate::node::{Node, digest_of_page};
 use crate::store::{FileUse, PageStore, Removal};
 use crate::totals::ENTRY_BYTES_MIN;
@@ -87,6 +87,7 @@ pub struct Checkpoint {
     complete: bool,
     /// What a partial one is on the way to.
     target: Digest,
+    tips: Vec<ExecutedTip>,
     forest: Forest,
     /// A lower bound of what the state takes on disk.
     live_bytes_min: u64,
@@ -125,6 +126,7 @@ impl PageStore {
         let totals = state.totals;
         let live_bytes_min = totals.stored_bytes + totals.user_keys * ENTRY_BYTES_MIN;
         Checkpoint::new(self, head, Forest::of(&state.tree), None, live_bytes_min)
+            .with_tips(state.executed_tips())
     }
 
     /// Begins a partial checkpoint: of what a transfer of the state with this `root` has received.
@@ -173,6 +175,7 @@ impl Checkpoint {
             head,
             complete: target.is_none(),
             target: target.unwrap_or_default(),
+            tips: Vec::new(),
             walk: Walk::over(&forest),
             forest,
             live_bytes_min,
@@ -187,6 +190,10 @@ impl Checkpoint {
             work: 0,
             removal: None,
         }
+    }
+
+    fn with_tips(self, tips: Vec<ExecutedTip>) -> Self {
+        Self { tips, ..self }
     }
 
     /// Works a little.
@@ -275,6 +282,7 @@ impl Checkpoint {
             root: self.root(),
             roots: roots.collect(),
             files: files.collect(),
+            tips: self.tips.clone(),
         }
     }
 

@@ -4,7 +4,8 @@ use quorate_types::Digest;
 
 use crate::entries::Entries;
 use crate::leaf::VersionedRef;
-use crate::system::USER;
+use crate::manifest::ExecutedTip;
+use crate::system::{self, USER};
 use crate::totals::Totals;
 use crate::tree::Tree;
 
@@ -34,6 +35,17 @@ impl Frozen {
     pub fn root_with_pauses(&self, mut pause: impl FnMut()) -> Digest {
         self.tree.hash_below(&mut Vec::new(), &mut pause);
         self.root()
+    }
+
+    /// Where the lanes stand that have moved, by lane.
+    #[must_use]
+    pub fn executed_tips(&self) -> Vec<ExecutedTip> {
+        let [start, end] = &system::LANES;
+        let tip = |(key, entry): (&[u8], VersionedRef<'_>)| {
+            let (upto, chain) = system::lane_fields(entry.value)?;
+            Some(ExecutedTip { lane: system::lane_of(key)?, upto, chain })
+        };
+        self.tree.range(start, end).filter_map(tip).collect()
     }
 
     /// All entries in key order, system records first; keys begin with their namespace byte.

@@ -26,6 +26,7 @@ mod records;
 mod reply;
 mod restart;
 mod results;
+mod salvage;
 mod serve;
 mod session;
 mod state;
@@ -44,13 +45,15 @@ pub use entries::Entries;
 pub use forest::Forest;
 pub use frozen::Frozen;
 pub use leaf::VersionedRef;
-pub use load::{LoadError, LoadFigures, ReadPages, verify};
+pub use load::{LoadError, LoadFigures, ReadPages, is_of_the_medium, verify};
 pub use manifest::{
-    CheckpointHead, FileEntry, MANIFEST_BYTES_MAX, Manifest, ManifestFault, RootEntry, root_digest,
+    CheckpointHead, ExecutedTip, FileEntry, MANIFEST_BYTES_MAX, Manifest, ManifestFault, RootEntry,
+    root_digest,
 };
 pub use page::PageFault;
 pub use reply::{Outcome, Reply, SkipReason};
-pub use restart::Restored;
+pub use restart::{Known, Restored};
+pub use salvage::Salvage;
 pub use serve::{PageAnswer, PageRequest};
 pub use state::{BundleInput, Context, State};
 pub use store::{PageStore, Removal, StoreOptions};

@@ -46,6 +46,15 @@ pub enum LoadError {
         /// The file.
         file: FileNumber,
     },
+    /// A page file was written by another version.
+    #[error(
+        "page file {file} is of another version; start the version that has written it, or go on with an upgrade that \
+         reads both"
+    )]
+    Version {
+        /// The file.
+        file: FileNumber,
+    },
     /// A block is damaged.
     #[error("page file {file} is damaged at byte {offset}: the block there is wrong: {fault}")]
     Block {
@@ -77,6 +86,32 @@ pub enum LoadError {
     /// The manifest contradicts itself, or is not of the kind that is asked for.
     #[error("the manifest is wrong: {0}")]
     Manifest(#[from] ManifestFault),
+}
+
+impl LoadError {
+    /// Whether something is damaged, so that others may serve in its place. Otherwise it is whole as far as anybody can
+    /// tell, and whoever cannot read it must not go on without it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Unreadable { cause, .. } => is_of_the_medium(cause),
+            Self::Manifest(fault) => fault.is_damage(),
+            Self::Version { .. } | Self::Block { fault: BlockFault::Unknown(_), .. } => false,
+            Self::FileHead { .. } | Self::Block { .. } | Self::Page { .. } | Self::Outside { .. } => true,
+        }
+    }
+}
+
+/// What the kernel says where a file system is broken (`EBADMSG`, `EUCLEAN`, `ENODATA`) or a medium fails (`EIO`).
+const MEDIUM_ERRORS: [i32; 4] = [5, 61, 74, 117];
+
+/// Whether bytes are gone, or the medium does not give them. Rights, limits and mounts are for the operator to mend, and
+/// the bytes are there afterwards.
+#[must_use]
+pub fn is_of_the_medium(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | UnexpectedEof)
+        || error.raw_os_error().is_some_and(|number| MEDIUM_ERRORS.contains(&number))
 }
 
 /// What reading a checkpoint showed.
@@ -186,6 +221,9 @@ impl<'a, Source: ReadPages> Loader<'a, Source> {
                 offset: 0,
                 cause,
             })?;
+            if block::is_of_another_version(&head) {
+                return Err(LoadError::Version { file });
+            }
             if head != block::file_head(file) {
                 return Err(LoadError::FileHead { file });
             }

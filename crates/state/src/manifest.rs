@@ -6,7 +6,7 @@
 //! | field | |
 //! | --- | --- |
 //! | `quorate manifest` | 16 bytes |
-//! | version | u32, 1 |
+//! | version | u32, 2 |
 //! | kind | u8: 0 complete, 1 partial |
 //! | number | u64 |
 //! | seq, chain digest, timestamp | u64, 32 bytes, u64 |
@@ -14,9 +14,10 @@
 //! | roots | count u32, each: height u8, digest of the node, address |
 //! | files | count u32, each: number, length, live bytes, u32 each |
 //! | certificate | length u32, bytes |
+//! | lane tips | count u32, each: origin u8, link u8, number u64, chain 32 bytes; none in a partial one |
 //! | crc32c of all before | u32 |
 
-use quorate_types::{Digest, Domain, Nanoseconds, Seq};
+use quorate_types::{Digest, Domain, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq};
 use thiserror::Error;
 
 use crate::block::{ADDRESS_BYTES, Address, BlockFault};
@@ -25,7 +26,8 @@ use crate::node::HEIGHT_MAX;
 use crate::page::{PageFault, Reader};
 
 const MAGIC: &[u8; 16] = b"quorate manifest";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const TIP_BYTES: usize = 2 + 8 + 32;
 const COMPLETE: u8 = 0;
 const PARTIAL: u8 = 1;
 /// The longest manifest that is read: room for more page files than any disk has.
@@ -69,6 +71,17 @@ pub struct FileEntry {
     pub live_bytes: u32,
 }
 
+/// Where a lane stands in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecutedTip {
+    /// The lane.
+    pub lane: LaneId,
+    /// The last batch that was executed.
+    pub upto: LaneNumber,
+    /// The chain digest there.
+    pub chain: Digest,
+}
+
 /// What makes blocks in page files a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -84,14 +97,23 @@ pub struct Manifest {
     pub roots: Vec<RootEntry>,
     /// The page files, ascending.
     pub files: Vec<FileEntry>,
+    /// Where the lanes stand in the state, by lane: so what leads on from it is understood even where the pages that say
+    /// so cannot be read.
+    pub tips: Vec<ExecutedTip>,
 }
 
 /// What is wrong with a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ManifestFault {
-    /// It is no manifest, or of another version.
-    #[error("it does not begin as a manifest of version {VERSION} does")]
+    /// It is no manifest.
+    #[error("it does not begin as a manifest does")]
     Magic,
+    /// It is whole, and of another version.
+    #[error(
+        "it is of version {0}, and this program reads version {VERSION}: start the version that has written it, or an \
+         upgrade that reads both"
+    )]
+    Version(u32),
     /// It is cut off, or too long.
     #[error("its length is wrong")]
     Length,
@@ -101,6 +123,14 @@ pub enum ManifestFault {
     /// Its fields contradict each other.
     #[error("its fields contradict each other")]
     Contradiction,
+}
+
+impl ManifestFault {
+    /// Whether it is damaged, rather than of a version that this one does not know.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Version(_))
+    }
 }
 
 impl From<PageFault> for ManifestFault {
@@ -161,6 +191,12 @@ impl Manifest {
         }
         out.extend_from_slice(&count(self.head.certificate.len()));
         out.extend_from_slice(&self.head.certificate);
+        out.extend_from_slice(&count(self.tips.len()));
+        for tip in &self.tips {
+            out.extend_from_slice(&tip.lane.to_bytes());
+            out.extend_from_slice(&tip.upto.0.to_le_bytes());
+            out.extend_from_slice(&tip.chain.0);
+        }
         let sum = crc32c::crc32c(&out);
         out.extend_from_slice(&sum.to_le_bytes());
         out
@@ -168,14 +204,18 @@ impl Manifest {
 
     /// Reads the bytes of a manifest's file. Any bytes give a manifest or what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestFault> {
-        if bytes.get(..16) != Some(&MAGIC[..]) || bytes.get(16..20) != Some(&VERSION.to_le_bytes()[..]) {
+        if bytes.get(..16) != Some(&MAGIC[..]) {
             return Err(ManifestFault::Magic);
         }
         let (fields, sum) = bytes.split_last_chunk().ok_or(ManifestFault::Length)?;
         if crc32c::crc32c(fields) != u32::from_le_bytes(*sum) {
             return Err(ManifestFault::Checksum);
         }
-        let mut reader = Reader::new(&fields[20..]);
+        let mut reader = Reader::new(fields.get(16..).ok_or(ManifestFault::Length)?);
+        let version = reader.u32()?;
+        if version != VERSION {
+            return Err(ManifestFault::Version(version));
+        }
         let complete = match reader.byte()? {
             COMPLETE => true,
             PARTIAL => false,
@@ -196,9 +236,13 @@ impl Manifest {
         })?;
         let length = reader.u32()? as usize;
         let certificate = reader.bytes(length)?.to_vec();
+        let tips = list(&mut reader, TIP_BYTES, |reader| {
+            let lane = LaneId { origin: ReplicaId(reader.byte()?), link: LinkId(reader.byte()?) };
+            Ok(ExecutedTip { lane, upto: LaneNumber(reader.u64()?), chain: Digest(reader.array()?) })
+        })?;
         reader.end()?;
         let head = CheckpointHead { seq, digest, timestamp, certificate };
-        let manifest = Self { number, complete, head, root, roots, files };
+        let manifest = Self { number, complete, head, root, roots, files, tips };
         if manifest.is_sound() { Ok(manifest) } else { Err(ManifestFault::Contradiction) }
     }
 

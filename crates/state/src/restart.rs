@@ -1,4 +1,10 @@
 //! From which checkpoint a restart goes on.
+//!
+//! What cannot be read is not unneeded (DESIGN section 5): it stays under its name until a whole, certified checkpoint
+//! is durable that is at least as new as what the logs know to be certified. What is intact of it is used, and served to
+//! others who may lack just that.
+
+use std::sync::Arc;
 
 use quorate_types::Seq;
 
@@ -6,78 +12,139 @@ use crate::forest::Forest;
 use crate::frozen::Frozen;
 use crate::load::{LoadError, ReadPages};
 use crate::manifest::Manifest;
+use crate::salvage::Salvage;
 use crate::store::PageStore;
+
+/// What the logs know of certified states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The slot of the newest certificate that they hold.
+    pub certificate: Option<Seq>,
+    /// The checkpoint to go on from is the newest up to here: the certificate, unless none is known or it does not
+    /// matter.
+    pub upto: Seq,
+}
 
 /// What checkpoints give back.
 #[derive(Debug, Default)]
 pub struct Restored {
     /// The checkpoint to go on from.
     pub whole: Option<(Manifest, Frozen)>,
+    /// The checkpoint to go on from whose pages cannot all be read: where it stands is known, and the state after a slot
+    /// at least as new is certified, so the rest can be had from others. Only if there is no whole one.
+    pub broken: Option<Manifest>,
+    /// What is intact in all page files, where the certified state may not be had from the checkpoint to go on from.
+    pub salvage: Option<Arc<Salvage>>,
     /// What a transfer had received above it.
     pub part: Option<(Manifest, Forest)>,
     /// Manifests whose checkpoints could not be read, and why.
     pub damaged: Vec<(u64, LoadError)>,
-    /// Whether what nothing needs may be removed at once. Otherwise it goes with the next checkpoint, as nothing proves
-    /// before that it is of no use.
+    /// Whether what nothing needs may be removed at once. Otherwise the store has set it aside.
     pub may_tidy: bool,
 }
 
 impl PageStore {
-    /// Loads what a replica goes on from after which others have `certified` the state, and keeps what it may need.
+    /// Loads what a replica goes on from, after what its logs know of certified states, and keeps what it may need.
     ///
     /// That is the newest whole checkpoint up to there, not a newer one: of that nobody else may have heard, so what
-    /// led to it may be wanted of this replica yet, and it is executed again from the log. Where all those are
-    /// damaged, a newer one is better than none; `incomplete` says that manifests are missing among these, as they
-    /// cannot be read.
+    /// led to it may be wanted of this replica yet, and it is executed again from the log. An older one is no
+    /// substitute for a certified one that is damaged, as the logs lead on from that one only; what is lost of it can be
+    /// had from others. `incomplete` says that there are manifests beside these that cannot be read.
+    ///
+    /// # Errors
+    /// When something is whole, as far as anybody can tell, and cannot be read ([`LoadError::is_damage`] says no): then
+    /// the caller must change nothing.
     pub fn restore(
         &mut self,
         manifests: impl IntoIterator<Item = Manifest>,
         incomplete: bool,
-        certified: Seq,
+        known: Known,
         source: &mut impl ReadPages,
-    ) -> Restored {
+    ) -> Result<Restored, LoadError> {
         let (whole, mut parts): (Vec<_>, Vec<_>) =
             manifests.into_iter().partition(|manifest| manifest.complete);
-        let (mut known, mut ahead): (Vec<_>, Vec<_>) =
-            whole.into_iter().partition(|manifest| manifest.head.seq <= certified);
-        known.sort_by_key(|manifest| (manifest.head.seq, manifest.number));
+        let all: Vec<Manifest> = whole.clone();
+        let (mut below, mut ahead): (Vec<_>, Vec<_>) =
+            whole.into_iter().partition(|manifest| manifest.head.seq <= known.upto);
+        below.sort_by_key(|manifest| (manifest.head.seq, manifest.number));
         ahead.sort_by_key(|manifest| (manifest.head.seq, manifest.number));
         let mut found = Restored::default();
-        let is_first = known.is_empty() && ahead.is_empty();
-        while let Some(manifest) = known.pop() {
+        let is_first = below.is_empty() && ahead.is_empty();
+        let is_certified = |manifest: &Manifest| {
+            known.certificate.is_some_and(|certificate| manifest.head.seq <= certificate)
+        };
+        while let Some(manifest) = below.pop() {
             if found.whole.is_some() {
                 self.keep(&manifest);
-            } else {
-                found.take_whole(self, manifest, source);
+            } else if found.broken.is_none() || found.broken.as_ref().map(slot) == Some(slot(&manifest)) {
+                let rest = found.take_whole(self, manifest, source)?;
+                found.broken = found.broken.or(rest.filter(is_certified));
             }
         }
         // Not looked at unless there is nothing else: they are written again.
         let mut ahead = ahead.into_iter();
         while found.whole.is_none()
+            && found.broken.is_none()
             && (incomplete || !found.damaged.is_empty())
             && let Some(manifest) = ahead.next()
         {
-            found.take_whole(self, manifest, source);
+            found.take_whole(self, manifest, source)?;
         }
+        if found.whole.is_some() {
+            found.broken = None;
+        }
+        let own = found.whole.as_ref().map(|(manifest, _)| manifest).or(found.broken.as_ref());
+        let own = own.map_or(Seq(0), |manifest| manifest.head.seq);
         parts.sort_by_key(|manifest| manifest.number);
-        let own = found.whole.as_ref().map_or(Seq(0), |(manifest, _)| manifest.head.seq);
         if let Some(manifest) = parts.pop().filter(|newest| newest.head.seq > own) {
             match self.load_forest(&manifest, source) {
                 Ok((forest, _)) => found.part = Some((manifest, forest)),
-                Err(error) => found.damaged.push((manifest.number, error)),
+                Err(error) => found.note(&manifest, error)?,
             }
         }
-        self.begin_with(&[found.whole.as_ref().map_or(Seq(0), |(manifest, _)| manifest.head.seq)]);
+        self.begin_with(&[own]);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
-        found
+        if !found.may_tidy {
+            self.set_aside(known.certificate.unwrap_or_default().max(own));
+        }
+        let is_damaged = incomplete || !found.damaged.is_empty();
+        if is_damaged && (found.whole.is_none() || known.certificate > Some(own)) {
+            let salvage = Salvage::gather(self.page_files(), all.iter(), source)?;
+            found.salvage = Some(Arc::new(salvage));
+        }
+        Ok(found)
     }
 }
 
+fn slot(manifest: &Manifest) -> Seq {
+    manifest.head.seq
+}
+
 impl Restored {
-    fn take_whole(&mut self, store: &mut PageStore, manifest: Manifest, source: &mut impl ReadPages) {
+    /// Loads a checkpoint; gives its manifest back if it is damaged.
+    fn take_whole(
+        &mut self,
+        store: &mut PageStore,
+        manifest: Manifest,
+        source: &mut impl ReadPages,
+    ) -> Result<Option<Manifest>, LoadError> {
         match store.load(&manifest, source) {
-            Ok((state, _)) => self.whole = Some((manifest, state)),
-            Err(error) => self.damaged.push((manifest.number, error)),
+            Ok((state, _)) => {
+                self.whole = Some((manifest, state));
+                Ok(None)
+            }
+            Err(error) => {
+                self.note(&manifest, error)?;
+                Ok(Some(manifest))
+            }
         }
+    }
+
+    fn note(&mut self, manifest: &Manifest, error: LoadError) -> Result<(), LoadError> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        self.damaged.push((manifest.number, error));
+        Ok(())
     }
 }

@@ -10,6 +10,9 @@
 //! one is needed: files are compacted so far that the next checkpoint fits, too, if it writes as much as the last. Up to
 //! that one more complete manifest is kept; it is given up when all would take more, and before a checkpoint is written
 //! that would not fit beside it.
+//!
+//! Where a restart found something that it could not read, nothing that was there is removed before a whole checkpoint
+//! is durable that is as new as what was certified then, and certified itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +78,15 @@ impl Kept {
     }
 }
 
+/// What was there when something could not be read. It stays until a certified checkpoint takes its place.
+#[derive(Debug)]
+struct Aside {
+    /// The slot that such a checkpoint has at least.
+    until: Seq,
+    manifests: BTreeSet<u64>,
+    pages: BTreeSet<FileNumber>,
+}
+
 /// The files of one replica's checkpoints.
 #[derive(Debug)]
 pub struct PageStore {
@@ -95,6 +107,7 @@ pub struct PageStore {
     pages: BTreeMap<FileNumber, u32>,
     /// All manifests that exist or may exist.
     manifests: BTreeSet<u64>,
+    aside: Option<Aside>,
     next_file: FileNumber,
     next_manifest: u64,
 }
@@ -120,6 +133,7 @@ impl PageStore {
             kept: Vec::new(),
             disk_bytes_max: None,
             needed: None,
+            aside: None,
             next_file: pages.keys().last().map_or(FileNumber(1), |last| last.next()),
             next_manifest: manifests.last().map_or(1, |last| last + 1),
             pages,
@@ -152,6 +166,33 @@ impl PageStore {
 
     pub(crate) fn begin_with(&mut self, needed: &[Seq]) {
         self.needed = Some(needed.to_vec());
+    }
+
+    /// All that is there stays until a certified checkpoint after `until`, or a later one, is durable.
+    pub(crate) fn set_aside(&mut self, until: Seq) {
+        let (manifests, pages) = (self.manifests.clone(), self.pages.keys().copied().collect());
+        self.aside = Some(Aside { until, manifests, pages });
+    }
+
+    /// Whether something that could not be read is kept.
+    #[must_use]
+    pub fn has_set_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// All page files with their lengths.
+    pub(crate) fn page_files(&self) -> &BTreeMap<FileNumber, u32> {
+        &self.pages
+    }
+
+    /// Lets go of what was set aside once a certified checkpoint takes its place: the lowest that is needed is one.
+    fn look_aside(&mut self) {
+        let settled = self.needed.as_ref().and_then(|needed| needed.first()).copied().unwrap_or_default();
+        if let Some(Aside { until, .. }) = self.aside
+            && self.kept.iter().any(|kept| kept.complete && kept.seq >= until && kept.seq <= settled)
+        {
+            self.aside = None;
+        }
     }
 
     /// Notes that nodes now have places in the files of a manifest, of which `live` bytes each were met.
@@ -265,6 +306,7 @@ impl PageStore {
     }
 
     fn retain(&mut self, complete_max: usize) -> Removal {
+        self.look_aside();
         let complete = || self.kept.iter().filter(|kept| kept.complete).map(Kept::age);
         let oldest = complete().rev().nth(complete_max - 1).unwrap_or_default();
         let newest = complete().next_back().unwrap_or_default();
@@ -278,14 +320,22 @@ impl PageStore {
             false => kept.age() > newest && Some(kept.age()) == partial,
         });
         let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();
-        let manifests: Vec<u64> = self.manifests.difference(&needed).copied().collect();
+        let is_aside =
+            |number: &u64| self.aside.as_ref().is_some_and(|aside| aside.manifests.contains(number));
+        let others = self.manifests.difference(&needed).copied();
+        let (mut stay, gone): (BTreeSet<u64>, BTreeSet<u64>) = others.partition(is_aside);
+        stay.extend(needed);
+        let manifests = gone.into_iter().collect();
+        let is_page_aside =
+            |number: &FileNumber| self.aside.as_ref().is_some_and(|aside| aside.pages.contains(number));
         let pages: Vec<FileNumber> = self
             .pages
             .keys()
             .filter(|number| !self.kept.iter().any(|kept| kept.files.contains(number)))
+            .filter(|number| !is_page_aside(number))
             .copied()
             .collect();
-        self.manifests = needed;
+        self.manifests = stay;
         for number in &pages {
             self.pages.remove(number);
         }

@@ -12,7 +12,9 @@
 //!
 //! Numbers are little-endian. Replies reuse their slots, so the tree keeps its shape while a session runs.
 
-use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, SessionId, limits};
+use quorate_types::{
+    BundleNumber, Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, SessionId, limits,
+};
 
 /// The namespace byte of system records.
 pub(crate) const SYSTEM: u8 = 0;
@@ -20,6 +22,7 @@ pub(crate) const SYSTEM: u8 = 0;
 pub(crate) const USER: u8 = 1;
 /// The prefixes that end the namespaces' parts: keys from the first (included) to the second (excluded).
 pub(crate) const CLIENTS: [[u8; 2]; 2] = [[SYSTEM, CLIENT], [SYSTEM, LANE]];
+pub(crate) const LANES: [[u8; 2]; 2] = [[SYSTEM, LANE], [SYSTEM, SESSION]];
 pub(crate) const SESSIONS: [[u8; 2]; 2] = [[SYSTEM, SESSION], [SYSTEM, SESSION + 1]];
 
 const HEADER: u8 = 0;
@@ -46,6 +49,12 @@ pub(crate) fn client_key(client: &[u8; 32]) -> [u8; 34] {
 pub(crate) fn lane_key(lane: LaneId) -> [u8; 4] {
     let [origin, link] = lane.to_bytes();
     [SYSTEM, LANE, origin, link]
+}
+
+/// The lane of a record's key, if it is a lane's.
+pub(crate) fn lane_of(key: &[u8]) -> Option<LaneId> {
+    let [SYSTEM, LANE, origin, link] = *key else { return None };
+    Some(LaneId { origin: ReplicaId(origin), link: LinkId(link) })
 }
 
 pub(crate) fn session_key(session: &SessionId) -> [u8; 34] {

@@ -30,6 +30,7 @@ use crate::leaf::{LEAF_WEIGHT_MAX, LongValue};
 use crate::manifest::root_digest;
 use crate::node::{INNER_WEIGHT_MAX, Node, digest_of_page};
 use crate::page::PageFault;
+use crate::salvage::Salvage;
 use crate::serve::{PageAnswer, PageRequest};
 use crate::totals::Totals;
 use crate::tree::Tree;
@@ -124,6 +125,8 @@ pub struct Transfer {
     values: BTreeMap<Digest, Arc<LongValue>>,
     /// What is remembered of the peers.
     servers: Servers,
+    /// What is left of an own state that is damaged.
+    salvage: Option<Arc<Salvage>>,
     banned: BTreeSet<ReplicaId>,
     resting: BTreeMap<ReplicaId, Nanoseconds>,
     /// Who has left out what is wanted, and until when it is not asked for it again.
@@ -161,6 +164,7 @@ impl Transfer {
             nodes: BTreeMap::new(),
             values: BTreeMap::new(),
             servers: Servers::new(Budget::default()),
+            salvage: None,
             banned: BTreeSet::new(),
             resting: BTreeMap::new(),
             left_out: BTreeMap::new(),
@@ -181,6 +185,21 @@ impl Transfer {
         for (_, node) in &own.trees {
             node.digest(&mut page);
             self.index(node);
+        }
+    }
+
+    /// Takes the pages that are intact of an own state instead of asking peers for them, and begins at once if that is the
+    /// one that is fetched. Checks and builds what is there of it, so this comes last.
+    pub fn reuse_salvage(&mut self, salvage: Arc<Salvage>) {
+        self.salvage = Some(salvage);
+        self.plant_salvaged();
+    }
+
+    fn plant_salvaged(&mut self) {
+        if let Some((height, digest)) = self.salvage.as_ref().and_then(|salvage| salvage.find_top(&self.root))
+        {
+            // A height that no tree has comes with a root that nobody has signed; peers will tell the right one.
+            let _ = self.plant(height, digest);
         }
     }
 
@@ -209,6 +228,7 @@ impl Transfer {
         self.open.values_mut().for_each(|open| open.digests.clear());
         self.resting.clear();
         self.left_out.clear();
+        self.plant_salvaged();
     }
 
     /// The next request to this peer; nothing while it has enough open, rests or is banned, or nothing is wanted.
@@ -431,8 +451,10 @@ impl Transfer {
     }
 
     /// Takes what own states have; the rest is to be asked for, the first first.
-    fn want(&mut self, wants: Vec<Want>) {
-        for want in wants.into_iter().rev() {
+    fn want(&mut self, mut wants: Vec<Want>) {
+        wants.reverse();
+        let mut lacking = Vec::new();
+        while let Some(want) = wants.pop() {
             let known = match want.content {
                 Content::Value { .. } => self.values.get(&want.digest).cloned().map(|value| {
                     self.builder.adopt_value(&want, value);
@@ -441,11 +463,24 @@ impl Transfer {
                     self.builder.adopt(&want, node);
                 }),
             };
-            match known {
+            let mut below = Vec::new();
+            match known.or_else(|| self.take_salvaged(&want, &mut below)) {
                 Some(()) => self.reused += 1,
-                None => self.wanted.push(want),
+                None => lacking.push(want),
             }
+            wants.extend(below.into_iter().rev());
         }
+        self.wanted.extend(lacking.into_iter().rev());
+    }
+
+    /// Fills a want with what is left of an own state; what it needs below is appended to `below`.
+    fn take_salvaged(&mut self, want: &Want, below: &mut Vec<Want>) -> Option<()> {
+        let salvage = Arc::clone(self.salvage.as_ref()?);
+        let bytes = match want.content {
+            Content::Value { .. } => salvage.value(&want.digest),
+            _ => salvage.page(&want.digest),
+        };
+        self.builder.fill(want, bytes?, None, below).ok()
     }
 
     fn look_whether_whole(&mut self) {

@@ -1,7 +1,7 @@
 //! The thread with real files.
 
 use super::*;
-use crate::page_folder::{Found, find, tests::change, tests::state};
+use crate::page_folder::{Found, find, tests::change, tests::state, tests::upto};
 use quorate_state::{State, StoreOptions, Transfer, TransferOptions};
 use quorate_types::{ReplicaId, Seq};
 use std::path::Path;
@@ -23,9 +23,10 @@ struct Running {
 impl Running {
     fn start(path: &Path) -> (Self, Option<State>) {
         let mut folder = PageFolder::open(path, true).unwrap();
-        let Found { store, state, .. } = find(&mut folder, StoreOptions::default(), Seq(u64::MAX)).unwrap();
+        let Found { store, restored, .. } =
+            find(&mut folder, StoreOptions::default(), upto(u64::MAX)).unwrap();
         let (checkpointer, thread) = Checkpointer::start(folder, store).unwrap();
-        let state = state.map(|(_, frozen)| State::from_frozen(&frozen, 100));
+        let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, 100));
         (Self { checkpointer, thread, woken: mpsc::channel() }, state)
     }
 
@@ -115,9 +116,9 @@ fn what_a_transfer_received_is_kept_beside_the_last_state() {
     assert_eq!((written.complete, written.root), (false, root));
     running.stop();
     let mut pages = PageFolder::open(folder.path(), true).unwrap();
-    let found = find(&mut pages, StoreOptions::default(), Seq(u64::MAX)).unwrap();
-    let (manifest, forest) = found.partial.unwrap();
-    assert!(found.state.is_none() && manifest.root == root && !forest.is_empty());
+    let found = find(&mut pages, StoreOptions::default(), upto(u64::MAX)).unwrap();
+    let (manifest, forest) = found.restored.part.unwrap();
+    assert!(found.restored.whole.is_none() && manifest.root == root && !forest.is_empty());
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_checkpoint_that_meets_a_full_disk_is_undone_and_tried_again() {
     running.write(job(1, Contents::State(state.freeze())));
     assert!(matches!(running.outcome(), Outcome::Durable(_)));
     let before = names(folder.path());
-    assert_eq!(before, ["manifest-00000001", "pages-00000001"]);
+    assert_eq!(before, ["manifest-00000001", "manifest-00000001-copy", "pages-00000001"]);
     let length = folder.path().join("pages-00000001").metadata().unwrap().len();
     // The manifest is what does not fit, when all else is written.
     std::os::unix::fs::symlink("/dev/full", folder.path().join("manifest-00000002.new")).unwrap();

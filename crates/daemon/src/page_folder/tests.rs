@@ -3,7 +3,6 @@
 use super::*;
 use quorate_state::State;
 use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq};
-use std::io::{Read, Seek, SeekFrom};
 
 pub(crate) fn head(seq: u64) -> CheckpointHead {
     let digest = Digest([3; 32]);
@@ -49,8 +48,24 @@ fn found(path: &Path) -> (PageFolder, Found) {
 
 fn found_upto(path: &Path, certified: u64) -> (PageFolder, Found) {
     let mut folder = PageFolder::open(path, true).unwrap();
-    let found = find(&mut folder, StoreOptions::default(), Seq(certified)).unwrap();
+    let found = find(&mut folder, StoreOptions::default(), upto(certified)).unwrap();
     (folder, found)
+}
+
+pub(crate) fn upto(seq: u64) -> Known {
+    Known { certificate: None, upto: Seq(seq) }
+}
+
+fn certified(seq: u64) -> Known {
+    Known { certificate: Some(Seq(seq)), upto: Seq(seq) }
+}
+
+/// Flips a bit of a file.
+fn flip(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
 #[test]
@@ -58,7 +73,7 @@ fn what_was_written_is_found_again_and_continued() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pages");
     let mut state = state();
-    let (mut pages, Found { mut store, state: none, .. }) = found(&path);
+    let (mut pages, Found { mut store, restored: Restored { whole: none, .. }, .. }) = found(&path);
     assert!(none.is_none());
     for seq in 1..=4 {
         change(&mut state, seq);
@@ -67,7 +82,8 @@ fn what_was_written_is_found_again_and_continued() {
     drop((pages, store));
     std::fs::write(path.join("manifest-00000009.new"), b"unfinished").unwrap();
     std::fs::write(path.join("pages-00000077"), b"of no checkpoint").unwrap();
-    let (mut pages, Found { mut store, state: latest, damaged, .. }) = found(&path);
+    let (mut pages, Found { mut store, restored: Restored { whole: latest, .. }, damaged, .. }) =
+        found(&path);
     assert!(damaged.is_empty());
     let (manifest, frozen) = latest.unwrap();
     assert_eq!((manifest.head.clone(), manifest.root), (head(4), state.root()));
@@ -98,7 +114,8 @@ fn a_restart_goes_on_from_what_others_have_certified() {
     }
     let left = pages.list().unwrap().manifests;
     assert_eq!(left, [1, 3, 4], "the certified one stays, and the newest two");
-    let (mut pages, Found { mut store, state: certified, damaged, .. }) = found_upto(folder.path(), 1);
+    let (mut pages, Found { mut store, restored: Restored { whole: certified, .. }, damaged, .. }) =
+        found_upto(folder.path(), 1);
     assert!(damaged.is_empty());
     let (manifest, frozen) = certified.unwrap();
     assert_eq!((manifest.head.seq, frozen.root()), (Seq(1), roots[0]));
@@ -113,7 +130,7 @@ fn a_restart_goes_on_from_what_others_have_certified() {
     change(&mut state, 5);
     write(&mut pages, &mut store, 5, &state.freeze());
     assert_eq!(pages.list().unwrap().manifests, [7, 8]);
-    let (pages, Found { state: none, .. }) = found_upto(folder.path(), 0);
+    let (pages, Found { restored: Restored { whole: none, .. }, .. }) = found_upto(folder.path(), 0);
     assert!(none.is_none(), "nothing is certified: the log has everything");
     assert_eq!(pages.list().unwrap().manifests, [7, 8], "which shows with the next checkpoint");
 }
@@ -128,8 +145,10 @@ fn a_state_that_nobody_has_certified_serves_where_the_certified_one_is_damaged()
         change(&mut state, seq);
         write(&mut pages, &mut store, seq, &state.freeze());
     }
-    std::fs::write(pages.manifest_file(1), b"no manifest").unwrap();
-    let (_, Found { state: found, damaged, .. }) = found_upto(folder.path(), 1);
+    for copy in pages.manifest_copies(1) {
+        std::fs::write(copy, b"no manifest").unwrap();
+    }
+    let (_, Found { restored: Restored { whole: found, .. }, damaged, .. }) = found_upto(folder.path(), 1);
     assert_eq!(found.unwrap().0.head.seq, Seq(2));
     assert_eq!(damaged.len(), 1);
 }
@@ -144,13 +163,9 @@ fn a_damaged_checkpoint_is_passed_over_and_kept_until_the_next() {
     let root = state.root();
     change(&mut state, 2);
     let damaged = write(&mut pages, &mut store, 2, &state.freeze());
-    let file = pages.page_file(damaged.files[0].number);
-    let mut file = OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1)).unwrap();
-    file.read_exact(&mut last).unwrap();
-    file.write_all_at(&[!last[0]], file.metadata().unwrap().len() - 1).unwrap();
-    let (mut pages, Found { mut store, state: latest, damaged, .. }) = found(folder.path());
+    flip(&pages.page_file(damaged.files[0].number), u64::from(damaged.files[0].bytes) - 1);
+    let (mut pages, Found { mut store, restored: Restored { whole: latest, .. }, damaged, .. }) =
+        found(folder.path());
     let (manifest, frozen) = latest.unwrap();
     assert_eq!((manifest.number, frozen.root()), (1, root));
     let message = damaged[0].to_string();
@@ -178,7 +193,7 @@ fn a_copy_needs_nothing_of_the_first() {
     });
     assert_eq!((copied.unwrap().root, last), (manifest.root, total));
     from.close().unwrap();
-    let (_, Found { state: latest, .. }) = found(to.path());
+    let (_, Found { restored: Restored { whole: latest, .. }, .. }) = found(to.path());
     assert_eq!(latest.unwrap().1.root(), state.root());
 }
 
@@ -198,18 +213,125 @@ fn what_is_found_is_durable_before_the_replica_goes_on() {
     let mut state = state();
     // Nothing of this is made durable.
     let mut pages = PageFolder::open(directory.path(), false).unwrap();
-    let Found { mut store, .. } = find(&mut pages, StoreOptions::default(), Seq(0)).unwrap();
+    let Found { mut store, .. } = find(&mut pages, StoreOptions::default(), upto(0)).unwrap();
     for seq in 1..=2 {
         change(&mut state, seq);
         write(&mut pages, &mut store, seq, &state.freeze());
     }
     assert!(pages.made_durable.take().is_empty());
-    let (pages, Found { state: latest, .. }) = found(directory.path());
+    let (pages, Found { restored: Restored { whole: latest, .. }, .. }) = found(directory.path());
     let (manifest, _) = latest.unwrap();
     let mut expected: Vec<_> = manifest.files.iter().map(|file| pages.page_file(file.number)).collect();
-    expected.extend([pages.manifest_file(manifest.number), directory.path().to_owned()]);
+    expected.extend(pages.manifest_copies(manifest.number));
+    expected.push(directory.path().to_owned());
     assert_eq!(pages.made_durable.take(), expected);
     let mut careless = PageFolder::open(directory.path(), false).unwrap();
-    find(&mut careless, StoreOptions::default(), Seq(2)).unwrap();
+    find(&mut careless, StoreOptions::default(), upto(2)).unwrap();
     assert!(careless.made_durable.take().is_empty(), "a replica whose writes do not wait does not wait here");
+}
+
+#[test]
+fn one_copy_of_a_manifest_is_enough_and_makes_the_other_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut pages, Found { mut store, .. }) = found(directory.path());
+    let mut state = state();
+    change(&mut state, 1);
+    let manifest = write(&mut pages, &mut store, 1, &state.freeze());
+    let [first, second] = pages.manifest_copies(manifest.number);
+    let whole = std::fs::read(&first).unwrap();
+    for (number, path) in [&first, &second].into_iter().enumerate() {
+        if number == 0 {
+            flip(path, 77)
+        } else {
+            std::fs::remove_file(path).unwrap()
+        }
+        let (_, Found { restored, damaged, mended, .. }) = found(directory.path());
+        assert_eq!((restored.whole.unwrap().0, mended), (manifest.clone(), vec![manifest.number]));
+        assert!(damaged.is_empty());
+        assert_eq!(
+            (std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap()),
+            (whole.clone(), whole.clone())
+        );
+    }
+    assert!(found(directory.path()).1.mended.is_empty());
+}
+
+#[test]
+fn a_checkpoint_with_bad_pages_gives_what_is_intact_and_stays_until_a_certified_one_is_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut pages, Found { mut store, .. }) = found_upto(directory.path(), 0);
+    let mut state = state();
+    change(&mut state, 5);
+    let first = write(&mut pages, &mut store, 5, &state.freeze());
+    let file = pages.page_file(first.files[0].number);
+    flip(&file, u64::from(first.files[0].bytes) / 2);
+    let damaged = std::fs::read(&file).unwrap();
+    for _ in 0..2 {
+        let found = find(&mut pages, StoreOptions::default(), certified(5)).unwrap();
+        let Restored { whole, broken, salvage, may_tidy, .. } = found.restored;
+        assert!(whole.is_none() && !may_tidy, "a start after a start changes nothing");
+        let broken = broken.unwrap();
+        assert_eq!((&broken, broken.tips.len()), (&first, 1), "where it stands is known");
+        let blocks = verify_count(&state);
+        assert_eq!(salvage.unwrap().blocks(), blocks - 1, "one page is lost, and no other");
+        assert_eq!(std::fs::read(&file).unwrap(), damaged);
+        store = found.store;
+    }
+    // A state that nobody has certified takes the place of nothing.
+    pages.remove(&store.keep_states(&[Seq(5)])).unwrap();
+    change(&mut state, 6);
+    let second = write(&mut pages, &mut store, 6, &state.freeze());
+    assert!(store.has_set_aside() && pages.list().unwrap().manifests == [1, second.number]);
+    pages.remove(&store.keep_states(&[Seq(6)])).unwrap();
+    assert!(!store.has_set_aside() && pages.list().unwrap().manifests == [second.number]);
+    assert!(!file.exists());
+}
+
+/// The number of blocks of a state.
+fn verify_count(state: &State) -> usize {
+    let directory = tempfile::tempdir().unwrap();
+    let mut folder = PageFolder::open(directory.path(), false).unwrap();
+    let manifest = write_checkpoint(&state.freeze(), head(1), &mut folder, |_| {}).unwrap();
+    let (_, figures) = verify_checkpoint(&mut folder, manifest.number).unwrap();
+    usize::try_from(figures.blocks).unwrap()
+}
+
+#[test]
+fn what_is_whole_and_cannot_be_read_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut pages, Found { mut store, .. }) = found_upto(directory.path(), 0);
+    let mut state = state();
+    change(&mut state, 5);
+    let manifest = write(&mut pages, &mut store, 5, &state.freeze());
+    let all = |pages: &PageFolder| -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files: Vec<_> =
+            fs::read_dir(pages.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect()
+    };
+    // A newer version, with a checksum that fits.
+    let copies = pages.manifest_copies(manifest.number);
+    let mut newer = manifest.encode();
+    newer[16] = 9;
+    let end = newer.len() - 4;
+    let sum = crc32c::crc32c(&newer[..end]).to_le_bytes();
+    newer[end..].copy_from_slice(&sum);
+    for copy in &copies {
+        fs::write(copy, &newer).unwrap();
+    }
+    let before = all(&pages);
+    let refused = find(&mut pages, StoreOptions::default(), certified(5)).unwrap_err();
+    assert!(!refused.is_damage() && refused.to_string().contains("version 9"), "{refused}");
+    assert_eq!(all(&pages), before);
+    // A file that cannot be opened, and not because it is gone: a name in the way stands for rights and limits.
+    copies.iter().for_each(|copy| fs::write(copy, manifest.encode()).unwrap());
+    let file = pages.page_file(manifest.files[0].number);
+    let aside = directory.path().join("elsewhere");
+    fs::rename(&file, &aside).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let refused = find(&mut pages, StoreOptions::default(), certified(5)).unwrap_err();
+    assert!(!refused.is_damage(), "{refused}");
+    fs::remove_file(&file).unwrap();
+    fs::rename(&aside, &file).unwrap();
+    assert!(find(&mut pages, StoreOptions::default(), certified(5)).unwrap().restored.whole.is_some());
 }

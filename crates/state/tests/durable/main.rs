@@ -6,4 +6,5 @@ mod common;
 mod checkpoints;
 mod disk;
 mod random;
+mod salvage;
 mod transfers;

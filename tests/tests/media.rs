@@ -1,0 +1,198 @@
+//! Rotten media: what is damaged on a disk is not lost as long as others have it, and nobody forgets what it has
+//! promised. Real files, real processes.
+
+use quorate_tests::cluster::{Cluster, binary, wait_for};
+use quorate_tests::recorder::{Acknowledged, Recorder, assert_all_there};
+use quorate_types::ReplicaId;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Where a block is: the page file, the offset, and the length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    file: u32,
+    offset: u32,
+    bytes: u32,
+}
+
+/// The newest manifest in a folder of checkpoints, as far as these tests need it.
+#[derive(Debug)]
+struct Manifest {
+    seq: u64,
+    root: Place,
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn place(bytes: &[u8], at: usize) -> Place {
+    Place { file: number(bytes, at), offset: number(bytes, at + 4), bytes: number(bytes, at + 8) }
+}
+
+fn pages(cluster: &Cluster, replica: usize) -> PathBuf {
+    cluster.file(&format!("data-{replica}")).join("pages")
+}
+
+fn names(cluster: &Cluster, replica: usize) -> Vec<String> {
+    let entries = fs::read_dir(pages(cluster, replica)).expect("a replica makes it");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("ours").file_name().into_string().expect("plain names")).collect();
+    names.sort();
+    names
+}
+
+fn newest_manifest(cluster: &Cluster, replica: usize) -> Option<Manifest> {
+    let is_one = |name: &&String| name.starts_with("manifest-") && name.len() == "manifest-00000000".len();
+    let names = names(cluster, replica);
+    // It may be replaced by a newer one meanwhile.
+    let bytes = fs::read(pages(cluster, replica).join(names.iter().rfind(is_one)?)).ok()?;
+    let seq = u64::from_le_bytes(bytes[29..37].try_into().expect("eight bytes"));
+    Some(Manifest { seq, root: place(&bytes, 146) })
+}
+
+/// The blocks below an inner node.
+fn children(cluster: &Cluster, replica: usize, node: Place) -> Vec<Place> {
+    let file = fs::File::open(page_file(cluster, replica, node)).expect("it is there");
+    let mut block = vec![0; node.bytes as usize];
+    file.read_exact_at(&mut block, u64::from(node.offset)).expect("it is whole");
+    assert_eq!(block[4], 2, "it is an inner node");
+    let count = usize::from(u16::from_le_bytes([block[6], block[7]]));
+    (0..count).map(|index| place(&block, 12 + 12 * index)).collect()
+}
+
+fn page_file(cluster: &Cluster, replica: usize, block: Place) -> PathBuf {
+    pages(cluster, replica).join(format!("pages-{:08}", block.file))
+}
+
+/// Flips one bit in the middle of a block.
+fn flip(cluster: &Cluster, replica: usize, block: Place) {
+    let path = page_file(cluster, replica, block);
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("it is there");
+    let at = u64::from(block.offset + block.bytes / 2);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("it is whole");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("the directory is ours");
+}
+
+/// Waits until the newest checkpoint of every replica is the one that all know to be certified, while nothing is
+/// ordered.
+fn settle(cluster: &Cluster) {
+    let replicas = [0, 1, 2, 3];
+    wait_for("the newest checkpoint of all is certified", || {
+        let reports = cluster.reports(&replicas, false, |_| true);
+        let stable = reports[0]["stable"].as_u64()?;
+        let is_settled = |replica: &usize| {
+            let newest = newest_manifest(cluster, *replica).map(|manifest| manifest.seq);
+            reports[*replica]["stable"].as_u64() == Some(stable) && newest == Some(stable)
+        };
+        (stable > 0 && replicas.iter().all(is_settled)).then_some(())
+    });
+}
+
+/// A cluster with certified checkpoints, and what was acknowledged in it; nothing is ordered any more.
+fn with_checkpoints() -> (Cluster, Vec<Acknowledged>) {
+    let cluster = Cluster::start(4);
+    let recorders = [Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
+    wait_for("a tree with several leaves is written", || {
+        recorders.iter().all(|recorder| recorder.completed() >= 40).then_some(())
+    });
+    let acknowledged = recorders.into_iter().flat_map(Recorder::finish).collect();
+    // Whoever copies a state orders until one is certified.
+    let copy = cluster.file("copy").display().to_string();
+    let file = cluster.file("cluster.toml").display().to_string();
+    let output = Command::new(binary()).args(["backup", "--cluster", &file, "--to", &copy]).output();
+    let output = output.expect("quorate runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    settle(&cluster);
+    (cluster, acknowledged)
+}
+
+#[test]
+fn one_bad_block_on_each_replica_and_all_killed_lose_nothing() {
+    let (mut cluster, acknowledged) = with_checkpoints();
+    (0..4).for_each(|replica| cluster.kill(replica));
+    for replica in 0..4 {
+        let Manifest { root, .. } = newest_manifest(&cluster, replica).expect("there is one");
+        let below = children(&cluster, replica, root);
+        assert!(below.len() >= 4, "a tree with several leaves");
+        // Of the first the root itself, of the others one leaf each, and no leaf twice.
+        flip(&cluster, replica, if replica == 0 { root } else { below[replica] });
+    }
+    let before: Vec<Vec<String>> = (0..4).map(|replica| names(&cluster, replica)).collect();
+    (0..4).for_each(|replica| cluster.start_replica(replica));
+    for replica in 0..4 {
+        assert!(cluster.log(replica).contains("has bad pages"), "{}", cluster.log(replica));
+    }
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+    // They are voters: with one down, each of the others is needed.
+    for report in cluster.reports(&[0, 1, 2, 3], false, |_| true) {
+        let state = report["state"].as_str().expect("a sentence");
+        assert!(!state.starts_with("Learner"), "{state}");
+    }
+    cluster.kill(0);
+    cluster.assert_works();
+    cluster.start_replica(0);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+    // What was damaged goes when a certified checkpoint has taken its place, and another start finds nothing wrong.
+    wait_for("what was damaged is gone", || {
+        let is_gone = |replica: usize| {
+            let now = names(&cluster, replica);
+            before[replica]
+                .iter()
+                .filter(|name| name.starts_with("manifest-"))
+                .all(|name| !now.contains(name))
+        };
+        (0..4).all(is_gone).then_some(())
+    });
+    for replica in 0..4 {
+        cluster.kill(replica);
+        let told = cluster.log(replica).len();
+        cluster.start_replica(replica);
+        let since = cluster.log(replica)[told..].to_owned();
+        assert!(!since.contains("damaged") && !since.contains("bad pages"), "{since}");
+    }
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_page_file_that_may_not_be_opened_and_a_newer_manifest_refuse_the_start_and_change_nothing() {
+    let (mut cluster, acknowledged) = with_checkpoints();
+    cluster.kill(3);
+    let before = names(&cluster, 3);
+    let Manifest { root, .. } = newest_manifest(&cluster, 3).expect("there is one");
+    let file = page_file(&cluster, 3, root);
+    // A loop of links stands for whatever the kernel may refuse: root may open everything.
+    let elsewhere = cluster.file("elsewhere");
+    fs::rename(&file, &elsewhere).expect("the directory is ours");
+    std::os::unix::fs::symlink(&file, &file).expect("the directory is ours");
+    let refused = cluster.refused_start(3);
+    assert!(refused.contains("nothing was changed: see to the rights"), "{refused}");
+    assert_eq!(names(&cluster, 3), before);
+    fs::remove_file(&file).expect("the directory is ours");
+    fs::rename(&elsewhere, &file).expect("the directory is ours");
+    let of_manifests = |name: &&String| name.starts_with("manifest-");
+    let whole: Vec<(PathBuf, Vec<u8>)> = (before.iter().filter(of_manifests))
+        .map(|name| pages(&cluster, 3).join(name))
+        .map(|path| (path.clone(), fs::read(path).expect("it is there")))
+        .collect();
+    for (path, bytes) in &whole {
+        let mut newer = bytes.clone();
+        newer[16] = 9;
+        let end = newer.len() - 4;
+        let sum = crc32c::crc32c(&newer[..end]).to_le_bytes();
+        newer[end..].copy_from_slice(&sum);
+        fs::write(path, newer).expect("the directory is ours");
+    }
+    let refused = cluster.refused_start(3);
+    assert!(refused.contains("version 9") && refused.contains("nothing was changed"), "{refused}");
+    assert_eq!(names(&cluster, 3), before);
+    whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).expect("the directory is ours"));
+    cluster.start_replica(3);
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
