@@ -9,9 +9,7 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, Known, Restored, Salvage, State};
-use quorate_types::{
-    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, Why, limits,
-};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, Why, limits};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -96,9 +94,7 @@ impl Found {
     pub fn needs_batch(&self, lane: LaneId, number: LaneNumber) -> bool {
         let executed = match (&self.state, &self.broken) {
             (Some(state), _) => state.lane_tip(lane).map(|(upto, _)| upto),
-            (None, Some(broken)) => {
-                broken.tips.iter().find(|tip| tip.lane == lane).map(|tip| tip.upto)
-            }
+            (None, Some(broken)) => broken.tips.iter().find(|tip| tip.lane == lane).map(|tip| tip.upto),
             (None, None) => None,
         };
         executed.is_none_or(|upto| number > upto)

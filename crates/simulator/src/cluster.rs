@@ -88,6 +88,7 @@ pub struct Cluster {
     phase: Phase,
     trace: Trace,
     frames: u64,
+    broken: u64,
 }
 
 impl Cluster {
@@ -123,6 +124,7 @@ impl Cluster {
             phase: Phase::Faults,
             trace,
             frames: 0,
+            broken: 0,
             config,
             plan,
         };
@@ -222,6 +224,12 @@ impl Cluster {
     #[must_use]
     pub fn oracles(&self) -> &Oracles {
         &self.oracles
+    }
+
+    /// How often a replica has come back without a state that could be read, with others to have it from.
+    #[must_use]
+    pub fn broken(&self) -> u64 {
+        self.broken
     }
 
     /// The number of frames that arrived.

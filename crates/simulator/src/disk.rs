@@ -11,8 +11,7 @@ use log::LogDisk;
 use pages::PageDisk;
 use quorate_journal::{Damage, FoundBatch, LogIdentity, LogOptions, Record, Scan};
 use quorate_replica::Found;
-use quorate_state::State;
-use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId, limits};
+use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId};
 use quorate_wire::Position;
 
 /// What a disk writes whole or not at all.
@@ -115,13 +114,7 @@ impl Disk {
             log.resume(&scan);
         }
         found.learner.clone_from(&self.learner);
-        let restored = self.pages.restore(found.certified());
-        let checkpoint = restored.whole.map(|(manifest, frozen)| {
-            found.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
-            let head = manifest.head;
-            (Position { seq: head.seq, digest: head.digest }, manifest.root)
-        });
-        found.part = restored.part.map(|(_, forest)| forest);
+        let checkpoint = found.take(self.pages.restore(found.known()));
         let mut executed = Vec::new();
         for FoundBatch { journal, lsn, lane, number, .. } in batches {
             let record = self.logs.iter().find_map(|log| log.read_back(journal, lsn));

@@ -100,6 +100,12 @@ pub enum FaultKind {
         /// The replica.
         replica: ReplicaId,
     },
+    /// A replica crashes and blocks go bad while it is down, of which there are copies, on its own disk or on others'. It
+    /// is none of the f: it must come back as a voter, and all may have this at once.
+    Rot {
+        /// The replica.
+        replica: ReplicaId,
+    },
 }
 
 /// A fault with its time.
@@ -126,7 +132,7 @@ impl Fault {
     /// Whether it takes a process with it.
     #[must_use]
     pub fn is_crash(&self) -> bool {
-        matches!(self.kind, FaultKind::Crash { .. }) || self.is_damage()
+        matches!(self.kind, FaultKind::Crash { .. } | FaultKind::Rot { .. }) || self.is_damage()
     }
 
     /// Whether it takes something from a disk that was durable.
@@ -150,7 +156,16 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     let damage = if random.percent(25) { draw_damage(&mut random, plan) } else { Vec::new() };
     let is_damaged = !damage.is_empty();
     faults.extend(damage);
-    if is_damaged {
+    let rot = if !is_damaged && plan.replicas > 1 && random.percent(30) {
+        draw_rot(&mut random, plan)
+    } else {
+        Vec::new()
+    };
+    let is_rotten = !rot.is_empty();
+    faults.extend(rot);
+    if is_rotten {
+        // What goes bad is to be had from the others: none of them is away for good.
+    } else if is_damaged {
         // Those with damage count among the f for good.
     } else if plan.replicas > 1 && random.percent(30) {
         let (kind, begin) = (draw_lasting(&mut random, plan), Nanoseconds(random.below(plan.heal_at.0)));
@@ -233,6 +248,28 @@ fn draw_damage(random: &mut Random, plan: &Plan) -> Vec<Fault> {
         let kind =
             if random.percent(30) { FaultKind::LoseDisk { replica } } else { FaultKind::Corrupt { replica } };
         faults.push(Fault { kind, begin: Nanoseconds(begin), end: Nanoseconds(end) });
+    }
+    faults
+}
+
+/// Blocks go bad under some replicas or all, each on its own or at once, and perhaps again later.
+fn draw_rot(random: &mut Random, plan: &Plan) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for _ in 0..random.between(1, 3) {
+        let begin = random.between(plan.heal_at.0 / 4, plan.heal_at.0 - 1);
+        let count = if random.percent(50) {
+            u64::from(plan.replicas)
+        } else {
+            random.between(1, u64::from(plan.replicas))
+        };
+        let first = random.below(u64::from(plan.replicas));
+        for number in first..first + count {
+            let id = u8::try_from(number % u64::from(plan.replicas)).expect("invariant: below n");
+            let begin = (begin + random.below(3_000_000)).min(plan.heal_at.0 - 1);
+            let end = begin + random.magnitude(1, plan.heal_at.0 - begin);
+            let kind = FaultKind::Rot { replica: ReplicaId(id) };
+            faults.push(Fault { kind, begin: Nanoseconds(begin), end: Nanoseconds(end) });
+        }
     }
     faults
 }
@@ -351,7 +388,8 @@ pub(crate) fn blocked_pairs(kind: FaultKind, replicas: u8) -> Vec<(ReplicaId, Re
         | FaultKind::FillDisk { .. }
         | FaultKind::Crash { .. }
         | FaultKind::LoseDisk { .. }
-        | FaultKind::Corrupt { .. } => false,
+        | FaultKind::Corrupt { .. }
+        | FaultKind::Rot { .. } => false,
     };
     pairs.filter(|(from, to)| blocked(*from, *to)).collect()
 }

@@ -45,6 +45,8 @@ enum Kind {
     Standing,
     /// Replicas crash, and all disks keep what they have.
     Crashes,
+    /// Blocks go bad of which there are copies.
+    Rot,
     /// Disks lose what was durable.
     Damage,
 }
@@ -53,6 +55,7 @@ impl Kind {
     fn of(plan: &Plan) -> Self {
         match (plan.has_crashes(), plan.has_damage()) {
             (_, true) => Self::Damage,
+            (true, false) if plan.has_rot() => Self::Rot,
             (true, false) => Self::Crashes,
             (false, false) => Self::Standing,
         }
@@ -109,6 +112,7 @@ struct Totals {
     headers: u64,
     roots: usize,
     frames: u64,
+    broken: u64,
     rejects: BTreeMap<&'static str, u64>,
     pending_peak: usize,
     held_peak: usize,
@@ -123,6 +127,7 @@ impl Totals {
         self.headers += report.headers;
         self.roots += report.roots;
         self.frames += report.frames;
+        self.broken += report.broken;
         self.pending_peak = self.pending_peak.max(report.pending_peak);
         self.held_peak = self.held_peak.max(report.held_peak);
         self.kept_peak = self.kept_peak.max(report.kept_peak);
@@ -143,7 +148,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         }
     });
     println!(
-        "{} seeds from {}: {} findings; {} bundles, {} headers, {} roots compared, {} frames; refused {:?}",
+        "{} seeds from {}: {} findings; {} bundles, {} headers, {} roots compared, {} frames, {} broken states mended; refused {:?}",
         totals.seeds,
         arguments.start,
         totals.findings,
@@ -151,6 +156,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         totals.headers,
         totals.roots,
         totals.frames,
+        totals.broken,
         totals.rejects
     );
     println!(

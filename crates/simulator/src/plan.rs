@@ -6,7 +6,7 @@
 use crate::faults::{self, Fault, FaultKind};
 use crate::random::{Random, Stream};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
-use quorate_types::{Nanoseconds, ReplicaSet, Tuning, limits};
+use quorate_types::{Nanoseconds, ReplicaId, ReplicaSet, Tuning, limits};
 use std::fmt;
 
 /// Client keys that the test configuration of `wire` allows.
@@ -142,6 +142,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether blocks go bad of which there are copies.
+    #[must_use]
+    pub fn has_rot(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Rot { .. }))
+    }
+
+    /// Whether a replica may find that it has lost its votes.
+    #[must_use]
+    pub fn may_forget(&self, replica: ReplicaId) -> bool {
+        let loses = |fault: &Fault| match fault.kind {
+            FaultKind::LoseDisk { replica: other } | FaultKind::Corrupt { replica: other } => {
+                other == replica
+            }
+            _ => false,
+        };
+        self.faults.iter().any(loses)
+    }
+
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {

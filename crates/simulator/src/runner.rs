@@ -36,6 +36,8 @@ pub struct Report {
     pub roots: usize,
     /// Frames that arrived.
     pub frames: u64,
+    /// How often a replica has come back without a state that could be read, with others to have it from.
+    pub broken: u64,
     /// What replicas refused, by label.
     pub rejects: BTreeMap<&'static str, u64>,
     /// The most bytes that one core held.
@@ -79,6 +81,7 @@ pub fn run(plan: Plan, trace: Trace) -> Report {
         headers: oracles.agreement.executed_highest().seq.0,
         roots: oracles.agreement.roots(),
         frames: cluster.frames(),
+        broken: cluster.broken(),
         rejects: oracles.resources.rejects().clone(),
         pending_peak: oracles.resources.pending_peak(),
         held_peak: oracles.resources.held_peak(),

@@ -6,7 +6,7 @@ use quorate_simulator::{Finding, Plan, run, run_many};
 #[test]
 fn three_hundred_histories_keep_every_promise() {
     let mut findings: Vec<Finding> = Vec::new();
-    let (mut completed, mut roots, mut histories) = (0, 0, 0);
+    let (mut completed, mut roots, mut histories, mut broken) = (0, 0, 0, 0);
     run_many(
         0..300,
         2,
@@ -16,6 +16,7 @@ fn three_hundred_histories_keep_every_promise() {
             findings.extend(report.finding.clone());
             completed += report.completed;
             roots += report.roots;
+            broken += report.broken;
             histories += 1;
         },
     );
@@ -25,6 +26,7 @@ fn three_hundred_histories_keep_every_promise() {
     assert_eq!(histories, 300);
     assert!(completed > 300 * 20, "{completed} bundles in all histories");
     assert!(roots > 300, "{roots} roots compared in all histories");
+    assert!(broken > 20, "{broken} times a checkpoint had bad pages, and its replica its state again");
 }
 
 /// Seeds outside the first 300 that have found something.

@@ -116,7 +116,7 @@ impl Cluster {
         {
             self.oracles.resources.on_batch(frame.bytes().len());
         }
-        self.oracles.durability.on_append(replica, journal, lsn, fact);
+        self.oracles.durability.on_append(replica, journal, lsn, fact)?;
         check_owner(origin, journal)?;
         let log = &mut self.hosts[replica.index()].disk.logs[core.index()];
         let due = log.due(journal);
@@ -201,7 +201,8 @@ impl Cluster {
                 let message = Prepare::decode(payload)?;
                 oracles
                     .votes
-                    .on_prepare(replica, &message)
+                    .on_chain(&oracles.ledger, replica, &message, |seq| oracles.agreement.decided(seq))
+                    .and_then(|()| oracles.votes.on_prepare(replica, &message))
                     .and_then(|()| oracles.durability.before_prepare(&oracles.ledger, replica, &message))
             }
             Kind::Commit => {

@@ -84,13 +84,20 @@ impl Cluster {
 
     fn start(&mut self, replica: ReplicaId) -> Result<(), Violation> {
         let host = &mut self.hosts[replica.index()];
+        let was_learner = host.disk.learner.is_some();
         let Restored { found, executed, checkpoint, damage } = host.disk.restore(&mut self.crash_random);
         let records = found.records.len() + executed.len();
         self.trace.note(self.now, Detail::Readable, &[18, id(replica), records as u64], || {
             let position = checkpoint.map(|(position, _)| position.seq);
+            let broken = found.broken.as_ref().map(|broken| broken.position.seq);
             let learner = found.learner.as_deref().unwrap_or("a voter");
-            format!("r{replica} starts with {records} records and the state after {position:?}; {learner}; {damage}")
+            format!("r{replica} starts with {records} records and the state after {position:?}, that after {broken:?} broken; {learner}; {damage}")
         });
+        if found.learner.is_some() && !was_learner && !self.plan.may_forget(replica) {
+            let text =
+                format!("comes back as a learner, though there were copies of all that was bad: {damage}");
+            return Err(Violation::new("voters stay voters", text));
+        }
         self.watch_restart(replica, &found, &executed, checkpoint.map(|(position, _)| position))?;
         if let Some((position, root)) = checkpoint {
             self.oracles.agreement.on_root(replica, position.seq, root)?;
@@ -123,6 +130,7 @@ impl Cluster {
         executed: &[(JournalId, Lsn, Record)],
         checkpoint: Option<quorate_wire::Position>,
     ) -> Result<(), Violation> {
+        self.broken += u64::from(found.broken.is_some());
         let oracles = &mut self.oracles;
         let mut facts = Vec::with_capacity(found.records.len() + executed.len());
         for (journal, lsn, record) in found.records.iter().chain(executed) {
@@ -133,7 +141,8 @@ impl Cluster {
             oracles.durability.on_learner(replica);
         }
         let damaged = std::mem::take(&mut self.hosts[replica.index()].damaged);
-        let restart = Restart { facts, ends: found.ends.clone(), checkpoint, damaged };
+        let broken = found.broken.as_ref().map(|broken| broken.position);
+        let restart = Restart { facts, ends: found.ends.clone(), checkpoint, broken, damaged };
         let facts = oracles.durability.on_restart(&oracles.ledger, replica, restart)?;
         oracles.agreement.on_restart(replica);
         oracles.votes.on_restart(replica);
@@ -165,6 +174,17 @@ impl Cluster {
         let what = host.disk.corrupt(&mut self.crash_random);
         self.trace
             .note(self.now, Detail::Readable, &[19, id(replica)], || format!("r{replica} damaged: {what}"));
+    }
+
+    /// Blocks of what a replica that is down has on disk are bad, of which there are copies.
+    pub(super) fn rot_disk(&mut self, replica: ReplicaId) {
+        self.crash(replica);
+        let replicas = self.plan.replicas;
+        let host = &mut self.hosts[replica.index()];
+        host.damaged = true;
+        let what = host.disk.rot(&mut self.crash_random, replicas);
+        self.trace
+            .note(self.now, Detail::Readable, &[23, id(replica)], || format!("r{replica} rots: {what}"));
     }
 
     /// The ends of all connections that are a replica's.

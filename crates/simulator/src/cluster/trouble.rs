@@ -46,6 +46,10 @@ impl Cluster {
                 self.host(replica).downs += 1;
                 self.corrupt_disk(replica);
             }
+            FaultKind::Rot { replica } => {
+                self.host(replica).downs += 1;
+                self.rot_disk(replica);
+            }
             FaultKind::CutOneWay { .. }
             | FaultKind::CutBothWays { .. }
             | FaultKind::Split { .. }
@@ -82,7 +86,8 @@ impl Cluster {
             }
             FaultKind::Crash { replica }
             | FaultKind::LoseDisk { replica }
-            | FaultKind::Corrupt { replica } => {
+            | FaultKind::Corrupt { replica }
+            | FaultKind::Rot { replica } => {
                 self.end_down(replica)?;
             }
             _ => {}

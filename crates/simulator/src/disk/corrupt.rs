@@ -1,9 +1,12 @@
-//! Damage to what is on disk while nobody runs. Of logs only what later groups vouch for is damaged: nobody can tell a
+//! Damage to what is on disk while nobody runs. *Corruption* spares nothing and may cost the vote; *rot* takes blocks of
+//! which there are copies, here or elsewhere, so it may cost nothing. Of logs only what later groups vouch for is damaged: nobody can tell a
 //! damaged last group from one that was never written whole, so a disk that does that is beyond what is promised.
 
-use super::Disk;
+use super::{Disk, SECTOR_BYTES};
 use crate::random::Random;
-use quorate_journal::GroupSummary;
+use quorate_journal::{GroupSummary, Scan};
+use quorate_types::{JournalId, Lsn};
+use std::collections::BTreeSet;
 
 impl Disk {
     /// Damages something; says what, in words.
@@ -65,6 +68,52 @@ impl Disk {
         }
     }
 
+    /// Blocks go bad of which there are copies: page blocks and batches that no other of the `replicas` loses, and one
+    /// copy of what stands twice. Says what, in words.
+    pub fn rot(&mut self, random: &mut Random, replicas: u8) -> String {
+        let share = Share { own: self.replica.0, of: replicas };
+        let mut told = Vec::new();
+        if random.percent(80) {
+            told.push(self.pages.rot(random, share));
+        }
+        for core in 0..self.logs.len() {
+            for _ in 0..random.below(4) {
+                told.extend(self.rot_log(random, core, share));
+            }
+        }
+        if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
+    }
+
+    /// Flips bits in one sector of a log, if that costs neither votes nor what other replicas may lose too.
+    fn rot_log(&mut self, random: &mut Random, core: usize, share: Share) -> Option<String> {
+        let log = &mut self.logs[core];
+        let before = log.scan();
+        let vouched = |group: &&GroupSummary| group.number <= before.watermark;
+        let groups: Vec<&GroupSummary> = before.groups.iter().filter(vouched).collect();
+        if groups.is_empty() || !matches!(before.damage, quorate_journal::Damage::None) {
+            return None;
+        }
+        let victim = *random.pick(&groups);
+        let start = usize::try_from(victim.offset).expect("invariant: segments are small");
+        let length = usize::try_from(victim.bytes).expect("invariant: segments are small");
+        let sector = start + random.index(length) / SECTOR_BYTES * SECTOR_BYTES;
+        let bytes = log.segment_mut(victim.segment)?;
+        let whole = bytes.clone();
+        for _ in 0..random.magnitude(1, 16) {
+            let place = (sector + random.index(SECTOR_BYTES)).min(start + length - 1);
+            bytes[place] ^= 1 << random.below(8);
+        }
+        let after = log.scan();
+        if after.votes_are_lost() || !lost(&before, &after).iter().all(|bytes| share.is_own(bytes)) {
+            *log.segment_mut(victim.segment)? = whole;
+            return None;
+        }
+        Some(format!(
+            "core {core}: a sector of group {} at {sector} of segment {}",
+            victim.number, victim.segment
+        ))
+    }
+
     fn corrupt_checkpoint(&mut self, random: &mut Random) -> String {
         let Some(file) = self.pages.any_file_mut(random) else {
             return "nothing: there is no checkpoint".to_owned();
@@ -81,4 +130,29 @@ impl Disk {
         file[at] ^= 1 << random.below(8);
         format!("a bit of a file of checkpoints at {at}")
     }
+}
+
+/// The part of all blocks that may go bad under one replica: no two replicas have one in common, so that nothing is bad
+/// everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    own: u8,
+    of: u8,
+}
+
+impl Share {
+    /// Whether what these bytes say may go bad here.
+    #[must_use]
+    pub fn is_own(self, bytes: &[u8]) -> bool {
+        let sum = bytes.iter().fold(0u64, |sum, byte| sum.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte));
+        (sum >> 7) % u64::from(self.of) == u64::from(self.own)
+    }
+}
+
+/// The places in their lanes of the batches that a log had and has no more.
+fn lost(before: &Scan, after: &Scan) -> Vec<Vec<u8>> {
+    let left: BTreeSet<(JournalId, Lsn)> =
+        after.batches.iter().map(|batch| (batch.journal, batch.lsn)).collect();
+    let gone = before.batches.iter().filter(|batch| !left.contains(&(batch.journal, batch.lsn)));
+    gone.map(|batch| [&batch.lane.to_bytes()[..], &batch.number.0.to_le_bytes()].concat()).collect()
 }

@@ -2,16 +2,19 @@
 //! at a time; a state that waits is replaced by a newer one, and one that is not newer than what is durable is left
 //! out.
 
+use super::corrupt::Share;
 use super::{land, put};
 use crate::random::Random;
 use quorate_state::{
-    Checkpoint, CheckpointHead, FileNumber, Forest, Frozen, Manifest, PageStore, PageWrite, Progress,
-    ReadPages, Removal, Restored, StoreOptions,
+    ADDRESS_BYTES, BLOCK_HEAD_BYTES, Checkpoint, CheckpointHead, FILE_HEAD_BYTES, FileNumber, Forest, Frozen,
+    Known, Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored,
+    StoreOptions,
 };
 use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 
 /// Page files are short and writes too, so that each checkpoint has several.
 const OPTIONS: StoreOptions = StoreOptions { file_bytes_max: 32 * 1024, write_bytes: 4096 };
@@ -73,7 +76,8 @@ pub struct Written {
 #[derive(Debug)]
 pub struct PageDisk {
     files: BTreeMap<FileNumber, Vec<u8>>,
-    manifests: BTreeMap<u64, Vec<u8>>,
+    /// Each in two copies.
+    manifests: BTreeMap<u64, [Vec<u8>; 2]>,
     store: PageStore,
     under_way: Option<UnderWay>,
     waiting: Option<Job>,
@@ -163,7 +167,7 @@ impl PageDisk {
                 pages.iter().for_each(|number| drop(self.files.remove(number)));
             }
             Step::Manifest(number, bytes) => {
-                self.manifests.insert(number, bytes);
+                self.manifests.insert(number, [bytes.clone(), bytes]);
             }
         }
     }
@@ -198,19 +202,50 @@ impl PageDisk {
         }
     }
 
-    /// Loads what a replica goes on from after which others have `certified` the state.
-    pub fn restore(&mut self, certified: Seq) -> Restored {
+    /// Loads what a replica goes on from after what its logs have `known`.
+    pub fn restore(&mut self, known: Known) -> Restored {
         let lengths = self.files.iter().map(|(number, bytes)| (*number, bytes.len() as u64));
         self.store = PageStore::new(OPTIONS, lengths, self.manifests.keys().copied());
         let manifests: Vec<Manifest> =
-            self.manifests.values().filter_map(|bytes| Manifest::decode(bytes).ok()).collect();
+            self.manifests.values().filter_map(|copies| read_manifest(copies).ok()).collect();
         let incomplete = manifests.len() < self.manifests.len();
-        let found = self.store.restore(manifests, incomplete, certified, &mut Reader(&self.files));
+        for manifest in &manifests {
+            let bytes = manifest.encode();
+            self.manifests.insert(manifest.number, [bytes.clone(), bytes]);
+        }
+        let found = self.store.restore(manifests, incomplete, known, &mut Reader(&self.files));
+        let found = found.expect("invariant: nothing is damaged so that its checksum fits");
         if found.may_tidy {
             let removal = self.store.unneeded();
             self.act(Step::Remove(removal));
         }
         found
+    }
+
+    /// Blocks of a share go bad, and copies of manifests: both only of those of the share. Says what, in words.
+    pub fn rot(&mut self, random: &mut Random, share: Share) -> String {
+        let (chance, mut blocks) = (random.between(5, 100), 0);
+        for bytes in self.files.values_mut() {
+            for (start, content) in blocks_of(bytes) {
+                if share.is_own(&bytes[content.clone()]) && random.percent(chance) {
+                    let at = start + random.index(content.end - start);
+                    bytes[at] ^= 1 << random.below(8);
+                    blocks += 1;
+                }
+            }
+        }
+        let mut copies = 0;
+        for manifest in self.manifests.values_mut() {
+            let may_lose_both = read_manifest(manifest).is_ok_and(|whole| share.is_own(&whole.root.0));
+            let both = may_lose_both && random.percent(30);
+            let first = random.index(2);
+            for copy in [first, 1 - first].into_iter().take(if both { 2 } else { random.index(2) }) {
+                let at = random.index(manifest[copy].len());
+                manifest[copy][at] ^= 1 << random.below(8);
+                copies += 1;
+            }
+        }
+        format!("{blocks} blocks of pages, {copies} copies of {} manifests", self.manifests.len())
     }
 
     /// The bytes of a random file that a manifest names, or of a manifest.
@@ -222,9 +257,32 @@ impl PageDisk {
         let at = random.index(files + manifests);
         match at.checked_sub(files) {
             None => self.files.values_mut().nth(at),
-            Some(at) => self.manifests.values_mut().nth(at),
+            Some(at) => self.manifests.values_mut().nth(at).map(|copies| &mut copies[random.index(2)]),
         }
     }
+}
+
+/// What the first of the copies says that is whole.
+fn read_manifest(copies: &[Vec<u8>; 2]) -> Result<Manifest, ManifestFault> {
+    let [first, second] = copies;
+    Manifest::decode(first).or_else(|_| Manifest::decode(second))
+}
+
+/// The blocks of a page file as far as it is whole: where each begins, and where its page or value is.
+fn blocks_of(bytes: &[u8]) -> Vec<(usize, Range<usize>)> {
+    let (mut found, mut at) = (Vec::new(), FILE_HEAD_BYTES);
+    while let Some(head) = bytes.get(at..at + BLOCK_HEAD_BYTES) {
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let addresses = usize::from(u16::from_le_bytes([head[6], head[7]]));
+        let (content, end) =
+            (at + BLOCK_HEAD_BYTES + addresses * ADDRESS_BYTES, at + BLOCK_HEAD_BYTES + length);
+        if content > end || end > bytes.len() {
+            break;
+        }
+        found.push((at, content..end));
+        at = end;
+    }
+    found
 }
 
 struct Reader<'a>(&'a BTreeMap<FileNumber, Vec<u8>>);

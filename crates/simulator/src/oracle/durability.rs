@@ -74,6 +74,8 @@ pub struct Restart {
     pub ends: BTreeMap<JournalId, Lsn>,
     /// The slot of the checkpoint that it goes on from.
     pub checkpoint: Option<Position>,
+    /// The slot of one whose state cannot be read.
+    pub broken: Option<Position>,
     /// Whether the disk was damaged while it was down.
     pub damaged: bool,
 }
@@ -122,8 +124,23 @@ impl Durability {
     }
 
     /// A record is on its way to the disk.
-    pub fn on_append(&mut self, replica: ReplicaId, journal: JournalId, lsn: Lsn, fact: Fact) {
-        self.disks[replica.index()].written.insert((journal, lsn), fact);
+    pub fn on_append(
+        &mut self,
+        replica: ReplicaId,
+        journal: JournalId,
+        lsn: Lsn,
+        fact: Fact,
+    ) -> Result<(), Violation> {
+        let disk = &mut self.disks[replica.index()];
+        if let Fact::Accept(view, position, true) = fact
+            && position.seq <= disk.stable
+        {
+            let text =
+                format!("accepts {position:?} in {view:?} to vote for it, {:?} is stable", disk.stable);
+            return Err(Violation::new("nothing is accepted at or below stable", text));
+        }
+        disk.written.insert((journal, lsn), fact);
+        Ok(())
     }
 
     /// A replica is told that a journal is durable up to a position. Returns what is news by it.
@@ -177,7 +194,7 @@ impl Durability {
         restart: Restart,
     ) -> Result<Vec<Fact>, Violation> {
         let disk = &mut self.disks[replica.index()];
-        let Restart { facts, ends, checkpoint, damaged } = restart;
+        let Restart { facts, ends, checkpoint, broken, damaged } = restart;
         disk.damaged |= damaged;
         let found: BTreeMap<(JournalId, Lsn), Fact> =
             facts.iter().map(|(journal, lsn, fact)| ((*journal, *lsn), *fact)).collect();
@@ -218,6 +235,10 @@ impl Durability {
         for (_, _, fact) in &facts {
             disk.apply(*fact);
         }
+        if let Some(position) = broken {
+            // It knows where the lanes stood, and that all before was executed.
+            disk.chains.extend(ledger.tips_at(position).into_values().map(|tip| tip.chain));
+        }
         if let Some(position) = checkpoint {
             self.on_checkpointed(ledger, replica, position);
         }
@@ -238,8 +259,7 @@ impl Durability {
         let stays = disk.facts(journal, upto.next(), Lsn(u64::MAX));
         let lost = if journal == CONSENSUS_JOURNAL {
             // Who never votes again may forget what it has voted.
-            let restart = newest.map(|newest| newest.seq).unwrap_or_default();
-            lost_votes(&gone, &stays, restart).filter(|_| !disk.forgotten)
+            lost_votes(&gone, &stays).filter(|_| !disk.forgotten)
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
             // Old ones may have been appended again, so that a lane that stands still keeps no other.
@@ -445,9 +465,9 @@ impl Disk {
 }
 
 /// What must not go when `gone` does, unless it is among what `stays`: the highest view, the entry to it, the highest
-/// certificates, the highest promise, and what was voted for above the slot from which the replica would go on, unless
-/// a promise covers it.
-fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
+/// certificates, the highest promise, and what was voted for in the highest view, unless a promise covers it: that there
+/// is a newer state is no excuse, as it may be damaged.
+fn lost_votes(gone: &[Fact], stays: &[Fact]) -> Option<Fact> {
     let highest = |rank: fn(&Fact) -> Option<(View, Seq)>| {
         let kept = stays.iter().filter_map(rank).max();
         gone.iter().copied().filter(|fact| rank(fact) > kept).max_by_key(rank)
@@ -474,10 +494,11 @@ fn lost_votes(gone: &[Fact], stays: &[Fact], newest: Seq) -> Option<Fact> {
     let vote = gone.iter().copied().find(|fact| {
         let Fact::Accept(view, position, true) = fact else { return false };
         *view == current
-            && position.seq > newest
             && !stays.iter().any(|other| match other {
                 Fact::Accept(in_view, at, _) => in_view == view && at == position,
-                Fact::Promised(in_view, voted, _) => in_view == view && *voted >= position.seq,
+                Fact::Promised(in_view, voted, stable) => {
+                    *stable >= position.seq || (in_view == view && *voted >= position.seq)
+                }
                 _ => false,
             })
     });

@@ -2,6 +2,7 @@
 //! that were really cast.
 
 use super::Violation;
+use crate::ledger::Ledger;
 use quorate_types::{Digest, Quorums, ReplicaId, ReplicaSet, Seq, View};
 use quorate_wire::Position;
 use quorate_wire::message::{Commit, NewView, PrePrepare, Prepare, ViewChange};
@@ -122,6 +123,33 @@ impl Votes {
         if first != digest {
             let text = format!("the primary proposed {first:?} and {digest:?} at ({view:?}, {seq:?})");
             return Err(Violation::new("equivocation", text));
+        }
+        Ok(())
+    }
+
+    /// A PREPARE of `replica` leaves it: it goes on from what the replica has voted for last in the view. Else its votes
+    /// would stand for two chains there, and one quorum could prove each of them. Only what is `decided` may take the
+    /// place of what was voted for.
+    pub fn on_chain(
+        &self,
+        ledger: &Ledger,
+        replica: ReplicaId,
+        message: &Prepare,
+        decided: impl Fn(Seq) -> Option<Position>,
+    ) -> Result<(), Violation> {
+        let (view, lo) = (message.view, message.lo);
+        let cast = &self.cast[replica.index()].prepared;
+        let before = cast.range((view, Seq(0))..(view, lo)).next_back();
+        let (Some(((_, seq), (_, voted))), Some(first)) = (before, message.digests.first()) else {
+            return Ok(());
+        };
+        let Some(headers) = ledger.headers_down(Position { seq: lo, digest: *first }, *seq) else {
+            return Ok(());
+        };
+        let bottom = headers.last().map(|(_, header)| Position { seq: *seq, digest: header.parent });
+        if bottom.is_some_and(|bottom| bottom.digest != *voted && decided(*seq) != Some(bottom)) {
+            let text = format!("PREPARE from {lo:?} in {view:?} beside what it voted for at {seq:?}");
+            return Err(Violation::new("one chain in a view", text));
         }
         Ok(())
     }

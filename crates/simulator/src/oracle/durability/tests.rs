@@ -39,7 +39,7 @@ impl Scene {
             let fact = Fact::of(&batch_record(number, chain), &mut ledger).unwrap();
             let Fact::Batch(next) = fact else { panic!("a batch gives a batch") };
             chain = next;
-            durability.on_append(ME, JOURNAL, Lsn(number), fact);
+            durability.on_append(ME, JOURNAL, Lsn(number), fact).unwrap();
         }
         let tip = LaneTip { lane: LANE, upto: LaneNumber(2), chain };
         let header = Arc::new(Header {
@@ -51,8 +51,8 @@ impl Scene {
         });
         let header_position = Position { seq: Seq(1), digest: header.digest() };
         let accept = Fact::of(&Record::Accept { view: View(0), header, voted: true }, &mut ledger).unwrap();
-        durability.on_append(ME, CONSENSUS, Lsn(1), accept);
-        durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position));
+        durability.on_append(ME, CONSENSUS, Lsn(1), accept).unwrap();
+        durability.on_append(ME, CONSENSUS, Lsn(2), Fact::Prepared(View(0), header_position)).unwrap();
         Self { ledger, durability, tip, header: header_position }
     }
 
@@ -102,4 +102,29 @@ fn an_acknowledgement_waits_for_the_whole_chain() {
     assert!(check(&mut scene).unwrap_err().message.contains("k2"));
     scene.durability.on_durable(ME, JOURNAL, Lsn(2));
     check(&mut scene).unwrap();
+}
+
+#[test]
+fn nothing_is_written_down_to_be_voted_for_at_or_below_what_is_stable() {
+    let mut scene = Scene::new();
+    scene.durability.on_append(ME, CONSENSUS, Lsn(3), Fact::Checkpoint(Seq(4))).unwrap();
+    let accept =
+        |seq, voted| Fact::Accept(View(0), Position { seq: Seq(seq), digest: Digest([5; 32]) }, voted);
+    scene.durability.on_append(ME, CONSENSUS, Lsn(4), accept(4, true)).unwrap();
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(4));
+    assert!(scene.durability.on_append(ME, CONSENSUS, Lsn(5), accept(4, true)).is_err());
+    scene.durability.on_append(ME, CONSENSUS, Lsn(5), accept(4, false)).unwrap();
+    scene.durability.on_append(ME, CONSENSUS, Lsn(6), accept(5, true)).unwrap();
+}
+
+#[test]
+fn a_vote_is_trimmed_only_if_a_promise_covers_it() {
+    let vote = Fact::Accept(View(0), Position { seq: Seq(7), digest: Digest([5; 32]) }, true);
+    let promised = |view, voted, stable| Fact::Promised(View(view), Seq(voted), Seq(stable));
+    assert_eq!(lost_votes(&[vote], &[]), Some(vote), "however new the state is");
+    assert_eq!(lost_votes(&[vote], &[vote]), None);
+    assert_eq!(lost_votes(&[vote], &[promised(0, 7, 0)]), None);
+    assert_eq!(lost_votes(&[vote], &[promised(0, 0, 7)]), None);
+    assert_eq!(lost_votes(&[vote, promised(0, 6, 6)], &[promised(0, 6, 6)]), Some(vote));
+    assert_eq!(lost_votes(&[promised(2, 7, 0)], &[promised(1, 9, 0)]), Some(promised(2, 7, 0)));
 }
