@@ -9,7 +9,7 @@ use crate::segment_files::{self, Opening};
 use crate::shared::Shared;
 use crate::space::{self, Limits, Room};
 use hdrhistogram::Histogram;
-use quorate_journal::{SegmentAction, SegmentNumber, SegmentsMade};
+use quorate_journal::{Repair, SegmentAction, SegmentNumber, SegmentsMade};
 use quorate_reactor::Waker;
 use quorate_telemetry::{Measure, difference};
 use std::fs::File;
@@ -51,6 +51,8 @@ enum Task {
     Segment(SegmentTask),
     /// To note that the replica speaks from here on.
     Speak,
+    /// To write blocks of segments again.
+    Repair(Vec<Repair>),
 }
 
 struct Job {
@@ -58,6 +60,15 @@ struct Job {
     task: Task,
     done: Sender<Made>,
     waker: Waker,
+}
+
+impl Job {
+    fn tell(&self, made: Made) {
+        // A core that is gone needs nothing.
+        if self.done.send(made).is_ok() {
+            self.waker.wake();
+        }
+    }
 }
 
 /// What is done.
@@ -99,6 +110,11 @@ impl SegmentMaker {
     pub(crate) fn speak(&mut self, waker: Waker) {
         self.open += 1;
         self.send(Task::Speak, waker);
+    }
+
+    /// Has blocks of segments written again, before anything else that is asked for later.
+    pub(crate) fn repair(&mut self, repairs: Vec<Repair>, waker: Waker) {
+        self.send(Task::Repair(repairs), waker);
     }
 
     fn send(&mut self, task: Task, waker: Waker) {
@@ -187,16 +203,18 @@ impl Worker {
         let made = match &job.task {
             Task::Segment(task) => act(&job.place, task),
             Task::Speak => Some(self.note_spoken()),
+            Task::Repair(repairs) => {
+                // What is not repaired now is so at the next start.
+                if let Err(error) = segment_files::repair(&job.place.directory, repairs) {
+                    warn!("{error}");
+                }
+                None
+            }
         };
         match made {
             None => {}
             Some(Err(error)) if space::is_full(&error.source) => self.put_off.push(job),
-            Some(made) => {
-                // A core that is gone needs nothing.
-                if job.done.send(made).is_ok() {
-                    job.waker.wake();
-                }
-            }
+            Some(made) => job.tell(made),
         }
     }
 

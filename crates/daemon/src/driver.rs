@@ -4,7 +4,7 @@ use crate::checkpointer::{Checkpointer, Outcome};
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, Handshakes, Phase};
-use crate::log_driver::{LogDriver, LogSetup};
+use crate::log_driver::{Damages, LogDriver, LogNews, LogSetup};
 use crate::log_error::LogError;
 use crate::log_reader::ReadBack;
 use crate::peers::Peers;
@@ -193,8 +193,13 @@ impl Driver {
             self.on_event(event)?;
         }
         self.take_segments()?;
-        while let Some(ReadBack { journal, lsn, record }) = self.log.take_read_back() {
-            self.step(Input::ReadBack { journal, lsn, record });
+        while let Some(news) = self.log.take_read(&self.reactor) {
+            match news {
+                LogNews::Read(ReadBack { journal, lsn, record }) => {
+                    self.step(Input::ReadBack { journal, lsn, record });
+                }
+                LogNews::Checked(damages) => self.on_checked(damages),
+            }
         }
         let read_only = self.shared.read_only().is_some();
         if std::mem::replace(&mut self.read_only, read_only) != read_only {
@@ -235,6 +240,17 @@ impl Driver {
         self.shared.set_log_bytes(self.id.index(), self.log.bytes_needed());
         self.tell_durable(durable);
         Ok(())
+    }
+
+    /// A part of the log was read back and checked.
+    fn on_checked(&mut self, Damages { bytes, blocks, lost }: Damages) {
+        let core = self.shared.core(self.id.index());
+        core.add(Counter::LogScrubBytes, bytes);
+        core.add(Counter::LogBlocksRepaired, blocks);
+        core.add(Counter::LogRecordsLost, lost.len() as u64);
+        for (journal, lsn) in lost {
+            self.step(Input::Lost { journal, lsn });
+        }
     }
 
     fn take_segments(&mut self) -> Result<(), LogError> {

@@ -9,20 +9,23 @@
 
 use crate::disk::{Done, SegmentMaker, SegmentTask};
 use crate::log_error::LogError;
-use crate::log_reader::{LogReader, ReadBack};
+use crate::log_reader::{Checked, LogReader, ReadBack};
 use crate::segment_files;
 use quorate_journal::{
-    Log, LogIdentity, LogOptions, Record, Scan, SegmentAction, SegmentNumber, Write, WriteId,
+    Log, LogIdentity, LogOptions, Record, Scan, Scrubbed, SegmentAction, SegmentNumber, Write, WriteId,
 };
 use quorate_reactor::{AlignedBuffer, AlignedBuffers, FileId, FileSync, Reactor};
 use quorate_types::{JournalId, Lsn};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// When nothing was written for so long, a last group says that all before it are durable, so that damage to them is
 /// never taken for a torn tail.
 const QUIET: Duration = Duration::from_millis(100);
+/// Between two rounds of checking what is needed of the log; a start has just read all of it.
+const CHECK_ROUND: Duration = Duration::from_secs(600);
 /// Segments between these lengths: so many of them make up what the log of a core may take that it can be trimmed
 /// finely, and none is so large that making it takes long.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 20;
@@ -53,6 +56,24 @@ pub(crate) struct LogSetup {
     pub(crate) is_silent: bool,
 }
 
+/// What was read of the log while it goes on.
+#[derive(Debug)]
+pub(crate) enum LogNews {
+    Read(ReadBack),
+    Checked(Damages),
+}
+
+/// What was found of a segment that was checked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damages {
+    /// So many bytes were checked.
+    pub(crate) bytes: u64,
+    /// So many blocks are written again.
+    pub(crate) blocks: u64,
+    /// The records that cannot be read any more.
+    pub(crate) lost: Vec<(JournalId, Lsn)>,
+}
+
 /// Whether it is known beside the log that something is in it.
 #[derive(Debug)]
 enum Silence {
@@ -72,6 +93,10 @@ pub(crate) struct LogDriver {
     maker: SegmentMaker,
     reader: LogReader,
     silence: Silence,
+    identity: LogIdentity,
+    /// The last segment that was checked in this round, and when the next one is.
+    checked: SegmentNumber,
+    next_check: Instant,
     files: BTreeMap<SegmentNumber, FileId>,
     buffers: AlignedBuffers,
     /// The writes under way: where to, and since when.
@@ -96,6 +121,9 @@ impl LogDriver {
             sync,
             maker,
             reader,
+            identity,
+            checked: SegmentNumber(0),
+            next_check: Instant::now() + CHECK_ROUND,
             silence: if is_silent { Silence::Kept } else { Silence::Over },
             files: BTreeMap::new(),
             buffers: AlignedBuffers::default(),
@@ -115,14 +143,64 @@ impl LogDriver {
         self.log.trim(journal, upto);
     }
 
-    /// Has a record read back; see [`LogDriver::take_read_back`].
+    /// Has a record read back; see [`LogDriver::take_read`].
     pub(crate) fn read_back(&mut self, journal: JournalId, lsn: Lsn) {
         self.reader.ask(journal, lsn);
     }
 
-    /// The next record that was read back.
-    pub(crate) fn take_read_back(&mut self) -> Option<ReadBack> {
-        self.reader.take()
+    /// The next record that was read back, or what is told of a segment that was checked.
+    pub(crate) fn take_read(&mut self, reactor: &Reactor) -> Option<LogNews> {
+        let mut checked = None;
+        let read = self.reader.take(|found| checked = Some(found));
+        match (read, checked) {
+            (Some(read), _) => Some(LogNews::Read(read)),
+            (None, Some(found)) => Some(LogNews::Checked(self.on_checked(reactor, found))),
+            (None, None) => None,
+        }
+    }
+
+    /// Has the next segment checked, if one is due.
+    fn check_next(&mut self, reactor: &Reactor, now: Instant) {
+        if now < self.next_check || self.reader.is_checking() {
+            return;
+        }
+        let next = self.log.closed_segments().find(|segment| *segment > self.checked);
+        let Some(segment) = next else {
+            self.checked = SegmentNumber(0);
+            self.next_check = now + CHECK_ROUND;
+            return;
+        };
+        self.checked = segment;
+        self.reader.check(self.identity, segment, self.log.places_in(segment), reactor.waker());
+    }
+
+    /// A segment was checked: bad copies are written again, and what is lost is told.
+    fn on_checked(&mut self, reactor: &Reactor, checked: Checked) -> Damages {
+        let Checked { segment, bytes, scrubbed: Scrubbed { repairs, mut lost } } = checked;
+        // One that was given up meanwhile may be another one by now.
+        if !self.log.closed_segments().any(|other| other == segment) {
+            return Damages { bytes, ..Damages::default() };
+        }
+        let path = segment_files::path(&self.maker.place().directory, segment);
+        let blocks = repairs.len() as u64;
+        if blocks > 0 {
+            warn!(
+                "{}: {blocks} blocks have gone bad and are written again from their second copies",
+                path.display()
+            );
+            self.maker.repair(repairs, reactor.waker());
+        }
+        lost.retain(|(journal, lsn, _)| self.log.place(*journal, *lsn).is_some());
+        for (journal, lsn, kind) in &lost {
+            let what = if kind.is_critical() {
+                "both copies are bad: a start would find votes lost, so let it run until it has trimmed them, and replace \
+                 the disk"
+            } else {
+                "it is written again if it is in memory, and had from other replicas otherwise"
+            };
+            warn!("{}: {kind} {lsn} of journal {journal} has gone bad; {what}", path.display());
+        }
+        Damages { bytes, blocks, lost: lost.into_iter().map(|(journal, lsn, _)| (journal, lsn)).collect() }
     }
 
     /// Gives what is to be written to the reactor, which takes it with its next wait.
@@ -136,6 +214,7 @@ impl LogDriver {
             self.start(reactor, write, now);
         }
         self.ask_for_segments(reactor);
+        self.check_next(reactor, now);
         let log = &self.log;
         self.reader.start(|| reactor.waker(), |journal, lsn| log.place(journal, lsn));
     }
@@ -224,7 +303,8 @@ impl LogDriver {
 
     /// When there is something to do that nothing else wakes for.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.quiet_since.map(|since| since + QUIET)
+        let check = (!self.reader.is_checking()).then_some(self.next_check);
+        self.quiet_since.map(|since| since + QUIET).into_iter().chain(check).min()
     }
 
     /// Whether all that was appended is written.

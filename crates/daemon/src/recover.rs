@@ -91,7 +91,7 @@ pub(crate) fn recover(
         Verdict::Vote => {}
     }
     for (_, directory, scan) in &mut logs {
-        segment_files::repair(directory, scan)?;
+        segment_files::repair(directory, &scan.repairs)?;
         tell(&directory.display().to_string(), scan);
         found.records.append(&mut scan.records);
         for (journal, lsn) in &scan.last {

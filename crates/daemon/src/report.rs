@@ -41,6 +41,8 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         user_keys: execution.user_keys,
         stored_bytes: execution.stored_bytes,
         view_changes: ordering.view.0,
+        log_blocks_repaired: shared.sum(Counter::LogBlocksRepaired),
+        log_records_lost: shared.sum(Counter::LogRecordsLost),
         durability: config.durability.name().to_owned(),
         security: config.security.to_owned(),
         costs: costs(shared),

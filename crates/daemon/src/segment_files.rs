@@ -26,7 +26,7 @@ const SUFFIX: &str = ".segment";
 /// How much is zeroed at once.
 const ZEROES_BYTES: usize = 1 << 20;
 /// How much is read at once.
-const READ_BYTES: usize = 1 << 20;
+pub(crate) const READ_BYTES: usize = 1 << 20;
 const _: () = assert!(READ_BYTES.is_multiple_of(BLOCK_BYTES));
 
 /// How segments are opened.
@@ -248,9 +248,9 @@ pub(crate) fn read_log_by(
 /// The bytes of a segment, and where the disk does not give them back. There they are zeroes, so that the scan takes what
 /// was there for damaged: it has a second copy of what must not be lost. If the disk gives nothing at all back, it is
 /// gone rather than worn, and that is an error.
-fn read_segment(
+pub(crate) fn read_segment(
     length: u64,
-    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
 ) -> io::Result<(Vec<u8>, Vec<Range<u64>>)> {
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     let mut bad: Vec<Range<u64>> = Vec::new();
@@ -299,11 +299,11 @@ pub(crate) fn read_record(directory: &Path, place: &RecordPlace) -> Result<Optio
     Ok(None)
 }
 
-/// Writes the bad copies anew that a scan has found beside good ones; they are durable when this returns. To be done
-/// before the log goes on. A disk replaces a sector that it cannot read when it is written.
-pub(crate) fn repair(directory: &Path, scan: &Scan) -> Result<(), DirectoryError> {
+/// Writes the bad copies anew that were found beside good ones; they are durable when this returns. What a scan has found
+/// is written before the log goes on. A disk replaces a sector that it cannot read when it is written.
+pub(crate) fn repair(directory: &Path, repairs: &[Repair]) -> Result<(), DirectoryError> {
     let mut segments = BTreeSet::new();
-    for Repair { segment, offset, bytes } in &scan.repairs {
+    for Repair { segment, offset, bytes } in repairs {
         let path = path(directory, *segment);
         let write = |file: File| file.write_all_at(bytes, *offset);
         let written = OpenOptions::new().write(true).open(&path).and_then(write);

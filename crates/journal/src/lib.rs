@@ -22,6 +22,7 @@ mod gate;
 mod log;
 mod places;
 mod record;
+mod scrub;
 mod segments;
 
 pub use damage::{Damage, LostRecords, TornTail};
@@ -35,4 +36,5 @@ pub use scan::{
     Fate, FoundBatch, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary,
     SegmentsMade, scan,
 };
+pub use scrub::{Scrubbed, scrub};
 pub use segments::SegmentAction;

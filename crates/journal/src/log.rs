@@ -512,6 +512,24 @@ impl Log {
         self.places.get(journal, lsn)
     }
 
+    /// The segments that hold something needed and are not written to any more, ascending.
+    pub fn closed_segments(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.segments.closed()
+    }
+
+    /// Where the records lie that stand in a segment, are durable and not trimmed.
+    #[must_use]
+    pub fn places_in(&self, segment: SegmentNumber) -> Vec<(JournalId, Lsn, RecordPlace)> {
+        let mut found = Vec::new();
+        for (journal, before, upto) in self.segments.records_in(segment) {
+            let first = before.max(self.trimmed(journal)).next();
+            let places = (first.0..=upto.0).map(Lsn).map(|lsn| (journal, lsn, self.place(journal, lsn)));
+            let here = places.filter_map(|(journal, lsn, place)| Some((journal, lsn, place?)));
+            found.extend(here.filter(|(.., place)| place.segment == segment));
+        }
+        found
+    }
+
     /// The group up to which all are durable.
     #[must_use]
     pub fn durable(&self) -> GroupNumber {

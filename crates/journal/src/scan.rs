@@ -434,6 +434,11 @@ impl Scanner {
         Found::Nothing { broken }
     }
 
+    /// The groups found so far.
+    pub(crate) fn into_groups(self) -> Vec<FoundGroup> {
+        self.groups
+    }
+
     fn note_unknown(&mut self, number: SegmentNumber, at: usize, what: &dyn fmt::Display) {
         self.unknown.get_or_insert_with(|| format!("{what} in segment {number} at {at}"));
     }

@@ -246,6 +246,23 @@ impl Segments {
         ahead.expect("invariant: a segment is reported ready once, after it was asked for").1 = true;
     }
 
+    /// The segments that hold something needed and are not written to any more, ascending.
+    pub(crate) fn closed(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        let open = self.used.back().filter(|_| self.open_offset.is_some()).map(|used| used.number);
+        self.needed().map(|(number, _)| number).filter(move |number| Some(*number) != open)
+    }
+
+    /// The records of each journal in a segment: behind a position, up to a position.
+    pub(crate) fn records_in(&self, number: SegmentNumber) -> Vec<(JournalId, Lsn, Lsn)> {
+        let Some(index) = self.used.iter().position(|used| used.number == number) else { return Vec::new() };
+        let before = |journal: JournalId| {
+            let earlier = self.used.iter().take(index).flat_map(|used| &used.highest);
+            earlier.filter(|(other, _)| *other == journal).map(|(_, upto)| *upto).max().unwrap_or_default()
+        };
+        let here = &self.used[index].highest;
+        here.iter().map(|(journal, upto)| (*journal, before(*journal), *upto)).collect()
+    }
+
     /// The lowest segment that is needed, as the disk says.
     pub(crate) fn needed_from(&self) -> SegmentNumber {
         self.needed_from

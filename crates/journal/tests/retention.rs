@@ -4,7 +4,8 @@ mod common;
 
 use common::{BATCHES, Landing, Machine, VOTES, options, scan_files};
 use quorate_journal::{
-    BLOCK_BYTES, Damage, GroupSummary, LogOptions, Scan, Scanner, SegmentNumber, SegmentsMade, scan,
+    BLOCK_BYTES, Damage, GroupSummary, LogOptions, RecordKind, Scan, Scanner, Scrubbed, SegmentNumber,
+    SegmentsMade, scan, scrub,
 };
 use quorate_types::Lsn;
 use std::collections::BTreeMap;
@@ -15,13 +16,14 @@ const ENTRY: usize = 24;
 
 fn group(scan: &Scan, index: usize) -> (GroupSummary, Range<usize>) {
     let group = scan.groups[index].clone();
-    let start = usize::try_from(group.offset).unwrap();
-    let end = start + usize::try_from(group.bytes).unwrap();
+    let start = usize::try_from(group.offset).expect("invariant: small");
+    let end = start + usize::try_from(group.bytes).expect("invariant: small");
     (group, start..end)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> usize {
-    usize::try_from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())).unwrap()
+    let number = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("invariant: four bytes"));
+    usize::try_from(number).expect("invariant: a pointer has 32 bits or more")
 }
 
 /// The length of header, directory and critical records, which stand at both ends of a group.
@@ -363,4 +365,49 @@ fn a_life_that_writes_little_does_not_keep_a_whole_segment() {
     machine.confirm();
     assert_eq!(machine.log.bytes_needed(), whole);
     assert!(machine.files.len() <= 5, "{} files", machine.files.len());
+}
+
+/// What a look at a closed segment finds of harm to it.
+fn scrubbed(machine: &Machine, segment: SegmentNumber, harm: impl FnOnce(&mut [u8])) -> Scrubbed {
+    let mut bytes = machine.files[&segment].clone();
+    harm(&mut bytes);
+    scrub(common::identity(), segment, &bytes, &machine.log.places_in(segment))
+}
+
+#[test]
+fn a_closed_segment_is_checked_while_the_log_goes_on() {
+    let mut machine = lives(2);
+    for _ in 0..12 {
+        machine.append_fact(3);
+        machine.append_batch(6000);
+        machine.flush();
+    }
+    let scan = machine.scan();
+    let closed: Vec<SegmentNumber> = machine.log.closed_segments().collect();
+    let used = scan.segments.iter().filter(|segment| segment.groups > 0).map(|segment| segment.number);
+    let (open, others) =
+        used.collect::<Vec<_>>().split_last().map(|(open, others)| (*open, others.to_vec())).unwrap();
+    assert_eq!(closed, others, "all but {open}, which is written to");
+    let records: usize = closed.iter().map(|segment| machine.log.places_in(*segment).len()).sum();
+    assert_eq!(records, scan.records.len() - machine.log.places_in(open).len());
+    for segment in closed {
+        assert_eq!(scrubbed(&machine, segment, |_| {}), Scrubbed::default());
+        let group =
+            scan.groups.iter().find(|group| group.segment == segment && group.records.len() == 2).unwrap();
+        let (start, lsn) = (usize::try_from(group.offset).unwrap(), group.records[1].lsn);
+        let end = start + usize::try_from(group.bytes).unwrap();
+        // One copy of a vote.
+        let found = scrubbed(&machine, segment, |bytes| bytes[end - 600] ^= 1);
+        assert_eq!((found.repairs.len(), found.lost.len()), (1, 0), "{found:?}");
+        assert_eq!(found.repairs[0].bytes, machine.files[&segment][end - BLOCK_BYTES..end]);
+        // A batch, and all of the group.
+        let found = scrubbed(&machine, segment, |bytes| bytes[start + 5000] ^= 1);
+        assert_eq!((found.repairs, found.lost), (Vec::new(), vec![(BATCHES, lsn, RecordKind::Batch)]));
+        let found = scrubbed(&machine, segment, |bytes| bytes[start..end].fill(0));
+        assert_eq!(found.lost.len(), 2);
+    }
+    machine.trim(VOTES, machine.log.last(VOTES));
+    machine.trim(BATCHES, machine.log.last(BATCHES));
+    machine.confirm();
+    assert_eq!(machine.log.closed_segments().count(), 0, "nobody looks at what is not needed");
 }

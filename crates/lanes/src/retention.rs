@@ -143,6 +143,18 @@ impl Lanes {
         self.records.on_durable(Lsn(0), out);
     }
 
+    /// What lies at `lsn` of the journal cannot be read any more: a batch that is in memory is appended again. Others have
+    /// what was executed and has left it.
+    pub fn on_lost(&mut self, lsn: Lsn, out: &mut Vec<Output>) {
+        let records = &self.records.records;
+        let Ok(index) = records.binary_search_by_key(&lsn, |(lsn, _)| *lsn) else { return };
+        let tip = records[index].1;
+        let held = self.shares.get(&tip.lane).and_then(|share| share.lane.held.get(tip.mark()));
+        if let Some((batch, why)) = held.map(|node| (Arc::clone(&node.batch), node.why)) {
+            self.write(&batch, why, out);
+        }
+    }
+
     /// A peer copies the state with these lane tips: what is executed above them is kept for it beyond the usual bound,
     /// up to four times as much, until [`Lanes::unpin`].
     pub fn pin(&mut self, tips: &[LaneTip]) {

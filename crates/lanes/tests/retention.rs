@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use quorate_lanes::Reject;
+use quorate_lanes::{Output, Reject};
 use quorate_types::{LaneNumber, Lsn, Nanoseconds};
 
 fn durable(node: &mut Node, upto: u64) {
@@ -32,6 +32,26 @@ fn the_journal_is_needed_from_the_first_batch_above_the_checkpoint() {
     assert_eq!(trim(&mut node, &[one.tips[4], two.tips[3]]), [7]);
     assert_eq!(trim(&mut node, &[one.tips[4], two.tips[3]]), Vec::<u64>::new(), "once");
     assert_eq!(trim(&mut node, &[one.tips[4], two.tips[4]]), [8]);
+}
+
+#[test]
+fn a_batch_that_the_disk_has_lost_is_appended_again_from_memory() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    node.receive(&chain, 1..=3);
+    durable(&mut node, 3);
+    node.take();
+    let mut lost = |lsn: u64| {
+        node.lanes.on_lost(Lsn(lsn), &mut node.out);
+        let appended = |output: &Output| match output {
+            Output::Append { lsn, frame, .. } => Some((*lsn, frame.bytes().to_vec())),
+            _ => None,
+        };
+        std::mem::take(&mut node.out).iter().filter_map(appended).collect::<Vec<_>>()
+    };
+    assert_eq!(lost(2), [(Lsn(4), chain.frames[1].bytes().to_vec())]);
+    assert_eq!(lost(9), [], "nothing lies there");
+    assert_eq!(lost(1), [(Lsn(5), chain.frames[0].bytes().to_vec())]);
 }
 
 #[test]

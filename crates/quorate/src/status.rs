@@ -72,7 +72,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
         true => json(&config, &answers, &progress, &roots)?,
         false => {
             let table = table(&config, &answers, arguments.root);
-            format!("{table}\n{}\n{}\n{}", progress.sentence, roots.sentence, bans(&answers))
+            let (bans, decay) = (bans(&answers), decay(&answers));
+            format!("{table}\n{}\n{}\n{bans}{decay}", progress.sentence, roots.sentence)
         }
     };
     output::print(text)?;
@@ -190,6 +191,22 @@ fn bans(answers: &[Answer]) -> String {
                 peer.replica,
                 peer.banned_ms.div_ceil(1_000),
                 peer.bans,
+                report.replica
+            );
+        }
+    }
+    text
+}
+
+/// Whose log goes bad on the disk, a line each.
+fn decay(answers: &[Answer]) -> String {
+    let mut text = String::new();
+    for report in answers.iter().flatten() {
+        let (repaired, lost) = (report.log_blocks_repaired, report.log_records_lost);
+        if repaired + lost > 0 {
+            text += &format!(
+                "The log of replica {} goes bad on its disk: {repaired} blocks were written again, {lost} records cannot be \
+                 read any more; check the disk (smartctl), and see its own log.\n",
                 report.replica
             );
         }
@@ -354,6 +371,16 @@ mod tests {
         (peer.bans, peer.banned_ms) = (2, 1_500);
         let text = bans(&[report(0, 5, "a"), Ok(strict)]);
         assert!(text.starts_with("Replica 1 keeps replica 3 out for 2 s more: 2 times"), "{text}");
+    }
+
+    #[test]
+    fn whose_log_goes_bad_is_said() {
+        assert_eq!(decay(&[report(0, 5, "a"), silent()]), "");
+        let mut worn = report(2, 5, "a").unwrap();
+        (worn.log_blocks_repaired, worn.log_records_lost) = (3, 1);
+        let text = decay(&[report(0, 5, "a"), Ok(worn)]);
+        let said = "The log of replica 2 goes bad on its disk: 3 blocks were written again, 1 records cannot";
+        assert!(text.starts_with(said), "{text}");
     }
 
     #[test]

@@ -265,7 +265,6 @@ impl Core {
             Input::Mail(mail) => self.on_mail(now, mail, effects),
             Input::Durable { journal, upto } => self.on_own_durable(now, journal, upto, effects),
             Input::Checkpointed { position, root } => self.on_checkpointed(position, root, effects),
-            // No role asks yet: all that they serve is in memory.
             Input::ReadBack { journal, lsn, record } => {
                 assert_eq!(journal, self.link.lanes.journal(), "only batches are read back");
                 let frame = record.and_then(|record| match record {
@@ -275,6 +274,12 @@ impl Core {
                 self.link.lanes.on_read_back(lsn, frame, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
+            Input::Lost { journal, lsn } if journal == self.link.lanes.journal() => {
+                self.link.lanes.on_lost(lsn, &mut self.lanes_outputs);
+                self.carry_out_lanes(now, effects);
+            }
+            // A vote stands twice, and what is lost of both is for the next start to judge: the driver has told of it.
+            Input::Lost { .. } => {}
             Input::ReadOnly(read_only) => self.link.read_only = read_only,
             Input::TickEnd => self.on_tick_end(now, effects),
         }

@@ -98,6 +98,13 @@ pub enum Input<'a> {
         /// The record as it was appended; nothing if it is not durable, trimmed, or unreadable.
         record: Option<Record>,
     },
+    /// A record of a journal of this core that was durable cannot be read any more.
+    Lost {
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
+    },
     /// Whether the disk is so nearly full that clients' writes are declined. For every core.
     ReadOnly(bool),
     /// The burst of inputs is over, or a deadline has passed.

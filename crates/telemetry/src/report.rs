@@ -46,6 +46,10 @@ pub struct ReplicaReport {
     pub stored_bytes: u64,
     /// How often the view has changed.
     pub view_changes: u64,
+    /// The blocks of its log that went bad while it ran and were written again from their second copies.
+    pub log_blocks_repaired: u64,
+    /// The records of its log that went bad while it ran and cannot be read from any copy.
+    pub log_records_lost: u64,
     /// What an acknowledgement promises: `memory`, `async` or `sync`.
     pub durability: String,
     /// What protects the links: `plaintext` or `tls`.

@@ -237,7 +237,7 @@ fn an_idle_log_says_once_that_all_is_durable() {
     bench.until("it is durable", |bench| bench.durable.len() == 1);
     assert!(bench.log.deadline().is_some());
     bench.until("a last group", |bench| bench.reactor.counters().file_writes == 2);
-    assert_eq!((bench.log.deadline(), bench.log.is_idle()), (None, true));
+    assert_eq!((bench.log.quiet_since, bench.log.is_idle()), (None, true));
     // Whoever reads now knows that the vote must be there.
     let scan = read_log(directory.path(), identity(), false).unwrap().scan;
     assert_eq!(scan.watermark.0, 1);
@@ -271,7 +271,10 @@ impl Bench {
             assert!(Instant::now() < end, "{} of {} records came", read.len(), wanted.len());
             assert!(self.log.reader.open() <= 8, "only so many are read at a time");
             self.turn(Duration::from_millis(10));
-            read.extend(std::iter::from_fn(|| self.log.take_read_back()));
+            while let Some(news) = self.log.take_read(&self.reactor) {
+                let LogNews::Read(record) = news else { panic!("{news:?}") };
+                read.push(record);
+            }
         }
         read
     }
@@ -318,6 +321,48 @@ fn a_record_is_read_back_as_it_was_written_or_not_at_all() {
     assert!(read.iter().all(|read| read.record.is_none()), "{read:?}");
     check(bench.read_back(&[(BATCHES, Lsn(11)), (BATCHES, Lsn(21))]));
     bench.stop();
+}
+
+#[test]
+fn what_goes_bad_while_the_log_goes_on_is_found_and_written_again() {
+    let directory = TempLog::new();
+    let mut bench = Bench::start(directory.path(), 256 << 10, Opening::Direct, FileSync::Dsync);
+    for _ in 0..60 {
+        bench.append_batch(10_000);
+        bench.append_vote();
+        bench.until("it is durable", |bench| bench.durable == bench.appended);
+    }
+    let closed: Vec<SegmentNumber> = bench.log.log.closed_segments().collect();
+    assert!(closed.len() >= 2, "{closed:?}");
+    let first = segment_files::path(directory.path(), closed[0]);
+    let file = std::fs::OpenOptions::new().write(true).open(&first).unwrap();
+    // The first copy of the votes in the first group, and the batch in a later one.
+    file.write_all_at(&[0xee; 64], BLOCK_BYTES as u64 + 100).unwrap();
+    let bad = bench.log.log.place(BATCHES, Lsn(5)).unwrap();
+    assert_eq!(bad.segment, closed[0]);
+    file.write_all_at(&[0xee; 64], bad.offset + 5000).unwrap();
+    let mut found: Vec<Damages> = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    bench.log.next_check = Instant::now();
+    // Each closed segment once, and records are read between.
+    while found.len() < closed.len() {
+        assert!(Instant::now() < end, "{found:?}");
+        bench.log.read_back(BATCHES, Lsn(7));
+        bench.turn(Duration::from_millis(10));
+        while let Some(news) = bench.log.take_read(&bench.reactor) {
+            match news {
+                LogNews::Read(read) => assert!(read.record.is_some()),
+                LogNews::Checked(damages) => found.push(damages),
+            }
+        }
+    }
+    assert_eq!(found[0], Damages { bytes: 256 << 10, blocks: 1, lost: vec![(BATCHES, Lsn(5))] });
+    assert!(found[1..].iter().all(|damages| (damages.blocks, damages.lost.len()) == (0, 0)), "{found:?}");
+    bench.until("the round is over", |bench| bench.log.next_check > Instant::now());
+    bench.stop();
+    let scan = read_log(directory.path(), identity(), false).unwrap().scan;
+    assert_eq!((scan.repaired, scan.repairs.len()), (0, 0), "the bad copy is a good one again");
+    assert_eq!(scan.lost.len(), 1);
 }
 
 #[test]
@@ -397,7 +442,7 @@ fn a_bad_copy_is_written_anew_before_the_log_goes_on() {
     file.write_all_at(&[0; 64], BLOCK_BYTES as u64).unwrap();
     let scan = read_log(directory.path(), identity(), true).unwrap().scan;
     assert_eq!((scan.repaired, scan.last(CONSENSUS_JOURNAL)), (1, Lsn(1)));
-    repair(directory.path(), &scan).unwrap();
+    repair(directory.path(), &scan.repairs).unwrap();
     let again = read_log(directory.path(), identity(), true).unwrap().scan;
     assert_eq!((again.repaired, again.last(CONSENSUS_JOURNAL)), (0, Lsn(1)));
 }
@@ -430,7 +475,7 @@ fn a_block_that_the_disk_does_not_give_back_is_served_from_its_copy_and_written_
     let place =
         format!("{}: the disk does not give back the bytes from offset 4096 to 8192", first.display());
     assert!(told.len() == 1 && told[0].starts_with(&place), "{told:?}");
-    repair(directory.path(), scan).unwrap();
+    repair(directory.path(), &scan.repairs).unwrap();
     let again = read_log(directory.path(), identity(), true).unwrap();
     assert_eq!((again.scan.repaired, again.unreadable.len()), (0, 0));
 }
