@@ -7,7 +7,7 @@
 use crate::eligible::Eligible;
 use crate::held::Held;
 use crate::receive::FORKS_MAX;
-use quorate_types::{LaneNumber, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why};
+use quorate_types::{LaneNumber, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Support, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The facts of one peer about one lane that cannot be placed; the lowest give way. An honest one has F chains from the
@@ -57,12 +57,31 @@ impl Acknowledged {
         if held.contains(mark) {
             return self.spread(held, eligible, me, from, mark);
         }
+        self.keep_unplaced(from, mark);
+        None
+    }
+
+    /// A replica says to hold what is not here.
+    pub(crate) fn keep_unplaced(&mut self, from: ReplicaId, mark: Mark) {
         let unplaced = &mut self.unplaced[from.index()];
         unplaced.insert(mark);
         if unplaced.len() > unplaced_max(self.quorums) {
             unplaced.pop_first();
         }
-        None
+    }
+
+    /// A replica has shown all its live tips: what else it has said of what is not here lies before one of them, and can be
+    /// asked for, or is dead there.
+    pub(crate) fn on_frontier(&mut self, from: ReplicaId, tips: &[Mark]) {
+        let unplaced = &mut self.unplaced[from.index()];
+        if !unplaced.is_empty() {
+            unplaced.retain(|mark| tips.contains(mark));
+        }
+    }
+
+    /// A replica that has said to hold this has nothing of it any more: it is executed there, or dead.
+    pub(crate) fn disown(&mut self, from: ReplicaId, mark: Mark) {
+        self.unplaced[from.index()].remove(&mark);
     }
 
     /// A batch is held now: facts about it are placed.
@@ -185,6 +204,7 @@ fn spread(
 ) -> Option<Mark> {
     let executed = held.executed().upto;
     let (mut at, mut named) = (mark, None);
+    let (mut weak, mut quorum) = (false, false);
     while at.upto > executed
         && let Some(node) = held.get_mut(at)
         && node.holders.insert(from)
@@ -194,8 +214,12 @@ fn spread(
         if named.is_none() && node.why == Why::Named && others >= quorums.weak {
             named = Some(at);
         }
-        if count == quorums.weak || count == quorums.quorum {
-            eligible.on_count(held, at, count);
+        // What lies below is on the way to the highest that so many have, which is told.
+        if count == quorums.weak && !std::mem::replace(&mut weak, true) {
+            eligible.on_support(held, at, Support::Weak);
+        }
+        if count == quorums.quorum && !std::mem::replace(&mut quorum, true) {
+            eligible.on_support(held, at, Support::Quorum);
         }
         match held.parent(at) {
             Some(parent) => at = parent,

@@ -2,7 +2,8 @@
 //! that q replicas have acknowledged.
 
 use crate::held::Held;
-use quorate_types::{BoardEntry, JournalId, LaneId, LaneNumber, LaneUpdate, Mark, Quorums, Support};
+use quorate_types::{BoardEntry, JournalId, LaneId, LaneNumber, LaneUpdate, Mark, Support};
+use std::collections::BTreeSet;
 
 /// The ends of what so many have acknowledged; usually one.
 #[derive(Debug, Default)]
@@ -33,23 +34,19 @@ pub(crate) struct Eligible {
     held: Vec<Mark>,
     supported: Vec<(Support, Mark)>,
     tip: Mark,
-    quorums: Quorums,
 }
 
 impl Eligible {
-    pub(crate) fn new(quorums: Quorums) -> Self {
+    pub(crate) fn new() -> Self {
         let (weak, quorum) = (Ends::default(), Ends::default());
-        Self { weak, quorum, held: Vec::new(), supported: Vec::new(), tip: Mark::default(), quorums }
+        Self { weak, quorum, held: Vec::new(), supported: Vec::new(), tip: Mark::default() }
     }
 
-    /// So many have acknowledged a held batch, and those before it; with `count` it has just become one more.
-    pub(crate) fn on_count(&mut self, held: &Held, mark: Mark, count: usize) {
-        for (needed, support) in [(self.quorums.weak, Support::Weak), (self.quorums.quorum, Support::Quorum)]
-        {
-            let ends = if support == Support::Weak { &mut self.weak } else { &mut self.quorum };
-            if count == needed && ends.raise(held, mark) {
-                self.supported.push((support, mark));
-            }
+    /// So many have acknowledged a held batch, and those before it.
+    pub(crate) fn on_support(&mut self, held: &Held, mark: Mark, support: Support) {
+        let ends = if support == Support::Weak { &mut self.weak } else { &mut self.quorum };
+        if ends.raise(held, mark) {
+            self.supported.push((support, mark));
         }
     }
 
@@ -77,16 +74,24 @@ impl Eligible {
         self.held.push(mark);
     }
 
-    /// The ordering role has let go of a batch that is still held.
+    /// The ordering role has let go of a batch that is still held, and so of all behind it.
     pub(crate) fn tell_of(&mut self, held: &Held, mark: Mark) {
-        // Its parent may have gone with it, and is told of later.
-        let behind = self.held.iter().position(|other| held.descends(*other, mark));
-        self.held.insert(behind.unwrap_or(self.held.len()), mark);
+        let behind: BTreeSet<Mark> = held.behind(mark).into_iter().collect();
+        // Some of them may be told of already, but none before its parent.
+        self.held.retain(|other| !behind.contains(other));
+        self.held.extend(behind.iter().copied());
         let supports = [(Support::Weak, &self.weak), (Support::Quorum, &self.quorum)];
         for (support, ends) in supports {
-            let of_chain = ends.0.iter().copied().filter(|end| held.descends(*end, mark));
+            let of_chain = ends.0.iter().copied().filter(|end| behind.contains(end));
             self.supported.extend(of_chain.map(|end| (support, end)));
         }
+    }
+
+    /// A batch is held no more.
+    pub(crate) fn on_let_go(&mut self, mark: Mark) {
+        self.held.retain(|other| *other != mark);
+        self.weak.0.retain(|end| *end != mark);
+        self.quorum.0.retain(|end| *end != mark);
     }
 
     /// The lane is executed further.

@@ -299,6 +299,8 @@ impl Lanes {
         }
         if payloads.is_empty() {
             self.fetches.has_nothing(now, &key, from);
+            let share = self.share_on(lane, link)?;
+            share.lane.acknowledged.disown(from, asked);
             self.go_on(now, key, out);
             return Ok(());
         }

@@ -27,12 +27,16 @@ impl Lanes {
         let me = self.me();
         let mut frontiers: BTreeMap<LaneId, Vec<Mark>> = BTreeMap::new();
         for tip in &acks.tips {
-            let share = self.share_on(tip.lane, link)?;
-            let mark = tip.mark();
-            share.lane.on_acknowledgement(from, mark);
+            self.share_on(tip.lane, link)?;
             if acks.full && from != me {
-                frontiers.entry(tip.lane).or_default().push(mark);
+                frontiers.entry(tip.lane).or_default().push(tip.mark());
             }
+        }
+        for (lane, tips) in &frontiers {
+            self.share_on(*lane, link)?.lane.acknowledged.on_frontier(from, tips);
+        }
+        for tip in &acks.tips {
+            self.share_on(tip.lane, link)?.lane.on_acknowledgement(from, tip.mark());
         }
         for (lane, tips) in frontiers {
             self.on_frontier(from, lane, tips);

@@ -6,11 +6,15 @@
 use crate::batch::Batch;
 use quorate_types::{Chains, LaneId, LaneNumber, Lsn, Mark, ReplicaSet, Why};
 use quorate_wire::LaneTip;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// While a peer copies an older state, so many times the usual bytes of executed batches are kept for it.
 const PINNED_TIMES: usize = 4;
+
+/// A lane holds no more batches than so many for its budget, so that they can be looked through: each counts at least this
+/// part of it.
+const BUDGET_PARTS: usize = 16 * 1024;
 
 /// A batch that is held.
 #[derive(Debug)]
@@ -38,6 +42,10 @@ pub(crate) struct Held {
     id: LaneId,
     chains: Chains<Node>,
     executed: Mark,
+    /// What each batch counts at least while it is not executed.
+    cost_min: usize,
+    /// Whether as many chains came from the origin as are taken; none goes before the lane is executed further.
+    is_full: bool,
     /// When the journal is durable up to here, all is that was let go of.
     durable: Lsn,
     /// Executed batches just below the root that no certified state of this replica covers, in order.
@@ -50,15 +58,19 @@ pub(crate) struct Held {
     kept_bytes: usize,
     own_link_bytes: usize,
     other_bytes: usize,
+    /// The bytes of what is not executed, without what small batches count besides.
+    unexecuted_bytes: usize,
 }
 
 impl Held {
     /// Nothing is held above an executed tip.
-    pub(crate) fn new(id: LaneId, executed: Mark) -> Self {
+    pub(crate) fn new(id: LaneId, budget: usize, executed: Mark) -> Self {
         Self {
             id,
             chains: Chains::new(executed),
             executed,
+            cost_min: budget / BUDGET_PARTS,
+            is_full: false,
             durable: Lsn(0),
             shelf: VecDeque::new(),
             covered: executed.upto,
@@ -66,6 +78,7 @@ impl Held {
             kept_bytes: 0,
             own_link_bytes: 0,
             other_bytes: 0,
+            unexecuted_bytes: 0,
         }
     }
 
@@ -120,6 +133,20 @@ impl Held {
         self.chains.children(mark)
     }
 
+    /// A held batch and all that are held behind it, in the order of their numbers.
+    pub(crate) fn behind(&self, mark: Mark) -> Vec<Mark> {
+        let (mut behind, mut known) = (vec![mark], BTreeSet::from([mark]));
+        for (at, node) in self.chains.iter().filter(|(at, _)| at.upto > mark.upto) {
+            let parent = Mark { upto: at.upto.previous(), chain: node.batch.previous() };
+            if known.contains(&parent) {
+                known.insert(at);
+                behind.push(at);
+            }
+        }
+        behind.sort_by_key(|at| at.upto);
+        behind
+    }
+
     pub(crate) fn leaves(&self) -> Vec<Mark> {
         self.chains.leaves()
     }
@@ -145,7 +172,7 @@ impl Held {
     }
 
     pub(crate) fn unexecuted_bytes(&self) -> usize {
-        self.own_link_bytes + self.other_bytes
+        self.unexecuted_bytes
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -154,6 +181,17 @@ impl Held {
 
     fn open_bytes(&mut self, why: Why) -> &mut usize {
         if why == Why::OwnLink { &mut self.own_link_bytes } else { &mut self.other_bytes }
+    }
+
+    /// What a batch of so many bytes counts against the budget of its lane while it is not executed.
+    pub(crate) fn cost(&self, bytes: usize) -> usize {
+        bytes.max(self.cost_min)
+    }
+
+    /// Whether as many chains as `most` came from the origin.
+    pub(crate) fn is_full(&mut self, most: usize) -> bool {
+        self.is_full = self.is_full || self.own_link_forks() >= most;
+        self.is_full
     }
 
     /// Holds a batch, whose parent is held; it lies at `lsn` of the journal.
@@ -166,7 +204,9 @@ impl Held {
             .is_none_or(|before| before.why != Why::Named || before.batch.number() <= self.executed.upto);
         assert!(why == Why::Named || says, "who acknowledges a batch acknowledges those before it");
         let durable = before.map_or(self.durable, |before| before.durable).max(lsn);
-        *self.open_bytes(why) += batch.bytes();
+        let cost = self.cost(batch.bytes());
+        *self.open_bytes(why) += cost;
+        self.unexecuted_bytes += batch.bytes();
         let node = Node { batch, lsn, durable, why, holders: ReplicaSet::EMPTY };
         assert!(self.chains.insert(mark, previous, node), "a batch is held once, and after its parent");
         mark
@@ -178,16 +218,25 @@ impl Held {
         assert!(why > node.why, "a reason rises");
         let (before, bytes) = (std::mem::replace(&mut node.why, why), node.batch.bytes());
         node.durable = node.durable.max(lsn);
+        let bytes = self.cost(bytes);
         *self.open_bytes(before) -= bytes;
         *self.open_bytes(why) += bytes;
     }
 
+    /// A batch was written to the journal again and lies at `lsn` from now on, which is durable before its old place goes.
+    pub(crate) fn moved(&mut self, mark: Mark, lsn: Lsn) {
+        if let Some(node) = self.get_mut(mark) {
+            node.lsn = lsn;
+        }
+    }
+
     /// Lets go of a batch that is merely named, if nothing lies behind it.
-    pub(crate) fn remove_named(&mut self, mark: Mark) -> bool {
-        let Some(node) = self.chains.remove_leaf(mark) else { return false };
+    pub(crate) fn remove_named(&mut self, mark: Mark) -> Option<ReplicaSet> {
+        let node = self.chains.remove_leaf(mark)?;
         assert!(node.why == Why::Named && mark.upto > self.executed.upto, "what is acknowledged stays");
-        self.other_bytes -= node.batch.bytes();
-        true
+        self.other_bytes -= self.cost(node.batch.bytes());
+        self.unexecuted_bytes -= node.batch.bytes();
+        Some(node.holders)
     }
 
     /// The batches that are merely named on the way from `mark` down, parents first.
@@ -261,11 +310,12 @@ impl Held {
     pub(crate) fn on_executed(&mut self, tip: Mark) -> Vec<(Mark, Node)> {
         assert!(tip.upto > self.executed.upto, "execution does not go back");
         let before = std::mem::replace(&mut self.executed, tip);
+        self.is_full = false;
         if !self.chains.contains(tip) {
             // A state that came from others covers what is not held.
             let mut dead = self.chains.restart(tip);
             dead.retain(|(mark, _)| mark.upto > before.upto);
-            (self.kept_bytes, self.own_link_bytes, self.other_bytes) = (0, 0, 0);
+            (self.kept_bytes, self.own_link_bytes, self.other_bytes, self.unexecuted_bytes) = (0, 0, 0, 0);
             self.shelf.clear();
             // That state is durable.
             self.durable = Lsn(0);
@@ -274,13 +324,16 @@ impl Held {
         }
         let dead = self.chains.decide(tip);
         for (_, node) in &dead {
-            *self.open_bytes(node.why) -= node.batch.bytes();
+            let cost = self.cost(node.batch.bytes());
+            *self.open_bytes(node.why) -= cost;
+            self.unexecuted_bytes -= node.batch.bytes();
         }
         for number in (before.upto.0 + 1..=tip.upto.0).map(LaneNumber) {
             let mark = self.main_at(number).expect("invariant: a chain has no gaps");
             let node = self.get(mark).expect("invariant: it is above the root");
-            let (why, bytes) = (node.why, node.batch.bytes());
-            *self.open_bytes(why) -= bytes;
+            let (why, bytes, cost) = (node.why, node.batch.bytes(), self.cost(node.batch.bytes()));
+            *self.open_bytes(why) -= cost;
+            self.unexecuted_bytes -= bytes;
             self.kept_bytes += bytes;
         }
         dead

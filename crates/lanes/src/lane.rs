@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::eligible::Eligible;
 use crate::held::{Held, Node};
 use quorate_types::{
-    JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why,
+    ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why,
 };
 use std::sync::Arc;
 
@@ -33,18 +33,19 @@ impl Lane {
     pub(crate) fn new(
         id: LaneId,
         me: ReplicaId,
-        quorums: Quorums,
+        config: &ClusterConfig,
         journal: JournalId,
         executed: Mark,
     ) -> Self {
+        let (quorums, budget) = (config.quorums(), config.tuning().lane_bytes_held_max());
         Self {
             id,
             me,
             quorums,
             journal,
-            held: Held::new(id, executed),
+            held: Held::new(id, budget, executed),
             acknowledged: Acknowledged::new(quorums),
-            eligible: Eligible::new(quorums),
+            eligible: Eligible::new(),
             raised: Vec::new(),
         }
     }
@@ -93,7 +94,13 @@ impl Lane {
     /// ordering role, which has let go of it, is told of it again.
     pub(crate) fn unname(&mut self, mark: Mark) -> bool {
         let Some(node) = self.held.get(mark).filter(|_| mark.upto > self.executed()) else { return false };
-        if node.why == Why::Named && self.held.remove_named(mark) {
+        // What f+1 others have acknowledged is about to be held for that.
+        if node.why == Why::Named
+            && !self.is_vouched_for(node.holders)
+            && let Some(holders) = self.held.remove_named(mark)
+        {
+            self.eligible.on_let_go(mark);
+            holders.iter().for_each(|from| self.acknowledged.keep_unplaced(from, mark));
             return true;
         }
         self.eligible.tell_of(&self.held, mark);
@@ -228,9 +235,9 @@ impl Lane {
     /// Whether this replica has acknowledged a digest, be it by what descends from it, once the journal is durable up to
     /// what is returned.
     pub(crate) fn says(&self, mark: Mark) -> Option<Lsn> {
-        let known =
-            mark.upto >= self.executed() && self.held.contains(mark) && self.held.sayable(mark) == mark;
-        known.then(|| self.held.durable(mark))
+        let is_executed = mark.upto <= self.executed() && self.held.is_main(mark);
+        let says = is_executed || self.held.contains(mark) && self.held.sayable(mark) == mark;
+        says.then(|| self.held.durable(mark))
     }
 
     /// Up to where whoever holds these tips has the main chain. Of those that are not known nothing above the executed tip

@@ -201,9 +201,8 @@ impl Lanes {
     /// [`Lanes::recover`].
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, me: ReplicaId, links: &[LinkId], journal: JournalId) -> Self {
-        let quorums = config.quorums();
         let lanes = config.lanes().filter(|lane| links.contains(&lane.link));
-        let share = |lane| (lane, Share::new(Lane::new(lane, me, quorums, journal, Mark::default())));
+        let share = |lane| (lane, Share::new(Lane::new(lane, me, &config, journal, Mark::default())));
         let shares = lanes.map(share).collect();
         let links = links.iter().map(|id| (*id, Link::new())).collect();
 
@@ -396,13 +395,17 @@ impl Lanes {
         for tip in self.unchecked.drain(..claimed) {
             let share = self.shares.get_mut(&tip.lane);
             let node = share.and_then(|share| share.lane.held.get_mut(tip.mark()));
-            let batch =
-                &mut node.expect("invariant: nothing has happened since the claims were gathered").batch;
+            let node = node.expect("invariant: nothing has happened since the claims were gathered");
+            // Whoever names a batch, or has acknowledged it, is not its origin.
+            let is_from_origin = node.why == Why::OwnLink;
+            let batch = &mut node.batch;
             Arc::get_mut(batch)
                 .expect("invariant: nobody has the batch before its verdicts")
                 .settle(verdicts);
-            let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
-            self.throttles.checked(tip.lane, batch.bundles().len(), forged);
+            if is_from_origin {
+                let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
+                self.throttles.checked(tip.lane, batch.bundles().len(), forged);
+            }
             out.push(Output::Held(Arc::clone(batch)));
         }
         if self.unchecked.is_empty() {
@@ -550,7 +553,9 @@ impl Lanes {
     fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
         let lane = self.own_lane(link);
         let full = self.tuning().batch_bytes_full;
-        while self.may_seal(link) {
+        // Execution takes no batch before those that it follows, which may still be checked.
+        let is_checked = !self.unchecked.iter().any(|tip| tip.lane == lane);
+        while is_checked && self.may_seal(link) {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
             };

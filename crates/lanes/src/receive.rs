@@ -38,7 +38,7 @@ impl Lanes {
         self.throttles.admit(head.lane)?;
         let held_max = self.lane_bytes_held_max();
         let is_disk_behind = self.is_disk_behind();
-        let held = &self.share_on(head.lane, link)?.lane.held;
+        let held = &mut self.share_on(head.lane, link)?.lane.held;
         let executed = held.executed();
         let parent = Mark { upto: head.number.previous(), chain: head.previous };
         if head.number <= executed.upto {
@@ -59,7 +59,9 @@ impl Lanes {
         }
         // The origin vouches for what lies before its batch.
         let named = held.named_up_to(parent);
-        if held.own_link_bytes() + bytes_of(held, &named) + frame.payload.len() > held_max || is_disk_behind {
+        if held.own_link_bytes() + bytes_of(held, &named) + held.cost(frame.payload.len()) > held_max
+            || is_disk_behind
+        {
             return Err(Reject::Budget);
         }
         let continues = parent == held.tip() && held.end() == parent;
@@ -76,7 +78,7 @@ impl Lanes {
     /// The origin sends what is held already: that is a better reason than that somebody has named it.
     fn vouch(&mut self, known: Mark, lane: LaneId, out: &mut Vec<Output>) -> Result<(), Reject> {
         let held_max = self.lane_bytes_held_max();
-        let held = &self.share_on(lane, lane.link)?.lane.held;
+        let held = &mut self.share_on(lane, lane.link)?.lane.held;
         let named = held.named_up_to(known);
         if named.is_empty() {
             return Ok(());
@@ -84,7 +86,8 @@ impl Lanes {
         if held.own_link_bytes() + bytes_of(held, &named) > held_max {
             return Err(Reject::Budget);
         }
-        if is_one_fork_too_many(held, held.sayable(known)) {
+        let from = held.sayable(known);
+        if is_one_fork_too_many(held, from) {
             return Err(Reject::Fork);
         }
         self.raise(lane, known, Why::OwnLink, out);
@@ -93,7 +96,7 @@ impl Lanes {
 }
 
 fn bytes_of(held: &Held, marks: &[Mark]) -> usize {
-    marks.iter().filter_map(|mark| held.get(*mark)).map(|node| node.batch.bytes()).sum()
+    marks.iter().filter_map(|mark| held.get(*mark)).map(|node| held.cost(node.batch.bytes())).sum()
 }
 
 fn child_with(held: &Held, parent: Mark, payload: &[u8]) -> Option<Mark> {
@@ -102,11 +105,11 @@ fn child_with(held: &Held, parent: Mark, payload: &[u8]) -> Option<Mark> {
 }
 
 /// Whether a batch of the origin behind `parent` would begin one chain more than are taken from it.
-fn is_one_fork_too_many(held: &Held, parent: Mark) -> bool {
+fn is_one_fork_too_many(held: &mut Held, parent: Mark) -> bool {
     if held.forked() >= FORKED_BATCHES_MAX {
         return true;
     }
     let from_origin = |mark: Mark| held.get(mark).is_some_and(|node| node.why == Why::OwnLink);
     let continues = from_origin(parent) && !held.children(parent).any(from_origin);
-    !continues && held.own_link_forks() >= FORKS_MAX
+    !continues && held.is_full(FORKS_MAX)
 }

@@ -47,7 +47,7 @@ impl Lanes {
         journal: JournalId,
         recovered: Recovered,
     ) -> Self {
-        let mut lanes = Self::new(config, me, links, journal);
+        let mut lanes = Self::new(Arc::clone(&config), me, links, journal);
         lanes.last_lsn = recovered.last_lsn;
         let mut of_lane: BTreeMap<LaneId, Vec<Found>> = BTreeMap::new();
         for (lsn, frame, why) in recovered.batches {
@@ -59,10 +59,9 @@ impl Lanes {
             }
         }
         let mut records = Vec::new();
-        let quorums = lanes.config().quorums();
         for (id, share) in &mut lanes.shares {
             let executed = recovered.tips.iter().find(|tip| tip.lane == *id).map(LaneTip::mark);
-            share.lane = Lane::new(*id, me, quorums, journal, executed.unwrap_or_default());
+            share.lane = Lane::new(*id, me, &config, journal, executed.unwrap_or_default());
             share.lane.recover(of_lane.remove(id).unwrap_or_default());
             share.lane.tell_again();
             records.extend(share.lane.held.positions());

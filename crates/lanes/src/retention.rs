@@ -127,7 +127,9 @@ impl Lanes {
                     }
                     let (batch, why) = (Arc::clone(&node.batch), node.why);
                     rewritten += batch.bytes();
-                    self.write(&batch, why, out);
+                    let lsn = self.write(&batch, why, out);
+                    let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
+                    share.lane.held.moved(tip.mark(), lsn);
                 }
             }
             self.records.records.pop_front();

@@ -27,13 +27,15 @@ pub struct Chains<T> {
     root: Mark,
     main: VecDeque<(Digest, T)>,
     forks: BTreeMap<Mark, Fork<T>>,
+    /// The ends of chains beside the main one.
+    ends: BTreeSet<Mark>,
 }
 
 impl<T> Chains<T> {
     /// Nothing is known above `root`.
     #[must_use]
     pub fn new(root: Mark) -> Self {
-        Self { root, main: VecDeque::new(), forks: BTreeMap::new() }
+        Self { root, main: VecDeque::new(), forks: BTreeMap::new(), ends: BTreeSet::new() }
     }
 
     /// Where all chains begin.
@@ -130,6 +132,8 @@ impl<T> Chains<T> {
         if parent == self.tip() {
             self.main.push_back((mark.chain, value));
         } else {
+            self.ends.remove(&parent);
+            self.ends.insert(mark);
             self.forks.insert(mark, Fork { previous, value });
         }
         true
@@ -182,14 +186,8 @@ impl<T> Chains<T> {
     /// All ends, that of the main chain first; none while nothing is known above the root.
     #[must_use]
     pub fn leaves(&self) -> Vec<Mark> {
-        let mut leaves: Vec<Mark> = (!self.main.is_empty()).then(|| self.tip()).into_iter().collect();
-        if !self.forks.is_empty() {
-            let parent =
-                |(mark, fork): (&Mark, &Fork<T>)| Mark { upto: mark.upto.previous(), chain: fork.previous };
-            let parents: BTreeSet<Mark> = self.forks.iter().map(parent).collect();
-            leaves.extend(self.forks.keys().filter(|mark| !parents.contains(mark)));
-        }
-        leaves
+        let main = (!self.main.is_empty()).then(|| self.tip());
+        main.into_iter().chain(self.ends.iter().copied()).collect()
     }
 
     /// All places, each after its parent.
@@ -202,24 +200,34 @@ impl<T> Chains<T> {
 
     /// Makes the chain through a known place the main one, and of what lies behind it the longest.
     pub fn prefer(&mut self, mark: Mark) {
-        assert!(self.contains(mark), "only a known place is on a chain");
-        if !self.is_main(mark) {
-            let mut path = Vec::new();
-            let mut at = mark;
-            while let Some(fork) = self.forks.remove(&at) {
-                let parent = Mark { upto: at.upto.previous(), chain: fork.previous };
-                path.push((at.chain, fork.value));
-                at = parent;
-            }
-            self.cut_main_above(at.upto);
-            self.main.extend(path.into_iter().rev());
-        }
+        self.bring_to_main(mark);
         if self.tip() == mark {
             self.grow_main();
         }
     }
 
+    /// Makes the way to a known place a part of the main chain.
+    fn bring_to_main(&mut self, mark: Mark) {
+        assert!(self.contains(mark), "only a known place is on a chain");
+        if self.is_main(mark) {
+            return;
+        }
+        let mut path = Vec::new();
+        let mut at = mark;
+        while let Some(fork) = self.forks.remove(&at) {
+            let parent = Mark { upto: at.upto.previous(), chain: fork.previous };
+            path.push((at.chain, fork.value));
+            at = parent;
+        }
+        self.cut_main_above(at.upto);
+        self.ends.remove(&mark);
+        self.main.extend(path.into_iter().rev());
+    }
+
     fn cut_main_above(&mut self, number: LaneNumber) {
+        if self.tip().upto > number {
+            self.ends.insert(self.tip());
+        }
         while self.tip().upto > number {
             let mark = self.tip();
             let (_, value) = self.main.pop_back().expect("invariant: the tip lies above the root");
@@ -227,15 +235,21 @@ impl<T> Chains<T> {
         }
     }
 
-    /// Moves the longest chain behind the end of the main one there.
+    /// Moves the longest chain behind the end of the main one there. One pass: places come in the order of their numbers, each
+    /// after its parent.
     fn grow_main(&mut self) {
-        let Some(highest) = self.forks.keys().rev().copied().find(|mark| self.descends(*mark, self.tip()))
-        else {
-            return;
-        };
+        let tip = self.tip();
+        let mut behind: BTreeSet<Mark> = BTreeSet::from([tip]);
+        let from = Mark { upto: tip.upto.next(), chain: Digest::ZERO };
+        for (mark, fork) in self.forks.range(from..) {
+            if behind.contains(&Mark { upto: mark.upto.previous(), chain: fork.previous }) {
+                behind.insert(*mark);
+            }
+        }
+        let mut at = *behind.last().expect("invariant: the end of the main chain is in there");
+        self.ends.remove(&at);
         let mut path = Vec::new();
-        let mut at = highest;
-        while at != self.tip() {
+        while at != tip {
             let fork = self.forks.remove(&at).expect("invariant: it descends from the end of the main chain");
             path.push((at.chain, fork.value));
             at = Mark { upto: at.upto.previous(), chain: fork.previous };
@@ -246,21 +260,23 @@ impl<T> Chains<T> {
     /// A known place is decided: takes out everything that neither lies on the way to it nor descends from it, parents
     /// first.
     pub fn decide(&mut self, mark: Mark) -> Vec<(Mark, T)> {
-        if !self.is_main(mark) {
-            self.prefer(mark);
-        }
         let mut dead = Vec::new();
-        if self.forks.is_empty() {
+        if self.is_main(mark) && self.forks.is_empty() {
             return dead;
         }
+        self.bring_to_main(mark);
         for (at, fork) in std::mem::take(&mut self.forks) {
             let parent = Mark { upto: at.upto.previous(), chain: fork.previous };
             let lives = at.upto > mark.upto && (self.is_main(parent) || self.forks.contains_key(&parent));
             if lives {
                 self.forks.insert(at, fork);
             } else {
+                self.ends.remove(&at);
                 dead.push((at, fork.value));
             }
+        }
+        if self.tip() == mark {
+            self.grow_main();
         }
         dead
     }
@@ -280,9 +296,17 @@ impl<T> Chains<T> {
             return None;
         }
         if mark == self.tip() {
-            return self.main.pop_back().map(|(_, value)| value);
+            let (_, value) = self.main.pop_back()?;
+            self.grow_main();
+            return Some(value);
         }
-        self.forks.remove(&mark).map(|fork| fork.value)
+        let Fork { previous, value } = self.forks.remove(&mark)?;
+        let parent = Mark { upto: mark.upto.previous(), chain: previous };
+        self.ends.remove(&mark);
+        if self.forks.contains_key(&parent) && self.children(parent).next().is_none() {
+            self.ends.insert(parent);
+        }
+        Some(value)
     }
 
     /// Everything begins anew behind a place that is not known. Takes all out, parents first.
@@ -322,6 +346,42 @@ mod tests {
         grow(&mut chains, mark(2, 1), 2, 2);
         grow(&mut chains, mark(3, 2), 3, 4);
         chains
+    }
+
+    /// The ends as they follow from the places.
+    fn check_ends(chains: &Chains<u64>) {
+        let leaf = |mark: &Mark| chains.children(*mark).next().is_none();
+        let mut expected: Vec<Mark> = chains.iter().map(|(mark, _)| mark).filter(leaf).collect();
+        let mut leaves = chains.leaves();
+        expected.sort();
+        leaves.sort();
+        assert_eq!(leaves, expected);
+    }
+
+    #[test]
+    fn whatever_happens_the_ends_are_known() {
+        let mut chains = forest();
+        check_ends(&chains);
+        for place in [mark(3, 2), mark(5, 1), mark(4, 2), mark(7, 3), mark(3, 1)] {
+            chains.prefer(place);
+            check_ends(&chains);
+        }
+        for place in [mark(5, 1), mark(4, 2), mark(7, 3), mark(6, 3), mark(5, 3), mark(4, 3), mark(3, 2)] {
+            assert!(chains.remove_leaf(place).is_some(), "{place:?}");
+            check_ends(&chains);
+        }
+        grow(&mut chains, mark(2, 1), 5, 3);
+        grow(&mut chains, mark(2, 1), 6, 4);
+        check_ends(&chains);
+        chains.decide(mark(3, 6));
+        check_ends(&chains);
+        grow(&mut chains, mark(4, 6), 7, 3);
+        check_ends(&chains);
+        for _ in 0..4 {
+            chains.advance();
+        }
+        chains.restart(mark(9, 9));
+        check_ends(&chains);
     }
 
     #[test]
@@ -376,6 +436,34 @@ mod tests {
         chains.prefer(mark(5, 1));
         assert_eq!(chains.tip(), mark(5, 1));
         assert_eq!(chains.get(mark(6, 3)), Some(&6));
+    }
+
+    /// An origin may give out a long chain and have a short one executed: that costs one look at each place.
+    #[test]
+    fn a_long_chain_beside_a_decided_one_dies_in_one_pass() {
+        let mut chains = Chains::new(Mark::default());
+        let place = |number: u64, name: u8| {
+            let mut chain = Digest([name; 32]);
+            chain.0[..8].copy_from_slice(&number.to_le_bytes());
+            Mark { upto: LaneNumber(number), chain }
+        };
+        let (mut before, count) = (Mark::default(), 200_000);
+        for number in 1..=count {
+            let next = place(number, 1);
+            assert!(chains.insert(next, before.chain, number));
+            before = next;
+        }
+        assert!(chains.insert(place(1, 2), Digest::ZERO, 1));
+        assert_eq!(chains.decide(place(1, 2)).len() as u64, count);
+        assert_eq!((chains.tip(), chains.len()), (place(1, 2), 1));
+        for number in 2..=count {
+            chains.insert(place(number, 2), place(number - 1, 2).chain, number);
+        }
+        chains.insert(place(2, 3), place(1, 2).chain, 2);
+        chains.prefer(place(2, 3));
+        chains.prefer(place(1, 2));
+        assert_eq!(chains.decide(place(2, 2)).len(), 1);
+        assert_eq!(chains.tip(), place(count, 2));
     }
 
     #[test]

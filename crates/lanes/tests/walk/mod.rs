@@ -8,7 +8,7 @@ use quorate_types::{
 };
 use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message, encode_fetched_batches};
 use quorate_wire::{BatchHead, Frame, Kind, LaneTip, testing};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// The retransmission time, by which the model counts.
@@ -116,9 +116,8 @@ pub(crate) struct World {
     pub(crate) round: u64,
     salt: u64,
     unnamed: u64,
-    /// What somebody counted q acknowledgements for.
-    certain: BTreeSet<(LaneId, Mark)>,
-    pub(crate) stable: bool,
+    /// What somebody counted q acknowledgements for, and since when.
+    certain: BTreeMap<(LaneId, Mark), u64>,
     pub(crate) violations: Vec<String>,
     /// The bundles that origins go on sealing, signed once for all.
     signed: Vec<Vec<u8>>,
@@ -164,8 +163,7 @@ impl World {
             round: 0,
             salt: 0,
             unnamed: 0,
-            certain: BTreeSet::new(),
-            stable: false,
+            certain: BTreeMap::new(),
             violations: Vec::new(),
             signed: signed.to_vec(),
         };
@@ -240,7 +238,6 @@ impl World {
     pub(crate) fn reconnect(&mut self) {
         let up: Vec<ReplicaId> = self.config.replica_ids().filter(|id| self.is_up(*id)).collect();
         self.flights.retain(|(from, to, _)| from == to);
-        self.stable = true;
         for machine in &mut self.machines {
             let me = machine.me;
             let Some(node) = &mut machine.node else { continue };
@@ -347,7 +344,7 @@ impl World {
                 at = known.previous;
             }
             if *support == Support::Quorum {
-                self.certain.insert((lane, *mark));
+                self.certain.entry((lane, *mark)).or_insert(self.round);
             }
         }
     }
@@ -775,7 +772,9 @@ impl World {
                 found.push(format!("r{} does not seal", machine.me));
             }
         }
-        for (lane, mark) in &self.certain {
+        // What is new may still be on its way.
+        let old = self.certain.iter().filter(|(_, since)| self.round - **since > VIEW_ROUNDS);
+        for ((lane, mark), _) in old {
             let decided = self.committed(*lane);
             if mark.upto <= decided.upto || !self.extends(*lane, *mark, decided) {
                 continue;
