@@ -160,9 +160,7 @@ pub fn sign_bundle() -> impl FnMut() {
     let key = testing::client_key();
     move || {
         let head = black_box(&head);
-        black_box(
-            Statement::bundle(&config, &head.client, &head.session, head.number, &head.body).sign(&key),
-        );
+        black_box(Statement::bundle(&config, &head.client, head.session, head.number, &head.body).sign(&key));
     }
 }
 

@@ -41,7 +41,7 @@ pub fn settings() -> Criterion {
 /// The session of the only client.
 #[must_use]
 pub fn session() -> SessionId {
-    SessionId::derive(&testing::client_key().public(), 1)
+    testing::SESSION
 }
 
 /// The operations of bundle `number`: SETs of 16-byte keys, spread over all [`KEYS`] by a step that is prime

@@ -2,7 +2,7 @@
 
 use crate::{KEYS, OPERATIONS, operations, session};
 use quorate_state::{BundleInput, Context, Outcome, State};
-use quorate_types::{ArchivedOperation, BundleNumber, Nanoseconds, Operation, Seq, SessionId};
+use quorate_types::{ArchivedOperation, BundleNumber, Digest, Nanoseconds, Nonce, Operation, Seq, SessionId};
 use quorate_wire::testing;
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
@@ -17,7 +17,6 @@ pub struct LoadedState {
     /// The state.
     pub state: State,
     client: [u8; 32],
-    /// Kept, because deriving it takes longer than executing a SET.
     session: SessionId,
     bundles: Vec<AlignedVec>,
     number: u64,
@@ -38,7 +37,7 @@ impl LoadedState {
         let client = *testing::client_key().public().as_bytes();
         let bundles = (0..BUNDLES).map(|number| archive(&operations(number))).collect();
         let mut loaded = Self { state: State::new([client]), client, session: session(), bundles, number: 0 };
-        loaded.execute(&archive(&vec![Operation::Register { counter: 1 }]));
+        loaded.register();
         loaded.next(BUNDLES);
         assert_eq!(loaded.state.user_keys(), KEYS);
         loaded
@@ -57,19 +56,30 @@ impl LoadedState {
         self.bundles = bundles;
     }
 
+    fn register(&mut self) {
+        let archive = archive(&vec![Operation::Register { nonce: Nonce([1; 16]), recent: 0 }]);
+        let outcome = self.outcome(self.session.seq, SessionId::NONE, &archive);
+        assert!(matches!(outcome, Outcome::Registration { session: Some(id), .. } if id == self.session));
+        self.number = 1;
+    }
+
     /// Executes one archived bundle as the session's next one.
     ///
     /// # Panics
     /// When the state does not.
     pub fn execute(&mut self, archive: &[u8]) {
+        let outcome = self.outcome(Seq(self.number + 1), self.session, archive);
+        assert!(matches!(outcome, Outcome::Executed(_)));
+        self.number += 1;
+    }
+
+    fn outcome(&mut self, seq: Seq, session: SessionId, archive: &[u8]) -> Outcome {
         let operations =
             rkyv::access::<ArchivedVec<ArchivedOperation>, Error>(archive).expect("a fresh archive");
-        let seq = self.number + 1;
-        let context = Context { seq: Seq(seq), timestamp: Nanoseconds(seq) };
-        let number = BundleNumber(self.number);
-        let input = BundleInput { client: &self.client, session: self.session, number, operations };
-        assert!(matches!(self.state.execute(context, input), Outcome::Executed(_)));
-        self.number += 1;
+        let context = Context { seq, timestamp: Nanoseconds(seq.0) };
+        // The digest of the request was made when the signature was checked.
+        let (client, number, request) = (&self.client, BundleNumber(self.number), Digest::ZERO);
+        self.state.execute(context, BundleInput { client, session, number, request, operations })
     }
 }
 

@@ -200,7 +200,7 @@ fn a_client_that_breaks_the_rules_is_disconnected() {
     let cluster = Cluster::start(4);
     let config = cluster.config();
     let (key, other) = (cluster.client_key(0), cluster.client_key(1));
-    let session = SessionId::derive(&key.public(), 1);
+    let session = SessionId { seq: Seq(1), place: 0 };
     let set = Operation::Set { key: b"k".to_vec(), value: b"v".to_vec(), condition: Condition::Always };
     let signed_by = |signer: &SigningKey| {
         Frame::encode(Kind::Bundle, |out| {

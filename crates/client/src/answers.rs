@@ -13,6 +13,15 @@ pub(crate) enum Verdict {
     Gone(Seq),
 }
 
+/// Which of the bundles that were signed with one number an answer is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The bundle itself.
+    Bundle,
+    /// The empty one in its place.
+    Void,
+}
+
 /// The latest answers of one replica to one bundle. An honest replica that first sent results may later say
 /// that they are gone, and both stay true, so both are kept; each counts once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,36 +43,54 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Answers {
     replicas: usize,
-    cells: Vec<Answer>,
+    /// The number of bundles that may be open.
+    window: usize,
+    /// To each bundle, and then to the one in its place.
+    cells: Vec<[Answer; 2]>,
 }
 
 impl Answers {
     /// An empty table for `replicas` replicas.
     pub(crate) fn new(replicas: usize) -> Self {
-        Self { replicas, cells: vec![Answer::default(); replicas * limits::OPEN_BUNDLES_MAX] }
+        Self::of(replicas, limits::OPEN_BUNDLES_MAX)
     }
 
-    fn row(&mut self, number: BundleNumber) -> &mut [Answer] {
-        let window = limits::OPEN_BUNDLES_MAX as u64;
-        let row = usize::try_from(number.0 % window).expect("invariant: below the window");
+    /// An empty table of one bundle.
+    pub(crate) fn of_one(replicas: usize) -> Self {
+        Self::of(replicas, 1)
+    }
+
+    fn of(replicas: usize, window: usize) -> Self {
+        Self { replicas, window, cells: vec![Default::default(); replicas * window] }
+    }
+
+    fn row(&mut self, number: BundleNumber) -> &mut [[Answer; 2]] {
+        let row = usize::try_from(number.0 % self.window as u64).expect("invariant: below the window");
         &mut self.cells[row * self.replicas..][..self.replicas]
     }
 
     /// Forgets what was answered to the bundle that had this place before.
     pub(crate) fn clear(&mut self, number: BundleNumber) {
-        self.row(number).fill(Answer::default());
+        self.row(number).fill(Default::default());
     }
 
-    /// Notes what `replica` says about bundle `number`; returns how many replicas say the same. A replica
-    /// that does not exist is not counted.
-    pub(crate) fn note(&mut self, number: BundleNumber, replica: ReplicaId, verdict: Verdict) -> usize {
+    /// Notes what `replica` says about one of the bundles with this number; returns how many replicas say the same. A
+    /// replica that does not exist is not counted.
+    pub(crate) fn note(
+        &mut self,
+        number: BundleNumber,
+        replica: ReplicaId,
+        asked: Asked,
+        verdict: Verdict,
+    ) -> usize {
         let row = self.row(number);
-        if let Some(answer) = row.get_mut(replica.index()) {
+        if let Some(answers) = row.get_mut(replica.index()) {
+            let answer = &mut answers[asked as usize];
             match verdict {
                 Verdict::Results(seq, digest) => answer.results = Some((seq, digest)),
                 Verdict::Gone(seq) => answer.gone = Some(seq),
             }
         }
-        row.iter().filter(|answer| answer.says(verdict)).count()
+        row.iter().filter(|answers| answers[asked as usize].says(verdict)).count()
     }
 }

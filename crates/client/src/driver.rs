@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -58,15 +58,16 @@ pub struct Completion {
     pub results: Option<Arc<[u8]>>,
 }
 
-/// A bundle that is open; a future of its completion. Dropping it does not take the bundle back.
+/// A bundle that is open; a future of its completion, or of why there is none. Dropping it does not take the bundle
+/// back.
 #[derive(Debug)]
-pub struct Pending(oneshot::Receiver<Completion>);
+pub struct Pending(oneshot::Receiver<Result<Completion, ClientError>>);
 
 impl Future for Pending {
     type Output = Result<Completion, ClientError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map_err(|_| ClientError::Closed)
+        Pin::new(&mut self.0).poll(context).map(|told| told.unwrap_or(Err(ClientError::Closed)))
     }
 }
 
@@ -98,7 +99,9 @@ impl Client {
         key: SigningKey,
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
-        let shared = Rc::new(Shared::new(config, key, options));
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| ClientError::Random(error.to_string()))?;
+        let shared = Rc::new(Shared::new(config, key, seed, options));
         let replicas = shared.config.replica_ids();
         let mut tasks: Vec<_> =
             replicas.map(|id| tokio_uring::spawn(keep_connected(Rc::clone(&shared), id))).collect();
@@ -141,7 +144,7 @@ impl Client {
     }
 
     /// Where the bundle was executed and what came out, one result per operation. Waits while the window is
-    /// full. An error after the bundle was sent leaves its outcome unknown, and says so.
+    /// full. [`ClientError::outcome`] says what an error means for the bundle.
     pub async fn execute(
         &self,
         operations: &Vec<Operation>,
@@ -231,11 +234,11 @@ impl Client {
 #[derive(Debug, Default)]
 struct Waiting {
     first: BundleNumber,
-    waiters: VecDeque<Option<oneshot::Sender<Completion>>>,
+    waiters: VecDeque<Option<oneshot::Sender<Result<Completion, ClientError>>>>,
 }
 
 impl Waiting {
-    fn push(&mut self, number: BundleNumber) -> oneshot::Receiver<Completion> {
+    fn push(&mut self, number: BundleNumber) -> oneshot::Receiver<Result<Completion, ClientError>> {
         if self.waiters.is_empty() {
             self.first = number;
         }
@@ -245,11 +248,11 @@ impl Waiting {
         receiver
     }
 
-    fn resolve(&mut self, completion: Completion) {
-        let index = usize::try_from(completion.number.since(self.first)).expect("invariant: in the window");
+    fn resolve(&mut self, number: BundleNumber, told: Result<Completion, ClientError>) {
+        let index = usize::try_from(number.since(self.first)).expect("invariant: in the window");
         if let Some(sender) = self.waiters.get_mut(index).and_then(Option::take) {
             // Whoever submitted may have given up.
-            let _ = sender.send(completion);
+            let _ = sender.send(told);
         }
         while matches!(self.waiters.front(), Some(None)) {
             self.waiters.pop_front();
@@ -286,11 +289,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(config: Arc<ClusterConfig>, key: SigningKey, options: ClientOptions) -> Self {
+    fn new(config: Arc<ClusterConfig>, key: SigningKey, seed: [u8; 32], options: ClientOptions) -> Self {
         let members = config.replica_ids().zip(config.members());
         let links = members.map(|(replica, member)| Link::new(replica, member.client)).collect();
-        let session = Session::new(Arc::clone(&config), key.clone(), wall_clock(), options.home)
-            .with_timing(options.timing);
+        let session =
+            Session::new(Arc::clone(&config), key.clone(), seed, options.home).with_timing(options.timing);
         Self {
             config,
             key,
@@ -371,21 +374,18 @@ impl Shared {
         let mut actions = self.actions.borrow_mut();
         let was_registered = session.is_registered();
         let result = step(&mut session, self.now(), &mut actions);
-        let mut refused = None;
         for action in actions.drain(..) {
             match action {
                 Action::Send { replica, frame } => self.link(replica).queue(&frame),
                 Action::Completed { number, seq, results } => {
-                    self.resolve(Completion { number, seq, results: Some(results) });
+                    self.resolve(number, Ok(Completion { number, seq, results: Some(results) }));
                 }
                 Action::ResultsGone { number, seq } => {
-                    self.resolve(Completion { number, seq, results: None });
+                    self.resolve(number, Ok(Completion { number, seq, results: None }));
                 }
-                Action::RegistrationRefused { highest } => refused = Some(highest),
+                Action::NotDone { number, reason } => self.resolve(number, Err(ClientError::NotDone(reason))),
+                Action::Unknown { number } => self.resolve(number, Err(ClientError::Evicted)),
             }
-        }
-        if let Some(highest) = refused {
-            self.open_another_session(&mut session, highest, &mut actions);
         }
         if session.is_registered() && !was_registered {
             self.changed.notify_waiters();
@@ -396,34 +396,10 @@ impl Shared {
         result
     }
 
-    fn resolve(&self, completion: Completion) {
-        self.waiting.borrow_mut().resolve(completion);
+    fn resolve(&self, number: BundleNumber, told: Result<Completion, ClientError>) {
+        self.waiting.borrow_mut().resolve(number, told);
         self.room.notify_waiters();
     }
-
-    /// The key has used a higher counter than the wall clock gave. [`Client::connect`] has not returned yet,
-    /// so no bundle is open.
-    fn open_another_session(&self, session: &mut Session, highest: u64, actions: &mut Vec<Action>) {
-        tracing::debug!(highest, "session counter was used before; taking a higher one");
-        let counter = wall_clock().max(highest.saturating_add(1));
-        let (config, key) = (Arc::clone(&self.config), self.key.clone());
-        *session = Session::new(config, key, counter, session.home()).with_timing(self.options.timing);
-        let now = self.now();
-        for replica in self.config.replica_ids().filter(|replica| self.link(*replica).is_connected()) {
-            session.on_connected(now, replica, actions);
-        }
-        for action in actions.drain(..) {
-            if let Action::Send { replica, frame } = action {
-                self.link(replica).queue(&frame);
-            }
-        }
-    }
-}
-
-/// Nanoseconds since the Unix epoch: a counter that grows from one run of a client to the next.
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Wakes the session at its deadlines. One that has moved to a later time is noticed at the earlier one.

@@ -71,6 +71,9 @@ pub enum ClientError {
         /// One line per replica.
         states: String,
     },
+    /// The system gave no random bytes for the registration.
+    #[error("the system's random source failed: {0}")]
+    Random(String),
     /// The bundle was not taken.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -131,6 +134,7 @@ impl ClientError {
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::NotRegistered { .. }
+            | Self::Random(_)
             | Self::Submit(_)
             | Self::NotDone(_)
             | Self::NoSuchReplica { .. }

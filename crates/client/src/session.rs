@@ -1,36 +1,43 @@
 //! One client session as a state machine without I/O (DESIGN section 6).
 //!
-//! The session registers itself with bundle 0 as soon as a quorum is connected; user bundles are 1, 2, … and
-//! wait until the registration is complete. Requests go to one replica, the home; every replica answers. A bundle is complete when f+1
-//! replicas gave the same (number, seq, digest of the results) and the results themselves are here.
+//! The session registers itself as soon as a quorum is connected and has said how far it is; bundles wait until the
+//! registration is complete, as they are signed over the number that it gets from the state. Requests go to one
+//! replica, the home; every replica answers. A bundle is complete when f+1 replicas gave the same (number, digest of the
+//! request, seq, digest of the results) and the results themselves are here.
 //!
 //! Bundles of a session execute strictly in order and exactly once, so sending one again is always safe, and
 //! whatever is sent again is sent in order from the first that may be missing: a replica skips a bundle
 //! whose predecessor it has not seen. The window counts from the first bundle that is not complete, because
 //! replicas keep the replies of the last [`limits::REPLIES_KEPT_MAX`] bundles only.
 //!
+//! A bundle that nobody takes is voided: an empty one with its number is signed, and whichever of both is executed first
+//! decides. A number is never signed with other content besides. A session that the state has evicted opens another
+//! and goes on with what was surely not executed.
+//!
 //! Nothing here grows with time: at most [`limits::OPEN_BUNDLES_MAX`] encoded bundles and one body of
 //! results each are held. What replicas send is judged and never trusted; it cannot cause a panic.
 
-use crate::answers::{Answers, Verdict};
+mod registration;
+mod slot;
+
+use self::registration::Registration;
+use self::slot::{Slot, Waiting};
+use crate::answers::{Answers, Asked, Verdict};
+use crate::error::NotDone;
 use quorate_types::{
-    ArchivedOperationError, ArchivedOperationResult, BundleNumber, ClusterConfig, Digest, Nanoseconds,
-    Operation, ReplicaId, ReplicaSet, Seq, SessionId, SigningKey, limits,
+    ArchivedOperationError, ArchivedOperationResult, BundleNumber, ClusterConfig, Nanoseconds, Operation,
+    ReplicaId, ReplicaSet, Seq, SessionId, SigningKey, limits,
 };
-use quorate_wire::message::{Attach, Busy, BusyReason, Message};
+use quorate_wire::message::{Attached, Busy, BusyReason, Message};
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::{DecodeError, Frame, FrameRef, Kind, ReplyView, bundle};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use thiserror::Error;
 
-const REGISTRATION: BundleNumber = BundleNumber(0);
-/// A replica that notes the attachment only after it has executed the registration answers nobody, so the
-/// registration is sent once more after this time.
-const ATTACHMENT_GRACE: Nanoseconds = Nanoseconds::from_millis(50);
 const _: () = assert!(limits::OPEN_BUNDLES_MAX <= limits::REPLIES_KEPT_MAX);
 
-/// What the driver must do for the session.
+/// What the driver must do for the session. Bundles have the numbers that [`Session::submit`] gave them.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Send `frame` to `replica`, after everything sent to it before.
@@ -49,18 +56,24 @@ pub enum Action {
         /// The archive of `Vec<OperationResult>`, checked.
         results: Arc<[u8]>,
     },
-    /// Bundle `number` was executed at `seq`, but its results are no longer kept.
+    /// Bundle `number` was executed at `seq` or before, but its results are no longer kept.
     ResultsGone {
         /// The bundle.
         number: BundleNumber,
-        /// Where it was executed.
+        /// Where it was executed, at the latest.
         seq: Seq,
     },
-    /// The session could not be opened, because the key has opened one with counter `highest`. The session is
-    /// at its end; open one with a higher counter. None of its bundles was executed.
-    RegistrationRefused {
-        /// The highest counter that the key has used.
-        highest: u64,
+    /// Bundle `number` was not executed and never will be.
+    NotDone {
+        /// The bundle.
+        number: BundleNumber,
+        /// Why.
+        reason: NotDone,
+    },
+    /// The session was evicted, and whether bundle `number` was executed nobody knows any more.
+    Unknown {
+        /// The bundle.
+        number: BundleNumber,
     },
 }
 
@@ -91,12 +104,9 @@ pub enum SubmitError {
         /// Its length.
         bytes: usize,
     },
-    /// Sessions register themselves.
-    #[error("a session registers itself; leave Register out of bundles")]
-    Registration,
-    /// The registration was refused.
-    #[error("the registration of this session was refused; open one with a higher counter")]
-    Refused,
+    /// Sessions register themselves and void their bundles.
+    #[error("a session registers itself and voids its own bundles; leave both operations out")]
+    Reserved,
 }
 
 /// When a session loses patience.
@@ -112,6 +122,9 @@ pub struct Timing {
     pub busy: Nanoseconds,
     /// The most that the wait after BUSY grows to. Default 100 ms.
     pub busy_max: Nanoseconds,
+    /// How long the session waits for replicas that have too much under way, without any completion, until it goes to
+    /// another, and at last has its bundle voided. Default 2 s.
+    pub busy_deadline: Nanoseconds,
 }
 
 impl Default for Timing {
@@ -121,43 +134,23 @@ impl Default for Timing {
             patience_max: Nanoseconds::from_millis(8000),
             busy: Nanoseconds::from_millis(2),
             busy_max: Nanoseconds::from_millis(100),
+            busy_deadline: Nanoseconds::from_millis(2000),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing is sent until a quorum is connected, or patience ends: replies go to connections that are
-    /// attached when the bundle is executed, and a quorum holds f+1 honest replicas.
+    /// Nothing is sent until a quorum is connected and has said how far it is, or patience ends: replies go to connections
+    /// that are attached when the bundle is executed, and a quorum holds f+1 honest replicas.
     Gathering,
-    /// Bundle 0 is sent; user bundles wait.
+    /// The registration is sent; bundles wait.
     Registering,
-    /// User bundles are sent as they come.
+    /// Bundles are sent as they come.
     Open,
-    /// The registration was refused; nothing happens any more.
-    Refused,
 }
 
-/// Results whose digest f+1 replicas have not confirmed yet.
-#[derive(Debug)]
-struct Body {
-    digest: Digest,
-    results: Arc<[u8]>,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Waiting {
-        frame: Frame,
-        body: Option<Body>,
-        /// What f+1 replicas agree on, when only the body is missing.
-        agreed: Option<(Seq, Digest)>,
-    },
-    /// Complete, but not the first of the window.
-    Complete,
-}
-
-/// Bundles from `from` on are sent again at `at`.
+/// What is open from `from` on is sent again at `at`.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     from: BundleNumber,
@@ -169,7 +162,8 @@ struct Retry {
 pub struct Session {
     config: Arc<ClusterConfig>,
     key: SigningKey,
-    counter: u64,
+    registration: Registration,
+    /// The present session; none while there is none.
     id: SessionId,
     timing: Timing,
     stage: Stage,
@@ -182,43 +176,45 @@ pub struct Session {
     /// Bundles `first`, `first` + 1, …; the first one is never complete.
     window: VecDeque<Slot>,
     first: BundleNumber,
+    /// How many bundles the sessions before the present one had: by so much its numbers are lower.
+    before: u64,
     answers: Answers,
     retry: Option<Retry>,
     busy_wait: Nanoseconds,
+    /// Since when replicas have too much under way, without a completion.
+    busy_since: Option<Nanoseconds>,
     patience: Nanoseconds,
-    /// Since when the first bundle of the window is awaited; nothing while nothing was sent.
+    /// Since when the first bundle of the window, or the registration, is awaited; nothing while nothing was sent.
     waiting_since: Option<Nanoseconds>,
 }
 
 impl Session {
-    /// A session of `key` with `counter`, which must exceed every counter that the key has used. It prefers
-    /// `home`. Nothing is sent before a connection stands.
+    /// A session of `key` that prefers `home`. `seed` must be random: from it come the nonces that tell its
+    /// registrations from those of every other session of the key. Nothing is sent before a connection stands.
     #[must_use]
-    pub fn new(config: Arc<ClusterConfig>, key: SigningKey, counter: u64, home: ReplicaId) -> Self {
-        let timing = Timing::default();
-        let id = SessionId::derive(&key.public(), counter);
-        let mut session = Self {
-            answers: Answers::new(config.members().len()),
-            declined: vec![None; config.members().len()],
+    pub fn new(config: Arc<ClusterConfig>, key: SigningKey, seed: [u8; 32], home: ReplicaId) -> Self {
+        let (timing, replicas) = (Timing::default(), config.members().len());
+        Self {
+            registration: Registration::new(seed, replicas),
+            answers: Answers::new(replicas),
+            declined: vec![None; replicas],
             config,
             key,
-            counter,
-            id,
+            id: SessionId::NONE,
             timing,
             stage: Stage::Gathering,
             home,
             homeless: false,
             connected: ReplicaSet::EMPTY,
             window: VecDeque::with_capacity(limits::OPEN_BUNDLES_MAX),
-            first: REGISTRATION,
+            first: BundleNumber(1),
+            before: 0,
             retry: None,
             busy_wait: timing.busy,
+            busy_since: None,
             patience: timing.patience,
             waiting_since: None,
-        };
-        let frame = session.encode(REGISTRATION, &vec![Operation::Register { counter }]);
-        session.open(frame);
-        session
+        }
     }
 
     /// The same session with another patience.
@@ -230,16 +226,16 @@ impl Session {
         self
     }
 
-    /// The identity of the session.
+    /// The identity of the present session; none while there is none.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.id
     }
 
-    /// The counter with which the session registers.
+    /// The number that a bundle of [`Session::submit`] has in the present session.
     #[must_use]
-    pub fn counter(&self) -> u64 {
-        self.counter
+    pub fn number_in_session(&self, number: BundleNumber) -> BundleNumber {
+        BundleNumber(number.0.saturating_sub(self.before))
     }
 
     /// The replica to which requests go now.
@@ -263,68 +259,72 @@ impl Session {
     /// Whether another bundle may be submitted.
     #[must_use]
     pub fn can_submit(&self) -> bool {
-        self.stage != Stage::Refused && self.window.len() < limits::OPEN_BUNDLES_MAX
+        self.window.len() < limits::OPEN_BUNDLES_MAX
     }
 
-    /// Signs a bundle of `operations` and sends it to the home; returns its number. It is kept until f+1
-    /// replicas have answered alike.
+    /// Takes a bundle of `operations`, and signs and sends it to the home once the session is open; returns its number. It
+    /// is kept until f+1 replicas have answered alike.
     pub fn submit(
         &mut self,
         now: Nanoseconds,
         operations: &Vec<Operation>,
         out: &mut Vec<Action>,
     ) -> Result<BundleNumber, SubmitError> {
-        if self.stage == Stage::Refused {
-            return Err(SubmitError::Refused);
-        }
         if !self.can_submit() {
             return Err(SubmitError::WindowFull);
         }
         check_operations(operations)?;
         let number = self.next();
-        let frame = self.encode(number, operations);
-        let bytes = frame.payload().len();
+        let waiting = match self.stage {
+            Stage::Open => {
+                let (id, place) = (self.id, self.number_in_session(number));
+                let mut request = quorate_types::Digest::ZERO;
+                let frame = Frame::encode(Kind::Bundle, |out| {
+                    request = bundle::write(out, &self.config, &self.key, id, place, operations);
+                });
+                Waiting::signed(frame, request)
+            }
+            Stage::Gathering | Stage::Registering => Waiting::unsigned(bundle::encode_operations(operations)),
+        };
+        let bytes = waiting.bundle_bytes();
         if bytes > limits::BUNDLE_BYTES_MAX {
             return Err(SubmitError::TooLong { bytes });
         }
-        self.open(frame.clone());
+        self.answers.clear(self.number_in_session(number));
+        self.window.push_back(Slot::Waiting(waiting));
         // Behind an open registration, or behind bundles that the home did not take, it would be skipped.
-        if self.stage == Stage::Open && self.retry.is_none() && self.connected.contains(self.home) {
-            self.waiting_since.get_or_insert(now);
-            out.push(Action::Send { replica: self.home, frame });
+        if self.stage == Stage::Open && self.retry.is_none() {
+            if self.connected.contains(self.home) {
+                self.waiting_since.get_or_insert(now);
+            }
+            self.send_again(number, out);
         }
         Ok(number)
     }
 
     /// A connection to `replica` stands, its handshake is complete and nothing was sent on it.
     pub fn on_connected(&mut self, now: Nanoseconds, replica: ReplicaId, out: &mut Vec<Action>) {
-        if self.stage == Stage::Refused || self.config.member(replica).is_none() {
+        if self.config.member(replica).is_none() {
             return;
         }
         self.connected.insert(replica);
-        out.push(Action::Send { replica, frame: Attach { counter: self.counter }.encode() });
+        self.attach(replica, out);
         if self.homeless {
             self.homeless = false;
             self.home = replica;
         }
-        let gathered = self.stage == Stage::Gathering && self.connected.len() >= self.config.quorums().quorum;
-        if gathered {
-            self.stage = Stage::Registering;
-        }
-        if gathered || replica == self.home {
+        if replica == self.home {
             self.send_all_again(now, out);
-        } else if !self.window.is_empty() {
+        } else if self.awaits() {
             // The home may never come: from now on there is somewhere to move to.
             self.waiting_since.get_or_insert(now);
-        }
-        if self.stage == Stage::Registering && self.retry.is_none() {
-            self.retry = Some(Retry { from: REGISTRATION, at: now.plus(ATTACHMENT_GRACE.0) });
         }
     }
 
     /// The connection to `replica` is lost, or could not be made.
     pub fn on_disconnected(&mut self, now: Nanoseconds, replica: ReplicaId, out: &mut Vec<Action>) {
         self.connected.remove(replica);
+        self.registration.forget_report(replica);
         if replica == self.home {
             self.homeless = self.connected.is_empty();
             self.move_home(now, out);
@@ -343,6 +343,10 @@ impl Session {
         match frame.kind {
             Kind::Reply => self.on_reply(now, replica, &ReplyView::parse(frame.payload)?, out),
             Kind::Busy => self.on_busy(now, replica, &Busy::from_frame(frame)?, out),
+            Kind::Attached => {
+                let Attached { executed } = Attached::from_frame(frame)?;
+                self.on_attached(now, replica, executed, out);
+            }
             other => return Err(DecodeError::Misplaced(other)),
         }
         Ok(())
@@ -354,9 +358,10 @@ impl Session {
             self.patience = Nanoseconds((self.patience.0 * 2).min(self.timing.patience_max.0));
             self.waiting_since = Some(now);
             if self.stage == Stage::Gathering {
-                self.stage = Stage::Registering;
+                self.register_with_fewer();
             }
             self.move_home(now, out);
+            self.doubt_voids(out);
         }
         if let Some(retry) = self.retry.filter(|retry| retry.at <= now) {
             self.retry = None;
@@ -377,88 +382,145 @@ impl Session {
         Some(since.plus(self.patience.0))
     }
 
+    /// Whether anything is awaited of the cluster.
+    fn awaits(&self) -> bool {
+        self.stage != Stage::Open || !self.window.is_empty()
+    }
+
     /// The number that the next bundle gets.
     fn next(&self) -> BundleNumber {
         self.first.plus(self.window.len() as u64)
     }
 
-    fn encode(&self, number: BundleNumber, operations: &Vec<Operation>) -> Frame {
-        Frame::encode(Kind::Bundle, |out| {
-            bundle::write(out, &self.config, &self.key, self.id, number, operations);
-        })
-    }
-
-    fn open(&mut self, frame: Frame) {
-        assert!(self.window.len() < limits::OPEN_BUNDLES_MAX, "the window was checked before");
-        self.answers.clear(self.next());
-        self.window.push_back(Slot::Waiting { frame, body: None, agreed: None });
-    }
-
-    fn slot(&mut self, number: BundleNumber) -> Option<&mut Slot> {
+    fn waiting(&mut self, number: BundleNumber) -> Option<&mut Waiting> {
         let index = number.0.checked_sub(self.first.0)?;
-        self.window.get_mut(usize::try_from(index).ok()?)
+        match self.window.get_mut(usize::try_from(index).ok()?)? {
+            Slot::Waiting(waiting) => Some(waiting),
+            Slot::Complete => None,
+        }
+    }
+
+    /// The number that [`Session::submit`] gave to the bundle that has this one in the present session.
+    #[must_use]
+    pub fn submitted(&self, session: SessionId, number: BundleNumber) -> Option<BundleNumber> {
+        let is_present = self.stage == Stage::Open && session == self.id;
+        is_present.then(|| number.0.checked_add(self.before).map(BundleNumber)).flatten()
     }
 
     /// Moves to the next connected replica after the home, which may be the home itself, and sends what is
     /// open. Without any connection the home stays.
     fn move_home(&mut self, now: Nanoseconds, out: &mut Vec<Action>) {
-        let replicas = self.config.members().len();
-        let home = self.home.index();
-        let after = (1..=replicas).map(|step| (home + step) % replicas);
-        let mut connected = after
-            .map(|index| ReplicaId(u8::try_from(index).expect("invariant: below REPLICAS_MAX")))
-            .filter(|replica| self.connected.contains(*replica));
         let willing = |replica: &ReplicaId| self.declined[replica.index()].is_none();
-        let next = connected.clone().find(willing).or_else(|| connected.next());
-        if let Some(next) = next {
+        let takes_voids = |replica: &ReplicaId| self.declined[replica.index()] != Some(BusyReason::Following);
+        let next = self.after_home().find(willing).or_else(|| self.after_home().find(takes_voids));
+        if let Some(next) = next.or_else(|| self.after_home().next()) {
             self.home = next;
             self.send_all_again(now, out);
         }
     }
 
+    /// The connected replicas, from the one after the home on to the home itself.
+    fn after_home(&self) -> impl Iterator<Item = ReplicaId> {
+        let replicas = self.config.members().len();
+        let home = self.home.index();
+        let after = (1..=replicas).map(move |step| (home + step) % replicas);
+        after
+            .map(|index| ReplicaId(u8::try_from(index).expect("invariant: below REPLICAS_MAX")))
+            .filter(|replica| self.connected.contains(*replica))
+    }
+
     fn send_all_again(&mut self, now: Nanoseconds, out: &mut Vec<Action>) {
         self.retry = None;
-        if !self.window.is_empty() {
+        if self.awaits() {
             self.waiting_since = Some(now);
         }
         self.send_again(self.first, out);
     }
 
-    /// Sends every open bundle from `from` on to the home, in order.
+    /// Sends every open bundle from `from` on to the home, in order; the registration while that is open.
     fn send_again(&mut self, from: BundleNumber, out: &mut Vec<Action>) {
-        if !self.connected.contains(self.home) {
+        let replica = self.home;
+        if !self.connected.contains(replica) {
             return;
         }
-        let sendable = match self.stage {
-            Stage::Registering => 1,
-            Stage::Open => self.window.len(),
-            Stage::Gathering | Stage::Refused => 0,
-        };
-        // Bundles before the window are complete.
-        let skip = usize::try_from(from.since(self.first)).expect("invariant: a step within the window");
-        for slot in self.window.iter().take(sendable).skip(skip) {
-            if let Slot::Waiting { frame, .. } = slot {
-                out.push(Action::Send { replica: self.home, frame: frame.clone() });
+        match self.stage {
+            Stage::Gathering => {}
+            Stage::Registering => self.registration.send(replica, out),
+            Stage::Open => {
+                // Bundles before the window are complete.
+                let skip = usize::try_from(from.since(self.first)).expect("invariant: within the window");
+                for slot in self.window.iter_mut().skip(skip) {
+                    if let Slot::Waiting(waiting) = slot
+                        && let Some(frame) = waiting.next_frame()
+                    {
+                        out.push(Action::Send { replica, frame });
+                    }
+                }
             }
         }
     }
 
     fn on_busy(&mut self, now: Nanoseconds, replica: ReplicaId, busy: &Busy, out: &mut Vec<Action>) {
-        let waiting = matches!(self.slot(busy.number), Some(Slot::Waiting { .. }));
-        if busy.session != self.id || replica != self.home || !waiting {
+        let number = match self.stage {
+            Stage::Registering if busy.session == SessionId::NONE => self.first,
+            _ => match self.submitted(busy.session, busy.number) {
+                Some(number) if self.waiting(number).is_some() => number,
+                _ => return,
+            },
+        };
+        if replica != self.home {
             return;
         }
-        if busy.reason != BusyReason::InFlight && self.declined[replica.index()].is_none() {
-            // Somebody else may take it. Once all have declined, they are asked again like busy ones.
-            self.declined[replica.index()] = Some(busy.reason);
+        let since = *self.busy_since.get_or_insert(now);
+        let for_long = now.since(since) >= self.timing.busy_deadline.0;
+        if busy.reason == BusyReason::InFlight && !for_long {
+            return self.send_later(now, number);
+        }
+        // Somebody else may take it. Once all have declined, it is voided where that is possible; else they are asked
+        // again like busy ones.
+        self.declined[replica.index()] = Some(busy.reason);
+        if self.after_home().any(|other| self.declined[other.index()].is_none()) {
             return self.move_home(now, out);
         }
+        let takes_voids = |other: &ReplicaId| self.declined[other.index()] != Some(BusyReason::Following);
+        if busy.reason == BusyReason::Following && self.after_home().any(|other| takes_voids(&other)) {
+            return self.move_home(now, out);
+        }
+        if self.stage == Stage::Open && busy.reason != BusyReason::Following {
+            self.void(number, busy.reason);
+        }
+        self.send_later(now, number);
+    }
+
+    /// What is open from `number` on is sent again after a while, which grows until something is complete.
+    fn send_later(&mut self, now: Nanoseconds, number: BundleNumber) {
         match &mut self.retry {
-            Some(retry) => retry.from = retry.from.min(busy.number),
+            Some(retry) => retry.from = retry.from.min(number),
             None => {
-                self.retry = Some(Retry { from: busy.number, at: now.plus(self.busy_wait.0) });
+                self.retry = Some(Retry { from: number, at: now.plus(self.busy_wait.0) });
                 self.busy_wait = Nanoseconds((self.busy_wait.0 * 2).min(self.timing.busy_max.0));
             }
+        }
+    }
+
+    /// Signs an empty bundle in the place of `number`, which nobody takes.
+    fn void(&mut self, number: BundleNumber, reason: BusyReason) {
+        let (id, place) = (self.id, self.number_in_session(number));
+        let (config, key) = (Arc::clone(&self.config), self.key.clone());
+        let Some(waiting) = self.waiting(number) else { return };
+        waiting.void(reason, |out| bundle::write(out, &config, &key, id, place, &vec![Operation::Void]));
+    }
+
+    /// The home may have lost what stands in for a voided bundle, or others have executed the bundle and the answers were
+    /// lost: whatever was signed is sent.
+    fn doubt_voids(&mut self, out: &mut Vec<Action>) {
+        let replica = self.home;
+        if self.stage == Stage::Open && self.connected.contains(replica) {
+            let doubted = self.window.iter().filter_map(|slot| match slot {
+                Slot::Waiting(waiting) => waiting.voided(),
+                Slot::Complete => None,
+            });
+            out.extend(doubted.map(|frame| Action::Send { replica, frame }));
         }
     }
 
@@ -469,49 +531,86 @@ impl Session {
         reply: &ReplyView<'_>,
         out: &mut Vec<Action>,
     ) {
-        let from_home = replica == self.home;
-        let open = matches!(self.slot(reply.number), Some(Slot::Waiting { .. }));
-        if reply.session != self.id || !open || self.config.member(replica).is_none() {
+        if self.config.member(replica).is_none() {
             return;
         }
+        if reply.session == SessionId::NONE {
+            return self.on_registration_reply(now, replica, reply, out);
+        }
+        let (from_home, weak) = (replica == self.home, self.config.quorums().weak);
+        let Some(number) = self.submitted(reply.session, reply.number) else { return };
+        let Some(asked) = self.waiting(number).and_then(|waiting| waiting.asked(&reply.request)) else {
+            return;
+        };
         let verdict = match reply.body {
             ReplyBody::Gone => Verdict::Gone(reply.seq),
             ReplyBody::DigestOnly | ReplyBody::Results(_) => Verdict::Results(reply.seq, reply.digest),
         };
-        let enough = self.answers.note(reply.number, replica, verdict) >= self.config.quorums().weak;
-        let Some(Slot::Waiting { body, agreed, .. }) = self.slot(reply.number) else { return };
+        let enough = self.answers.note(reply.number, replica, asked, verdict) >= weak;
+        let Some(waiting) = self.waiting(number) else { return };
         match verdict {
-            Verdict::Gone(seq) if enough => self.complete(now, reply.number, seq, None, out),
+            Verdict::Gone(seq) if enough => {
+                let told = match (asked, waiting.reason()) {
+                    (Asked::Void, Some(reason)) => {
+                        Action::NotDone { number, reason: NotDone::Declined(reason) }
+                    }
+                    _ => Action::ResultsGone { number, seq },
+                };
+                self.complete(now, number, told, out);
+            }
             Verdict::Gone(_) => {}
             Verdict::Results(seq, digest) => {
                 if enough {
-                    *agreed = Some((seq, digest));
+                    waiting.agree(seq, digest);
                 }
                 if let ReplyBody::Results(results) = reply.body {
-                    keep_body(body, agreed.as_ref(), from_home, digest, results);
+                    waiting.keep_body(from_home, digest, results);
                 }
-                if let (Some((seq, digest)), Some(found)) = (*agreed, &body)
-                    && found.digest == digest
-                {
-                    let results = Arc::clone(&found.results);
-                    self.complete(now, reply.number, seq, Some(results), out);
+                if let Some((seq, results)) = waiting.agreed_results() {
+                    self.conclude(now, number, seq, results, out);
                 }
             }
         }
     }
 
-    /// f+1 replicas agree about `number`, so at least one honest replica executed it like this.
-    fn complete(
+    /// f+1 replicas agree about `number`, so at least one honest replica says so.
+    fn conclude(
         &mut self,
         now: Nanoseconds,
         number: BundleNumber,
         seq: Seq,
-        results: Option<Arc<[u8]>>,
+        results: Arc<[u8]>,
         out: &mut Vec<Action>,
     ) {
-        *self.slot(number).expect("invariant: the caller found it waiting") = Slot::Complete;
+        let voided = self.waiting(number).and_then(|waiting| waiting.reason());
+        let list = access_results(&results).ok();
+        let action = match list.map(|list| list.as_slice()) {
+            Some([ArchivedOperationResult::Voided]) => {
+                let reason = voided.unwrap_or(BusyReason::InFlight);
+                Action::NotDone { number, reason: NotDone::Declined(reason) }
+            }
+            Some([ArchivedOperationResult::Error(ArchivedOperationError::NumberUsed)]) => {
+                let reason = voided.map_or(NotDone::NumberUsed, NotDone::Declined);
+                Action::NotDone { number, reason }
+            }
+            Some([ArchivedOperationResult::Error(ArchivedOperationError::SessionEvicted { next })]) => {
+                return self.on_evicted(now, BundleNumber(next.to_native()), seq, out);
+            }
+            _ => Action::Completed { number, seq, results },
+        };
+        self.complete(now, number, action, out);
+    }
+
+    /// What has become of `number` is known.
+    fn complete(&mut self, now: Nanoseconds, number: BundleNumber, told: Action, out: &mut Vec<Action>) {
+        let index =
+            usize::try_from(number.since(self.first)).expect("invariant: the caller found it waiting");
+        self.window[index] = Slot::Complete;
         self.busy_wait = self.timing.busy;
-        self.declined[self.home.index()] = None;
+        self.busy_since = None;
+        if !matches!(told, Action::NotDone { .. }) {
+            self.declined[self.home.index()] = None;
+        }
         let progress = number == self.first;
         while matches!(self.window.front(), Some(Slot::Complete)) {
             self.window.pop_front();
@@ -522,53 +621,7 @@ impl Session {
             self.waiting_since = (!self.window.is_empty()).then_some(now);
         }
         self.retry = self.retry.filter(|_| !self.window.is_empty());
-        match results {
-            _ if number == REGISTRATION => self.on_registration(now, results.as_deref(), out),
-            Some(results) => out.push(Action::Completed { number, seq, results }),
-            None => out.push(Action::ResultsGone { number, seq }),
-        }
-    }
-
-    /// Results that are gone prove that the session was opened: refusals are not kept in the state.
-    fn on_registration(&mut self, now: Nanoseconds, results: Option<&[u8]>, out: &mut Vec<Action>) {
-        let result = results.and_then(|bytes| access_results(bytes).ok()).and_then(|list| list.first());
-        match result {
-            None | Some(ArchivedOperationResult::Registered) => {
-                self.stage = Stage::Open;
-                self.send_all_again(now, out);
-            }
-            Some(refused) => {
-                let highest = match refused {
-                    ArchivedOperationResult::Error(ArchivedOperationError::CounterTooLow {
-                        highest, ..
-                    }) => highest.to_native(),
-                    _ => self.counter,
-                };
-                self.stage = Stage::Refused;
-                self.window.clear();
-                self.retry = None;
-                self.waiting_since = None;
-                out.push(Action::RegistrationRefused { highest });
-            }
-        }
-    }
-}
-
-/// One body is kept per bundle. One that f+1 replicas confirm is taken from anybody; before that, the home's
-/// has precedence, so that another replica cannot displace it with a lie.
-fn keep_body(
-    body: &mut Option<Body>,
-    agreed: Option<&(Seq, Digest)>,
-    from_home: bool,
-    digest: Digest,
-    results: &[u8],
-) {
-    let keep = match agreed {
-        Some((_, confirmed)) => *confirmed == digest,
-        None => from_home || body.is_none(),
-    };
-    if keep && body.as_ref().is_none_or(|kept| kept.digest != digest) {
-        *body = Some(Body { digest, results: Arc::from(results) });
+        out.push(told);
     }
 }
 
@@ -583,7 +636,7 @@ fn check_operations(operations: &[Operation]) -> Result<(), SubmitError> {
     let mut bytes = bundle::HEAD_BYTES;
     for operation in operations {
         bytes += match operation {
-            Operation::Register { .. } => return Err(SubmitError::Registration),
+            Operation::Register { .. } | Operation::Void => return Err(SubmitError::Reserved),
             Operation::Get { key }
             | Operation::Delete { key }
             | Operation::Exists { key }

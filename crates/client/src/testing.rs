@@ -5,11 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a fake for tests: what it does not expect fails the test")]
 
 use quorate_types::{
-    ArchivedOperation, BundleNumber, ClusterConfig, ClusterFile, Digest, Domain, OperationError,
-    OperationResult, ReplicaEntry, ReplicaId, Seq, SessionId, View, limits,
+    ArchivedOperation, ClusterConfig, ClusterFile, Digest, Domain, Nonce, OperationError, OperationResult,
+    ReplicaEntry, ReplicaId, Seq, SessionId, View, limits,
 };
 use quorate_wire::handshake::{Accepts, HandshakeError, Listener, ListenerStep, refusal_frame};
-use quorate_wire::message::{Attach, Message, Report, ReportRequest};
+use quorate_wire::message::{Attach, Attached, Busy, BusyReason, Message, Report, ReportRequest};
 use quorate_wire::reply::ReplyBody;
 use quorate_wire::testing::{client_key, replica_key};
 use quorate_wire::{Assembler, BundleView, FrameRef, Kind, ReplyView};
@@ -24,22 +24,61 @@ type MakeReport = Box<dyn Fn(u8, bool) -> String + Send>;
 
 /// What the fake replicas share, and how they misbehave.
 pub struct FakeState {
-    /// The highest counter of a session so far.
-    pub highest_counter: u64,
-    /// How many registrations were executed, refused ones included.
+    /// How many registrations were executed, repeated ones included.
     pub registrations: usize,
     /// How many handshakes were completed.
     pub connections: usize,
     /// Takes bundles and answers nothing.
     pub mute: bool,
+    /// Declines writes, as if all disks were full.
+    pub read_only: bool,
     /// This replica answers each frame with bytes that are no frame.
     pub liar: Option<u8>,
     /// Makes reports.
     pub report: MakeReport,
-    /// The results of each session's bundles in order.
-    sessions: BTreeMap<SessionId, Vec<Vec<u8>>>,
-    /// Who wants replies: replica, session, socket.
-    attached: Vec<(u8, SessionId, TcpStream)>,
+    /// How many bundles were executed.
+    executed: u64,
+    /// The session of each registration.
+    registered: BTreeMap<Nonce, SessionId>,
+    /// What was executed in each session, in order.
+    sessions: BTreeMap<SessionId, Vec<Executed>>,
+    /// How far each evicted session came.
+    evicted: BTreeMap<SessionId, u64>,
+    /// Who wants replies.
+    attached: Vec<Attachment>,
+}
+
+/// An executed bundle.
+#[derive(Clone)]
+struct Executed {
+    request: Digest,
+    seq: Seq,
+    results: Vec<u8>,
+}
+
+/// A connection that wants replies.
+struct Attachment {
+    replica: u8,
+    /// Tells connections of a replica apart.
+    port: u16,
+    nonce: Nonce,
+    session: SessionId,
+    stream: TcpStream,
+}
+
+impl FakeState {
+    /// Evicts all sessions, as if their key had opened many others.
+    pub fn evict_all(&mut self) {
+        for (session, executed) in std::mem::take(&mut self.sessions) {
+            self.evicted.insert(session, executed.len() as u64 + 1);
+        }
+    }
+
+    /// What was executed, voids included, in the order of sessions.
+    #[must_use]
+    pub fn executed_bundles(&self) -> usize {
+        self.sessions.values().map(Vec::len).sum()
+    }
 }
 
 impl fmt::Debug for FakeState {
@@ -51,10 +90,13 @@ impl fmt::Debug for FakeState {
 impl Default for FakeState {
     fn default() -> Self {
         Self {
-            highest_counter: 0,
             registrations: 0,
             connections: 0,
             mute: false,
+            read_only: false,
+            executed: 0,
+            registered: BTreeMap::new(),
+            evicted: BTreeMap::new(),
             liar: None,
             report: Box::new(|replica, root| format!("{{\"replica\":{replica},\"root\":{root}}}")),
             sessions: BTreeMap::new(),
@@ -113,8 +155,8 @@ impl FakeCluster {
     /// When a thread of the fake has panicked.
     pub fn cut(&self, replica: u8) {
         let state = self.state.lock().unwrap();
-        for (_, _, stream) in state.attached.iter().filter(|(id, ..)| *id == replica) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for connection in state.attached.iter().filter(|connection| connection.replica == replica) {
+            let _ = connection.stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -164,11 +206,15 @@ fn on_frame(id: u8, frame: FrameRef<'_>, stream: &mut TcpStream, state: &mut Fak
     }
     match frame.kind {
         Kind::Attach => {
-            let Attach { counter } = Attach::from_frame(frame).unwrap();
-            let session = SessionId::derive(&client_key().public(), counter);
-            state.attached.push((id, session, stream.try_clone().unwrap()));
+            let Attach { nonce, session } = Attach::from_frame(frame).unwrap();
+            let executed = Seq(state.executed);
+            stream.write_all(Attached { executed }.encode().bytes()).unwrap();
+            let port = stream.peer_addr().unwrap().port();
+            state.attached.retain(|connection| connection.port != port);
+            let stream = stream.try_clone().unwrap();
+            state.attached.push(Attachment { replica: id, port, nonce, session, stream });
         }
-        Kind::Bundle => on_bundle(id, &BundleView::parse(frame.payload).unwrap(), state),
+        Kind::Bundle => on_bundle(id, &BundleView::parse(frame.payload).unwrap(), stream, state),
         Kind::ReportRequest => {
             let ReportRequest { root, .. } = ReportRequest::from_frame(frame).unwrap();
             let json = (state.report)(id, root);
@@ -179,49 +225,84 @@ fn on_frame(id: u8, frame: FrameRef<'_>, stream: &mut TcpStream, state: &mut Fak
 }
 
 /// Executes what comes next in its session, answers again what was executed, skips the rest.
-fn on_bundle(home: u8, bundle: &BundleView<'_>, state: &mut FakeState) {
+fn on_bundle(home: u8, bundle: &BundleView<'_>, stream: &mut TcpStream, state: &mut FakeState) {
     if state.mute {
         return;
     }
     let (session, number) = (bundle.head.session, bundle.head.number);
-    let results = match (state.sessions.get(&session), &bundle.operations()[0]) {
-        (None, ArchivedOperation::Register { counter }) => register(session, counter.to_native(), state),
-        (Some(results), _) if number.0 <= results.len() as u64 => {
-            let executed = results.get(usize::try_from(number.0).unwrap()).cloned();
-            executed.unwrap_or_else(|| execute(session, number, bundle.operations().len(), state))
-        }
-        _ => return,
+    let writes = bundle.operations().iter().any(quorate_types::ArchivedOperation::writes);
+    if state.read_only && writes {
+        let busy = Busy { session, number, reason: BusyReason::ReadOnly };
+        return stream.write_all(busy.encode().bytes()).unwrap();
+    }
+    state.executed += 1;
+    let operations = bundle.operations();
+    if let [ArchivedOperation::Register { nonce, .. }] = operations.as_slice() {
+        return register(home, bundle, Nonce(nonce.0), state);
+    }
+    let Some(executed) = state.sessions.get(&session) else {
+        let next = state.evicted.get(&session).copied().unwrap_or_default();
+        let error = OperationError::SessionEvicted { next };
+        let results = archive(&vec![OperationResult::Error(error)]);
+        return answer(home, bundle, bundle.head.body, Seq(state.executed), &results, state);
     };
-    let digest = Digest::of(Domain::Results, &results);
-    for (id, _, stream) in state.attached.iter_mut().filter(|(_, wanted, _)| *wanted == session) {
-        let body = if *id == home { ReplyBody::Results(&results) } else { ReplyBody::DigestOnly };
-        let seq = Seq(number.0 + 10);
-        let reply = ReplyView { session, number, seq, view: View(u64::from(*id)), digest, body };
+    let index = usize::try_from(number.0 - 1).unwrap();
+    let is_void = matches!(operations.as_slice(), [ArchivedOperation::Void]);
+    match executed.get(index).cloned() {
+        Some(kept) if kept.request == bundle.head.body || is_void => {
+            answer(home, bundle, kept.request, kept.seq, &kept.results, state);
+        }
+        Some(kept) => {
+            let results = archive(&vec![OperationResult::Error(OperationError::NumberUsed)]);
+            answer(home, bundle, bundle.head.body, kept.seq, &results, state);
+        }
+        None if index == executed.len() => {
+            // The result of each operation is the number of its bundle.
+            let result = OperationResult::Length { length: number.0, version: 1 };
+            let results =
+                if is_void { vec![OperationResult::Voided] } else { vec![result; operations.len()] };
+            let (request, seq, results) = (bundle.head.body, Seq(state.executed), archive(&results));
+            let executed = state.sessions.get_mut(&session).unwrap();
+            executed.push(Executed { request, seq, results: results.clone() });
+            answer(home, bundle, request, seq, &results, state);
+        }
+        None => {}
+    }
+}
+
+fn register(home: u8, bundle: &BundleView<'_>, nonce: Nonce, state: &mut FakeState) {
+    state.registrations += 1;
+    let fresh = SessionId { seq: Seq(state.executed), place: 0 };
+    let session = *state.registered.entry(nonce).or_insert(fresh);
+    state.sessions.entry(session).or_default();
+    let results = archive(&vec![OperationResult::Registered { session }]);
+    answer(home, bundle, bundle.head.body, session.seq, &results, state);
+    for connection in state.attached.iter_mut().filter(|connection| connection.nonce == nonce) {
+        connection.session = session;
+    }
+}
+
+/// Every replica answers: the home with the results, the others with their digest; short ones all with results.
+fn answer(
+    home: u8,
+    bundle: &BundleView<'_>,
+    request: Digest,
+    seq: Seq,
+    results: &[u8],
+    state: &mut FakeState,
+) {
+    let (session, number) = (bundle.head.session, bundle.head.number);
+    let digest = Digest::of(Domain::Results, results);
+    for to in state.attached.iter_mut().filter(|to| to.session == session) {
+        let whole = to.replica == home || session == SessionId::NONE;
+        let body = if whole { ReplyBody::Results(results) } else { ReplyBody::DigestOnly };
+        let view = View(u64::from(to.replica));
+        let reply = ReplyView { session, number, seq, view, request, digest, body };
         // The client may have gone.
-        let _ = stream.write_all(reply.encode().bytes());
+        let _ = to.stream.write_all(reply.encode().bytes());
     }
 }
 
 fn archive(results: &Vec<OperationResult>) -> Vec<u8> {
     rkyv::to_bytes::<rkyv::rancor::Failure>(results).unwrap().to_vec()
-}
-
-fn register(session: SessionId, counter: u64, state: &mut FakeState) -> Vec<u8> {
-    state.registrations += 1;
-    let highest = state.highest_counter;
-    if counter <= highest {
-        let error = OperationError::CounterTooLow { counter, highest };
-        return archive(&vec![OperationResult::Error(error)]);
-    }
-    state.highest_counter = counter;
-    let results = archive(&vec![OperationResult::Registered]);
-    state.sessions.insert(session, vec![results.clone()]);
-    results
-}
-
-/// The result of each operation is the number of its bundle.
-fn execute(session: SessionId, number: BundleNumber, operations: usize, state: &mut FakeState) -> Vec<u8> {
-    let results = archive(&vec![OperationResult::Length { length: number.0, version: 1 }; operations]);
-    state.sessions.get_mut(&session).unwrap().push(results.clone());
-    results
 }

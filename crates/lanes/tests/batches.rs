@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use quorate_lanes::{Batch, Reject};
-use quorate_types::{BundleNumber, Digest, LaneNumber, Operation, SessionId};
+use quorate_types::{BundleNumber, Digest, LaneNumber, Operation};
 use quorate_wire::message::{FetchBatches, LaneAcks, Message};
 use quorate_wire::{BatchHead, Frame, Kind, LaneTip, bundle, testing};
 
@@ -19,7 +19,7 @@ fn a_wrong_signature_condemns_its_bundle_and_not_the_batch() {
     other_number[64] ^= 1;
     // A valid signature of a key that the configuration does not know.
     let key = quorate_types::SigningKey::from_seed(&[77; 32]);
-    let session = SessionId::derive(&key.public(), 1);
+    let session = testing::SESSION;
     let mut unknown = Vec::new();
     let operations = vec![Operation::Get { key: vec![1] }];
     bundle::write(&mut unknown, &node.config, &key, session, BundleNumber(1), &operations);

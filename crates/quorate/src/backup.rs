@@ -15,7 +15,7 @@ use quorate_client::{Client, ClientOptions};
 use quorate_daemon::page_folder::{PageFolder, write_checkpoint};
 use quorate_daemon::sync_directory;
 use quorate_state::{BadAnswer, CheckpointHead, Frozen, PageAnswer, State, Transfer, TransferOptions};
-use quorate_types::{ClusterConfig, Nanoseconds, Operation, ReplicaId, SigningKey, limits};
+use quorate_types::{ClusterConfig, Nanoseconds, Operation, ReplicaId, SessionLimits, SigningKey, limits};
 use quorate_wire::message::{
     CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages, Message,
 };
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &BackupArguments) -> Result<ExitCode, Failure> {
     let mut source = Source::open(&config, &key, arguments.replica.map(ReplicaId))?;
     let certificate = wait_for_checkpoint(&config, &key, &mut source)?;
     let (certificate, frozen) = source.fetch(certificate)?;
-    let state = State::from_frozen(&frozen, limits::SESSIONS_MAX);
+    let state = State::from_frozen(&frozen, SessionLimits::default());
     check_state(&state, &certificate).with_context(|| source.name())?;
     let summary = unfinished.write(&config, &cluster_text, &source, &certificate, &state, &frozen)?;
     unfinished.finish(&arguments.to)?;

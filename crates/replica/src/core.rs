@@ -546,7 +546,10 @@ impl Core {
                 effects.push(Effect::KeepStates(needed));
                 self.trim_batches(settled, effects);
             }
-            ExecutionMail::Attach { connection, session } => execution.on_attach(connection, session),
+            ExecutionMail::Attach { connection, wanted } => {
+                let frame = execution.on_attach(connection, wanted).encode();
+                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+            }
             ExecutionMail::Gone(connection) => execution.on_client_gone(connection),
             ExecutionMail::Report { connection, root, mut report } => {
                 report.execution = execution.report(root);

@@ -2,16 +2,14 @@
 
 use crate::interface::{ClientConnection, Effect};
 use crate::library::{Library, Reader};
+use crate::mail::Wanted;
 use crate::report::{ExecutionReport, Fetching};
 use crate::transfer::{Standing, ToPeer, Transfer};
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, Salvage, State};
-use quorate_types::{
-    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, SessionId, Stage,
-    View, limits,
-};
+use quorate_types::{ClusterConfig, Digest, LaneId, LaneNumber, Nanoseconds, ReplicaId, Seq, Stage, View};
 use quorate_wire::message::{
-    CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages,
+    Attached, CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages,
 };
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
@@ -39,7 +37,7 @@ struct Progress {
 pub(crate) struct Answer {
     pub(crate) connection: ClientConnection,
     pub(crate) frame: Frame,
-    /// Whether it carries results, as the home's do, and not only their digest.
+    /// Whether it is the home's, which carries results and not only their digest.
     pub(crate) results: bool,
 }
 
@@ -83,8 +81,8 @@ pub(crate) struct ExecutionRole {
     executed: Position,
     timestamp: Nanoseconds,
     view: View,
-    attached: BTreeMap<SessionId, BTreeSet<ClientConnection>>,
-    sessions: BTreeMap<ClientConnection, SessionId>,
+    attached: BTreeMap<Wanted, BTreeSet<ClientConnection>>,
+    sessions: BTreeMap<ClientConnection, Wanted>,
     last_root: Option<(Position, Digest)>,
     /// The checkpoints that were given out and are of use yet, ascending.
     checkpoints: VecDeque<Checkpoint>,
@@ -136,7 +134,8 @@ struct Checkpoint {
 
 impl ExecutionRole {
     pub(crate) fn new(config: Arc<ClusterConfig>, me: ReplicaId) -> Self {
-        let state = State::new(config.clients().iter().map(|key| *key.as_bytes()));
+        let clients = config.clients().iter().map(|key| *key.as_bytes());
+        let state = State::new(clients);
         Self::over(config, me, state, &[])
     }
 
@@ -175,6 +174,7 @@ impl ExecutionRole {
     }
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
+        let state = state.limited(config.tuning().sessions);
         let last = state.header();
         let executed = last.map_or_else(
             || header::genesis(config.digest()),
@@ -229,7 +229,7 @@ impl ExecutionRole {
     }
 
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
-        self.state = State::from_frozen(frozen, limits::SESSIONS_MAX);
+        self.state = State::from_frozen(frozen, self.config.tuning().sessions);
         self.lacks_state = false;
         self.library.hold(None);
         let config = Arc::clone(&self.config);
@@ -312,7 +312,7 @@ impl ExecutionRole {
         let whole = self.transfer.take_whole(self.executed.seq);
         let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
         let Some((position, frozen)) = whole else { return Ok(None) };
-        match State::from_frozen(&frozen, limits::SESSIONS_MAX).header() {
+        match State::from_frozen(&frozen, self.config.tuning().sessions).header() {
             Some(last) if (last.seq, last.digest) == (position.seq, position.digest) => {
                 Ok(Some((position, last.timestamp, frozen)))
             }
@@ -405,19 +405,24 @@ impl ExecutionRole {
         self.queue.push_back(Committed { header, position, at });
     }
 
-    /// A connection wants the replies of one session; one it wanted before is given up.
-    pub(crate) fn on_attach(&mut self, connection: ClientConnection, session: SessionId) {
+    /// A connection wants the replies of one session; one it wanted before is given up. The answer for it.
+    pub(crate) fn on_attach(&mut self, connection: ClientConnection, wanted: Wanted) -> Attached {
+        self.attach(connection, wanted);
+        Attached { executed: self.executed.seq }
+    }
+
+    fn attach(&mut self, connection: ClientConnection, wanted: Wanted) {
         self.on_detach(connection);
-        self.sessions.insert(connection, session);
-        self.attached.entry(session).or_default().insert(connection);
+        self.sessions.insert(connection, wanted);
+        self.attached.entry(wanted).or_default().insert(connection);
     }
 
     pub(crate) fn on_detach(&mut self, connection: ClientConnection) {
-        let Some(session) = self.sessions.remove(&connection) else { return };
-        if let Some(connections) = self.attached.get_mut(&session) {
+        let Some(wanted) = self.sessions.remove(&connection) else { return };
+        if let Some(connections) = self.attached.get_mut(&wanted) {
             connections.remove(&connection);
             if connections.is_empty() {
-                self.attached.remove(&session);
+                self.attached.remove(&wanted);
             }
         }
     }
@@ -572,39 +577,61 @@ impl ExecutionRole {
         let home = batch.lane().origin == self.me;
         let operations = batch.operations(bundle);
         let head = &bundle.head;
-        let (client, session, number) = (&head.client, head.session, head.number);
-        match self.state.execute(context, BundleInput { client, session, number, operations }) {
+        let (client, session, number, request) = (&head.client, head.session, head.number, head.body);
+        let wanted = Wanted::Session(session, head.client);
+        match self.state.execute(context, BundleInput { client, session, number, request, operations }) {
             Outcome::Executed(reply) => {
                 turn.bundles += 1;
                 turn.operations += operations.len() as u64;
-                self.reply(&reply, home, turn);
+                self.reply(&wanted, &reply, home, turn);
             }
-            Outcome::Repeated(reply) | Outcome::Refused(reply) => self.reply(&reply, home, turn),
-            Outcome::Gone { session, number } => {
-                self.answer(session, number, Seq(0), Digest::ZERO, ReplyBody::Gone, turn);
+            Outcome::Repeated(reply) => self.reply(&wanted, &reply, home, turn),
+            Outcome::Refused(reply) => self.reply_shortly(&wanted, &reply, home, turn),
+            Outcome::Gone { session, number, request, seq } => {
+                let (view, digest, body) = (self.view, Digest::ZERO, ReplyBody::Gone);
+                let gone = ReplyView { session, number, seq, view, request, digest, body };
+                self.answer(&wanted, &gone, false, turn);
+            }
+            Outcome::Registration { nonce, session, fresh, reply } => {
+                turn.bundles += u64::from(fresh);
+                turn.operations += u64::from(fresh);
+                let registration = Wanted::Registration(nonce, head.client);
+                self.reply_shortly(&registration, &reply, home, turn);
+                if let Some(session) = session {
+                    self.attach_to_session(&registration, Wanted::Session(session, head.client));
+                }
             }
             Outcome::Skipped(_) => {}
         }
     }
 
-    /// The home replica, whose lane carried the bundle, sends the results; the others vouch for the digest.
-    fn reply(&self, reply: &Reply, home: bool, turn: &mut Turn) {
-        let body = if home { ReplyBody::Results(&reply.results) } else { ReplyBody::DigestOnly };
-        self.answer(reply.session, reply.number, reply.seq, reply.digest, body, turn);
+    /// A registration has opened its session: whoever waits for it wants the session's replies, too.
+    fn attach_to_session(&mut self, registration: &Wanted, session: Wanted) {
+        let connections = self.attached.get(registration).cloned().unwrap_or_default();
+        for connection in connections {
+            self.attach(connection, session);
+        }
     }
 
-    fn answer(
-        &self,
-        session: SessionId,
-        number: BundleNumber,
-        seq: Seq,
-        digest: Digest,
-        body: ReplyBody<'_>,
-        turn: &mut Turn,
-    ) {
-        let Some(connections) = self.attached.get(&session) else { return };
-        let results = matches!(body, ReplyBody::Results(_));
-        let frame = ReplyView { session, number, seq, view: self.view, digest, body }.encode();
+    /// The home replica, whose lane carried the bundle, sends the results; the others vouch for the digest.
+    fn reply(&self, wanted: &Wanted, reply: &Reply, home: bool, turn: &mut Turn) {
+        let body = if home { ReplyBody::Results(reply.results()) } else { ReplyBody::DigestOnly };
+        self.answer(wanted, &self.view_of(reply, body), home, turn);
+    }
+
+    /// Every replica sends the results, as they are short: no home can keep them back.
+    fn reply_shortly(&self, wanted: &Wanted, reply: &Reply, home: bool, turn: &mut Turn) {
+        self.answer(wanted, &self.view_of(reply, ReplyBody::Results(reply.results())), home, turn);
+    }
+
+    fn view_of<'r>(&self, reply: &Reply, body: ReplyBody<'r>) -> ReplyView<'r> {
+        let Reply { session, number, request, seq, digest, .. } = *reply;
+        ReplyView { session, number, seq, view: self.view, request, digest, body }
+    }
+
+    fn answer(&self, wanted: &Wanted, reply: &ReplyView<'_>, results: bool, turn: &mut Turn) {
+        let Some(connections) = self.attached.get(wanted) else { return };
+        let frame = reply.encode();
         turn.bytes += connections.len() * frame.bytes().len();
         let answer =
             |connection: &ClientConnection| Answer { connection: *connection, frame: frame.clone(), results };

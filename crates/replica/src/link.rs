@@ -1,7 +1,7 @@
 //! The link role: the mesh links and clients of one core.
 
 use crate::interface::{ClientConnection, Effect, Reject};
-use crate::mail::{ExecutionMail, OrderingMail};
+use crate::mail::{ExecutionMail, OrderingMail, Wanted};
 use quorate_lanes::Lanes;
 use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
 use quorate_wire::message::{Attach, Busy, BusyReason, FetchCertificate, FetchPages, Message, ReportRequest};
@@ -108,10 +108,14 @@ impl LinkRole {
         match frame.kind {
             Kind::Bundle => self.on_bundle(now, connection, frame, effects).map(|()| None),
             Kind::Attach => {
-                let counter = Attach::from_frame(frame)?.counter;
+                let Attach { nonce, session } = Attach::from_frame(frame)?;
                 let Some(client) = self.clients.get(&connection) else { return Ok(None) };
-                let session = SessionId::derive(&client.key, counter);
-                Ok(Some(FromClient::Execution(ExecutionMail::Attach { connection, session })))
+                let key = *client.key.as_bytes();
+                let wanted = match session {
+                    SessionId::NONE => Wanted::Registration(nonce, key),
+                    session => Wanted::Session(session, key),
+                };
+                Ok(Some(FromClient::Execution(ExecutionMail::Attach { connection, wanted })))
             }
             Kind::ReportRequest => {
                 let ReportRequest { root, histograms } = ReportRequest::from_frame(frame)?;

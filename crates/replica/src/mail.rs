@@ -5,12 +5,21 @@ use crate::report::RoleReport;
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
 use quorate_types::{
-    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Nanoseconds, ReplicaId, Seq, SessionId,
-    View,
+    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Nanoseconds, Nonce, ReplicaId, Seq,
+    SessionId, View,
 };
 use quorate_wire::message::{CheckpointCertificate, FetchCertificate, FetchPages, FetchedPages};
 use quorate_wire::{Frame, Header, LaneTip, Position};
 use std::sync::Arc;
+
+/// Which replies a client's connection wants. Always those of its own key: others' sessions are none of its business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Those of a session of this key.
+    Session(SessionId, [u8; 32]),
+    /// Those of the registration of this key with the nonce and, once it has opened one, of its session.
+    Registration(Nonce, [u8; 32]),
+}
 
 /// A message to one of the roles on a core.
 #[derive(Debug, Clone)]
@@ -171,12 +180,12 @@ pub enum ExecutionMail {
     FetchedPages(ReplicaId, Box<FetchedPages>),
     /// A state is certified.
     Stable(Arc<CheckpointCertificate>),
-    /// A connection wants the replies of a session; its client's key owns the session.
+    /// A connection wants replies.
     Attach {
         /// The connection.
         connection: ClientConnection,
-        /// The session.
-        session: SessionId,
+        /// Which.
+        wanted: Wanted,
     },
     /// A client's connection is gone.
     Gone(ClientConnection),

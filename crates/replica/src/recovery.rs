@@ -9,7 +9,9 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, Known, Restored, Salvage, State};
-use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, Why, limits};
+use quorate_types::{
+    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, SessionLimits, Why,
+};
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
 use std::collections::BTreeMap;
@@ -64,7 +66,7 @@ impl Found {
     /// Takes what checkpoints have given back. Returns the slot and the root of the whole one.
     pub fn take(&mut self, restored: Restored) -> Option<(Position, Digest)> {
         let whole = restored.whole.map(|(manifest, frozen)| {
-            self.state = Some(State::from_frozen(&frozen, limits::SESSIONS_MAX));
+            self.state = Some(State::from_frozen(&frozen, SessionLimits::default()));
             (Position { seq: manifest.head.seq, digest: manifest.head.digest }, manifest.root)
         });
         self.broken = restored.broken.map(|manifest| Broken {

@@ -86,7 +86,7 @@ fn a_quorum_does_not_count_what_its_own_disk_may_lose() {
     let mut cluster = Cluster::new(4, 1, 1);
     cluster.machine(R3).crashed = true;
     cluster.machine(R1).slow = true;
-    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    let client = Client::registering(&mut cluster, 0, CoreId(0), R0);
     cluster.wait(10);
     assert!(client.replies(&cluster, R0).is_empty());
     assert!(client.replies(&cluster, R1).is_empty(), "r1 does not even count itself");
@@ -97,7 +97,7 @@ fn a_quorum_does_not_count_what_its_own_disk_may_lose() {
 
     let mut cluster = Cluster::new(1, 1, 1);
     cluster.machine(R0).slow = true;
-    let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+    let client = Client::registering(&mut cluster, 0, CoreId(0), R0);
     cluster.wait(10);
     assert!(client.replies(&cluster, R0).is_empty());
     cluster.machine(R0).slow = false;

@@ -8,7 +8,7 @@ use quorate_replica::mail::{ExecutionMail, Mail};
 use quorate_replica::{Core, Input, ReplicaSetup};
 use quorate_types::{
     BundleNumber, ClusterConfig, CoreId, Digest, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Operation,
-    Seq, SessionId, View,
+    Seq, View,
 };
 use quorate_wire::message::{LaneAcks, Message, PrePrepare};
 use quorate_wire::{BatchHead, Frame, Header, Kind, LaneTip, Position, batch, bundle, header, testing};
@@ -19,7 +19,7 @@ const LANE: LaneId = LaneId { origin: R3, link: LinkId(0) };
 /// Batches of r3's lane after `tip`, each with one bundle; `salt` tells forks apart.
 fn fork(config: &ClusterConfig, mut tip: LaneTip, count: u64, salt: u64) -> Vec<Arc<Batch>> {
     let key = testing::client_key();
-    let session = SessionId::derive(&key.public(), 1);
+    let session = testing::SESSION;
     let mut batches = Vec::new();
     for _ in 0..count {
         let mut content = Vec::new();

@@ -5,8 +5,7 @@ mod cluster;
 use cluster::*;
 use quorate_lanes::Batch;
 use quorate_types::{
-    BundleNumber, ClusterConfig, CoreId, Digest, LaneId, LaneNumber, LinkId, Operation, ReplicaId, Seq,
-    SessionId, View,
+    BundleNumber, ClusterConfig, CoreId, Digest, LaneId, LaneNumber, LinkId, Operation, ReplicaId, Seq, View,
 };
 use quorate_wire::message::{Commit, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, ViewChange};
 use quorate_wire::{BatchHead, Frame, Kind, LaneTip, Position, Statement, batch, bundle, testing};
@@ -17,7 +16,7 @@ const LANE: LaneId = LaneId { origin: R3, link: LinkId(0) };
 /// Batches of r3's lane after `tip`; `salt` tells forks apart.
 fn fork(config: &ClusterConfig, mut tip: LaneTip, count: u64, salt: u64) -> Vec<Arc<Batch>> {
     let key = testing::client_key();
-    let session = SessionId::derive(&key.public(), 1);
+    let session = testing::SESSION;
     let mut batches = Vec::new();
     for _ in 0..count {
         let mut content = Vec::new();
@@ -78,7 +77,7 @@ fn an_equivocating_origin_stops_nothing() {
     on[1] = &y;
     cluster.run();
     // A client of an honest home, in a lane that has nothing to do with r3.
-    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    let client = Client::registering(&mut cluster, 0, CoreId(0), R1);
     cluster.run();
     let mut on: Vec<Arc<Batch>> = on.iter().map(|chain| Arc::clone(chain)).collect();
     let mut prepared_for = View(0);
@@ -305,7 +304,7 @@ fn a_dripping_server_stops_nothing() {
         }),
     ));
     cluster.run();
-    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    let client = Client::registering(&mut cluster, 0, CoreId(0), R1);
     for waited in 1..=20 * 5 {
         cluster.wait(1);
         if waited % 3 == 0

@@ -6,9 +6,7 @@ use cluster::*;
 use proptest::prelude::*;
 use quorate_replica::{Frozen, Reject};
 use quorate_state::{PageAnswer, PageRequest, Transfer, TransferOptions};
-use quorate_types::{
-    BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, SessionId, Signature, View, limits,
-};
+use quorate_types::{BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, Signature, View, limits};
 use quorate_wire::message::{
     FetchHeaders, FetchPages, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, Status,
 };
@@ -44,7 +42,7 @@ fn a_bundle_of_another_client_is_refused() {
     is_refused(
         |cluster, _| {
             let (key, mut bytes) = (testing::client_key_number(1), Vec::new());
-            let session = SessionId::derive(&key.public(), 1);
+            let session = testing::SESSION;
             bundle::write(&mut bytes, &cluster.config, &key, session, BundleNumber(1), &vec![set("a", 1)]);
             frame(Kind::Bundle, &bytes)
         },
@@ -58,7 +56,7 @@ fn a_forged_signature_is_refused() {
         |cluster, client| {
             let good = client.bundle(&cluster.config, 1, &vec![set("a", 1)]);
             let mut bytes = good.payload().to_vec();
-            bytes[72] ^= 1;
+            bytes[52] ^= 1;
             frame(Kind::Bundle, &bytes)
         },
         |reject| reject == Reject::BundleSignature,
@@ -132,7 +130,7 @@ fn a_client_with_too_much_open_is_told_so() {
     }
     let good = client.bundle(&cluster.config.clone(), cap + 3, &vec![set("a", 1)]);
     let mut forged = good.payload().to_vec();
-    forged[72] ^= 1;
+    forged[52] ^= 1;
     cluster.client_frame(R0, client.connections[0], &frame(Kind::Bundle, &forged));
     let busy: Vec<_> = cluster.to_clients.iter().filter(|(_, _, frame)| frame.kind() == Kind::Busy).collect();
     let numbers: Vec<u64> = busy

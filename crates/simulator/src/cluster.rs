@@ -20,6 +20,7 @@ use crate::network::{ConnectionId, Network, Notice, Noticed, Side};
 use crate::oracle::agreement::Agreement;
 use crate::oracle::durability::Durability;
 use crate::oracle::history::Completion;
+use crate::oracle::outcomes::Asked;
 use crate::oracle::replies::Replies;
 use crate::oracle::resources::{Resources, Trouble};
 use crate::oracle::votes::Votes;
@@ -65,6 +66,8 @@ pub struct Oracles {
     pub resources: Resources,
     /// What clients know to be complete.
     pub completions: Vec<Completion>,
+    /// What clients have asked for and what they were told.
+    pub asked: Vec<Asked>,
 }
 
 /// A history in progress.
@@ -84,6 +87,7 @@ pub struct Cluster {
     disk_random: Random,
     crash_random: Random,
     workload_random: Random,
+    sessions_random: Random,
     oracles: Oracles,
     phase: Phase,
     trace: Trace,
@@ -107,6 +111,7 @@ impl Cluster {
             replies: Replies::default(),
             resources: Resources::new(Trouble::of(&plan)),
             completions: Vec::new(),
+            asked: Vec::new(),
         };
         let mut cluster = Self {
             now: Nanoseconds(0),
@@ -120,6 +125,7 @@ impl Cluster {
             disk_random: Random::new(plan.seed, Stream::Disk),
             crash_random: Random::new(plan.seed, Stream::Crashes),
             workload_random: Random::new(plan.seed, Stream::Workload),
+            sessions_random: Random::new(plan.seed, Stream::Sessions),
             oracles,
             phase: Phase::Faults,
             trace,
@@ -153,7 +159,7 @@ impl Cluster {
         let from = Nanoseconds::from_millis(if self.plan.is_calm() { 100 } else { 0 });
         let count = u8::try_from(self.plan.workload.clients).expect("invariant: a few clients");
         for number in 0..count {
-            let key = testing::client_key_number(number);
+            let key = testing::client_key_number(number % self.plan.workload.client_keys);
             let home = ReplicaId(number % self.plan.replicas);
             let index = usize::from(number);
             let mut client = Client::new(Arc::clone(&self.config), key, home, index, self.plan.workload);

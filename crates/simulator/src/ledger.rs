@@ -2,7 +2,7 @@
 //! read the committed order from here and from no replica's own account.
 
 use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Operation, Seq, SessionId};
-use quorate_wire::bundle::access_operations;
+use quorate_wire::bundle::{access_operations, encode_operations, request_digest};
 use quorate_wire::{BatchView, DecodeError, Frame, Header, LaneTip, Position};
 use rkyv::rancor::Failure;
 use std::collections::BTreeMap;
@@ -17,8 +17,24 @@ pub struct WrittenBundle {
     pub session: SessionId,
     /// The bundle.
     pub number: BundleNumber,
+    /// The digest of its operations.
+    pub request: Digest,
     /// The operations.
     pub operations: Vec<Operation>,
+}
+
+impl WrittenBundle {
+    /// A bundle with these operations.
+    #[must_use]
+    pub fn new(
+        client: [u8; 32],
+        session: SessionId,
+        number: BundleNumber,
+        operations: Vec<Operation>,
+    ) -> Self {
+        let request = request_digest(&encode_operations(&operations));
+        Self { client, session, number, request, operations }
+    }
 }
 
 /// A batch.
@@ -63,8 +79,8 @@ impl Ledger {
             let operations = rkyv::from_bytes::<Vec<Operation>, Failure>(bundle.body)
                 .map_err(|_| DecodeError::Malformed(frame.kind()))?;
             let head = &bundle.head;
-            let (client, session, number) = (head.client, head.session, head.number);
-            bundles.push(WrittenBundle { client, session, number, operations });
+            let (client, session, number, request) = (head.client, head.session, head.number, head.body);
+            bundles.push(WrittenBundle { client, session, number, request, operations });
         }
         let (lane, number, previous) = (tip.lane, tip.upto, view.head.previous);
         self.batches.insert(chain, WrittenBatch { lane, number, previous, bundles });

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod queue;
 pub mod random;
 pub mod runner;
+pub mod sessions;
 pub mod trace;
 pub mod workload;
 

@@ -4,9 +4,11 @@
 //! Nothing is shared with the `state` crate but the types that travel. Limits on the results of one bundle
 //! are left out, as no workload comes near them.
 
+use crate::ledger::WrittenBundle;
+use crate::sessions::{Admission, Sessions};
 use quorate_types::{
-    BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, PublicKey, SessionId,
-    Versioned, VersionedEntry, limits,
+    BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, Seq, SessionId,
+    SessionLimits, Versioned, VersionedEntry, limits,
 };
 use std::collections::BTreeMap;
 
@@ -15,62 +17,51 @@ use std::collections::BTreeMap;
 pub enum Fate {
     /// It took effect; these are its results.
     Executed(Vec<OperationResult>),
+    /// It had no effect on keys, or none at all, and this is answered as of a seq.
+    Answered(Seq, OperationResult),
     /// It had no effect.
     Nothing,
 }
 
-#[derive(Debug)]
-struct ModelSession {
-    client: [u8; 32],
-    next: BundleNumber,
-}
-
 /// The state that the committed order leads to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Model {
     entries: BTreeMap<Vec<u8>, Versioned>,
     /// The number of the last write in the order of all writes.
     revision: u64,
-    sessions: BTreeMap<SessionId, ModelSession>,
-    counters: BTreeMap<[u8; 32], u64>,
+    sessions: Sessions,
 }
 
 impl Model {
-    /// Executes a bundle with a good signature of an allowed client.
-    pub fn bundle(
-        &mut self,
-        client: [u8; 32],
-        session: SessionId,
-        number: BundleNumber,
-        operations: &[Operation],
-    ) -> Fate {
-        let Some(open) = self.sessions.get_mut(&session) else {
-            return self.register(client, session, number, operations);
-        };
-        if open.client != client || open.next != number {
-            return Fate::Nothing;
-        }
-        open.next = number.next();
-        Fate::Executed(operations.iter().map(|operation| self.operation(operation)).collect())
+    /// The state before the first header.
+    #[must_use]
+    pub fn new(limits: SessionLimits) -> Self {
+        Self { entries: BTreeMap::new(), revision: 0, sessions: Sessions::new(limits) }
     }
 
-    fn register(
-        &mut self,
-        client: [u8; 32],
-        session: SessionId,
-        number: BundleNumber,
-        operations: &[Operation],
-    ) -> Fate {
-        let ([Operation::Register { counter }], BundleNumber(0)) = (operations, number) else {
-            return Fate::Nothing;
-        };
-        let derived = PublicKey::from_bytes(&client).map(|key| SessionId::derive(&key, *counter));
-        if derived != Ok(session) || self.counters.get(&client).is_some_and(|highest| highest >= counter) {
-            return Fate::Nothing;
+    /// Executes a bundle with a good signature of an allowed client.
+    pub fn bundle(&mut self, seq: Seq, bundle: &WrittenBundle) -> Fate {
+        let WrittenBundle { client, session, number, request, operations } = bundle;
+        if *session == SessionId::NONE {
+            return match (operations.as_slice(), number) {
+                ([Operation::Register { nonce, recent }], BundleNumber(0)) => {
+                    match self.sessions.register(seq, *client, *nonce, *recent) {
+                        Ok(session) => Fate::Answered(session.seq, OperationResult::Registered { session }),
+                        Err(error) => Fate::Answered(seq, OperationResult::Error(error)),
+                    }
+                }
+                _ => Fate::Nothing,
+            };
         }
-        self.counters.insert(client, *counter);
-        self.sessions.insert(session, ModelSession { client, next: BundleNumber(1) });
-        Fate::Executed(vec![OperationResult::Registered])
+        let is_void = *operations == [Operation::Void];
+        match self.sessions.admit(seq, *client, *session, *number, (*request, is_void)) {
+            Admission::Execute if is_void => Fate::Executed(vec![OperationResult::Voided]),
+            Admission::Execute => {
+                Fate::Executed(operations.iter().map(|operation| self.operation(operation)).collect())
+            }
+            Admission::Refuse(error, at) => Fate::Answered(at, OperationResult::Error(error)),
+            Admission::Nothing => Fate::Nothing,
+        }
     }
 
     fn operation(&mut self, operation: &Operation) -> OperationResult {
@@ -79,7 +70,7 @@ impl Model {
 
     fn apply(&mut self, operation: &Operation) -> Result<OperationResult, OperationError> {
         Ok(match operation {
-            Operation::Register { .. } => return Err(OperationError::MisplacedRegistration),
+            Operation::Register { .. } | Operation::Void => return Err(OperationError::Misplaced),
             Operation::Get { key } => OperationResult::Value(self.entries.get(checked(key)?).cloned()),
             Operation::Set { key, value, condition } => self.set(key, value, *condition)?,
             Operation::Delete { key } => {
@@ -214,45 +205,41 @@ fn few(keys: usize) -> Result<(), OperationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_types::Nonce;
     use quorate_wire::testing::client_key;
 
-    fn opened() -> (Model, [u8; 32], SessionId) {
-        let mut model = Model::default();
-        let key = client_key().public();
-        let session = SessionId::derive(&key, 3);
-        let register = [Operation::Register { counter: 3 }];
-        let fate = model.bundle(*key.as_bytes(), session, BundleNumber(0), &register);
-        assert_eq!(fate, Fate::Executed(vec![OperationResult::Registered]));
-        (model, *key.as_bytes(), session)
+    fn bundle(session: SessionId, number: u64, operation: Operation) -> WrittenBundle {
+        let client = *client_key().public().as_bytes();
+        WrittenBundle::new(client, session, BundleNumber(number), vec![operation])
     }
 
-    fn increment() -> Vec<Operation> {
-        vec![Operation::IncrementBy { key: b"n".to_vec(), by: 2 }]
+    fn opened() -> (Model, SessionId) {
+        let mut model = Model::new(SessionLimits::default());
+        let register = Operation::Register { nonce: Nonce([3; 16]), recent: 0 };
+        let fate = model.bundle(Seq(1), &bundle(SessionId::NONE, 0, register));
+        let session = SessionId { seq: Seq(1), place: 0 };
+        assert_eq!(fate, Fate::Answered(Seq(1), OperationResult::Registered { session }));
+        (model, session)
     }
 
     #[test]
     fn a_bundle_takes_effect_once_and_in_order() {
-        let (mut model, client, session) = opened();
-        let mut run = |number| model.bundle(client, session, BundleNumber(number), &increment());
+        let (mut model, session) = opened();
+        let increment = Operation::IncrementBy { key: b"n".to_vec(), by: 2 };
+        let mut run = |number| model.bundle(Seq(2), &bundle(session, number, increment.clone()));
         assert_eq!(run(2), Fate::Nothing);
         assert_eq!(run(1), Fate::Executed(vec![OperationResult::Integer { value: 2, version: 1 }]));
         assert_eq!(run(1), Fate::Nothing);
         assert_eq!(run(2), Fate::Executed(vec![OperationResult::Integer { value: 4, version: 2 }]));
-    }
-
-    #[test]
-    fn an_old_counter_opens_no_session() {
-        let (mut model, client, _) = opened();
-        let key = client_key().public();
-        let register = [Operation::Register { counter: 2 }];
-        let old = SessionId::derive(&key, 2);
-        assert_eq!(model.bundle(client, old, BundleNumber(0), &register), Fate::Nothing);
-        assert_eq!(model.sessions(), 1);
+        let void = model.bundle(Seq(3), &bundle(session, 3, Operation::Void));
+        assert_eq!(void, Fate::Executed(vec![OperationResult::Voided]));
+        let late = model.bundle(Seq(4), &bundle(session, 3, increment));
+        assert_eq!(late, Fate::Answered(Seq(3), OperationResult::Error(OperationError::NumberUsed)));
     }
 
     #[test]
     fn conditions_and_scans() {
-        let (mut model, _, _) = opened();
+        let (mut model, _) = opened();
         let set = |key: &str, condition| Operation::Set { key: key.into(), value: b"v".to_vec(), condition };
         let mut run = |operation| model.operation(&operation);
         assert_eq!(run(set("a", Condition::Present)), OperationResult::NotWritten { version: None });

@@ -4,6 +4,7 @@
 pub mod agreement;
 pub mod durability;
 pub mod history;
+pub mod outcomes;
 pub mod replies;
 pub mod resources;
 pub mod versions;

@@ -6,7 +6,7 @@
 use crate::faults::{self, Fault, FaultKind};
 use crate::random::{Random, Stream};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
-use quorate_types::{Nanoseconds, ReplicaId, ReplicaSet, Tuning, limits};
+use quorate_types::{Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
 use std::fmt;
 
 /// Client keys that the test configuration of `wire` allows.
@@ -79,6 +79,8 @@ pub struct CorePlan {
 pub struct WorkloadPlan {
     /// The number of clients.
     pub clients: u64,
+    /// The number of keys that they have: some share one.
+    pub client_keys: u8,
     /// The bundles that each client submits during the fault phase.
     pub bundles: u64,
     /// The bundles that each client submits after it.
@@ -170,8 +172,12 @@ impl Plan {
         let cores = 1 + random.index(3);
         let network = draw_network(random);
         let heal_at = Nanoseconds::from_millis(random.between(200, 2000));
-        let workload = draw_workload(random, replicas, heal_at);
-        let tuning = draw_tuning(random, workload.bundle_bytes_max());
+        let mut workload = draw_workload(random, replicas, heal_at);
+        let mut tuning = draw_tuning(random, workload.bundle_bytes_max());
+        let mut sessions = Random::new(seed, Stream::Sessions);
+        if sessions.percent(60) {
+            share_keys(&mut sessions, &mut workload, &mut tuning);
+        }
         let clocks = draw_clocks(random, replicas, tuning.clock_skew_max);
         let disk = draw_disk(random);
         let core = CorePlan {
@@ -278,11 +284,22 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         // A few full batches, so that a stalled disk makes the lanes wait.
         undurable_bytes_max: 8 * batch_bytes_max,
         headers_kept_max: limits::HEADERS_KEPT_MAX,
+        sessions: SessionLimits::default(),
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),
         idle: Nanoseconds::from_millis(random.between(100, 800)),
         clock_skew_max: Nanoseconds::from_millis(random.magnitude(1, 500)),
         view_timeout: Nanoseconds::from_millis(random.between(100, 600)),
     }
+}
+
+/// Clients share keys, and a key may have so few sessions that restarts and second thoughts evict them. A client waits
+/// until registrations are forgotten: that is not to take long.
+fn share_keys(random: &mut Random, workload: &mut WorkloadPlan, tuning: &mut Tuning) {
+    let keys = random.between(1, workload.clients);
+    workload.client_keys = u8::try_from(keys).expect("invariant: a few clients");
+    let per_key = usize::try_from(workload.clients.div_ceil(keys)).expect("invariant: a few clients");
+    tuning.sessions =
+        SessionLimits { per_client: per_key + random.index(3), registration_age: random.magnitude(2, 30) };
 }
 
 fn draw_network(random: &mut Random) -> NetworkPlan {
@@ -343,6 +360,7 @@ fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> Wor
     let depth = random.magnitude(1, 16);
     WorkloadPlan {
         clients,
+        client_keys: u8::try_from(clients).expect("invariant: a few clients"),
         bundles,
         bundles_after: 1 + random.below(2),
         depth,
@@ -372,6 +390,8 @@ mod tests {
         let sizes: BTreeSet<u8> = plans.iter().map(|plan| plan.replicas).collect();
         assert_eq!(sizes, BTreeSet::from([1, 4, 5, 6, 7]));
         assert!(plans.iter().any(Plan::is_calm));
+        let shares = |plan: &&Plan| u64::from(plan.workload.client_keys) < plan.workload.clients;
+        assert!(plans.iter().filter(shares).count() > 100);
         assert!(plans.iter().any(|plan| !plan.stopped().is_empty()));
         assert!(plans.iter().filter(|plan| plan.has_crashes()).count() > 150);
         assert!(plans.iter().filter(|plan| plan.has_damage()).count() > 50);

@@ -26,6 +26,8 @@ pub enum Stream {
     Workload = 7,
     /// In the middle of what replicas crash, and what is left on their disks.
     Crashes = 8,
+    /// Which clients share a key, and which registrations are sent again.
+    Sessions = 9,
 }
 
 /// One stream of chance.

@@ -35,7 +35,7 @@ pub const BLOCK_HEAD_BYTES: usize = 12;
 /// The length of an address in a block.
 pub const ADDRESS_BYTES: usize = 12;
 /// The longest block: a long value, or an inner node's page with as many addresses as it has children.
-pub const BLOCK_BYTES_MAX: usize = BLOCK_HEAD_BYTES + quorate_types::limits::RESULTS_BYTES_MAX;
+pub const BLOCK_BYTES_MAX: usize = BLOCK_HEAD_BYTES + crate::leaf::LONG_BYTES_MAX;
 
 const MAGIC: &[u8; 16] = b"quorate pages 1\n";
 const CRC_AT: usize = 8;

@@ -39,7 +39,7 @@ impl Execution<'_> {
 
     fn dispatch(&mut self, operation: &ArchivedOperation) -> Result<(), OperationError> {
         match operation {
-            ArchivedOperation::Register { .. } => Err(OperationError::MisplacedRegistration),
+            ArchivedOperation::Register { .. } | ArchivedOperation::Void => Err(OperationError::Misplaced),
             ArchivedOperation::Get { key } => self.get(key),
             ArchivedOperation::Set { key, value, condition } => self.set(key, value, condition),
             ArchivedOperation::Delete { key } => self.delete(key),

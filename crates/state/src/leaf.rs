@@ -27,8 +27,9 @@ const VERSION_BYTES: usize = 8;
 const DIGEST_BYTES: usize = 32;
 /// Long values keep up to this much unused memory besides their own length.
 const SPARE_BYTES_MAX: usize = 4096;
-/// The longest value there is: results of a bundle are longer than users' values may be.
-const LONG_BYTES_MAX: usize = quorate_types::limits::RESULTS_BYTES_MAX;
+/// The longest value there is: the reply to a bundle is longer than users' values may be.
+pub(crate) const LONG_BYTES_MAX: usize =
+    quorate_types::limits::RESULTS_BYTES_MAX + crate::system::REQUEST_BYTES;
 const _: () = assert!(quorate_types::limits::VALUE_BYTES_MAX <= LONG_BYTES_MAX);
 /// Tag and count.
 const PAGE_HEAD_BYTES: usize = 1 + 2;
@@ -71,7 +72,7 @@ pub(crate) struct Change {
     pub(crate) reshaped: bool,
 }
 
-/// Bytes that the tree shares with their giver, together with the giver's own digest of them. The tree's
+/// Bytes that the tree shares with their giver, together with a digest that the giver has of them. The tree's
 /// digests do not depend on whether a value is shared.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {

@@ -23,6 +23,7 @@ mod manifest;
 mod node;
 mod page;
 mod records;
+mod registration;
 mod reply;
 mod restart;
 mod results;

@@ -6,7 +6,7 @@
 //! [`ELEMENT_BYTES`] per operation, then the head of the list; lists are a signed distance of 4 bytes from
 //! the pointer itself and a count of 4 bytes; everything is unaligned and little-endian.
 
-use quorate_types::{ArchivedOperationResult, OperationError, limits};
+use quorate_types::{ArchivedOperationResult, Digest, OperationError, SessionId, limits};
 
 use crate::leaf::VersionedRef;
 
@@ -41,6 +41,7 @@ enum Tag {
     Values,
     Entries,
     Error,
+    Voided,
 }
 
 /// The read of a bundle did not fit any more.
@@ -99,8 +100,12 @@ impl Results {
         self.overflowed
     }
 
-    pub(crate) fn registered(&mut self) {
-        self.fixed(Tag::Registered, &[]);
+    pub(crate) fn registered(&mut self, session: SessionId) {
+        self.fixed(Tag::Registered, &session.to_bytes());
+    }
+
+    pub(crate) fn voided(&mut self) {
+        self.fixed(Tag::Voided, &[]);
     }
 
     pub(crate) fn value(&mut self, entry: Option<VersionedRef<'_>>) -> Result<(), Overflow> {
@@ -152,8 +157,12 @@ impl Results {
             OperationError::TooManyKeys { keys } => (4, keys, 0),
             OperationError::ScanTooLong { entries } => (5, entries, 0),
             OperationError::ResultsTooLong => (6, 0, 0),
-            OperationError::CounterTooLow { counter, highest } => (7, counter, highest),
-            OperationError::MisplacedRegistration => (8, 0, 0),
+            OperationError::Misplaced => (7, 0, 0),
+            OperationError::RegistrationNotRecent { recent, executing } => (8, recent, executing),
+            OperationError::TooManyRegistrations { sessions } => (9, sessions, 0),
+            OperationError::RegistrationUsed => (10, 0, 0),
+            OperationError::SessionEvicted { next } => (11, next, 0),
+            OperationError::NumberUsed => (12, 0, 0),
         };
         let mut fields = [0; 17];
         fields[0] = tag;
@@ -244,6 +253,13 @@ impl Results {
         &self.archive
     }
 
+    /// The finished archive with the digest of the request behind it, as a kept reply is stored.
+    pub(crate) fn finish_for(&mut self, request: &Digest) -> &[u8] {
+        self.finish();
+        self.archive.extend_from_slice(&request.0);
+        &self.archive
+    }
+
     /// Makes sure that `bytes` more fit; otherwise takes back the payloads from `start` on.
     fn reserve(&mut self, bytes: usize, start: usize) -> Result<(), Overflow> {
         if self.fits(bytes) {
@@ -309,7 +325,7 @@ fn list_bytes(list: List, place: usize) -> [u8; LIST_BYTES] {
 
 #[cfg(test)]
 mod tests {
-    use quorate_types::{OperationResult, Versioned, VersionedEntry};
+    use quorate_types::{OperationResult, Seq, Versioned, VersionedEntry};
 
     use super::*;
 
@@ -328,6 +344,7 @@ mod tests {
     #[test]
     fn every_result_has_the_bytes_that_rkyv_gives_it() {
         let (first, second) = (read(b"first", 7), read(b"", u64::MAX));
+        let session = SessionId { seq: Seq(8), place: 3 };
         let errors = [
             OperationError::KeyTooLong { bytes: 1025 },
             OperationError::ValueTooLong { bytes: 1 << 40 },
@@ -336,12 +353,17 @@ mod tests {
             OperationError::TooManyKeys { keys: 3 },
             OperationError::ScanTooLong { entries: 4 },
             OperationError::ResultsTooLong,
-            OperationError::CounterTooLow { counter: 1, highest: 2 },
-            OperationError::MisplacedRegistration,
+            OperationError::Misplaced,
+            OperationError::RegistrationNotRecent { recent: 1, executing: 2 },
+            OperationError::TooManyRegistrations { sessions: 5 },
+            OperationError::RegistrationUsed,
+            OperationError::SessionEvicted { next: 6 },
+            OperationError::NumberUsed,
         ];
         let mut results = Results::default();
-        results.begin(23);
-        results.registered();
+        results.begin(30);
+        results.registered(session);
+        results.voided();
         results.value(Some(first)).unwrap();
         results.value(Some(second)).unwrap();
         results.value(None).unwrap();
@@ -367,7 +389,8 @@ mod tests {
             version: entry.version,
         };
         let mut expected = vec![
-            OperationResult::Registered,
+            OperationResult::Registered { session },
+            OperationResult::Voided,
             OperationResult::Value(Some(versioned(first))),
             OperationResult::Value(Some(versioned(second))),
             OperationResult::Value(None),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_types::{BundleNumber, Seq, SessionId};
+use quorate_types::{BundleNumber, Nonce, Seq, SessionId, SessionLimits, limits};
 
 use crate::system::{self, SessionFields};
 use crate::tree::Tree;
@@ -17,77 +17,171 @@ pub(crate) struct Session {
     pub(crate) fields: SessionFields,
     /// The seq at which a bundle was last executed.
     pub(crate) used: Seq,
+    /// The place of its client.
+    client: usize,
+}
+
+/// What is kept of one client key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Client {
+    /// Its sessions, the one unused for longest first. Equal use is decided by their age.
+    by_use: BTreeSet<(Seq, SessionId)>,
+    /// Those that were evicted, with their next bundles: as many as it may keep.
+    evicted: BTreeMap<SessionId, BundleNumber>,
+    /// How many of its registrations are remembered.
+    registrations: usize,
 }
 
 /// Clients and sessions, and the order of eviction.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
-    sessions_max: usize,
+    limits: SessionLimits,
     sessions: BTreeMap<SessionId, Session>,
-    by_use: BTreeSet<(Seq, SessionId)>,
-    /// The highest counter of each allowed client.
-    clients: BTreeMap<[u8; 32], Option<u64>>,
+    /// The place of each allowed client.
+    places: BTreeMap<[u8; 32], usize>,
+    clients: Vec<Client>,
+    /// The session of each registration that is remembered, or whose session is kept.
+    nonces: BTreeMap<([u8; 32], Nonce), SessionId>,
+    /// The registrations that could be executed again if they were not remembered, in the order of execution.
+    remembered: BTreeMap<SessionId, ([u8; 32], Nonce)>,
 }
 
 impl Sessions {
     /// The index of a tree.
-    pub(crate) fn rebuild(tree: &Tree, sessions_max: usize) -> Self {
-        assert!(sessions_max > 0, "the session table needs room for one");
+    pub(crate) fn rebuild(tree: &Tree, limits: SessionLimits) -> Self {
+        assert!(limits.per_client > 0, "the session table needs room for one");
         let mut index = Self {
-            sessions_max,
+            limits,
             sessions: BTreeMap::new(),
-            by_use: BTreeSet::new(),
-            clients: BTreeMap::new(),
+            places: BTreeMap::new(),
+            clients: Vec::new(),
+            nonces: BTreeMap::new(),
+            remembered: BTreeMap::new(),
         };
         let [start, end] = &system::CLIENTS;
-        for (key, record) in tree.range(start, end) {
-            if let Some(client) = system::id_of(key) {
-                index.clients.insert(client, system::counter_of(record.value));
-            }
+        for client in tree.range(start, end).filter_map(|(key, _)| system::client_of(key)) {
+            index.places.insert(client, index.clients.len());
+            index.clients.push(Client::default());
         }
         let [start, end] = &system::SESSIONS;
         for (key, record) in tree.range(start, end) {
-            if let Some(id) = system::id_of(key)
+            if let Some(id) = system::session_of(key)
                 && let Some(fields) = SessionFields::from_value(record.value)
             {
-                index.insert(SessionId(id), fields, Seq(record.version));
+                index.insert(id, fields, Seq(record.version));
+            }
+        }
+        let [start, end] = &system::REGISTRATIONS;
+        for (key, record) in tree.range(start, end) {
+            if let Some(id) = system::session_of(key)
+                && let Some((client, nonce)) = system::registration_fields(record.value)
+            {
+                index.remember(id, client, nonce);
+            }
+        }
+        let [start, end] = &system::EVICTIONS;
+        for (key, record) in tree.range(start, end) {
+            if let Some((client, id)) = system::evicted_of(key)
+                && let Some(next) = system::next_of(record.value)
+                && let Some(place) = index.places.get(&client)
+            {
+                index.clients[*place].evicted.insert(id, next);
             }
         }
         index
+    }
+
+    pub(crate) fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: SessionLimits) {
+        self.limits = limits;
     }
 
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    pub(crate) fn get(&self, id: &SessionId) -> Option<&Session> {
-        self.sessions.get(id)
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
     }
 
-    /// The highest counter of a client, or nothing if it is not allowed.
-    pub(crate) fn counter(&self, client: &[u8; 32]) -> Option<Option<u64>> {
-        self.clients.get(client).copied()
+    pub(crate) fn is_allowed(&self, client: &[u8; 32]) -> bool {
+        self.places.contains_key(client)
     }
 
-    pub(crate) fn set_counter(&mut self, client: [u8; 32], counter: u64) {
-        self.clients.insert(client, Some(counter));
+    /// The session that the registration with this nonce has opened, if it is remembered.
+    pub(crate) fn registered(&self, client: &[u8; 32], nonce: Nonce) -> Option<SessionId> {
+        self.nonces.get(&(*client, nonce)).copied()
     }
 
-    /// Takes out the session that was unused for longest when there is no room for one more. Equal use is
-    /// decided by the session id.
-    pub(crate) fn evict_for_one(&mut self) -> Option<(SessionId, Session)> {
-        if self.sessions.len() < self.sessions_max {
+    /// The session that was opened last, of those that are known.
+    pub(crate) fn last(&self) -> Option<SessionId> {
+        let kept = self.sessions.last_key_value().map(|(id, _)| *id);
+        kept.max(self.remembered.last_key_value().map(|(id, _)| *id))
+    }
+
+    /// How many registrations of an allowed client are remembered.
+    pub(crate) fn registrations(&self, client: &[u8; 32]) -> usize {
+        self.places.get(client).map_or(0, |place| self.clients[*place].registrations)
+    }
+
+    /// The next bundle of a session of this client that was evicted, if that is known.
+    pub(crate) fn evicted(&self, client: &[u8; 32], id: SessionId) -> Option<BundleNumber> {
+        self.clients[*self.places.get(client)?].evicted.get(&id).copied()
+    }
+
+    /// The session of this client that has to make room for one more: the one unused for longest.
+    pub(crate) fn to_evict(&self, client: &[u8; 32]) -> Option<(SessionId, SessionFields)> {
+        let by_use = &self.clients[*self.places.get(client)?].by_use;
+        let (_, id) = by_use.first().filter(|_| by_use.len() >= self.limits.per_client)?;
+        Some((*id, self.sessions[id].fields))
+    }
+
+    /// Notes that a session is evicted. Returns another that is so for longest and is forgotten for that.
+    pub(crate) fn evict(&mut self, id: SessionId) -> Option<SessionId> {
+        let session = self.sessions.remove(&id).expect("invariant: only a kept session is evicted");
+        let client = &mut self.clients[session.client];
+        client.by_use.remove(&(session.used, id));
+        client.evicted.insert(id, session.fields.next);
+        if !self.remembered.contains_key(&id) {
+            self.nonces.remove(&(session.fields.client, session.fields.nonce));
+        }
+        let full = client.evicted.len() > self.limits.per_client;
+        if full { client.evicted.pop_first().map(|(id, _)| id) } else { None }
+    }
+
+    /// Notes a registration that was executed.
+    pub(crate) fn remember(&mut self, id: SessionId, client: [u8; 32], nonce: Nonce) {
+        let place = *self.places.get(&client).expect("invariant: a client that registers is allowed");
+        self.clients[place].registrations += 1;
+        self.nonces.insert((client, nonce), id);
+        self.remembered.insert(id, (client, nonce));
+    }
+
+    /// Forgets one registration that is void for its age in every header after `seq`, if there is one; returns the session
+    /// that it opened.
+    pub(crate) fn forget_registration(&mut self, seq: Seq) -> Option<SessionId> {
+        let oldest = self.remembered.first_entry()?;
+        let id = *oldest.key();
+        if id.seq.plus(self.limits.registration_age) > seq {
             return None;
         }
-        let (_, id) = self.by_use.pop_first()?;
-        let session = self.sessions.remove(&id)?;
-        Some((id, session))
+        let (client, nonce) = oldest.remove();
+        self.clients[self.places[&client]].registrations -= 1;
+        if !self.sessions.contains_key(&id) {
+            self.nonces.remove(&(client, nonce));
+        }
+        Some(id)
     }
 
     pub(crate) fn insert(&mut self, id: SessionId, fields: SessionFields, used: Seq) {
-        let fresh = self.by_use.insert((used, id));
+        let client = *self.places.get(&fields.client).expect("invariant: the client of a session is allowed");
+        let fresh = self.clients[client].by_use.insert((used, id));
         assert!(fresh, "invariant: a session is inserted once");
-        self.sessions.insert(id, Session { fields, used });
+        self.nonces.insert((fields.client, fields.nonce), id);
+        self.sessions.insert(id, Session { fields, used, client });
     }
 
     /// Records that the session executed a bundle.
@@ -95,33 +189,42 @@ impl Sessions {
         let session = self.sessions.get_mut(&id).expect("invariant: a session that executes is open");
         session.fields = fields;
         if session.used != used {
-            self.by_use.remove(&(session.used, id));
-            self.by_use.insert((used, id));
+            let by_use = &mut self.clients[session.client].by_use;
+            by_use.remove(&(session.used, id));
+            by_use.insert((used, id));
             session.used = used;
         }
     }
 
     /// Panics when the index is not that of `tree`.
     pub(crate) fn check_invariants(&self, tree: &Tree) {
-        let fresh = Self::rebuild(tree, self.sessions_max);
-        assert_eq!(self.by_use, fresh.by_use);
+        let fresh = Self::rebuild(tree, self.limits);
+        assert_eq!(self.places, fresh.places);
         assert_eq!(self.clients, fresh.clients);
+        assert_eq!(self.nonces, fresh.nonces);
+        assert_eq!(self.remembered, fresh.remembered);
         assert_eq!(self.sessions.len(), fresh.sessions.len());
         for (id, session) in &self.sessions {
             let other = &fresh.sessions[id];
             assert_eq!((session.fields, session.used), (other.fields, other.used));
             let SessionFields { next, kept_from, kept_bytes, .. } = session.fields;
-            let kept: usize = (kept_from.0..next.0)
-                .filter_map(|number| tree.get(&system::reply_key(id, BundleNumber(number))))
-                .map(|reply| reply.value.len())
-                .sum();
-            assert_eq!(kept as u64, kept_bytes, "bytes of kept replies");
-            let start = system::session_key(id);
-            let records =
-                tree.range(&start, &[]).take_while(|(key, _)| key.starts_with(&start)).count() as u64;
-            assert_eq!(records, 1 + next.since(kept_from), "a session is its record and its kept replies");
+            let start = system::session_key(*id);
+            let records: Vec<usize> = tree
+                .range(&start, &[])
+                .take_while(|(key, _)| key.starts_with(&start))
+                .skip(1)
+                .map(|(_, reply)| reply.value.len() - system::REQUEST_BYTES)
+                .collect();
+            let executed = next.since(BundleNumber(1)).min(limits::REPLIES_KEPT_MAX as u64);
+            assert_eq!(records.len() as u64, executed, "the last bundles leave a record each");
+            assert_eq!(records.iter().sum::<usize>() as u64, kept_bytes, "bytes of kept results");
+            let kept = records.iter().filter(|bytes| **bytes > 0).count();
+            assert_eq!(kept as u64, next.since(kept_from), "results are kept of these bundles");
         }
-        assert!(self.sessions.len() <= self.sessions_max);
-        assert_eq!(self.by_use.len(), self.sessions.len());
+        for client in &self.clients {
+            assert!(client.by_use.len() <= self.limits.per_client);
+            assert!(client.evicted.len() <= self.limits.per_client);
+            assert!(client.registrations <= self.limits.per_client);
+        }
     }
 }

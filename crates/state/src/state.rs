@@ -4,18 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use quorate_types::{
-    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, OperationError, PublicKey, Seq,
-    SessionId, limits,
+    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, OperationError, Seq, SessionId,
+    SessionLimits, limits,
 };
 use rkyv::vec::ArchivedVec;
 
 use crate::execute::Execution;
 use crate::frozen::Frozen;
 use crate::leaf::{Shared, VersionedRef};
-use crate::reply::{Outcome, Reply, SkipReason};
+use crate::reply::{self, Outcome, Reply, SkipReason};
 use crate::results::Results;
 use crate::session::Sessions;
-use crate::system::{self, HeaderRecord, SessionFields, USER};
+use crate::system::{self, HeaderRecord, REQUEST_BYTES, SessionFields, USER};
 use crate::totals::Totals;
 use crate::tree::Tree;
 use crate::window::Window;
@@ -41,6 +41,8 @@ pub struct BundleInput<'a> {
     pub session: SessionId,
     /// Its number in the session.
     pub number: BundleNumber,
+    /// The digest of its operations.
+    pub request: Digest,
     /// Its operations, in an archive that the caller has checked.
     pub operations: &'a ArchivedVec<ArchivedOperation>,
 }
@@ -49,8 +51,10 @@ pub struct BundleInput<'a> {
 pub struct State {
     tree: Tree,
     totals: Totals,
-    sessions: Sessions,
-    results: Results,
+    pub(crate) sessions: Sessions,
+    pub(crate) results: Results,
+    /// The session that was opened last.
+    pub(crate) last_opened: SessionId,
     window: Window,
     page: Vec<u8>,
     /// The seq of the last checkpoint, and the bytes of batches executed since. Not in the tree: at every checkpoint
@@ -73,20 +77,17 @@ impl State {
     /// The state before the first header: empty but for the clients that are allowed.
     #[must_use]
     pub fn new(allowed_clients: impl IntoIterator<Item = [u8; 32]>) -> Self {
-        Self::with_sessions_max(allowed_clients, limits::SESSIONS_MAX)
+        Self::with_limits(allowed_clients, SessionLimits::default())
     }
 
-    /// As [`State::new`], with another limit of sessions. For tests: all replicas must agree on it.
+    /// As [`State::new`], with other limits of sessions. All replicas must agree on them.
     ///
     /// # Panics
-    /// When `sessions_max` is zero.
+    /// When a client may have no session.
     #[must_use]
-    pub fn with_sessions_max(
-        allowed_clients: impl IntoIterator<Item = [u8; 32]>,
-        sessions_max: usize,
-    ) -> Self {
+    pub fn with_limits(allowed_clients: impl IntoIterator<Item = [u8; 32]>, limits: SessionLimits) -> Self {
         let tree = tree_of(allowed_clients);
-        Self::over(Totals::rebuild(&tree), tree, sessions_max)
+        Self::over(Totals::rebuild(&tree), tree, limits)
     }
 
     /// The state before the first header of a cluster that begins with users' keys and goes on after `revision`, which
@@ -107,26 +108,35 @@ impl State {
             assert!(entry.version <= revision, "version {} is above revision {revision}", entry.version);
             tree.put(&system::user_key(key), entry.version, entry.value);
         }
-        Self::over(Totals::rebuild(&tree), tree, limits::SESSIONS_MAX)
+        Self::over(Totals::rebuild(&tree), tree, SessionLimits::default())
     }
 
     /// The living state that continues a frozen one. Walks its sessions.
     #[must_use]
-    pub fn from_frozen(frozen: &Frozen, sessions_max: usize) -> Self {
-        Self::over(frozen.totals, frozen.tree.clone(), sessions_max)
+    pub fn from_frozen(frozen: &Frozen, limits: SessionLimits) -> Self {
+        Self::over(frozen.totals, frozen.tree.clone(), limits)
     }
 
-    fn over(totals: Totals, tree: Tree, sessions_max: usize) -> Self {
+    /// The same state with other limits of sessions. All replicas must agree on them.
+    #[must_use]
+    pub fn limited(mut self, limits: SessionLimits) -> Self {
+        self.sessions.set_limits(limits);
+        self
+    }
+
+    fn over(totals: Totals, tree: Tree, limits: SessionLimits) -> Self {
         let mut state = Self {
             totals,
-            sessions: Sessions::rebuild(&tree, sessions_max),
+            sessions: Sessions::rebuild(&tree, limits),
             tree,
             results: Results::default(),
+            last_opened: SessionId::NONE,
             window: Window::default(),
             page: Vec::new(),
             checkpointed: Seq(0),
             bytes_since: 0,
         };
+        state.last_opened = state.sessions.last().unwrap_or_default();
         state.checkpointed = state.header().map_or(Seq(0), |header| header.seq);
         state
     }
@@ -136,8 +146,11 @@ impl State {
         if input.operations.len() > limits::BUNDLE_OPERATIONS_MAX {
             return Outcome::Skipped(SkipReason::TooManyOperations);
         }
-        let Some(session) = self.sessions.get(&input.session) else {
-            return self.execute_unopened(context, input);
+        if input.session == SessionId::NONE {
+            return self.register(context, input);
+        }
+        let Some(session) = self.sessions.get(input.session) else {
+            return self.refuse_unopened(context, input);
         };
         let fields = session.fields;
         if fields.client != *input.client {
@@ -147,20 +160,23 @@ impl State {
             return Outcome::Skipped(SkipReason::NumberAboveNext);
         }
         if input.number < fields.next {
-            return self.repeat(input.session, input.number);
+            return self.repeat(input, fields);
         }
         self.run(input);
-        let reply = self.reply(context, input);
+        let reply = self.reply(context.seq, input);
         self.keep(context, fields, &reply);
         Outcome::Executed(reply)
     }
 
     fn run(&mut self, input: BundleInput<'_>) {
         self.results.begin(input.operations.len());
+        if is_void(input.operations) {
+            return self.results.voided();
+        }
         self.window.clear();
         // The records that the bundle will write at its end are read ahead with its first operations.
-        self.window.push_system(&system::reply_key(&input.session, input.number));
-        self.window.push_system(&system::session_key(&input.session));
+        self.window.push_system(&system::reply_key(input.session, input.number));
+        self.window.push_system(&system::session_key(input.session));
         let mut rest = input.operations.as_slice();
         while !rest.is_empty() {
             // What follows an overflow is mostly refused unread, and must then cost no search either.
@@ -181,115 +197,78 @@ impl State {
         }
     }
 
-    fn execute_unopened(&mut self, context: Context, input: BundleInput<'_>) -> Outcome {
-        let Some(highest) = self.sessions.counter(input.client) else {
-            return Outcome::Skipped(SkipReason::ClientNotAllowed);
-        };
-        if input.number != BundleNumber(0) {
-            return Outcome::Skipped(SkipReason::SessionUnknown);
-        }
-        self.results.begin(input.operations.len());
-        let [ArchivedOperation::Register { counter }] = input.operations.as_slice() else {
-            for _ in input.operations.iter() {
-                self.results.error(OperationError::MisplacedRegistration);
-            }
-            return Outcome::Refused(self.reply(context, input));
-        };
-        let counter = counter.to_native();
-        let derived = PublicKey::from_bytes(input.client).map(|key| SessionId::derive(&key, counter));
-        if derived != Ok(input.session) {
-            return Outcome::Skipped(SkipReason::SessionNotDerived);
-        }
-        if let Some(highest) = highest
-            && counter <= highest
-        {
-            self.results.error(OperationError::CounterTooLow { counter, highest });
-            return Outcome::Refused(self.reply(context, input));
-        }
-        self.open(context, input, counter)
+    /// The reply with the finished results.
+    pub(crate) fn reply(&mut self, seq: Seq, input: BundleInput<'_>) -> Reply {
+        let record = Arc::from(self.results.finish_for(&input.request));
+        Reply::new(input.session, input.number, seq, record)
     }
 
-    fn open(&mut self, context: Context, input: BundleInput<'_>, counter: u64) -> Outcome {
-        if let Some((id, evicted)) = self.sessions.evict_for_one() {
-            self.forget(id, evicted.fields);
-        }
-        self.sessions.set_counter(*input.client, counter);
-        let client_key = system::client_key(input.client);
-        let change = self.tree.put(&client_key, context.seq.0, &counter.to_le_bytes());
-        self.totals.count(client_key.len(), change);
-        let fields = SessionFields {
-            client: *input.client,
-            next: BundleNumber(0),
-            kept_from: BundleNumber(0),
-            kept_bytes: 0,
-        };
-        self.sessions.insert(input.session, fields, context.seq);
-        self.results.registered();
-        let reply = self.reply(context, input);
-        self.keep(context, fields, &reply);
-        Outcome::Executed(reply)
-    }
-
-    fn reply(&mut self, context: Context, input: BundleInput<'_>) -> Reply {
-        Reply::new(input.session, input.number, context.seq, Arc::from(self.results.finish()))
-    }
-
-    /// Keeps a reply in its slot, drops those that are over the limits, and records the session's progress.
+    /// Keeps a reply in its slot, drops the results that are over the limits, and records the session's progress.
     fn keep(&mut self, context: Context, mut fields: SessionFields, reply: &Reply) {
-        let bytes = reply.results.len() as u64;
+        let bytes = reply.results().len() as u64;
         fields.next = reply.number.next();
         while fields.kept_from < reply.number
             && fields.kept_bytes + bytes > limits::REPLY_BYTES_KEPT_MAX as u64
         {
-            self.drop_reply(&reply.session, &mut fields);
+            self.drop_results(reply.session, &mut fields);
         }
-        let results = Shared { bytes: Arc::clone(&reply.results), digest: reply.digest };
-        let key = system::reply_key(&reply.session, reply.number);
-        let change = self.tree.put_shared(&key, context.seq.0, &results);
+        let shared = Shared { bytes: Arc::clone(&reply.record), digest: reply.digest };
+        let key = system::reply_key(reply.session, reply.number);
+        let change = self.tree.put_shared(&key, context.seq.0, &shared);
         self.totals.count(key.len(), change);
         fields.kept_bytes += bytes;
         if let Some(overwritten) = change.before {
-            fields.kept_bytes -= overwritten as u64;
-            fields.kept_from = fields.kept_from.next();
+            fields.kept_bytes -= (overwritten - REQUEST_BYTES) as u64;
+            let oldest = BundleNumber(fields.next.0 - limits::REPLIES_KEPT_MAX as u64);
+            fields.kept_from = fields.kept_from.max(oldest);
         }
         assert!(fields.next.since(fields.kept_from) <= limits::REPLIES_KEPT_MAX as u64);
-        let key = system::session_key(&reply.session);
-        let change = self.tree.put(&key, context.seq.0, &fields.to_value());
-        self.totals.count(key.len(), change);
+        self.put(&system::session_key(reply.session), context.seq.0, &fields.to_value());
         self.sessions.update(reply.session, fields, context.seq);
     }
 
-    fn drop_reply(&mut self, session: &SessionId, fields: &mut SessionFields) {
+    /// Drops the oldest results that are kept; what they answered stays known.
+    fn drop_results(&mut self, session: SessionId, fields: &mut SessionFields) {
         let key = system::reply_key(session, fields.kept_from);
-        let change = self.tree.remove(&key);
-        self.totals.count(key.len(), change);
-        let dropped = change.before.expect("invariant: replies from kept_from to next are kept");
-        fields.kept_bytes -= dropped as u64;
-        fields.kept_from = fields.kept_from.next();
-    }
-
-    fn forget(&mut self, id: SessionId, mut fields: SessionFields) {
-        while fields.kept_from < fields.next {
-            self.drop_reply(&id, &mut fields);
-        }
-        let key = system::session_key(&id);
-        let change = self.tree.remove(&key);
-        self.totals.count(key.len(), change);
-    }
-
-    /// The answer to a bundle that was executed before. A long reply is neither copied nor hashed again, so
-    /// that retries cost little.
-    fn repeat(&self, session: SessionId, number: BundleNumber) -> Outcome {
-        let kept_from = self.sessions.get(&session).map(|known| known.fields.kept_from);
-        if kept_from.is_none_or(|kept_from| number < kept_from) {
-            return Outcome::Gone { session, number };
-        }
-        let key = system::reply_key(&session, number);
         let kept = self.tree.get(&key).expect("invariant: replies from kept_from to next are kept");
-        let seq = Seq(kept.version);
+        let (seq, (results, request)) = (kept.version, reply::split(kept.value));
+        fields.kept_bytes -= results.len() as u64;
+        fields.kept_from = fields.kept_from.next();
+        self.put(&key, seq, &request.0);
+    }
+
+    /// Writes a system record.
+    pub(crate) fn put(&mut self, key: &[u8], version: u64, value: &[u8]) {
+        let change = self.tree.put(key, version, value);
+        self.totals.count(key.len(), change);
+    }
+
+    /// Removes a system record.
+    pub(crate) fn remove(&mut self, key: &[u8]) {
+        let change = self.tree.remove(key);
+        assert!(change.before.is_some(), "invariant: what is removed is there");
+        self.totals.count(key.len(), change);
+    }
+
+    /// The answer to a bundle whose number was executed before. A long reply is neither copied nor hashed again, so
+    /// that retries cost little.
+    fn repeat(&mut self, input: BundleInput<'_>, fields: SessionFields) -> Outcome {
+        let BundleInput { session, number, .. } = input;
+        if number == BundleNumber(0) || fields.next.since(number) > limits::REPLIES_KEPT_MAX as u64 {
+            return Outcome::Skipped(SkipReason::NumberForgotten);
+        }
+        let key = system::reply_key(session, number);
+        let kept = self.tree.get(&key).expect("invariant: the last bundles leave a record each");
+        let (seq, (_, request)) = (Seq(kept.version), reply::split(kept.value));
+        if request != input.request && !is_void(input.operations) {
+            return self.refuse(seq, input, OperationError::NumberUsed);
+        }
+        if number < fields.kept_from {
+            return Outcome::Gone { session, number, request, seq };
+        }
         Outcome::Repeated(match self.tree.shared(&key) {
             Some(Shared { bytes, digest }) => {
-                Reply { session, number, seq, results: Arc::clone(bytes), digest: *digest }
+                Reply { session, number, request, seq, digest: *digest, record: Arc::clone(bytes) }
             }
             None => Reply::new(session, number, seq, Arc::from(kept.value)),
         })
@@ -311,6 +290,7 @@ impl State {
             let change = self.tree.put(&key, 0, &self.totals.revision.to_le_bytes());
             self.totals.count(key.len(), change);
         }
+        self.forget_registrations(seq);
     }
 
     /// The last executed header, or nothing before the first.
@@ -428,4 +408,9 @@ fn tree_of(allowed_clients: impl IntoIterator<Item = [u8; 32]>) -> Tree {
         tree.put(&system::client_key(&client), 0, &[]);
     }
     tree
+}
+
+/// Whether a bundle only stands in the place of another.
+fn is_void(operations: &[ArchivedOperation]) -> bool {
+    matches!(operations, [ArchivedOperation::Void])
 }

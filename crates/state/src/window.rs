@@ -79,7 +79,7 @@ impl Window {
     /// How many keys an operation has in a window: none if it has too many, for then it asks for none.
     pub(crate) fn keys_of(operation: &ArchivedOperation) -> usize {
         let count = match operation {
-            ArchivedOperation::Register { .. } => 0,
+            ArchivedOperation::Register { .. } | ArchivedOperation::Void => 0,
             ArchivedOperation::MultiGet { keys } => keys.len(),
             ArchivedOperation::MultiSet { entries } => entries.len(),
             _ => 1,
@@ -89,7 +89,7 @@ impl Window {
 
     fn add(&mut self, operation: &ArchivedOperation) {
         match operation {
-            ArchivedOperation::Register { .. } => {}
+            ArchivedOperation::Register { .. } | ArchivedOperation::Void => {}
             ArchivedOperation::Get { key }
             | ArchivedOperation::Set { key, .. }
             | ArchivedOperation::Delete { key }

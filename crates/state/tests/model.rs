@@ -9,7 +9,8 @@ use common::{Client, opened};
 use proptest::prelude::*;
 use quorate_state::State;
 use quorate_types::{
-    Condition, KeyValue, Operation, OperationError, OperationResult, Versioned, VersionedEntry, limits,
+    Condition, KeyValue, Nonce, Operation, OperationError, OperationResult, SessionLimits, Versioned,
+    VersionedEntry, limits,
 };
 
 #[derive(Default)]
@@ -37,9 +38,16 @@ impl Model {
         existed
     }
 
+    fn bundle(&mut self, operations: &[Operation]) -> Vec<OperationResult> {
+        match operations {
+            [Operation::Void] => vec![OperationResult::Voided],
+            operations => operations.iter().map(|operation| self.apply(operation)).collect(),
+        }
+    }
+
     fn apply(&mut self, operation: &Operation) -> OperationResult {
         match operation {
-            Operation::Register { .. } => OperationResult::Error(OperationError::MisplacedRegistration),
+            Operation::Register { .. } | Operation::Void => OperationResult::Error(OperationError::Misplaced),
             Operation::Get { key } => OperationResult::Value(self.read(key)),
             Operation::Set { key, value, condition } => {
                 let present = self.entries.get(key).map(|(_, version)| *version);
@@ -149,12 +157,16 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => prop::collection::vec(key(), 0..6).prop_map(|keys| Operation::MultiGet { keys }),
         2 => prop::collection::vec(entry(), 0..12).prop_map(|entries| Operation::MultiSet { entries }),
         1 => (key(), key(), 0u32..30).prop_map(|(start, end, limit)| Operation::Scan { start, end, limit }),
-        1 => Just(Operation::Register { counter: 3 }),
+        1 => Just(Operation::Register { nonce: Nonce([3; 16]), recent: 0 }),
+        1 => Just(Operation::Void),
     ]
 }
 
 fn history() -> impl Strategy<Value = Vec<Vec<Operation>>> {
-    prop::collection::vec(prop::collection::vec(operation(), 0..40), 1..60)
+    prop::collection::vec(
+        prop_oneof![8 => prop::collection::vec(operation(), 0..40), 1 => Just(vec![Operation::Void])],
+        1..60,
+    )
 }
 
 fn registered() -> (State, Client) {
@@ -172,7 +184,7 @@ proptest! {
         let (mut state, mut client) = opened();
         let mut model = Model::default();
         for (seq, operations) in (2..).zip(&bundles) {
-            let expected: Vec<_> = operations.iter().map(|operation| model.apply(operation)).collect();
+            let expected = model.bundle(operations);
             prop_assert_eq!(client.run(&mut state, seq, operations), expected);
         }
         state.check_invariants();
@@ -202,7 +214,7 @@ proptest! {
                     let root = watched.root();
                     frozen.push((watched.freeze(), Some(root)));
                 }
-                2 => watched = State::from_frozen(&watched.freeze(), limits::SESSIONS_MAX),
+                2 => watched = State::from_frozen(&watched.freeze(), SessionLimits::default()),
                 3 => frozen.clear(),
                 _ => {}
             }

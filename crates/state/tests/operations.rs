@@ -4,7 +4,7 @@ mod common;
 
 use common::opened;
 use quorate_types::{
-    Condition, KeyValue, Operation, OperationError, OperationResult, Versioned, VersionedEntry, limits,
+    Condition, KeyValue, Nonce, Operation, OperationError, OperationResult, Versioned, VersionedEntry, limits,
 };
 
 fn get(key: &str) -> Operation {
@@ -285,9 +285,13 @@ fn what_is_too_long_is_refused_and_changes_nothing() {
         Operation::MultiSet { entries: vec![entry(b"a", 1); keys] },
     ];
     assert_eq!(client.run(&mut state, 4, &by_count), vec![count_error; by_count.len()]);
-    let results = client.run(&mut state, 5, &[scan("", "", 10_001), Operation::Register { counter: 9 }]);
+    let results = client.run(
+        &mut state,
+        5,
+        &[scan("", "", 10_001), Operation::Register { nonce: Nonce([9; 16]), recent: 5 }],
+    );
     assert_eq!(results[0], error(OperationError::ScanTooLong { entries: 10_001 }));
-    assert_eq!(results[1], error(OperationError::MisplacedRegistration));
+    assert_eq!(results[1], error(OperationError::Misplaced));
     assert_eq!(state.user_keys(), 0);
     state.check_invariants();
 }

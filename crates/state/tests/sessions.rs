@@ -2,15 +2,22 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use common::{Client, executed, opened, results};
 use proptest::prelude::*;
 use quorate_state::{Outcome, SkipReason, State};
-use quorate_types::{BundleNumber, Condition, Operation, OperationError, OperationResult, Seq, limits};
+use quorate_types::{
+    BundleNumber, Condition, Digest, Domain, Nanoseconds, Operation, OperationError, OperationResult, Seq,
+    SessionId, SessionLimits, limits,
+};
 
 fn increment() -> Operation {
-    Operation::IncrementBy { key: b"n".to_vec(), by: 1 }
+    increment_by(1)
+}
+
+fn increment_by(by: i64) -> Operation {
+    Operation::IncrementBy { key: b"n".to_vec(), by }
 }
 
 fn counter(state: &State) -> Option<String> {
@@ -19,6 +26,24 @@ fn counter(state: &State) -> Option<String> {
 
 fn skipped(reason: SkipReason) -> Outcome {
     Outcome::Skipped(reason)
+}
+
+/// Why a bundle or a registration had no effect, and the seq that the answer names.
+fn refusal(outcome: &Outcome) -> (OperationError, u64) {
+    let (Outcome::Refused(reply) | Outcome::Registration { session: None, reply, .. }) = outcome else {
+        panic!("not refused: {outcome:?}");
+    };
+    let [OperationResult::Error(error)] = results(reply)[..] else { panic!("one error says why") };
+    (error, reply.seq.0)
+}
+
+fn limited(per_client: usize, registration_age: u64) -> SessionLimits {
+    SessionLimits { per_client, registration_age }
+}
+
+/// The header is executed to its end.
+fn finish(state: &mut State, seq: u64) {
+    state.note_header(Seq(seq), Digest::ZERO, Nanoseconds(seq));
 }
 
 #[test]
@@ -30,7 +55,7 @@ fn bundles_execute_once_and_in_order_and_retries_get_the_original_reply() {
     let second = executed(client.send(&mut state, 4, 2, &[increment()]));
     let root = state.root();
     assert_eq!(client.send(&mut state, 5, 1, &[increment()]), Outcome::Repeated(first));
-    assert_eq!(client.send(&mut state, 6, 2, &[]), Outcome::Repeated(second), "the content does not matter");
+    assert_eq!(client.send(&mut state, 6, 2, &[increment()]), Outcome::Repeated(second));
     assert_eq!(client.send(&mut state, 7, 4, &[increment()]), skipped(SkipReason::NumberAboveNext));
     assert_eq!(client.send(&mut state, 7, u64::MAX, &[]), skipped(SkipReason::NumberAboveNext));
     assert_eq!(state.root(), root, "retries change nothing");
@@ -38,65 +63,208 @@ fn bundles_execute_once_and_in_order_and_retries_get_the_original_reply() {
     state.check_invariants();
 }
 
+/// Two processes that have a copy of the same session sign different bundles with one number.
 #[test]
-fn a_retried_registration_gets_its_kept_reply() {
-    let client = Client::new(1, 5);
-    let mut state = State::new([client.key]);
-    let register = [Operation::Register { counter: 5 }];
-    let reply = executed(client.send(&mut state, 9, 0, &register));
-    assert_eq!(results(&reply), [OperationResult::Registered]);
-    assert_eq!(client.send(&mut state, 10, 0, &register), Outcome::Repeated(reply));
-    assert_eq!(state.sessions(), 1);
+fn a_number_that_was_used_answers_no_other_bundle() {
+    let (mut state, client) = opened();
+    let first = executed(client.send(&mut state, 3, 1, &[increment_by(5)]));
+    let root = state.root();
+    let other = client.send(&mut state, 4, 1, &[increment_by(7)]);
+    assert_eq!(refusal(&other), (OperationError::NumberUsed, 3));
+    assert_eq!(client.send(&mut state, 4, 1, &[increment_by(5)]), Outcome::Repeated(first));
+    assert_eq!(state.root(), root);
+    assert_eq!(counter(&state).as_deref(), Some("5"));
 }
 
 #[test]
-fn counters_must_rise_and_a_refusal_changes_nothing() {
-    let mut client = Client::new(1, 5);
-    let mut state = State::new([client.key]);
-    client.register(&mut state, 1);
+fn the_first_of_a_bundle_and_a_void_one_with_its_number_decides() {
+    let (mut state, client) = opened();
+    // The bundle came first: the void one asks for its reply.
+    let done = executed(client.send(&mut state, 3, 1, &[increment()]));
+    assert_eq!(client.send(&mut state, 4, 1, &[Operation::Void]), Outcome::Repeated(done));
+    // The void one came first: the bundle is refused whenever it comes.
+    let void = executed(client.send(&mut state, 5, 2, &[Operation::Void]));
+    assert_eq!(results(&void), [OperationResult::Voided]);
     let root = state.root();
-    for (low, seq) in [(4, 2), (0, 3)] {
-        let old = Client::new(1, low);
-        let Outcome::Refused(reply) = old.send(&mut state, seq, 0, &[Operation::Register { counter: low }])
-        else {
-            panic!("a low counter is refused");
-        };
-        assert_eq!(reply.seq, Seq(seq));
-        let error = OperationError::CounterTooLow { counter: low, highest: 5 };
-        assert_eq!(results(&reply), [OperationResult::Error(error)]);
-        assert_eq!(old.send(&mut state, seq, 1, &[]), skipped(SkipReason::SessionUnknown));
-    }
+    assert_eq!(refusal(&client.send(&mut state, 6, 2, &[increment()])), (OperationError::NumberUsed, 5));
+    assert_eq!(client.send(&mut state, 7, 2, &[Operation::Void]), Outcome::Repeated(void));
     assert_eq!(state.root(), root);
-    let mut newer = Client::new(1, u64::MAX);
-    newer.register(&mut state, 4);
-    assert_eq!(state.sessions(), 2, "a client may have several sessions");
-    assert_eq!(client.run(&mut state, 5, &[increment()]).len(), 1, "the older one goes on");
+    // Neither is taken out of order.
+    assert_eq!(client.send(&mut state, 8, 4, &[Operation::Void]), skipped(SkipReason::NumberAboveNext));
+    assert_eq!(counter(&state).as_deref(), Some("1"));
     state.check_invariants();
 }
 
 #[test]
-fn the_first_counter_may_be_zero() {
-    let mut client = Client::new(1, 0);
-    let mut state = State::new([client.key]);
-    client.register(&mut state, 1);
-    assert_eq!(state.sessions(), 1);
+fn a_void_operation_beside_others_is_an_error_and_changes_nothing_of_them() {
+    let (mut state, mut client) = opened();
+    let misplaced = OperationResult::Error(OperationError::Misplaced);
+    assert_eq!(
+        client.run(&mut state, 2, &[Operation::Void, Operation::Void]),
+        [misplaced.clone(), misplaced]
+    );
+    let mixed = client.run(&mut state, 3, &[increment(), Operation::Void]);
+    assert_eq!(mixed[1], OperationResult::Error(OperationError::Misplaced));
+    assert_eq!(counter(&state).as_deref(), Some("1"));
 }
 
 #[test]
-fn bundle_zero_must_be_one_registration_and_nothing_else() {
+fn the_state_numbers_sessions_and_a_retried_registration_gets_the_same_number() {
+    let clients = [Client::new(1, 5), Client::new(1, 6), Client::new(2, 5)];
+    let mut state = State::new([clients[0].key, clients[2].key]);
+    let mut sessions = Vec::new();
+    for mut client in clients.clone() {
+        client.register(&mut state, 9);
+        sessions.push(client.session);
+    }
+    let named = |place| SessionId { seq: Seq(9), place };
+    assert_eq!(sessions, [named(0), named(1), named(2)]);
+    let root = state.root();
+    for (client, session) in clients.iter().zip(sessions) {
+        let again = client.send_registration(&mut state, 10, 8);
+        let Outcome::Registration { session: Some(found), fresh: false, reply, .. } = again else {
+            panic!("{again:?}");
+        };
+        assert_eq!((found, reply.seq), (session, Seq(9)));
+        assert_eq!(results(&reply), [OperationResult::Registered { session }]);
+    }
+    assert_eq!(state.root(), root);
+    let mut later = Client::new(1, 7);
+    later.register(&mut state, 10);
+    assert_eq!(later.session, SessionId { seq: Seq(10), place: 0 });
+    state.check_invariants();
+}
+
+#[test]
+fn a_registration_is_void_unless_the_seq_that_it_names_is_recent() {
+    let client = Client::new(1, 1);
+    let mut state = State::with_limits([client.key], limited(4, 10));
+    let root = state.root();
+    let not_recent = |recent| OperationError::RegistrationNotRecent { recent, executing: 50 };
+    for recent in [0, 39, 51, u64::MAX] {
+        let outcome = client.send_registration(&mut state, 50, recent);
+        assert_eq!(refusal(&outcome), (not_recent(recent), 50));
+    }
+    assert_eq!((state.root(), state.sessions()), (root, 0));
+    for (nonce, recent) in [(2, 40), (3, 50)] {
+        let outcome = Client::new(1, nonce).send_registration(&mut state, 50, recent);
+        assert!(matches!(outcome, Outcome::Registration { session: Some(_), .. }), "{outcome:?}");
+    }
+}
+
+/// Somebody who has seen a registration sends it again whenever it hurts most: after its session was evicted.
+#[test]
+fn a_replayed_registration_does_nothing_whether_its_session_is_kept_or_evicted() {
+    let (mut old, mut young) = (Client::new(1, 1), Client::new(1, 2));
+    let mut state = State::with_limits([old.key], limited(1, 10));
+    old.register(&mut state, 1);
+    for seq in 1..=11 {
+        finish(&mut state, seq);
+    }
+    young.register(&mut state, 12);
+    assert_eq!(state.sessions(), 1, "the old one made room");
+    finish(&mut state, 12);
+    // The old registration is void for its age; the young one is kept, and remembered when it is not.
+    let outcome = old.send_registration(&mut state, 13, 0);
+    assert!(matches!(refusal(&outcome).0, OperationError::RegistrationNotRecent { .. }), "{outcome:?}");
+    for seq in 13..23 {
+        finish(&mut state, seq);
+    }
+    let mut last = Client::new(1, 3);
+    last.register(&mut state, 23);
+    let root = state.root();
+    let outcome = young.send_registration(&mut state, 23, 22);
+    assert!(
+        matches!(refusal(&outcome).0, OperationError::TooManyRegistrations { sessions: 1 }),
+        "{outcome:?}"
+    );
+    assert_eq!(state.root(), root);
+    state.check_invariants();
+}
+
+#[test]
+fn a_registration_is_remembered_after_its_session_was_evicted() {
+    let limits = limited(3, 10);
+    let mut used = [Client::new(1, 1), Client::new(1, 2)];
+    let (mut unused, mut last) = (Client::new(1, 3), Client::new(1, 4));
+    let mut state = State::with_limits([unused.key], limits);
+    used.iter_mut().for_each(|client| client.register(&mut state, 1));
+    for seq in 1..=11 {
+        finish(&mut state, seq);
+        let outcome = used[0].send_registration(&mut state, seq + 1, 0);
+        assert!(matches!(outcome, Outcome::Registration { fresh: false, session: Some(_), .. }));
+    }
+    unused.register(&mut state, 12);
+    finish(&mut state, 12);
+    for client in &mut used {
+        client.run(&mut state, 13, &[increment()]);
+    }
+    last.register(&mut state, 13);
+    assert_eq!(state.sessions(), 3);
+    for seq in 14..=22 {
+        finish(&mut state, seq - 1);
+        let outcome = unused.send_registration(&mut state, seq, 12);
+        assert_eq!(refusal(&outcome), (OperationError::RegistrationUsed, seq));
+        let mut restarted = State::from_frozen(&state.freeze(), limits);
+        assert_eq!(unused.send_registration(&mut restarted, seq, 12), outcome, "the state remembers it");
+    }
+    finish(&mut state, 22);
+    let outcome = unused.send_registration(&mut state, 23, 12);
+    assert_eq!(refusal(&outcome).0, OperationError::RegistrationNotRecent { recent: 12, executing: 23 });
+    state.check_invariants();
+}
+
+/// So a session that is used within A headers is never evicted, however many processes register.
+#[test]
+fn a_key_registers_fewer_sessions_within_a_headers_than_it_may_keep() {
+    let (per_client, age) = (5, 10);
+    let mut used = Client::new(1, 0);
+    let mut state = State::with_limits([used.key], limited(per_client, age));
+    used.register(&mut state, 1);
+    let mut opened = vec![1];
+    for seq in 1..200u64 {
+        if seq % age == 0 {
+            used.run(&mut state, seq, &[increment()]);
+        }
+        for attempt in 0..3u64 {
+            let nonce = u8::try_from(1 + (3 * seq + attempt) % 250).unwrap();
+            match Client::new(1, nonce).send_registration(&mut state, seq, seq) {
+                Outcome::Registration { session: Some(_), fresh, .. } if fresh => opened.push(seq),
+                outcome => {
+                    let sessions = per_client as u64 - 1;
+                    assert_eq!(refusal(&outcome).0, OperationError::TooManyRegistrations { sessions });
+                }
+            }
+        }
+        finish(&mut state, seq);
+        state.check_invariants();
+    }
+    for first in 0..200 {
+        let within = opened.iter().filter(|seq| (first..=first + age).contains(*seq)).count();
+        assert!(within < per_client, "{within} within {age} headers from {first}");
+    }
+    assert!(opened.len() > 50, "the others make room again and again: {}", opened.len());
+    assert_eq!(used.next, 20, "it is never evicted");
+}
+
+#[test]
+fn what_belongs_to_no_session_must_be_one_registration_and_nothing_else() {
     let client = Client::new(1, 1);
     let mut state = State::new([client.key]);
     let root = state.root();
-    let register = Operation::Register { counter: 1 };
-    for operations in
-        [vec![], vec![increment()], vec![register.clone(), increment()], vec![register.clone(), register]]
-    {
-        let Outcome::Refused(reply) = client.send(&mut state, 2, 0, &operations) else {
-            panic!("refused");
-        };
-        let error = OperationResult::Error(OperationError::MisplacedRegistration);
-        assert_eq!(results(&reply), vec![error; operations.len()]);
+    let register = Operation::Register { nonce: client.nonce, recent: 1 };
+    for operations in [
+        vec![],
+        vec![increment()],
+        vec![Operation::Void],
+        vec![register.clone(), increment()],
+        vec![register.clone(), register.clone()],
+    ] {
+        let outcome = client.send(&mut state, 2, 0, &operations);
+        assert_eq!(outcome, skipped(SkipReason::MisplacedRegistration));
     }
+    let outcome = client.send(&mut state, 2, 1, &[register]);
+    assert_eq!(outcome, skipped(SkipReason::MisplacedRegistration));
     assert_eq!(state.root(), root);
     assert_eq!(state.sessions(), 0);
 }
@@ -105,15 +273,14 @@ fn bundle_zero_must_be_one_registration_and_nothing_else() {
 fn strangers_and_borrowed_sessions_are_skipped() {
     let (mut state, owner) = opened();
     let stranger = Client::new(2, 1);
-    let register = |counter| [Operation::Register { counter }];
-    assert_eq!(stranger.send(&mut state, 2, 0, &register(1)), skipped(SkipReason::ClientNotAllowed));
-    assert_eq!(stranger.send(&mut state, 2, 1, &[]), skipped(SkipReason::ClientNotAllowed));
+    assert_eq!(stranger.send_registration(&mut state, 2, 1), skipped(SkipReason::ClientNotAllowed));
+    let of_nobody = SessionId { seq: Seq(1), place: 1 };
+    let lost = Client { session: of_nobody, ..stranger.clone() };
+    assert_eq!(lost.send(&mut state, 2, 1, &[]), skipped(SkipReason::ClientNotAllowed));
     let thief = Client { session: owner.session, ..stranger };
     assert_eq!(thief.send(&mut state, 2, 1, &[increment()]), skipped(SkipReason::SessionNotOwned));
-    assert_eq!(thief.send(&mut state, 2, 0, &register(1)), skipped(SkipReason::SessionNotOwned));
-    let unopened = Client::new(1, 2);
-    assert_eq!(unopened.send(&mut state, 2, 1, &[]), skipped(SkipReason::SessionUnknown));
-    assert_eq!(unopened.send(&mut state, 2, 0, &register(3)), skipped(SkipReason::SessionNotDerived));
+    let early = Client { session: SessionId { seq: Seq(3), place: 0 }, ..owner.clone() };
+    assert_eq!(early.send(&mut state, 2, 1, &[]), skipped(SkipReason::SessionUnknown));
     let many = vec![increment(); limits::BUNDLE_OPERATIONS_MAX + 1];
     assert_eq!(owner.send(&mut state, 2, 1, &many), skipped(SkipReason::TooManyOperations));
     assert_eq!(counter(&state), None);
@@ -127,10 +294,9 @@ fn the_last_64_replies_are_kept() {
     }
     assert_eq!(client.next, 200);
     for number in 0..200 {
-        let outcome = client.send(&mut state, 900, number, &[]);
+        let outcome = client.send(&mut state, 900, number, &[increment()]);
         if number < 136 {
-            let gone = Outcome::Gone { session: client.session, number: BundleNumber(number) };
-            assert_eq!(outcome, gone);
+            assert_eq!(outcome, skipped(SkipReason::NumberForgotten));
         } else {
             let Outcome::Repeated(reply) = outcome else { panic!("kept") };
             assert_eq!(reply.seq, Seq(number + 1));
@@ -142,7 +308,7 @@ fn the_last_64_replies_are_kept() {
 }
 
 #[test]
-fn kept_replies_are_bounded_in_bytes() {
+fn kept_replies_are_bounded_in_bytes_and_what_was_executed_stays_known() {
     let (mut state, mut client) = opened();
     let value = vec![7; limits::VALUE_BYTES_MAX];
     client.run(
@@ -156,112 +322,174 @@ fn kept_replies_are_bounded_in_bytes() {
         state.check_invariants();
     }
     // Three replies of a little over 256 KiB fit into 1 MiB.
-    for number in 0..9 {
-        let outcome = client.send(&mut state, 50, number, &[]);
-        assert_eq!(matches!(outcome, Outcome::Repeated(_)), number >= 6, "bundle {number}");
+    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&vec![read.clone()]).unwrap();
+    let request = Digest::of(Domain::BundleBody, &bytes);
+    for number in 2..9 {
+        let outcome = client.send(&mut state, 50, number, std::slice::from_ref(&read));
+        if number < 6 {
+            let (session, seq) = (client.session, Seq(number + 1));
+            assert_eq!(outcome, Outcome::Gone { session, number: BundleNumber(number), request, seq });
+            assert_eq!(client.send(&mut state, 50, number, &[Operation::Void]), outcome);
+            let other = client.send(&mut state, 50, number, &[increment()]);
+            assert_eq!(refusal(&other), (OperationError::NumberUsed, number + 1));
+        } else {
+            assert!(matches!(outcome, Outcome::Repeated(_)), "bundle {number}");
+        }
     }
     let stored = state.stored_bytes();
-    assert!(stored < (limits::REPLY_BYTES_KEPT_MAX + limits::VALUE_BYTES_MAX + 1000) as u64, "{stored}");
+    assert!(stored < (limits::REPLY_BYTES_KEPT_MAX + limits::VALUE_BYTES_MAX + 2000) as u64, "{stored}");
     // The longest reply displaces all others, and short ones displace it again.
     let reads = vec![read; 3];
     client.run(&mut state, 11, &reads);
     client.run(&mut state, 12, &reads);
-    assert!(matches!(client.send(&mut state, 50, 9, &[]), Outcome::Gone { .. }));
-    assert!(matches!(client.send(&mut state, 50, 10, &[]), Outcome::Repeated(_)));
+    assert!(matches!(client.send(&mut state, 50, 9, &reads), Outcome::Gone { .. }));
+    assert!(matches!(client.send(&mut state, 50, 10, &reads), Outcome::Repeated(_)));
     for seq in 13..100 {
         client.run(&mut state, seq, &[increment()]);
+        state.check_invariants();
     }
-    state.check_invariants();
 }
 
 #[test]
-fn the_session_unused_for_longest_makes_room_with_all_its_replies() {
-    let mut clients: Vec<Client> = (1..=4).map(|seed| Client::new(seed, 1)).collect();
-    let mut state = State::with_sessions_max(clients.iter().map(|client| client.key), 3);
-    for (client, seq) in clients[..3].iter_mut().zip(1..) {
+fn a_key_evicts_its_own_least_recently_used_session_and_nobody_elses() {
+    let mut own: Vec<Client> = (1..=4).map(|nonce| Client::new(1, nonce)).collect();
+    let mut foreign = Client::new(2, 1);
+    let limits = limited(3, 1);
+    let mut state = State::with_limits([foreign.key, own[0].key], limits);
+    foreign.register(&mut state, 1);
+    for (client, seq) in own[..3].iter_mut().zip(1..) {
         client.register(&mut state, seq);
+        finish(&mut state, seq);
         client.run(&mut state, 4, &[increment()]);
     }
-    clients[0].run(&mut state, 5, &[increment()]);
+    own[0].run(&mut state, 5, &[increment()]);
     // Retries are no use: only execution counts.
-    let oldest = 1 + usize::from(clients[2].session < clients[1].session);
-    clients[oldest].send(&mut state, 6, 1, &[]);
-    clients[3].register(&mut state, 7);
-    assert_eq!(state.sessions(), 3);
+    own[1].send(&mut state, 6, 1, &[increment()]);
+    finish(&mut state, 6);
+    own[3].register(&mut state, 7);
+    assert_eq!(state.sessions(), 4);
     state.check_invariants();
-    assert_eq!(clients[oldest].send(&mut state, 8, 2, &[]), skipped(SkipReason::SessionUnknown));
-    assert_eq!(clients[oldest].send(&mut state, 8, 1, &[]), skipped(SkipReason::SessionUnknown));
-    let again = clients[oldest].send(&mut state, 9, 0, &[Operation::Register { counter: 1 }]);
-    let Outcome::Refused(reply) = again else { panic!("its counter is remembered") };
-    let error = OperationError::CounterTooLow { counter: 1, highest: 1 };
-    assert_eq!(results(&reply), [OperationResult::Error(error)]);
-    for client in [0, 3 - oldest, 3] {
-        clients[client].run(&mut state, 10, &[increment()]);
+    // It is told, and how far it came.
+    let restarted = State::from_frozen(&state.freeze(), limits);
+    for mut state in [state, restarted] {
+        for number in [1, 2, 3] {
+            let outcome = own[1].send(&mut state, 8, number, &[increment()]);
+            assert_eq!(refusal(&outcome), (OperationError::SessionEvicted { next: 2 }, 8));
+        }
+        let stranger = Client { session: own[1].session, ..foreign.clone() };
+        let outcome = stranger.send(&mut state, 8, 1, &[increment()]);
+        assert_eq!(refusal(&outcome).0, OperationError::SessionEvicted { next: 0 }, "that is not its own");
+        for client in [&own[0], &own[2], &own[3], &foreign] {
+            client.clone().run(&mut state, 10, &[increment()]);
+        }
+        let mut prefix = vec![0, 4];
+        prefix.extend_from_slice(&own[1].session.seq.0.to_be_bytes());
+        prefix.extend_from_slice(&own[1].session.place.to_be_bytes());
+        assert!(state.freeze().entries().all(|(key, _)| !key.starts_with(&prefix)), "nothing of it is left");
     }
-    let prefix = [&[0, 3][..], &clients[oldest].session.0].concat();
-    assert!(state.freeze().entries().all(|(key, _)| !key.starts_with(&prefix)), "nothing of it is left");
 }
 
-/// The simplest possible table of sessions.
+#[test]
+fn how_far_evicted_sessions_came_is_kept_of_as_many_as_a_key_may_have() {
+    let key = Client::new(1, 0).key;
+    let mut state = State::with_limits([key], limited(2, 1));
+    let mut clients = Vec::new();
+    for seq in (1..=13).step_by(2) {
+        let mut client = Client::new(1, u8::try_from(seq).unwrap());
+        client.register(&mut state, seq);
+        client.run(&mut state, seq, &[increment()]);
+        finish(&mut state, seq);
+        finish(&mut state, seq + 1);
+        clients.push(client);
+        state.check_invariants();
+    }
+    let told: Vec<_> = clients[..5]
+        .iter()
+        .map(|client| refusal(&client.send(&mut state, 19, 1, &[increment()])).0)
+        .collect();
+    let next = [0, 0, 0, 2, 2];
+    assert_eq!(told, next.map(|next| OperationError::SessionEvicted { next }));
+}
+
+/// The simplest possible table of sessions: client, nonce, session, next bundle, last use.
 #[derive(Default)]
 struct Table {
-    rows: Vec<(Client, u64, u64)>,
-    highest: [Option<u64>; 4],
+    rows: Vec<(Client, u64)>,
+    /// Every registration that was executed, with its seq.
+    registered: BTreeMap<(u8, u8), u64>,
 }
 
 impl Table {
-    fn open(&mut self, seed: usize, counter: u64, seq: u64, limit: usize) -> bool {
-        if self.highest[seed].is_some_and(|highest| counter <= highest) {
-            return false;
+    fn objects(&self, seed: u8, nonce: u8, seq: u64, recent: u64, limits: SessionLimits) -> bool {
+        let lately = |at: &u64| *at + limits.registration_age >= seq;
+        let own = self.registered.iter().filter(|((other, _), at)| *other == seed && lately(at)).count();
+        let used = self.registered.get(&(seed, nonce)).is_some_and(lately);
+        used || recent > seq
+            || recent + limits.registration_age < seq
+            || own >= (limits.per_client - 1).max(1)
+    }
+
+    fn open(&mut self, client: Client, seed: u8, nonce: u8, seq: u64, limits: SessionLimits) {
+        self.registered.insert((seed, nonce), seq);
+        let own = |row: &(Client, u64)| row.0.key == client.key;
+        if self.rows.iter().filter(|row| own(row)).count() == limits.per_client {
+            let at = (0..self.rows.len())
+                .filter(|at| own(&self.rows[*at]))
+                .min_by_key(|at| (self.rows[*at].1, self.rows[*at].0.session))
+                .expect("the client has sessions");
+            self.rows.remove(at);
         }
-        self.highest[seed] = Some(counter);
-        if self.rows.len() == limit {
-            let oldest = (0..limit)
-                .min_by_key(|at| (self.rows[*at].2, self.rows[*at].0.session))
-                .expect("the table is full");
-            self.rows.remove(oldest);
-        }
-        let seed = u8::try_from(seed).expect("four clients");
-        self.rows.push((Client::new(seed, counter), 1, seq));
-        true
+        self.rows.push((client, seq));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn eviction_agrees_with_a_plain_table_and_survives_restarts(
-        limit in 1usize..6,
-        steps in prop::collection::vec((0usize..4, 0u64..12, 0u8..8), 1..120),
+    fn sessions_agree_with_a_plain_table_and_survive_restarts(
+        per_client in 1usize..5,
+        registration_age in 0u64..12,
+        steps in prop::collection::vec((0u8..3, 0u8..16, 0u64..14, 0u8..8), 1..150),
     ) {
-        let keys: BTreeSet<_> = (0..4).map(|seed| Client::new(seed, 0).key).collect();
-        let mut state = State::with_sessions_max(keys, limit);
+        let limits = limited(per_client, registration_age);
+        let mut state = State::with_limits((0..3).map(|seed| Client::new(seed, 0).key), limits);
         let mut table = Table::default();
-        for (step, (seed, counter, kind)) in steps.into_iter().enumerate() {
+        let mut noted = 0;
+        for (step, (seed, nonce, back, kind)) in steps.into_iter().enumerate() {
             let seq = 1 + step as u64 / 3;
-            let client = Client::new(u8::try_from(seed).unwrap(), counter);
-            let row = table.rows.iter().position(|row| row.0.session == client.session);
+            while noted + 1 < seq {
+                noted += 1;
+                finish(&mut state, noted);
+            }
+            let mut client = Client::new(seed, nonce);
+            let same = |row: &(Client, u64)| row.0.key == client.key && row.0.nonce == client.nonce;
+            let row = table.rows.iter().position(same);
             match (kind, row) {
-                (0, _) => {
+                (0, _) if step % 3 == 0 => {
                     let root = state.root();
-                    state = State::from_frozen(&state.freeze(), limit);
+                    state = State::from_frozen(&state.freeze(), limits);
                     prop_assert_eq!(state.root(), root);
                 }
-                (1..3, None) => {
-                    let outcome = client.send(&mut state, seq, 0, &[Operation::Register { counter }]);
-                    let opened = table.open(seed, counter, seq, limit);
-                    prop_assert_eq!(matches!(outcome, Outcome::Executed(_)), opened);
-                    prop_assert_eq!(matches!(outcome, Outcome::Refused(_)), !opened);
+                (1..4, Some(row)) => {
+                    let outcome = client.send_registration(&mut state, seq, 0);
+                    let Outcome::Registration { session, fresh: false, .. } = outcome else { panic!() };
+                    prop_assert_eq!(session, Some(table.rows[row].0.session));
                 }
                 (_, None) => {
-                    let outcome = client.send(&mut state, seq, 1, &[increment()]);
-                    prop_assert_eq!(outcome, skipped(SkipReason::SessionUnknown));
+                    let recent = (seq + 2).saturating_sub(back);
+                    let void = table.objects(seed, nonce, seq, recent, limits);
+                    let outcome = client.send_registration(&mut state, seq, recent);
+                    let Outcome::Registration { session, fresh, .. } = outcome else { panic!() };
+                    prop_assert_eq!((session.is_none(), fresh), (void, !void));
+                    if let Some(session) = session {
+                        (client.session, client.next) = (session, 1);
+                        table.open(client, seed, nonce, seq, limits);
+                    }
                 }
                 (_, Some(row)) => {
-                    let (_, next, used) = &mut table.rows[row];
-                    executed(client.send(&mut state, seq, *next, &[increment()]));
-                    *next += 1;
+                    let (client, used) = &mut table.rows[row];
+                    client.run(&mut state, seq, &[increment()]);
                     *used = seq;
                 }
             }

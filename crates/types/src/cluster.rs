@@ -148,6 +148,21 @@ impl Member {
     }
 }
 
+/// How many sessions the state keeps, alike on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// The sessions of one client key; one less may register within [`SessionLimits::registration_age`] headers.
+    pub per_client: usize,
+    /// How many headers after the seq that it names a registration may be executed, and how long it is remembered.
+    pub registration_age: u64,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self { per_client: limits::SESSIONS_PER_CLIENT_MAX, registration_age: limits::REGISTRATION_AGE_MAX }
+    }
+}
+
 /// Figures that all replicas share. Users do not set them; the simulator shrinks them so that short
 /// histories reach every edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +200,8 @@ pub struct Tuning {
     pub undurable_bytes_max: usize,
     /// The number of executed headers that are kept for peers that lag.
     pub headers_kept_max: u64,
+    /// What the state keeps of each client key's sessions.
+    pub sessions: SessionLimits,
     /// T_retx: how often Status is sent while anything is open.
     pub retransmit: Nanoseconds,
     /// T_idle: how often Status is sent when nothing is open.
@@ -229,6 +246,7 @@ impl Default for Tuning {
             lane_bytes_kept_max: limits::LANE_BYTES_KEPT_MAX,
             undurable_bytes_max: limits::UNDURABLE_BYTES_MAX,
             headers_kept_max: limits::HEADERS_KEPT_MAX,
+            sessions: SessionLimits::default(),
             retransmit: Nanoseconds::from_millis(50),
             idle: Nanoseconds::from_millis(1000),
             clock_skew_max: Nanoseconds::from_millis(500),
@@ -331,6 +349,8 @@ impl ClusterConfig {
         writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
+        let SessionLimits { per_client, registration_age } = self.tuning.sessions;
+        writer.u64(per_client as u64).u64(registration_age);
         if let Some(root) = &self.genesis_root {
             writer.digest(root);
         }

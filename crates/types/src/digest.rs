@@ -24,8 +24,8 @@ pub enum Domain {
     Header = 4,
     /// The archived results of one bundle.
     Results = 5,
-    /// A session identifier.
-    Session = 6,
+    /// The nonce of a registration.
+    Nonce = 6,
     /// The configuration of a cluster.
     Configuration = 7,
     /// A leaf of the state tree.

@@ -1,7 +1,6 @@
 //! Newtypes for identifiers and positions, so that an index, a count and a position cannot be mixed up.
 #![allow(missing_debug_implementations, reason = "the resolvers that rkyv derives inside a macro")]
 
-use crate::{Digest, Domain, PublicKey};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 
@@ -90,7 +89,7 @@ position!(
     LaneNumber, "k"
 );
 position!(
-    /// The number of a bundle in its session. Number 0 registers the session; the first other bundle has 1.
+    /// The number of a bundle in its session. Number 0 is the registration; the first other bundle has 1.
     BundleNumber, "b"
 );
 position!(
@@ -182,23 +181,55 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// A client session: H(client key, counter), never used twice (DESIGN section 6).
+/// A client session, named by the registration that opened it (DESIGN section 6): the header that executed it, and its
+/// place among those that did in this header, from 0. Never used twice.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[rkyv(derive(Debug))]
-pub struct SessionId(pub [u8; 32]);
+pub struct SessionId {
+    /// The header.
+    pub seq: Seq,
+    /// The place among the sessions that it opened.
+    pub place: u32,
+}
 
 impl SessionId {
-    /// The session that `client` opens with `counter`.
+    /// The length of [`SessionId::to_bytes`].
+    pub const BYTES: usize = 12;
+
+    /// No session: what a registration is signed over. Nothing is executed at seq 0.
+    pub const NONE: Self = Self { seq: Seq(0), place: 0 };
+
+    /// The session in little-endian bytes, for canonical layouts.
     #[must_use]
-    pub fn derive(client: &PublicKey, counter: u64) -> Self {
-        let mut writer = Digest::writer(Domain::Session);
-        writer.bytes(client.as_bytes()).u64(counter);
-        Self(writer.finish().0)
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.seq.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.place.to_le_bytes());
+        bytes
+    }
+
+    /// The session that has these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, place @ ..] = bytes;
+        let seq = Seq(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        Self { seq, place: u32::from_le_bytes(place) }
     }
 }
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session:{}", Digest(self.0).short())
+        write!(f, "session:{}.{}", self.seq, self.place)
+    }
+}
+
+/// 128 random bits that tell a client's registrations apart. Whoever registers draws fresh ones.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[rkyv(derive(Debug))]
+pub struct Nonce(pub [u8; 16]);
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nonce:{}", hex::encode(&self.0[..4]))
     }
 }

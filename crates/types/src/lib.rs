@@ -23,11 +23,13 @@ mod stage;
 
 pub use after::After;
 pub use chains::{Chains, Mark};
-pub use cluster::{ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, Tuning};
+pub use cluster::{
+    ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, SessionLimits, Tuning,
+};
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{
-    BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Seq,
-    SessionId, View,
+    BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, Nonce, ReplicaId,
+    Seq, SessionId, View,
 };
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
 pub use lane::{BoardEntry, LaneUpdate, Support, Why};

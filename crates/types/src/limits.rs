@@ -24,10 +24,13 @@ pub const MULTI_KEYS_MAX: usize = 1024;
 pub const OPEN_BUNDLES_MAX: usize = 64;
 /// The number of replies that the state keeps for each session.
 pub const REPLIES_KEPT_MAX: usize = 64;
-/// The number of bytes of replies that the state keeps for each session.
+/// The number of bytes of results that the state keeps for each session.
 pub const REPLY_BYTES_KEPT_MAX: usize = 1024 * 1024;
-/// The number of sessions that the state keeps; the one unused for longest makes room.
-pub const SESSIONS_MAX: usize = 10_000;
+/// The number of sessions that the state keeps for each client key; the one unused for longest makes room. One
+/// less may register within [`REGISTRATION_AGE_MAX`] headers, so that none in use is lost.
+pub const SESSIONS_PER_CLIENT_MAX: usize = 4096;
+/// A: how many headers after the seq that it names a registration may be executed.
+pub const REGISTRATION_AGE_MAX: u64 = 1024;
 /// The size from which a batch is full, in bytes. A batch ends with the bundle that reaches it.
 pub const BATCH_BYTES_FULL: usize = 512 * 1024;
 /// The largest batch on the wire, in bytes: a full one may have been one byte short before its last bundle.

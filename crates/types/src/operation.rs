@@ -3,6 +3,7 @@
 //! Both are rkyv archives: readers use checked access to the archived form and do not deserialise it. The
 //! archives are unaligned and little-endian, so they may stand at any offset of a frame.
 
+use crate::{Nonce, SessionId};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// What a SET demands of the key's present state before it writes.
@@ -23,11 +24,16 @@ pub enum Condition {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
 pub enum Operation {
-    /// Opens the session of (client key, counter); stands alone in bundle 0 of that session.
+    /// Opens a session; stands alone in bundle 0 of no session.
     Register {
-        /// Must exceed the counter of every session that the key has opened before.
-        counter: u64,
+        /// Tells the registrations of the key apart; a repeated one opens nothing more.
+        nonce: Nonce,
+        /// A seq that was executed not long before, so that an old registration is void.
+        recent: u64,
     },
+    /// Does nothing, in the place of a bundle that was not taken; stands alone. Whichever of both is executed first
+    /// decides what became of the number; if that is the other, this one is answered with its reply.
+    Void,
     /// Reads a value.
     Get {
         /// The key.
@@ -93,6 +99,7 @@ impl ArchivedOperation {
     pub fn writes(&self) -> bool {
         match self {
             Self::Register { .. }
+            | Self::Void
             | Self::Get { .. }
             | Self::Exists { .. }
             | Self::MultiGet { .. }
@@ -148,7 +155,10 @@ pub struct VersionedEntry {
 #[rkyv(derive(Debug))]
 pub enum OperationResult {
     /// The session is open.
-    Registered,
+    Registered {
+        /// Its identity.
+        session: SessionId,
+    },
     /// The value, or nothing (GET).
     Value(Option<Versioned>),
     /// The write was done (SET, MSET); the version of what was written. The entries of an MSET have consecutive
@@ -190,6 +200,8 @@ pub enum OperationResult {
     },
     /// The operation had no effect.
     Error(OperationError),
+    /// Nothing was done, and the number of the bundle is used up (VOID).
+    Voided,
 }
 
 /// Why an operation had no effect.
@@ -230,15 +242,38 @@ pub enum OperationError {
     /// there is no room for its first entry.
     #[error("the results of the bundle would exceed {} bytes", crate::limits::RESULTS_BYTES_MAX)]
     ResultsTooLong,
-    /// A registration with a counter that is not above the highest one of the key.
-    #[error("the session counter {counter} must exceed {highest}")]
-    CounterTooLow {
-        /// The counter that was given.
-        counter: u64,
-        /// The highest counter that the key has used.
-        highest: u64,
+    /// A registration that does not stand alone in bundle 0, or a void bundle with other operations.
+    #[error(
+        "a registration must be the only operation of bundle 0 of no session, and a void one of its bundle"
+    )]
+    Misplaced,
+    /// A registration names a seq that is too old, or one that is not executed yet; sign another.
+    #[error(
+        "the registration names seq {recent}, which is not within {} headers before {executing}",
+        crate::limits::REGISTRATION_AGE_MAX
+    )]
+    RegistrationNotRecent {
+        /// The seq that it names.
+        recent: u64,
+        /// The seq at which it came up.
+        executing: u64,
     },
-    /// A registration that does not stand alone in bundle 0, or another operation in bundle 0.
-    #[error("a registration must be the only operation of bundle 0, and bundle 0 holds nothing else")]
-    MisplacedRegistration,
+    /// The key has opened as many sessions lately as it may keep; try again later, with another registration.
+    #[error("the key has opened {sessions} sessions within the last headers; try again later")]
+    TooManyRegistrations {
+        /// Their number.
+        sessions: u64,
+    },
+    /// The registration was executed before, and its session is evicted.
+    #[error("the session that this registration opened was evicted; register anew")]
+    RegistrationUsed,
+    /// The session was evicted, as its key has opened others since.
+    #[error("the session was evicted; open another one")]
+    SessionEvicted {
+        /// The number of its first bundle that was never executed, and never will be; 0 if that is not known any more.
+        next: u64,
+    },
+    /// The number was used by a bundle with other operations.
+    #[error("the number of the bundle was used by another one of the same session")]
+    NumberUsed,
 }

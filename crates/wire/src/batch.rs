@@ -118,7 +118,7 @@ pub fn write_bundle(out: &mut Vec<u8>, bundle: &[u8]) {
 pub fn content_digest<'a>(heads: impl Iterator<Item = &'a BundleHead>) -> Digest {
     let mut writer = Digest::writer(Domain::Batch);
     for head in heads {
-        writer.bytes(&head.client).bytes(&head.session.0).u64(head.number.0);
+        writer.bytes(&head.client).bytes(&head.session.to_bytes()).u64(head.number.0);
         writer.bytes(&head.signature.0).digest(&head.body);
     }
     writer.finish()

@@ -3,10 +3,10 @@
 //! | offset | field | |
 //! | --- | --- | --- |
 //! | 0 | client key | 32 bytes |
-//! | 32 | session | 32 bytes |
-//! | 64 | bundle number | u64 |
-//! | 72 | signature | 64 bytes |
-//! | 136 | operations | rkyv archive of `Vec<Operation>` |
+//! | 32 | session: the seq and the place of its registration | u64, u32 |
+//! | 44 | bundle number | u64 |
+//! | 52 | signature | 64 bytes |
+//! | 116 | operations | rkyv archive of `Vec<Operation>` |
 //!
 //! The operations are hashed once per replica: the signature, the batch's digest and so the lane's chain all
 //! cover that one digest.
@@ -19,7 +19,7 @@ use quorate_types::{
 use rkyv::vec::ArchivedVec;
 
 /// The bytes in front of the operations.
-pub const HEAD_BYTES: usize = 136;
+pub const HEAD_BYTES: usize = 116;
 
 /// The fields in front of the operations, and the digest of the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl BundleHead {
     #[must_use]
     pub fn is_signed_by(&self, config: &ClusterConfig, key: &PublicKey) -> bool {
         key.as_bytes() == &self.client
-            && Statement::bundle(config, &self.client, &self.session, self.number, &self.body)
+            && Statement::bundle(config, &self.client, self.session, self.number, &self.body)
                 .is_signed_by(key, &self.signature)
     }
 }
@@ -73,7 +73,7 @@ impl<'a> BundleView<'a> {
             let (value, limit) = (operations.len() as u64, limits::BUNDLE_OPERATIONS_MAX as u64);
             return Err(DecodeError::Limit { what: "operations in a bundle (at least 1)", value, limit });
         }
-        Ok(Self { head: decode_head(head, Digest::of(Domain::BundleBody, body)), body, bytes })
+        Ok(Self { head: decode_head(head, request_digest(body)), body, bytes })
     }
 
     /// The operations.
@@ -93,17 +93,22 @@ pub fn access_operations(body: &[u8]) -> Result<&ArchivedVec<ArchivedOperation>,
 }
 
 fn decode_head(bytes: &[u8; HEAD_BYTES], body: Digest) -> BundleHead {
-    let array = |from: usize| -> [u8; 32] { std::array::from_fn(|index| bytes[from + index]) };
     BundleHead {
-        client: array(0),
-        session: SessionId(array(32)),
-        number: BundleNumber(u64::from_le_bytes(std::array::from_fn(|index| bytes[64 + index]))),
-        signature: Signature(std::array::from_fn(|index| bytes[72 + index])),
+        client: std::array::from_fn(|index| bytes[index]),
+        session: SessionId::from_bytes(std::array::from_fn(|index| bytes[32 + index])),
+        number: BundleNumber(u64::from_le_bytes(std::array::from_fn(|index| bytes[44 + index]))),
+        signature: Signature(std::array::from_fn(|index| bytes[52 + index])),
         body,
     }
 }
 
-/// Encodes and signs a bundle; appends it to `out`.
+/// The digest of a bundle's operations: what its replies name as the request (DESIGN section 6).
+#[must_use]
+pub fn request_digest(body: &[u8]) -> Digest {
+    Digest::of(Domain::BundleBody, body)
+}
+
+/// Encodes and signs a bundle; appends it to `out` and returns the digest of its operations.
 pub fn write(
     out: &mut Vec<u8>,
     config: &ClusterConfig,
@@ -111,16 +116,52 @@ pub fn write(
     session: SessionId,
     number: BundleNumber,
     operations: &Vec<Operation>,
-) {
+) -> Digest {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD_BYTES]);
     crate::message::append_archive(out, operations);
-    let body = Digest::of(Domain::BundleBody, &out[start + HEAD_BYTES..]);
+    sign(&mut out[start..], config, key, session, number)
+}
+
+/// As [`write`], with operations that were encoded before.
+pub fn write_encoded(
+    out: &mut Vec<u8>,
+    config: &ClusterConfig,
+    key: &SigningKey,
+    session: SessionId,
+    number: BundleNumber,
+    body: &[u8],
+) -> Digest {
+    let start = out.len();
+    out.reserve(HEAD_BYTES + body.len());
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    out.extend_from_slice(body);
+    sign(&mut out[start..], config, key, session, number)
+}
+
+/// The operations of a bundle as they stand behind its head.
+#[must_use]
+pub fn encode_operations(operations: &Vec<Operation>) -> Vec<u8> {
+    let mut body = Vec::new();
+    crate::message::append_archive(&mut body, operations);
+    body
+}
+
+/// Fills in the head of a bundle.
+fn sign(
+    bundle: &mut [u8],
+    config: &ClusterConfig,
+    key: &SigningKey,
+    session: SessionId,
+    number: BundleNumber,
+) -> Digest {
+    let (head, body) = bundle.split_at_mut(HEAD_BYTES);
+    let request = request_digest(body);
     let client = *key.public().as_bytes();
-    let signature = Statement::bundle(config, &client, &session, number, &body).sign(key);
-    let head = &mut out[start..start + HEAD_BYTES];
+    let signature = Statement::bundle(config, &client, session, number, &request).sign(key);
     head[0..32].copy_from_slice(&client);
-    head[32..64].copy_from_slice(&session.0);
-    head[64..72].copy_from_slice(&number.0.to_le_bytes());
-    head[72..136].copy_from_slice(&signature.0);
+    head[32..44].copy_from_slice(&session.to_bytes());
+    head[44..52].copy_from_slice(&number.0.to_le_bytes());
+    head[52..116].copy_from_slice(&signature.0);
+    request
 }

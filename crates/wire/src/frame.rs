@@ -71,6 +71,8 @@ kinds! {
     ReportRequest = 20,
     /// Replica to client: a report in JSON.
     Report = 21,
+    /// Replica to client: its connection is attached, and how far the replica has executed.
+    Attached = 22,
     /// A batch of bundles, from the origin of its lane.
     Batch = 32,
     /// Acknowledgements of lanes.

@@ -9,8 +9,8 @@ use crate::batch::parse_head;
 use crate::summary::{PreparedCertificate, SuspectReason, ViewChangeSummary};
 use crate::{DecodeError, Frame, FrameRef, Header, Kind, LaneTip, Position, Statement};
 use quorate_types::{
-    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, LinkId, PageName, ReplicaId, Seq, SessionId,
-    Signature, View, limits,
+    BundleNumber, ClusterConfig, Digest, LaneId, LaneNumber, LinkId, Nonce, PageName, ReplicaId, Seq,
+    SessionId, Signature, View, limits,
 };
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -144,10 +144,19 @@ fn check_certificates(
 }
 
 messages! {
-    /// Which session's replies a connection wants: the one that its client's key opens with `counter`.
+    /// Which replies a connection wants: those of a session of its client's key or, as long as there is none, those of a
+    /// registration and of the session that it opens.
     Attach {
-        /// The counter of the session's registration.
-        counter: u64,
+        /// The nonce of the registration.
+        nonce: Nonce,
+        /// The session; none as long as it is not open.
+        session: SessionId,
+    } check |_| Ok(());
+
+    /// The connection is attached.
+    Attached {
+        /// The last seq that the replica has executed; a registration names one that f+1 have reached.
+        executed: Seq,
     } check |_| Ok(());
 
     /// A bundle was not taken.

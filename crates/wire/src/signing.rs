@@ -1,5 +1,6 @@
 //! Canonical signing bytes: domain tag ‖ cluster id ‖ epoch ‖ configuration digest ‖ kind ‖ a fixed
-//! little-endian layout (DESIGN section 4).
+//! little-endian layout (DESIGN section 4). A bundle's have neither epoch nor configuration: the verdict on it must
+//! not depend on where it is checked.
 //!
 //! A statement is built anew from the fields of a message by signer and verifier alike; the bytes of the
 //! message itself are never what is signed.
@@ -13,8 +14,10 @@ use quorate_types::{
 use smallvec::SmallVec;
 
 const TAG: &[u8; 16] = b"quorate-signed-1";
+/// A tag of its own, as epoch, configuration and kind do not follow.
+const BUNDLE_TAG: &[u8; 16] = b"quorate-bundle-1";
 
-/// What a statement is about.
+/// What a statement is about. Bundles have a tag instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum StatementKind {
@@ -22,8 +25,6 @@ pub enum StatementKind {
     HandshakeListener = 1,
     /// The dialer's half of a handshake.
     HandshakeDialer = 2,
-    /// A bundle of operations.
-    Bundle = 3,
     /// A proposal.
     PrePrepare = 4,
     /// A PREPARE range.
@@ -77,11 +78,14 @@ impl Statement {
     pub fn bundle(
         config: &ClusterConfig,
         client: &[u8; 32],
-        session: &SessionId,
+        session: SessionId,
         number: BundleNumber,
         body: &Digest,
     ) -> Self {
-        Self::new(config, StatementKind::Bundle).bytes(client).bytes(&session.0).u64(number.0).bytes(&body.0)
+        let mut statement = Self(SmallVec::new());
+        statement.0.extend_from_slice(BUNDLE_TAG);
+        statement.0.extend_from_slice(config.cluster_id());
+        statement.bytes(client).bytes(&session.to_bytes()).u64(number.0).bytes(&body.0)
     }
 
     /// A proposal, its header by digest.
@@ -194,7 +198,7 @@ impl<'a> Claims<'a> {
 
     /// That the client which a bundle names signed it and is one of the cluster's.
     pub fn add_bundle(&mut self, head: &BundleHead) {
-        let statement = Statement::bundle(self.config, &head.client, &head.session, head.number, &head.body);
+        let statement = Statement::bundle(self.config, &head.client, head.session, head.number, &head.body);
         self.claims.push((statement, self.config.client(&head.client), head.signature));
     }
 

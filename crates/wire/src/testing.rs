@@ -1,7 +1,10 @@
 //! A small cluster for tests: keys from fixed seeds.
 
-use quorate_types::{ClusterConfig, ClusterFile, Digest, ReplicaEntry, SigningKey};
+use quorate_types::{ClusterConfig, ClusterFile, Digest, ReplicaEntry, Seq, SessionId, SigningKey};
 use std::net::SocketAddr;
+
+/// A session for bundles of which it does not matter whether they are executed.
+pub const SESSION: SessionId = SessionId { seq: Seq(1), place: 0 };
 
 /// The secret key of a replica of [`config`].
 #[must_use]

@@ -9,18 +9,17 @@ mod common;
 use common::{check, digest, position, signature};
 use expect_test::expect;
 use quorate_types::{
-    BundleNumber, Condition, Digest, Domain, Epoch, KeyValue, LaneId, LaneNumber, LinkId, Nanoseconds,
-    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, SessionId, Versioned,
-    VersionedEntry, View,
+    BundleNumber, Condition, Digest, Domain, Epoch, KeyValue, LaneId, LaneNumber, LinkId, Nanoseconds, Nonce,
+    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, Versioned, VersionedEntry, View,
 };
 use quorate_wire::handshake::{Accepts, Dialer, DialerStep, Identity, Listener, ListenerStep, Refusal};
 use quorate_wire::message::{
-    AskLanes, Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
+    AskLanes, Attach, Attached, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
     FetchCertificate, FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks,
     Message, PrePrepare, Prepare, Report, ReportRequest, Status, encode_fetched_batches,
 };
 use quorate_wire::reply::ReplyBody;
-use quorate_wire::testing::{client_key, config, replica_key};
+use quorate_wire::testing::{SESSION, client_key, config, replica_key};
 use quorate_wire::{
     BatchHead, BatchView, BundleView, Frame, Header, Kind, LaneTip, ReplyView, Statement, StatementKind,
     batch, bundle, handshake, header,
@@ -59,8 +58,7 @@ fn sample_bundle() -> Vec<u8> {
         Operation::Get { key: b"key that is not short".to_vec() },
     ];
     let mut bytes = Vec::new();
-    let session = SessionId::derive(&client_key().public(), 7);
-    bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(3), &operations);
+    bundle::write(&mut bytes, &config(4), &client_key(), SESSION, BundleNumber(3), &operations);
     bytes
 }
 
@@ -85,7 +83,7 @@ fn digests() {
     check(
         config(4).digest().0,
         expect![[r#"
-            7fd14bc36d993c1b4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa
+            052733a5d26d42742386fe71f5575ecab3e84603f36bafe97989d451a18b984a
         "#]],
     );
     check(
@@ -97,13 +95,7 @@ fn digests() {
     check(
         header::genesis(config(4).digest()).digest.0,
         expect![[r#"
-            528800ade5136f2ff273607803152df69d58f2d972d097cb412926b9c05c5f80
-        "#]],
-    );
-    check(
-        SessionId::derive(&client_key().public(), 7).0,
-        expect![[r#"
-            c274c76dcc2b41410cc2208b197436d9a6ce02f04375fe6b2a33a2883a6534bc
+            b07ea4b2fe71980b8317f2dd8c2545585fe0950bb85f537287d1cbe13eb1c268
         "#]],
     );
     let bytes = sample_batch();
@@ -111,19 +103,19 @@ fn digests() {
     check(
         batch.bundles[0].head.body.0,
         expect![[r#"
-            cb183550f86e0da3c2886a099ec94288e2339dfaa49d07189c9d934518deb6ab
+            5c0521d2cfffcc607dc443472d1dd1f038a29b4717e0cbb587aee1ee67eeef75
         "#]],
     );
     check(
         batch.digest.0,
         expect![[r#"
-            b7b137699037725be464d81fd57116af004dc6629a4f61a5c2427c3c987e01c7
+            cfacf1dc6e62401cbb1a7eb9e1a677f0128beec73e5f82defccde6478963d2d0
         "#]],
     );
     check(
         batch.chain().0,
         expect![[r#"
-            8b920b15fe11f01e7844749d394241b993bf83f5513729cffa42622da8d3dd84
+            7f09fa9097c2ef018a879c7229d960b8ca598cc87159fd033cfae1152cd060be
         "#]],
     );
     assert_eq!(batch::parse_head(&bytes), Ok(batch.head));
@@ -143,8 +135,8 @@ fn statements() {
         listener.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0101010101010101
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000052733a5d26d4274
+            2386fe71f5575ecab3e84603f36bafe97989d451a18b984a0101010101010101
             01010101010101010101010101010101010101010101010101
         "#]],
     );
@@ -153,30 +145,28 @@ fn statements() {
         dialer.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0201010101010101
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000052733a5d26d4274
+            2386fe71f5575ecab3e84603f36bafe97989d451a18b984a0201010101010101
             01010101010101010101010101010101010101010101010101
         "#]],
     );
-    let bundle = Statement::bundle(&config, &[1; 32], &SessionId([2; 32]), BundleNumber(3), &digest(4));
+    let bundle = Statement::bundle(&config, &[1; 32], SESSION, BundleNumber(3), &digest(4));
     check(
         bundle.as_bytes(),
         expect![[r#"
-            71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0301010101010101
-            0101010101010101010101010101010101010101010101010102020202020202
-            0202020202020202020202020202020202020202020202020203000000000000
-            0004040404040404040404040404040404040404040404040404040404040404
-            04
+            71756f726174652d62756e646c652d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a01010101010101010101010101010101
+            0101010101010101010101010101010101000000000000000000000003000000
+            0000000004040404040404040404040404040404040404040404040404040404
+            04040404
         "#]],
     );
     check(
         Statement::pre_prepare(&config, View(1), Seq(2), &digest(3)).as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0401000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000052733a5d26d4274
+            2386fe71f5575ecab3e84603f36bafe97989d451a18b984a0401000000000000
             0002000000000000000303030303030303030303030303030303030303030303
             030303030303030303
         "#]],
@@ -186,8 +176,8 @@ fn statements() {
         prepare.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0501000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000052733a5d26d4274
+            2386fe71f5575ecab3e84603f36bafe97989d451a18b984a0501000000000000
             0002000000000000000200000000000000030303030303030303030303030303
             0303030303030303030303030303030303040404040404040404040404040404
             0404040404040404040404040404040404
@@ -198,8 +188,8 @@ fn statements() {
         checkpoint.as_bytes(),
         expect![[r#"
             71756f726174652d7369676e65642d315a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000007fd14bc36d993c1b
-            4c3911a4bd9bd460179cffb1be4ea98b067e410f3ba244aa0601000000000000
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a0000000000000000052733a5d26d4274
+            2386fe71f5575ecab3e84603f36bafe97989d451a18b984a0601000000000000
             0002020202020202020202020202020202020202020202020202020202020202
             0203030303030303030303030303030303030303030303030303030303030303
             0304040404040404040404040404040404040404040404040404040404040404
@@ -209,8 +199,8 @@ fn statements() {
     check(
         checkpoint.sign(&replica_key(1)).0,
         expect![[r#"
-            fe610d24f5b06f58888b882173a94cd9118909bb51a58747a9b1ee475357acfd
-            1babd1511b91267432e524310a6767a7ff0c8b55d59429ab2ce38c7bab49900f
+            ee932590a243d5b1f899f3716e97535a10b9c5e85fbaaca4a8039f33094dac75
+            a2a0f8d62c9c4a4a5238c429af0606823d35950737d21555dc4439154e54b40a
         "#]],
     );
 }
@@ -221,26 +211,25 @@ fn bundles_and_batches() {
         sample_bundle(),
         expect![[r#"
             97ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b75b8b3f4303
-            c274c76dcc2b41410cc2208b197436d9a6ce02f04375fe6b2a33a2883a6534bc
-            0300000000000000700877763dd6be41323d8918fc6c890cc14afa2c42da6012
-            f8ac120853be2d2d99f9c3056e98a27854aabdf3a160ef0308a7ede4849f4995
-            2c93fc54280c48026b76616c75656b65792074686174206973206e6f74207368
-            6f727402e4ffffff01000000ddffffff0500000003090000000000000001d0ff
-            ffff150000000000000000000000000000000000000000ccffffff02000000
+            01000000000000000000000003000000000000004f9d2d38731547c31e19ecf9
+            b68f25991e8515500f0d23a39713fd3793c05c993dc5b8eda79dbbee5260fa0f
+            893cc6270910aabaf93bb95da8c3d32b2c14be066b76616c75656b6579207468
+            6174206973206e6f742073686f727403e4ffffff01000000ddffffff05000000
+            03090000000000000002d0ffffff150000000000000000000000000000000000
+            000000ccffffff02000000
         "#]],
     );
     check(
         sample_batch(),
         expect![[r#"
             0100000001000000020000000000000003030303030303030303030303030303
-            03030303030303030303030303030303df00000097ffc883c80bee7237ef95d9
-            b9b703d4ad63e60a21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b
-            197436d9a6ce02f04375fe6b2a33a2883a6534bc030000000000000070087776
-            3dd6be41323d8918fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c305
-            6e98a27854aabdf3a160ef0308a7ede4849f49952c93fc54280c48026b76616c
-            75656b65792074686174206973206e6f742073686f727402e4ffffff01000000
-            ddffffff0500000003090000000000000001d0ffffff15000000000000000000
-            0000000000000000000000ccffffff02000000
+            03030303030303030303030303030303cb00000097ffc883c80bee7237ef95d9
+            b9b703d4ad63e60a21e605867682b75b8b3f4303010000000000000000000000
+            03000000000000004f9d2d38731547c31e19ecf9b68f25991e8515500f0d23a3
+            9713fd3793c05c993dc5b8eda79dbbee5260fa0f893cc6270910aabaf93bb95d
+            a8c3d32b2c14be066b76616c75656b65792074686174206973206e6f74207368
+            6f727403e4ffffff01000000ddffffff0500000003090000000000000002d0ff
+            ffff150000000000000000000000000000000000000000ccffffff02000000
         "#]],
     );
     let batch = sample_batch();
@@ -250,26 +239,25 @@ fn bundles_and_batches() {
             [&batch[..], &batch[..]].into_iter(),
         ),
         expect![[r#"
-            5a02000023000100288eb0a25e874f1301020000030000000000000004040404
-            0404040404040404040404040404040404040404040404040404040413010000
+            3202000023000100ec3b3298494b24ef01020000030000000000000004040404
+            04040404040404040404040404040404040404040404040404040404ff000000
             0100000001000000020000000000000003030303030303030303030303030303
-            03030303030303030303030303030303df00000097ffc883c80bee7237ef95d9
-            b9b703d4ad63e60a21e605867682b75b8b3f4303c274c76dcc2b41410cc2208b
-            197436d9a6ce02f04375fe6b2a33a2883a6534bc030000000000000070087776
-            3dd6be41323d8918fc6c890cc14afa2c42da6012f8ac120853be2d2d99f9c305
-            6e98a27854aabdf3a160ef0308a7ede4849f49952c93fc54280c48026b76616c
-            75656b65792074686174206973206e6f742073686f727402e4ffffff01000000
-            ddffffff0500000003090000000000000001d0ffffff15000000000000000000
-            0000000000000000000000ccffffff0200000013010000010000000100000002
-            0000000000000003030303030303030303030303030303030303030303030303
-            03030303030303df00000097ffc883c80bee7237ef95d9b9b703d4ad63e60a21
-            e605867682b75b8b3f4303c274c76dcc2b41410cc2208b197436d9a6ce02f043
-            75fe6b2a33a2883a6534bc0300000000000000700877763dd6be41323d8918fc
-            6c890cc14afa2c42da6012f8ac120853be2d2d99f9c3056e98a27854aabdf3a1
-            60ef0308a7ede4849f49952c93fc54280c48026b76616c75656b657920746861
-            74206973206e6f742073686f727402e4ffffff01000000ddffffff0500000003
-            090000000000000001d0ffffff15000000000000000000000000000000000000
-            0000ccffffff02000000
+            03030303030303030303030303030303cb00000097ffc883c80bee7237ef95d9
+            b9b703d4ad63e60a21e605867682b75b8b3f4303010000000000000000000000
+            03000000000000004f9d2d38731547c31e19ecf9b68f25991e8515500f0d23a3
+            9713fd3793c05c993dc5b8eda79dbbee5260fa0f893cc6270910aabaf93bb95d
+            a8c3d32b2c14be066b76616c75656b65792074686174206973206e6f74207368
+            6f727403e4ffffff01000000ddffffff0500000003090000000000000002d0ff
+            ffff150000000000000000000000000000000000000000ccffffff02000000ff
+            0000000100000001000000020000000000000003030303030303030303030303
+            03030303030303030303030303030303030303cb00000097ffc883c80bee7237
+            ef95d9b9b703d4ad63e60a21e605867682b75b8b3f4303010000000000000000
+            00000003000000000000004f9d2d38731547c31e19ecf9b68f25991e8515500f
+            0d23a39713fd3793c05c993dc5b8eda79dbbee5260fa0f893cc6270910aabaf9
+            3bb95da8c3d32b2c14be066b76616c75656b65792074686174206973206e6f74
+            2073686f727403e4ffffff01000000ddffffff05000000030900000000000000
+            02d0ffffff150000000000000000000000000000000000000000ccffffff0200
+            0000
         "#]],
     );
 }
@@ -279,47 +267,54 @@ fn operations() {
     let key = || b"k".to_vec();
     let value = || b"v".to_vec();
     check(
-        archive(&vec![Operation::Register { counter: 1 }]),
+        archive(&vec![Operation::Register { nonce: Nonce([7; 16]), recent: 1 }]),
         expect![[r#"
-        0001000000000000000000000000000000000000000000000000e6ffffff0100
+            0007070707070707070707070707070707010000000000000000e6ffffff0100
+            0000
+        "#]],
+    );
+    check(
+        archive(&vec![Operation::Void]),
+        expect![[r#"
+        0100000000000000000000000000000000000000000000000000e6ffffff0100
         0000
     "#]],
     );
     check(
         archive(&vec![Operation::Get { key: key() }]),
         expect![[r#"
-        6b01feffffff010000000000000000000000000000000000000000e6ffffff01
-        000000
-    "#]],
+            6b02feffffff010000000000000000000000000000000000000000e6ffffff01
+            000000
+        "#]],
     );
     for (condition, expected) in [
         (
             Condition::Always,
             expect![[r#"
-            6b7602fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
-            01000000
-        "#]],
+                6b7603fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
+                01000000
+            "#]],
         ),
         (
             Condition::Absent,
             expect![[r#"
-            6b7602fdffffff01000000f6ffffff01000000010000000000000000e6ffffff
-            01000000
-        "#]],
+                6b7603fdffffff01000000f6ffffff01000000010000000000000000e6ffffff
+                01000000
+            "#]],
         ),
         (
             Condition::Present,
             expect![[r#"
-            6b7602fdffffff01000000f6ffffff01000000020000000000000000e6ffffff
-            01000000
-        "#]],
+                6b7603fdffffff01000000f6ffffff01000000020000000000000000e6ffffff
+                01000000
+            "#]],
         ),
         (
             Condition::Version(5),
             expect![[r#"
-            6b7602fdffffff01000000f6ffffff01000000030500000000000000e6ffffff
-            01000000
-        "#]],
+                6b7603fdffffff01000000f6ffffff01000000030500000000000000e6ffffff
+                01000000
+            "#]],
         ),
     ] {
         check(archive(&vec![Operation::Set { key: key(), value: value(), condition }]), expected);
@@ -327,52 +322,52 @@ fn operations() {
     check(
         archive(&vec![Operation::Delete { key: key() }]),
         expect![[r#"
-        6b03feffffff010000000000000000000000000000000000000000e6ffffff01
-        000000
-    "#]],
+            6b04feffffff010000000000000000000000000000000000000000e6ffffff01
+            000000
+        "#]],
     );
     check(
         archive(&vec![Operation::Exists { key: key() }]),
         expect![[r#"
-        6b04feffffff010000000000000000000000000000000000000000e6ffffff01
-        000000
-    "#]],
+            6b05feffffff010000000000000000000000000000000000000000e6ffffff01
+            000000
+        "#]],
     );
     check(
         archive(&vec![Operation::IncrementBy { key: key(), by: -2 }]),
         expect![[r#"
-        6b05feffffff01000000feffffffffffffff000000000000000000e6ffffff01
-        000000
-    "#]],
+            6b06feffffff01000000feffffffffffffff000000000000000000e6ffffff01
+            000000
+        "#]],
     );
     check(
         archive(&vec![Operation::Append { key: key(), value: value() }]),
         expect![[r#"
-        6b7606fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
-        01000000
-    "#]],
+            6b7607fdffffff01000000f6ffffff01000000000000000000000000e6ffffff
+            01000000
+        "#]],
     );
     check(
         archive(&vec![Operation::MultiGet { keys: vec![key(), key()] }]),
         expect![[r#"
-        6b6bfeffffff01000000f7ffffff0100000007efffffff020000000000000000
-        000000000000000000000000e6ffffff01000000
-    "#]],
+            6b6bfeffffff01000000f7ffffff0100000008efffffff020000000000000000
+            000000000000000000000000e6ffffff01000000
+        "#]],
     );
     let entries = vec![KeyValue { key: key(), value: value() }];
     check(
         archive(&vec![Operation::MultiSet { entries }]),
         expect![[r#"
-        6b76feffffff01000000f7ffffff0100000008efffffff010000000000000000
-        000000000000000000000000e6ffffff01000000
-    "#]],
+            6b76feffffff01000000f7ffffff0100000009efffffff010000000000000000
+            000000000000000000000000e6ffffff01000000
+        "#]],
     );
     check(
         archive(&vec![Operation::Scan { start: key(), end: vec![], limit: 9 }]),
         expect![[r#"
-        6b09feffffff01000000f7ffffff00000000090000000000000000e6ffffff01
-        000000
-    "#]],
+            6b0afeffffff01000000f7ffffff00000000090000000000000000e6ffffff01
+            000000
+        "#]],
     );
 }
 
@@ -382,10 +377,10 @@ fn results() {
     let entry = VersionedEntry { key: b"k".to_vec(), value: b"v".to_vec(), version: 2 };
     let one = |result: OperationResult| archive_results(&vec![result]);
     check(
-        one(OperationResult::Registered),
+        one(OperationResult::Registered { session: SESSION }),
         expect![[r#"
-        000000000000000000000000000000000000eeffffff01000000
-    "#]],
+            000100000000000000000000000000000000eeffffff01000000
+        "#]],
     );
     check(
         one(OperationResult::Value(Some(versioned()))),
@@ -487,78 +482,116 @@ fn results() {
         "#]],
         ),
         (
-            OperationError::CounterTooLow { counter: 1, highest: 2 },
+            OperationError::Misplaced,
             expect![[r#"
-            090701000000000000000200000000000000eeffffff01000000
+            090700000000000000000000000000000000eeffffff01000000
         "#]],
         ),
         (
-            OperationError::MisplacedRegistration,
+            OperationError::RegistrationNotRecent { recent: 1, executing: 2 },
             expect![[r#"
-            090800000000000000000000000000000000eeffffff01000000
+            090801000000000000000200000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::TooManyRegistrations { sessions: 1 },
+            expect![[r#"
+            090901000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::RegistrationUsed,
+            expect![[r#"
+            090a00000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::SessionEvicted { next: 1 },
+            expect![[r#"
+            090b01000000000000000000000000000000eeffffff01000000
+        "#]],
+        ),
+        (
+            OperationError::NumberUsed,
+            expect![[r#"
+            090c00000000000000000000000000000000eeffffff01000000
         "#]],
         ),
     ] {
         check(one(OperationResult::Error(error)), expected);
     }
+    check(
+        one(OperationResult::Voided),
+        expect![[r#"
+        0a0000000000000000000000000000000000eeffffff01000000
+    "#]],
+    );
 }
 
 #[test]
 fn replies() {
     let results = archive_results(&vec![OperationResult::Written { version: 4 }]);
     let reply = |digest, body| ReplyView {
-        session: SessionId([1; 32]),
+        session: SESSION,
         number: BundleNumber(2),
         seq: Seq(3),
         view: View(4),
+        request: Digest([6; 32]),
         digest,
         body,
     };
     check(
         reply(digest(5), ReplyBody::DigestOnly).encode(),
         expect![[r#"
-        59000000120001002d9001b30569a7de01010101010101010101010101010101
-        0101010101010101010101010101010102000000000000000300000000000000
-        0400000000000000050505050505050505050505050505050505050505050505
-        050505050505050500
-    "#]],
+            6500000012000100d2568656f4e0e75c01000000000000000000000002000000
+            0000000003000000000000000400000000000000060606060606060606060606
+            0606060606060606060606060606060606060606050505050505050505050505
+            050505050505050505050505050505050505050500
+        "#]],
     );
     let matching = Digest::of(Domain::Results, &results);
     check(
         reply(matching, ReplyBody::Results(&results)).encode(),
         expect![[r#"
-            73000000120001009e0c46f369c1bd9701010101010101010101010101010101
-            0101010101010101010101010101010102000000000000000300000000000000
-            040000000000000025df34816f066462c913e45df9c8e9d1e14b085b01c32d4a
-            2fe71909b639771701020400000000000000000000000000000000eeffffff01
-            000000
+            7f0000001200010017c7f1e3c5a93aea01000000000000000000000002000000
+            0000000003000000000000000400000000000000060606060606060606060606
+            060606060606060606060606060606060606060625df34816f066462c913e45d
+            f9c8e9d1e14b085b01c32d4a2fe71909b6397717010204000000000000000000
+            00000000000000eeffffff01000000
         "#]],
     );
     check(
         reply(Digest::ZERO, ReplyBody::Gone).encode(),
         expect![[r#"
-        590000001200010035fe9b3294488c0001010101010101010101010101010101
-        0101010101010101010101010101010102000000000000000300000000000000
-        0400000000000000000000000000000000000000000000000000000000000000
-        000000000000000002
-    "#]],
+            6500000012000100ca381cd765c1cc8201000000000000000000000002000000
+            0000000003000000000000000400000000000000060606060606060606060606
+            0606060606060606060606060606060606060606000000000000000000000000
+            000000000000000000000000000000000000000002
+        "#]],
     );
 }
 
 #[test]
 fn messages_of_clients() {
     check(
-        Attach { counter: 1 }.encode(),
+        Attach { nonce: Nonce([7; 16]), session: SESSION }.encode(),
         expect![[r#"
-        0800000011000100adcf14c50c570ed50100000000000000
-    "#]],
+            1c00000011000100e948a42aa5de1d2007070707070707070707070707070707
+            010000000000000000000000
+        "#]],
     );
     check(
-        Busy { session: SessionId([1; 32]), number: BundleNumber(2), reason: BusyReason::ReadOnly }.encode(),
+        Busy { session: SESSION, number: BundleNumber(2), reason: BusyReason::ReadOnly }.encode(),
         expect![[r#"
-            29000000130001009f38786bedd7173101010101010101010101010101010101
-            01010101010101010101010101010101020000000000000001
+            15000000130001001e44aadcc62caa5401000000000000000000000002000000
+            0000000001
         "#]],
+    );
+    check(
+        Attached { executed: Seq(5) }.encode(),
+        expect![[r#"
+        0800000016000100c04d09e4c80290ea0500000000000000
+    "#]],
     );
     check(
         ReportRequest { root: true, histograms: false }.encode(),
@@ -778,9 +811,9 @@ fn handshakes() {
     check(
         &hello,
         expect![[r#"
-            83000000010001000b4a3522640c6def5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
-            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a7fd14bc36d993c1b4c3911a4bd9bd460
-            179cffb1be4ea98b067e410f3ba244aaff000197ffc883c80bee7237ef95d9b9
+            830000000100010049b8f66024aa14f95a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
+            5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a052733a5d26d42742386fe71f5575eca
+            b3e84603f36bafe97989d451a18b984aff000197ffc883c80bee7237ef95d9b9
             b703d4ad63e60a21e605867682b75b8b3f430301010101010101010101010101
             01010101010101010101010101010101010101
         "#]],
@@ -790,19 +823,19 @@ fn handshakes() {
     check(
         &challenge,
         expect![[r#"
-            60000000020001006b2de15b0690e2aa02020202020202020202020202020202
-            02020202020202020202020202020202521c4a3aa753604aa445c67bb6119a2c
-            aba7d1be27eb9954ccf1cc92f7c9823752e52cea555222b3f168664deba76f28
-            12664a0e49e453acd6958b54b5762004
+            60000000020001001ebe0a343e20b06502020202020202020202020202020202
+            02020202020202020202020202020202e248f980b6594a1fc54d850055645a5d
+            9708a8209ea98da477cd10656e58e1fb204aa1b93ae2ee0eeaff31e8f9cfeed3
+            d23afb9735f18efb115f44e2f93bc509
         "#]],
     );
     let Ok(DialerStep::Send(proof)) = dialer.on_frame(challenge.as_frame_ref()) else { panic!() };
     check(
         &proof,
         expect![[r#"
-            400000000300010090ea3eb212a3f4fdc060a7f0ed0ddb3adcde7bd6cafc5ff8
-            426245435678329296cca83b4e3b8aa7a0c44f712cc80e1ae1c06d8b803e93d2
-            198aa59d78f259a659c169591877ca0b
+            400000000300010062e535745c43aa85513a87f38850882384f4f7e5c496c6b1
+            c94cbf95bfb08eebb96358af348011b14a2321fd0a75cca38ea8188d2557275a
+            875af82d4b55d35d2bd6f6d119660407
         "#]],
     );
     let Ok(ListenerStep::Done(welcome, _)) = listener.on_frame(proof.as_frame_ref()) else { panic!() };
@@ -875,6 +908,7 @@ fn kinds_keep_their_numbers() {
         Busy = 19
         ReportRequest = 20
         Report = 21
+        Attached = 22
         Batch = 32
         LaneAcks = 33
         FetchBatches = 34
@@ -906,5 +940,14 @@ fn a_bundle_in_its_frame_is_what_a_reader_finds() {
     let view = BundleView::parse(frame.payload()).unwrap();
     assert_eq!(view.operations().len(), 2);
     assert!(view.head.is_signed_by(&config(4), &client_key().public()));
-    assert!(!view.head.is_signed_by(&config(7), &client_key().public()), "another configuration");
+    assert!(view.head.is_signed_by(&config(7), &client_key().public()), "whatever the configuration");
+    let bytes = Statement::bundle(
+        &config(4),
+        &view.head.client,
+        view.head.session,
+        view.head.number,
+        &view.head.body,
+    );
+    let id = *config(4).cluster_id();
+    assert!(bytes.as_bytes().windows(32).any(|window| window == id), "but in this cluster alone");
 }

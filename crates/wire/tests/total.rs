@@ -4,20 +4,21 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use quorate_types::{
-    BundleNumber, Condition, Digest, Domain, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Operation,
-    OperationResult, PageName, ReplicaId, Seq, SessionId, Signature, Versioned, View, limits,
+    BundleNumber, Condition, Digest, Domain, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Nonce,
+    Operation, OperationError, OperationResult, PageName, ReplicaId, Seq, SessionId, Signature, Versioned,
+    View, limits,
 };
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep,
 };
 use quorate_wire::message::{
-    AskLanes, Attach, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
+    AskLanes, Attach, Attached, Busy, BusyReason, Checkpoint, CheckpointCertificate, Commit, FetchBatches,
     FetchCertificate, FetchHeaders, FetchPages, FetchedCertificate, FetchedHeaders, FetchedPages, LaneAcks,
     Message, NewView, PrePrepare, Prepare, Report, ReportRequest, Status, Suspect, ViewChange,
     decode_fetched_batches, encode_fetched_batches,
 };
 use quorate_wire::reply::{ReplyBody, access_results};
-use quorate_wire::testing::{client_key, config, replica_key};
+use quorate_wire::testing::{SESSION, client_key, config, replica_key};
 use quorate_wire::{
     Assembler, BatchHead, BatchView, BundleView, DecodeError, Frame, FrameRef, Header, Kind, LaneTip,
     Position, PreparedCertificate, ReplyView, SuspectReason, ViewChangeSummary, batch, bundle,
@@ -87,6 +88,7 @@ fn decode(kind: Kind, payload: &[u8]) -> Result<(), String> {
             assert_eq!(bytes + 4 + 8 + 32, payload.len());
         }),
         Kind::Attach => read::<Attach>(frame),
+        Kind::Attached => read::<Attached>(frame),
         Kind::Busy => read::<Busy>(frame),
         Kind::ReportRequest => read::<ReportRequest>(frame),
         Kind::Report => read::<Report>(frame),
@@ -148,7 +150,9 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        any::<u64>().prop_map(|counter| Operation::Register { counter }),
+        any::<([u8; 16], u64)>()
+            .prop_map(|(nonce, recent)| Operation::Register { nonce: Nonce(nonce), recent }),
+        Just(Operation::Void),
         any_bytes().prop_map(|key| Operation::Get { key }),
         (any_bytes(), any_bytes(), any::<Option<u64>>()).prop_map(|(key, value, version)| {
             let condition = version.map_or(Condition::Absent, Condition::Version);
@@ -168,9 +172,15 @@ fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(any_operation(), 1..6)
 }
 
+fn any_session() -> impl Strategy<Value = SessionId> {
+    any::<(u64, u32)>().prop_map(|(seq, place)| SessionId { seq: Seq(seq), place })
+}
+
 fn any_results() -> impl Strategy<Value = Vec<OperationResult>> {
     let result = prop_oneof![
-        Just(OperationResult::Registered),
+        any_session().prop_map(|session| OperationResult::Registered { session }),
+        Just(OperationResult::Voided),
+        any::<u64>().prop_map(|next| OperationResult::Error(OperationError::SessionEvicted { next })),
         any::<Option<u64>>().prop_map(|version| OperationResult::NotWritten { version }),
         (any_bytes(), any::<u64>())
             .prop_map(|(value, version)| OperationResult::Value(Some(Versioned { value, version }))),
@@ -181,8 +191,7 @@ fn any_results() -> impl Strategy<Value = Vec<OperationResult>> {
 
 fn encode_bundle(number: u64, operations: &Vec<Operation>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let session = SessionId::derive(&client_key().public(), 7);
-    bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(number), operations);
+    bundle::write(&mut bytes, &config(4), &client_key(), SESSION, BundleNumber(number), operations);
     bytes
 }
 
@@ -196,8 +205,9 @@ fn encode_batch(head: &BatchHead, bundles: &[Vec<u8>]) -> Vec<u8> {
 fn encode_reply(number: u64, results: &Vec<OperationResult>) -> Frame {
     let results = rkyv::to_bytes::<rkyv::rancor::Failure>(results).unwrap();
     let digest = Digest::of(Domain::Results, &results);
-    let (session, number, seq, view) = (SessionId([1; 32]), BundleNumber(number), Seq(number), View(number));
-    ReplyView { session, number, seq, view, digest, body: ReplyBody::Results(&results) }.encode()
+    let (session, number, seq, view) = (SESSION, BundleNumber(number), Seq(number), View(number));
+    let request = Digest([3; 32]);
+    ReplyView { session, number, seq, view, request, digest, body: ReplyBody::Results(&results) }.encode()
 }
 
 fn fetch_pages(request: u64, root: Digest, path: &[u8]) -> FetchPages {
@@ -215,6 +225,10 @@ fn encoded<T: Message>(message: &T) -> (Kind, Vec<u8>) {
     (T::KIND, message.encode().payload().to_vec())
 }
 
+fn session_of(number: u64) -> SessionId {
+    SessionId { seq: Seq(number), place: 7 }
+}
+
 /// A valid payload of any kind.
 fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
     let parts = (any_header(), any_position(), any_position(), any_digest(), any_signature(), any_tips());
@@ -222,7 +236,8 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
     (parts, bodies, any::<Index>()).prop_map(|(parts, bodies, which)| {
         let (header, position, other, digest, signature, tips) = parts;
         let (operations, results, number, lane, bytes) = bodies;
-        let (session, view, lo) = (SessionId(digest.0), View(number), Seq(number));
+        let (session, view, lo) = (session_of(number), View(number), Seq(number));
+        let nonce = Nonce(*digest.0.first_chunk().unwrap());
         let bundle = encode_bundle(number, &operations);
         let head = BatchHead { lane, number: LaneNumber(number), previous: digest };
         let batch = encode_batch(&head, &[bundle.clone(), bundle.clone()]);
@@ -244,7 +259,8 @@ fn any_valid() -> impl Strategy<Value = (Kind, Vec<u8>)> {
             payload(&encode_fetched_batches(&asked, [&batch[..], &batch[..]].into_iter())),
             (Kind::Bundle, bundle),
             (Kind::Batch, batch),
-            encoded(&Attach { counter: number }),
+            encoded(&Attach { nonce, session }),
+            encoded(&Attached { executed: lo }),
             encoded(&Busy { session, number: BundleNumber(number), reason: BusyReason::ReadOnly }),
             encoded(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 }),
             encoded(&Report { json: String::from_utf8_lossy(&bytes).into_owned() }),
@@ -390,9 +406,11 @@ proptest! {
         digests in prop::collection::vec(any_digest(), 1..64),
     ) {
         let (view, seq) = (View(number), Seq(number));
-        round_trip(&Attach { counter: number });
+        let session = session_of(number);
+        round_trip(&Attach { nonce: Nonce(*digest.0.first_chunk().unwrap()), session });
+        round_trip(&Attached { executed: seq });
         let reason = BusyReason::Following;
-        round_trip(&Busy { session: SessionId(digest.0), number: BundleNumber(number), reason });
+        round_trip(&Busy { session, number: BundleNumber(number), reason });
         round_trip(&ReportRequest { root: number % 2 == 0, histograms: number % 3 == 0 });
         round_trip(&Report { json: String::from_utf8_lossy(&bytes).into_owned() });
         round_trip(&AskLanes { tips: tips.clone() });

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::testing::FakeCluster;
+use crate::{NotDone, Outcome};
+use quorate_wire::message::BusyReason;
 use quorate_wire::testing::{client_key, client_key_number};
 
 fn connect(
@@ -120,15 +122,65 @@ fn a_key_that_the_cluster_does_not_know_is_refused_at_once_with_the_remedy() {
     });
 }
 
+/// Each is its own process as far as the cluster can tell: they share nothing but the key.
 #[test]
-fn a_counter_that_was_used_is_replaced_by_a_higher_one() {
+fn clients_that_share_a_key_have_sessions_of_their_own() {
     tokio_uring::start(async {
         let fake = FakeCluster::start(&[0, 1, 2, 3]);
-        fake.state().highest_counter = u64::MAX - 9;
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(connect(&fake, ClientOptions::default()).await.unwrap());
+        }
+        for client in &clients {
+            assert_eq!(load(client, 20).await, (1..=20).collect::<Vec<_>>());
+        }
+        assert_eq!(fake.state().executed_bundles(), 100);
+        for client in clients {
+            client.close().await;
+        }
+    });
+}
+
+#[test]
+fn what_all_decline_is_definitely_not_done_and_says_why_at_once() {
+    tokio_uring::start(async {
+        let fake = FakeCluster::start(&[0, 1, 2, 3]);
+        // Patience plays no part: if anything waited for it, the test would not end.
+        let timing = Timing { patience: Nanoseconds(u64::MAX / 4), ..Timing::default() };
+        let options =
+            ClientOptions { timing, answer_deadline: Duration::from_secs(3600), ..ClientOptions::default() };
+        let client = connect(&fake, options).await.unwrap();
+        assert_eq!(load(&client, 1).await, [1]);
+        fake.state().read_only = true;
+        for _ in 0..3 {
+            let error = client.execute(&bundle()).await.unwrap_err();
+            assert!(
+                matches!(error, ClientError::NotDone(NotDone::Declined(BusyReason::ReadOnly))),
+                "{error}"
+            );
+            assert_eq!(error.outcome(), Outcome::NotDone);
+            assert!(error.to_string().contains("nearly full"), "{error}");
+        }
+        let read = vec![Operation::Get { key: b"key".to_vec() }];
+        client.execute(&read).await.unwrap();
+        fake.state().read_only = false;
+        // Numbers 2, 3 and 4 are void, 5 was the read.
+        assert_eq!(load(&client, 2).await, [6, 7]);
+        client.close().await;
+    });
+}
+
+#[test]
+fn an_evicted_client_opens_another_session_and_goes_on_with_what_was_not_executed() {
+    tokio_uring::start(async {
+        let fake = FakeCluster::start(&[0, 1, 2, 3]);
         let client = connect(&fake, ClientOptions::default()).await.unwrap();
-        assert_eq!(load(&client, 5).await, [1, 2, 3, 4, 5]);
-        assert_eq!(fake.state().highest_counter, u64::MAX - 8);
-        assert!(fake.state().registrations >= 2);
+        assert_eq!(load(&client, 3).await, [1, 2, 3]);
+        for _ in 0..3 {
+            fake.state().evict_all();
+            assert_eq!(load(&client, 100).await, (1..=100).collect::<Vec<_>>());
+        }
+        assert_eq!(fake.state().executed_bundles(), 100);
         client.close().await;
     });
 }

@@ -1,14 +1,19 @@
 //! One test per rule of the session protocol, then arbitrary answers with liars among them.
 
+use super::registration::ATTACHMENT_GRACE;
 use super::*;
 use proptest::prelude::*;
-use quorate_types::{OperationError, OperationResult, View};
+use quorate_types::{ArchivedOperation, Digest, OperationError, OperationResult, View};
+use quorate_wire::message::Attach;
 use quorate_wire::testing::{client_key, config};
 use quorate_wire::{BundleView, batch};
 use rkyv::rancor::Failure;
 
+mod opening;
+
 const REPLICAS: u8 = 4;
-const COUNTER: u64 = 7;
+const SEED: [u8; 32] = [7; 32];
+const SESSION: SessionId = SessionId { seq: Seq(1), place: 2 };
 
 fn milliseconds(count: u64) -> Nanoseconds {
     Nanoseconds::from_millis(count)
@@ -34,12 +39,15 @@ struct Fixture {
     session: Session,
     out: Vec<Action>,
     now: Nanoseconds,
+    /// The digest of the registration that was sent last, and what it names.
+    registration: Digest,
+    recent: u64,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let session = Session::new(Arc::new(config(REPLICAS)), client_key(), COUNTER, ReplicaId(1));
-        Self { session, out: Vec::new(), now: milliseconds(5) }
+        let session = Session::new(Arc::new(config(REPLICAS)), client_key(), SEED, ReplicaId(1));
+        Self { session, out: Vec::new(), now: milliseconds(5), registration: Digest::ZERO, recent: 0 }
     }
 
     /// Connected to all, nothing in `out`.
@@ -55,14 +63,20 @@ impl Fixture {
     /// Connected to all, registered, nothing in `out`.
     fn registered() -> Self {
         let mut fixture = Self::connected();
-        fixture.answer_registration(OperationResult::Registered);
+        fixture.answer_registration(OperationResult::Registered { session: SESSION });
         assert!(fixture.session.is_registered());
         fixture.out.clear();
         fixture
     }
 
+    /// Connects a replica, which has executed as many headers as its number says.
     fn connect(&mut self, replica: u8) {
         self.session.on_connected(self.now, ReplicaId(replica), &mut self.out);
+        self.attached(replica, u64::from(replica));
+    }
+
+    fn attached(&mut self, replica: u8, executed: u64) {
+        self.frame(replica, &Attached { executed: Seq(executed) }.encode()).unwrap();
     }
 
     fn disconnect(&mut self, replica: u8) {
@@ -75,8 +89,7 @@ impl Fixture {
     }
 
     fn submit(&mut self) -> BundleNumber {
-        let operations = vec![Operation::Get { key: b"key".to_vec() }];
-        self.session.submit(self.now, &operations, &mut self.out).unwrap()
+        self.session.submit(self.now, &read(), &mut self.out).unwrap()
     }
 
     fn frame(&mut self, replica: u8, frame: &Frame) -> Result<(), DecodeError> {
@@ -89,21 +102,65 @@ impl Fixture {
             Form::Digest => (Digest::of(quorate_types::Domain::Results, results), ReplyBody::DigestOnly),
             Form::Gone => (Digest::ZERO, ReplyBody::Gone),
         };
-        let reply = ReplyView {
-            session: self.session.id(),
-            number: BundleNumber(number),
-            seq: Seq(seq),
-            view: View(u64::from(replica)),
-            digest,
-            body,
-        };
+        let request = bundle::request_digest(&bundle::encode_operations(&read()));
+        let (session, number, seq) = (self.session.id(), BundleNumber(number), Seq(seq));
+        let view = View(u64::from(replica));
+        self.reply(replica, &ReplyView { session, number, seq, view, request, digest, body });
+    }
+
+    /// One replica says what has become of the bundle, or of the void one in its place.
+    fn tell(
+        &mut self,
+        replica: u8,
+        number: u64,
+        seq: u64,
+        operations: &Vec<Operation>,
+        result: OperationResult,
+    ) {
+        let results = archive(&vec![result]);
+        let request = bundle::request_digest(&bundle::encode_operations(operations));
+        self.tell_of(replica, self.session.id(), number, seq, request, &results);
+    }
+
+    fn tell_of(
+        &mut self,
+        replica: u8,
+        session: SessionId,
+        number: u64,
+        seq: u64,
+        request: Digest,
+        results: &[u8],
+    ) {
+        let digest = Digest::of(quorate_types::Domain::Results, results);
+        let (number, seq, view) = (BundleNumber(number), Seq(seq), View(u64::from(replica)));
+        let body = ReplyBody::Results(results);
+        self.reply(replica, &ReplyView { session, number, seq, view, request, digest, body });
+    }
+
+    fn reply(&mut self, replica: u8, reply: &ReplyView<'_>) {
         self.frame(replica, &reply.encode()).unwrap();
     }
 
+    /// Two replicas answer the registration that was sent last.
     fn answer_registration(&mut self, result: OperationResult) {
+        self.learn();
         let results = archive(&vec![result]);
-        self.answer(0, 0, 1, &results, Form::Digest);
-        self.answer(1, 0, 1, &results, Form::Full);
+        for replica in [0, 1] {
+            self.tell_of(replica, SessionId::NONE, 0, 1, self.registration, &results);
+        }
+    }
+
+    fn learn(&mut self) {
+        for action in &self.out {
+            let Action::Send { frame, .. } = action else { continue };
+            if frame.kind() != Kind::Bundle {
+                continue;
+            }
+            let view = BundleView::parse(frame.payload()).unwrap();
+            if let [ArchivedOperation::Register { recent, .. }] = view.operations().as_slice() {
+                (self.registration, self.recent) = (view.head.body, recent.to_native());
+            }
+        }
     }
 
     fn busy(&mut self, replica: u8, number: u64) {
@@ -117,21 +174,34 @@ impl Fixture {
 
     /// What happened since the last call, one word or two per action: `1:b3` is bundle 3 sent to replica 1.
     fn happened(&mut self) -> String {
+        self.learn();
         let words: Vec<String> = self.out.drain(..).map(|action| describe(&action)).collect();
         words.join(" ")
     }
 }
 
+/// What every bundle asks.
+fn read() -> Vec<Operation> {
+    vec![Operation::Get { key: b"key".to_vec() }]
+}
+
+fn void() -> Vec<Operation> {
+    vec![Operation::Void]
+}
+
 fn describe(action: &Action) -> String {
     match action {
         Action::Send { replica, frame } if frame.kind() == Kind::Bundle => {
-            let number = BundleView::parse(frame.payload()).unwrap().head.number;
-            format!("{}:{number:?}", replica.0)
+            let view = BundleView::parse(frame.payload()).unwrap();
+            let is_void = matches!(view.operations().as_slice(), [ArchivedOperation::Void]);
+            format!("{}:{}{:?}", replica.0, if is_void { "void-" } else { "" }, view.head.number)
         }
         Action::Send { replica, frame } => format!("{}:{:?}", replica.0, frame.kind()),
         Action::Completed { number, seq, .. } => format!("{number:?}@{seq:?}"),
         Action::ResultsGone { number, seq } => format!("{number:?}@{seq:?}:gone"),
-        Action::RegistrationRefused { highest } => format!("refused:{highest}"),
+        Action::NotDone { number, reason: NotDone::Declined(reason) } => format!("{number:?}:{reason:?}"),
+        Action::NotDone { number, reason } => format!("{number:?}:{reason:?}"),
+        Action::Unknown { number } => format!("{number:?}:unknown"),
     }
 }
 
@@ -146,7 +216,8 @@ fn every_connection_is_attached_first_and_with_a_quorum_the_home_gets_the_regist
     let mut frames = Vec::new();
     fixture.session.on_connected(fixture.now, ReplicaId(2), &mut frames);
     let Action::Send { frame, .. } = &frames[0] else { panic!("no frame") };
-    assert_eq!(Attach::from_frame(frame.as_frame_ref()), Ok(Attach { counter: COUNTER }));
+    let attach = Attach::from_frame(frame.as_frame_ref()).unwrap();
+    assert_eq!(attach.session, SessionId::NONE, "it is not open");
 }
 
 #[test]
@@ -157,7 +228,7 @@ fn the_registration_is_sent_once_more_in_case_an_attachment_came_too_late() {
     fixture.at(deadline);
     assert_eq!(fixture.happened(), "1:b0");
     assert_eq!(fixture.session.deadline(), Some(milliseconds(5).plus(milliseconds(1000).0)));
-    fixture.answer_registration(OperationResult::Registered);
+    fixture.answer_registration(OperationResult::Registered { session: SESSION });
     assert_eq!(fixture.session.deadline(), None);
 }
 
@@ -167,7 +238,7 @@ fn bundles_are_signed_by_the_client_for_its_session() {
     fixture.submit();
     let Some(Action::Send { frame, .. }) = fixture.out.pop() else { panic!("no frame") };
     let view = BundleView::parse(frame.payload()).unwrap();
-    assert_eq!(view.head.session, SessionId::derive(&client_key().public(), COUNTER));
+    assert_eq!(view.head.session, SESSION);
     assert!(view.head.is_signed_by(&config(REPLICAS), &client_key().public()));
     assert!(frame.payload().len() <= batch::HEAD_BYTES + 200);
 }
@@ -178,8 +249,8 @@ fn user_bundles_wait_for_the_registration_and_then_go_in_order() {
     fixture.submit();
     fixture.submit();
     assert_eq!(fixture.happened(), "");
-    fixture.answer_registration(OperationResult::Registered);
-    assert_eq!(fixture.happened(), "1:b1 1:b2");
+    fixture.answer_registration(OperationResult::Registered { session: SESSION });
+    assert_eq!(fixture.happened(), "0:Attach 1:Attach 2:Attach 3:Attach 1:b1 1:b2");
 }
 
 #[test]
@@ -388,7 +459,12 @@ fn a_home_that_cannot_be_reached_is_left() {
     silent.happened();
     let deadline = silent.session.deadline().unwrap();
     silent.at(deadline);
-    assert_eq!(silent.happened(), "3:b0");
+    assert_eq!(silent.happened(), "", "one alone may name a seq that nobody comes to");
+    silent.connect(0);
+    silent.happened();
+    let deadline = silent.session.deadline().unwrap();
+    silent.at(deadline);
+    assert_eq!(silent.happened(), "0:b0");
 }
 
 #[test]
@@ -448,7 +524,7 @@ fn busy_counts_only_from_the_home_and_for_an_open_bundle_of_this_session() {
     fixture.busy(1, 2);
     fixture.busy(1, u64::MAX);
     let reason = BusyReason::InFlight;
-    let foreign = Busy { session: SessionId([9; 32]), number: BundleNumber(1), reason };
+    let foreign = Busy { session: SessionId { seq: Seq(9), place: 9 }, number: BundleNumber(1), reason };
     fixture.frame(1, &foreign.encode()).unwrap();
     assert_eq!(fixture.session.deadline(), deadline);
 }
@@ -470,47 +546,149 @@ fn a_replica_that_declines_is_left_for_one_that_does_not() {
     assert_eq!(fixture.session.declined(ReplicaId(2)), Some(BusyReason::Following));
 }
 
-#[test]
-fn where_everybody_declines_the_last_home_is_asked_again_later() {
-    let mut fixture = Fixture::registered();
-    fixture.submit();
-    fixture.happened();
-    for _ in 0..4 {
+/// All four decline; what follows goes to the last one asked.
+fn declined_everywhere(fixture: &mut Fixture, number: u64, reason: BusyReason) -> u8 {
+    for _ in 0..3 {
         let home = fixture.session.home().0;
-        fixture.decline(home, 1, BusyReason::ReadOnly);
+        fixture.decline(home, number, reason);
     }
     fixture.happened();
     let home = fixture.session.home().0;
-    fixture.decline(home, 1, BusyReason::ReadOnly);
+    fixture.decline(home, number, reason);
     assert_eq!(fixture.happened(), "", "not at once");
     let deadline = fixture.session.deadline().unwrap();
     fixture.at(deadline);
+    home
+}
+
+#[test]
+fn where_nobody_takes_anything_the_last_home_is_asked_again_later() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    let home = declined_everywhere(&mut fixture, 1, BusyReason::Following);
     assert_eq!(fixture.happened(), format!("{home}:b1"));
 }
 
 #[test]
-fn a_registration_with_a_counter_that_is_too_low_ends_the_session() {
-    let mut fixture = Fixture::connected();
+fn what_everybody_declines_is_voided_and_then_surely_not_done() {
+    let mut fixture = Fixture::registered();
     fixture.submit();
-    let error = OperationError::CounterTooLow { counter: COUNTER, highest: 41 };
-    fixture.answer_registration(OperationResult::Error(error));
-    assert_eq!(fixture.happened(), "refused:41");
-    assert!(!fixture.session.can_submit());
-    assert_eq!(fixture.session.deadline(), None);
-    let operations = vec![Operation::Get { key: Vec::new() }];
-    let refused = fixture.session.submit(fixture.now, &operations, &mut fixture.out);
-    assert_eq!(refused, Err(SubmitError::Refused));
-    fixture.disconnect(1);
-    fixture.connect(1);
-    assert_eq!(fixture.happened(), "");
+    fixture.submit();
+    fixture.happened();
+    let home = declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    assert_eq!(fixture.happened(), format!("{home}:void-b1 {home}:b2"));
+    fixture.tell(2, 1, 9, &void(), OperationResult::Voided);
+    assert_eq!(fixture.happened(), "", "one alone may lie");
+    fixture.tell(3, 1, 9, &void(), OperationResult::Voided);
+    assert_eq!(fixture.happened(), "b1:ReadOnly");
+    fixture.answer(2, 2, 10, &value_of(1), Form::Full);
+    fixture.answer(3, 2, 10, &value_of(1), Form::Full);
+    assert_eq!(fixture.happened(), "b2@s10");
 }
 
 #[test]
-fn a_registration_whose_results_are_gone_has_happened() {
-    let mut fixture = Fixture::connected();
-    fixture.answer(0, 0, 1, &[], Form::Gone);
-    fixture.answer(1, 0, 1, &[], Form::Gone);
-    assert!(fixture.session.is_registered());
+fn a_voided_bundle_that_was_executed_first_is_done() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    fixture.happened();
+    // The void one is answered with the reply to the bundle: the home that declined it had kept it.
+    fixture.answer(2, 1, 9, &value_of(5), Form::Full);
+    fixture.answer(3, 1, 9, &value_of(5), Form::Full);
+    assert_eq!(fixture.happened(), "b1@s9");
+}
+
+#[test]
+fn a_voided_bundle_that_is_refused_for_its_number_is_not_done() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    fixture.happened();
+    for replica in [0, 3] {
+        fixture.tell(replica, 1, 9, &read(), OperationResult::Error(OperationError::NumberUsed));
+    }
+    assert_eq!(fixture.happened(), "b1:ReadOnly");
+}
+
+#[test]
+fn answers_to_a_bundle_and_to_the_void_one_in_its_place_do_not_add_up() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    fixture.happened();
+    fixture.tell(0, 1, 9, &read(), OperationResult::Voided);
+    fixture.tell(1, 1, 9, &void(), OperationResult::Voided);
+    assert_eq!(fixture.happened(), "");
+}
+
+/// Two contents of one number are signed, the bundle and the void one, and no third, however often it is sent.
+#[test]
+fn a_number_is_never_signed_with_other_content() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    let mut sent = std::collections::BTreeSet::new();
+    for round in 0..20 {
+        let home = fixture.session.home().0;
+        if round % 3 == 0 {
+            fixture.disconnect(home);
+            fixture.connect(home);
+        }
+        fixture.decline(home, 1, [BusyReason::ReadOnly, BusyReason::InFlight][round % 2]);
+        let deadline = fixture.session.deadline().unwrap();
+        fixture.at(deadline);
+        for action in fixture.out.drain(..) {
+            if let Action::Send { frame, .. } = action
+                && frame.kind() == Kind::Bundle
+            {
+                let head = BundleView::parse(frame.payload()).unwrap().head;
+                assert_eq!((head.session, head.number), (SESSION, BundleNumber(1)));
+                sent.insert(frame.payload().to_vec());
+            }
+        }
+    }
+    assert_eq!(sent.len(), 2);
+}
+
+#[test]
+fn what_is_too_much_for_everybody_for_long_is_voided() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    let mut asked = String::new();
+    while !asked.contains("void") {
+        assert!(fixture.now < milliseconds(60_000));
+        let home = fixture.session.home().0;
+        fixture.busy(home, 1);
+        let deadline = fixture.session.deadline().unwrap();
+        fixture.at(deadline);
+        asked = fixture.happened();
+    }
+    assert!(fixture.now >= milliseconds(5).plus(milliseconds(2000).0), "{:?}", fixture.now);
+    for replica in [0, 3] {
+        fixture.tell(replica, 1, 9, &void(), OperationResult::Voided);
+    }
+    assert_eq!(fixture.happened(), "b1:InFlight");
+}
+
+#[test]
+fn a_number_that_somebody_else_has_used_is_an_error_and_never_their_reply() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    let foreign = vec![Operation::Get { key: b"foreign".to_vec() }];
+    for replica in 0..4 {
+        fixture.tell(replica, 1, 9, &foreign, OperationResult::Value(None));
+    }
+    assert_eq!(fixture.happened(), "");
+    for replica in [0, 3] {
+        fixture.tell(replica, 1, 9, &read(), OperationResult::Error(OperationError::NumberUsed));
+    }
+    assert_eq!(fixture.happened(), "b1:NumberUsed");
 }
 
 #[test]
@@ -523,10 +701,11 @@ fn wrong_answers_are_ignored_and_foreign_kinds_are_errors() {
             fixture.answer(replica, number, 9, &value_of(1), Form::Full);
         }
         let foreign = ReplyView {
-            session: SessionId([9; 32]),
+            session: SessionId { seq: Seq(9), place: 9 },
             number: BundleNumber(1),
             seq: Seq(9),
             view: View(0),
+            request: Digest::ZERO,
             digest: Digest::ZERO,
             body: ReplyBody::DigestOnly,
         };
@@ -535,7 +714,7 @@ fn wrong_answers_are_ignored_and_foreign_kinds_are_errors() {
     fixture.answer(98, 1, 9, &value_of(1), Form::Full);
     fixture.answer(99, 1, 9, &value_of(1), Form::Full);
     assert_eq!(fixture.happened(), "");
-    let stray = Attach { counter: 1 }.encode();
+    let stray = Attach { nonce: quorate_types::Nonce([1; 16]), session: SessionId::NONE }.encode();
     assert_eq!(fixture.frame(1, &stray), Err(DecodeError::Misplaced(Kind::Attach)));
     let broken = Frame::encode(Kind::Reply, |out| out.extend_from_slice(b"short"));
     assert_eq!(fixture.frame(1, &broken), Err(DecodeError::Malformed(Kind::Reply)));
@@ -549,7 +728,9 @@ fn bundles_over_a_limit_are_refused_with_the_reason() {
         refused.unwrap_err()
     };
     assert_eq!(refuse(vec![]), SubmitError::Empty);
-    assert_eq!(refuse(vec![Operation::Register { counter: 1 }]), SubmitError::Registration);
+    let register = Operation::Register { nonce: quorate_types::Nonce([1; 16]), recent: 1 };
+    assert_eq!(refuse(vec![register]), SubmitError::Reserved);
+    assert_eq!(refuse(void()), SubmitError::Reserved);
     let get = Operation::Get { key: vec![] };
     let many = vec![get; limits::BUNDLE_OPERATIONS_MAX + 1];
     assert_eq!(refuse(many), SubmitError::TooManyOperations { operations: 10_001 });
@@ -589,13 +770,14 @@ proptest! {
         let config = Arc::new(config(7));
         let (faults, weak) = (config.quorums().faults, config.quorums().weak);
         let mut fixture = Fixture::registered();
-        fixture.session = Session::new(Arc::clone(&config), client_key(), COUNTER, ReplicaId(1));
+        fixture.session = Session::new(Arc::clone(&config), client_key(), SEED, ReplicaId(1));
         for replica in 0..7 {
             fixture.connect(replica);
         }
-        let registered = archive(&vec![OperationResult::Registered]);
+        fixture.learn();
+        let registered = archive(&vec![OperationResult::Registered { session: SESSION }]);
         for replica in 0..7 {
-            fixture.answer(replica, 0, 1, &registered, Form::Full);
+            fixture.tell_of(replica, SessionId::NONE, 0, 1, fixture.registration, &registered);
         }
         for _ in 0..3 {
             fixture.submit();
@@ -646,9 +828,11 @@ proptest! {
         let mut fixture = Fixture::registered();
         fixture.submit();
         fixture.happened();
-        let mut payload = fixture.session.id().0.to_vec();
+        let mut payload = fixture.session.id().to_bytes().to_vec();
         payload.extend_from_slice(&number.to_le_bytes());
-        payload.extend_from_slice(&[0; 48]);
+        payload.extend_from_slice(&[0; 16]);
+        payload.extend_from_slice(&bundle::request_digest(&bundle::encode_operations(&read())).0);
+        payload.extend_from_slice(&[0; 32]);
         payload.push(form);
         payload.extend_from_slice(&bytes);
         for (kind, payload) in [(Kind::Reply, &payload), (Kind::Reply, &bytes), (Kind::Busy, &bytes)] {

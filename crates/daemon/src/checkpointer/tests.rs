@@ -26,7 +26,8 @@ impl Running {
         let Found { store, restored, .. } =
             find(&mut folder, StoreOptions::default(), upto(u64::MAX)).unwrap();
         let (checkpointer, thread) = Checkpointer::start(folder, store).unwrap();
-        let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, 100));
+        let limits = quorate_types::SessionLimits::default();
+        let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, limits));
         (Self { checkpointer, thread, woken: mpsc::channel() }, state)
     }
 

@@ -91,7 +91,7 @@ fn what_was_written_is_found_again_and_continued() {
     let listing = pages.list().unwrap();
     assert_eq!((listing.manifests, listing.pages.len(), listing.unfinished), (vec![3, 4], 1, vec![]));
     // Only what changes is written, to a new file.
-    let mut state = State::from_frozen(&frozen, 100);
+    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
     change(&mut state, 5);
     let next = write(&mut pages, &mut store, 5, &state.freeze());
     assert!(next.bytes() - manifest.bytes() < 100_000);
@@ -120,7 +120,7 @@ fn a_restart_goes_on_from_what_others_have_certified() {
     let (manifest, frozen) = certified.unwrap();
     assert_eq!((manifest.head.seq, frozen.root()), (Seq(1), roots[0]));
     assert_eq!(pages.list().unwrap().manifests, [1], "the others are written again");
-    let mut state = State::from_frozen(&frozen, 100);
+    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
     for seq in 2..=4 {
         change(&mut state, seq);
         write(&mut pages, &mut store, seq, &state.freeze());
@@ -171,7 +171,7 @@ fn a_damaged_checkpoint_is_passed_over_and_kept_until_the_next() {
     let message = damaged[0].to_string();
     assert!(message.contains("manifest-00000002") && message.contains("page file 00000001"), "{message}");
     assert_eq!(pages.list().unwrap().manifests, [1, 2], "evidence is kept");
-    let mut state = State::from_frozen(&frozen, 100);
+    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
     change(&mut state, 2);
     write(&mut pages, &mut store, 2, &state.freeze());
     assert_eq!(pages.list().unwrap().manifests, [1, 3]);

@@ -4,7 +4,7 @@
 use quorate_lanes::{Batch, Destination, Lanes, Output, Recovered, Reject};
 use quorate_types::{
     BundleNumber, ClusterConfig, Condition, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn,
-    Mark, Nanoseconds, Operation, ReplicaId, SessionId, Support, Tuning, Why,
+    Mark, Nanoseconds, Operation, ReplicaId, Support, Tuning, Why,
 };
 use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message, encode_fetched_batches};
 use quorate_wire::{BatchHead, BatchView, BundleView, Claims, Frame, Kind, LaneTip, batch, bundle, testing};
@@ -46,7 +46,7 @@ pub(crate) fn index(number: LaneNumber) -> usize {
 /// A bundle of the first client with a value of `bytes` bytes.
 pub(crate) fn bundle_of(config: &ClusterConfig, number: u64, bytes: usize) -> Vec<u8> {
     let key = testing::client_key();
-    let session = SessionId::derive(&key.public(), 1);
+    let session = testing::SESSION;
     let (key_bytes, value) = (number.to_le_bytes().to_vec(), vec![7; bytes]);
     let set = Operation::Set { key: key_bytes, value, condition: Condition::Always };
     let mut out = Vec::new();

@@ -9,8 +9,8 @@ use quorate_replica::{
 };
 use quorate_state::State;
 use quorate_types::{
-    BundleNumber, ClusterConfig, Condition, CoreId, JournalId, LinkId, Lsn, Nanoseconds, Operation,
-    ReplicaId, SessionId, SigningKey, Stage, StageTime, Tuning,
+    BundleNumber, ClusterConfig, Condition, CoreId, JournalId, LinkId, Lsn, Nanoseconds, Nonce, Operation,
+    OperationResult, ReplicaId, SessionId, SigningKey, Stage, StageTime, Tuning,
 };
 use quorate_wire::message::{Attach, Message};
 use quorate_wire::reply::ReplyBody;
@@ -471,8 +471,11 @@ impl Cluster {
 }
 
 fn thawed(frozen: &Frozen) -> State {
-    State::from_frozen(frozen, quorate_types::limits::SESSIONS_MAX)
+    State::from_frozen(frozen, quorate_types::SessionLimits::default())
 }
+
+/// Keys differ between clients, so the nonce need not.
+const NONCE: Nonce = Nonce([7; 16]);
 
 /// A client that is connected to all replicas.
 pub(crate) struct Client {
@@ -482,29 +485,54 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Client `number` with its first session, attached everywhere on `core`, its registration sent to `home`.
+    /// Client `number` with its first session, attached everywhere on `core` and registered through `home`.
     pub(crate) fn open(cluster: &mut Cluster, number: u8, core: CoreId, home: ReplicaId) -> Self {
-        let key = testing::client_key_number(number);
-        let session = SessionId::derive(&key.public(), 1);
-        let mut connections = Vec::new();
-        for replica in cluster.ids() {
-            let connection = cluster.connect(replica, core, &key);
-            cluster.client_frame(replica, connection, &Attach { counter: 1 }.encode());
-            connections.push(connection);
-        }
-        let client = Self { key, session, connections };
-        client.send(cluster, home, 0, &vec![Operation::Register { counter: 1 }]);
+        let mut client = Self::registering(cluster, number, core, home);
+        cluster.run();
+        client.session = client.registered(cluster).expect("the cluster makes progress");
         client
+    }
+
+    /// As [`Client::open`], its registration only sent.
+    pub(crate) fn registering(cluster: &mut Cluster, number: u8, core: CoreId, home: ReplicaId) -> Self {
+        let (key, session) = (testing::client_key_number(number), SessionId::NONE);
+        let mut client = Self { key, session, connections: Vec::new() };
+        client.connections = client.connect(cluster, core);
+        client.send(cluster, home, 0, &vec![Operation::Register { nonce: NONCE, recent: 0 }]);
+        client
+    }
+
+    fn connect(&self, cluster: &mut Cluster, core: CoreId) -> Vec<ClientConnection> {
+        let attach = Attach { nonce: NONCE, session: self.session }.encode();
+        let ids = cluster.ids();
+        let connect = |replica| {
+            let connection = cluster.connect(replica, core, &self.key);
+            cluster.client_frame(replica, connection, &attach);
+            connection
+        };
+        ids.into_iter().map(connect).collect()
+    }
+
+    /// The session that the first answer to the registration names.
+    fn registered(&self, cluster: &Cluster) -> Option<SessionId> {
+        let own = |connection| self.connections.contains(connection);
+        let replies =
+            cluster.to_clients.iter().filter(|(_, to, frame)| own(to) && frame.kind() == Kind::Reply);
+        let mut results = replies.filter_map(|(_, _, frame)| {
+            let reply = ReplyView::parse(frame.payload()).expect("an own reply");
+            let ReplyBody::Results(results) = reply.body else { return None };
+            let results = rkyv::from_bytes::<Vec<OperationResult>, rkyv::rancor::Failure>(results);
+            results.expect("own results").pop()
+        });
+        results.find_map(|result| match result {
+            OperationResult::Registered { session } => Some(session),
+            _ => None,
+        })
     }
 
     /// The same client with new connections, as the old ones went with the replicas; its session goes on.
     pub(crate) fn open_again(cluster: &mut Cluster, before: &Self, core: CoreId) -> Self {
-        let mut connections = Vec::new();
-        for replica in cluster.ids() {
-            let connection = cluster.connect(replica, core, &before.key);
-            cluster.client_frame(replica, connection, &Attach { counter: 1 }.encode());
-            connections.push(connection);
-        }
+        let connections = before.connect(cluster, core);
         Self { key: before.key.clone(), session: before.session, connections }
     }
 

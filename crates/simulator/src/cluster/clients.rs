@@ -3,11 +3,16 @@
 use super::Cluster;
 use crate::event::Event;
 use crate::network::{Notice, Side};
+use crate::oracle::outcomes::Told;
 use crate::oracle::{Finding, Violation};
 use crate::trace::Detail;
 use crate::workload::Workload;
-use quorate_client::Action;
+use quorate_client::{Action, NotDone};
 use quorate_types::{BundleNumber, Nanoseconds, Operation, ReplicaId, Seq};
+use quorate_wire::Kind;
+
+/// How many of a hundred submissions come with a registration that was sent before.
+const REPLAYED_PERCENT: u64 = 10;
 
 impl Cluster {
     /// Lets a client submit as many bundles as it may keep open, each after a while.
@@ -32,7 +37,18 @@ impl Cluster {
         }
         target.remaining -= 1;
         let operations = target.workload.bundle(&mut self.workload_random);
+        self.replay_a_registration(client);
         self.submit(client, operations)
+    }
+
+    /// Somebody sends an old registration again: of a session that goes on, is evicted, or never was.
+    fn replay_a_registration(&mut self, client: usize) {
+        let target = &self.clients[client];
+        if !target.registrations.is_empty() && self.sessions_random.percent(REPLAYED_PERCENT) {
+            let frame = self.sessions_random.pick(&target.registrations).clone();
+            let connection = *self.sessions_random.pick(&target.connections);
+            self.network.send(self.now, connection, Side::Dialer, frame, &mut self.queue);
+        }
     }
 
     /// Lets a client read everything there is.
@@ -103,20 +119,28 @@ impl Cluster {
         for action in actions {
             match action {
                 Action::Send { replica, frame } => {
+                    if frame.kind() == Kind::Bundle {
+                        let noted = self.clients[client].on_signed(&frame);
+                        noted.map_err(|text| {
+                            self.finding(None, Violation::new("client", format!("client {client}: {text}")))
+                        })?;
+                    }
                     let connection = self.clients[client].connections[replica.index()];
                     self.network.send(self.now, connection, Side::Dialer, frame, &mut self.queue);
                 }
                 Action::Completed { number, seq, results } => {
                     self.on_completed(client, number, seq, &results)?;
                 }
-                Action::ResultsGone { number, seq } => {
-                    let text = format!("client {client}: the results of {number:?} at {seq:?} are gone");
+                // The session was evicted, and before that the bundle executed.
+                Action::ResultsGone { number, .. } => self.on_ended(client, number, Told::Done)?,
+                Action::NotDone { number, reason: NotDone::Declined(_) } => {
+                    self.on_ended(client, number, Told::NotDone)?;
+                }
+                Action::NotDone { number, reason: NotDone::NumberUsed } => {
+                    let text = format!("client {client}: {number:?} has the number of another bundle");
                     return Err(self.finding(None, Violation::new("client", text)));
                 }
-                Action::RegistrationRefused { highest } => {
-                    let text = format!("client {client}: registration refused, highest counter {highest}");
-                    return Err(self.finding(None, Violation::new("client", text)));
-                }
+                Action::Unknown { number } => self.on_ended(client, number, Told::Nothing)?,
             }
         }
         self.schedule_patience(client);
@@ -133,6 +157,20 @@ impl Cluster {
         }
     }
 
+    fn on_ended(&mut self, client: usize, number: BundleNumber, told: Told) -> Result<(), Finding> {
+        let now = self.now;
+        let Some(asked) = self.clients[client].on_ended(number, told) else {
+            let text = format!("client {client}: {number:?} is at its end, but it was not open");
+            return Err(self.finding(None, Violation::new("client", text)));
+        };
+        self.trace.note(now, Detail::Readable, &[15, client as u64, number.0], || {
+            format!("client {client} is told of {number:?}: {told:?}")
+        });
+        self.oracles.asked.push(asked);
+        self.schedule_submission(client);
+        Ok(())
+    }
+
     fn on_completed(
         &mut self,
         client: usize,
@@ -141,7 +179,7 @@ impl Cluster {
         results: &[u8],
     ) -> Result<(), Finding> {
         let now = self.now;
-        let Some(completion) = self.clients[client].on_completed(now, number, seq, results) else {
+        let Some((completion, asked)) = self.clients[client].on_completed(now, number, seq, results) else {
             let text = format!("client {client}: {number:?} is complete, but it was not open");
             return Err(self.finding(None, Violation::new("client", text)));
         };
@@ -150,6 +188,7 @@ impl Cluster {
             format!("client {client} has {number:?} at {seq:?}")
         });
         self.oracles.completions.push(completion);
+        self.oracles.asked.push(asked);
         self.check_acknowledged(client, number, seq)?;
         self.schedule_submission(client);
         Ok(())

@@ -3,7 +3,8 @@
 use super::{Cluster, PROBE};
 use crate::event::Event;
 use crate::host::Arrival;
-use crate::oracle::{Finding, Violation, history, versions};
+use crate::oracle::history::Replay;
+use crate::oracle::{Finding, Violation, history, outcomes, versions};
 use crate::trace::Detail;
 use quorate_replica::ClientConnection;
 use quorate_replica::report::RoleReport;
@@ -171,12 +172,13 @@ impl Cluster {
             let text = format!("the order up to {tip:?} names what nobody wrote down");
             return Err(self.finding(None, Violation::new("agreement", text)));
         };
-        let (executed, model) = history::replay(&order);
+        let Replay { executed, answers, model } = history::replay(&order, self.plan.tuning.sessions);
         let compare = |violation| self.finding(None, violation);
-        let told = |found: &history::Executed| self.oracles.replies.told(found.session, found.number);
+        let told = |found: &history::Executed| self.oracles.replies.told(found);
         versions::check(executed.iter().map(|found| (found, told(found)))).map_err(compare)?;
         history::check(&executed, &self.oracles.completions).map_err(compare)?;
-        self.oracles.replies.check(&executed).map_err(compare)?;
+        self.oracles.replies.check(&answers).map_err(compare)?;
+        outcomes::check(&executed, &self.oracles.asked).map_err(compare)?;
         let Some(first) = reports.first_key_value().map(|(_, report)| report) else { return Ok(()) };
         for (replica, report) in reports {
             let same = report == first && report.root.is_some();

@@ -27,7 +27,8 @@ impl Cluster {
                 for connection in self.clients[client].connections.clone() {
                     self.network.disconnect(self.now, connection, &mut self.queue);
                 }
-                self.clients[client].restart(Arc::clone(&self.config));
+                let asked = self.clients[client].restart(Arc::clone(&self.config));
+                self.oracles.asked.extend(asked);
                 self.schedule_submissions(client);
             }
             FaultKind::Pause { replica } => self.host(replica).pauses += 1,

@@ -6,7 +6,9 @@
 use super::Violation;
 use crate::ledger::WrittenBundle;
 use crate::model::{Fate, Model};
-use quorate_types::{BundleNumber, Nanoseconds, Operation, OperationResult, Seq, SessionId};
+use quorate_types::{
+    BundleNumber, Digest, Nanoseconds, Operation, OperationResult, Seq, SessionId, SessionLimits,
+};
 use std::collections::BTreeMap;
 
 const ORACLE: &str = "linearizable";
@@ -20,6 +22,8 @@ pub struct Executed {
     pub session: SessionId,
     /// The bundle.
     pub number: BundleNumber,
+    /// The digest of its operations.
+    pub request: Digest,
     /// What it asked.
     pub operations: Vec<Operation>,
     /// What the model says.
@@ -33,6 +37,8 @@ pub struct Completion {
     pub session: SessionId,
     /// The bundle.
     pub number: BundleNumber,
+    /// The digest of its operations.
+    pub request: Digest,
     /// What it asked.
     pub operations: Vec<Operation>,
     /// When the client handed it in.
@@ -45,20 +51,39 @@ pub struct Completion {
     pub results: Vec<OperationResult>,
 }
 
+/// What is answered to whom: session and number, the digest of the operations, and the seq that the answer names.
+pub type Answered = (SessionId, BundleNumber, Digest, Seq);
+
+/// What the committed order leads to.
+#[derive(Debug)]
+pub struct Replay {
+    /// The bundles that took effect, in order.
+    pub executed: Vec<Executed>,
+    /// All that replicas may answer.
+    pub answers: BTreeMap<Answered, Vec<OperationResult>>,
+    /// The state at the end.
+    pub model: Model,
+}
+
 /// Replays the committed order.
 #[must_use]
-pub fn replay(order: &[(Seq, &WrittenBundle)]) -> (Vec<Executed>, Model) {
-    let mut model = Model::default();
-    let mut executed = Vec::new();
+pub fn replay(order: &[(Seq, &WrittenBundle)], limits: SessionLimits) -> Replay {
+    let mut replay = Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits) };
     for (seq, bundle) in order {
-        let (session, number) = (bundle.session, bundle.number);
-        let fate = model.bundle(bundle.client, session, number, &bundle.operations);
-        if let Fate::Executed(results) = fate {
-            let operations = bundle.operations.clone();
-            executed.push(Executed { seq: *seq, session, number, operations, results });
+        let (seq, session, number, request) = (*seq, bundle.session, bundle.number, bundle.request);
+        match replay.model.bundle(seq, bundle) {
+            Fate::Executed(results) => {
+                let operations = bundle.operations.clone();
+                replay.answers.insert((session, number, request, seq), results.clone());
+                replay.executed.push(Executed { seq, session, number, request, operations, results });
+            }
+            Fate::Answered(at, result) => {
+                replay.answers.insert((session, number, request, at), vec![result]);
+            }
+            Fate::Nothing => {}
         }
     }
-    (executed, model)
+    replay
 }
 
 /// Compares what clients saw with what was executed.
@@ -73,6 +98,10 @@ pub fn check(executed: &[Executed], completions: &[Completion]) -> Result<(), Vi
             return Err(Violation::new("nothing acknowledged is lost", text));
         };
         let found = &executed[*place];
+        if found.request != completion.request {
+            let text = format!("{name:?} at {:?} was told the answer to another bundle", found.seq);
+            return Err(Violation::new("a reply belongs to its request", text));
+        }
         if found.seq != completion.seq {
             let text =
                 format!("{name:?} was acknowledged at {:?}, executed at {:?}", completion.seq, found.seq);
@@ -130,20 +159,21 @@ fn check_real_time(seen: &[Option<&Completion>]) -> Result<(), Violation> {
 mod tests {
     use super::*;
 
-    fn session(byte: u8) -> SessionId {
-        SessionId([byte; 32])
+    fn session(place: u32) -> SessionId {
+        SessionId { seq: Seq(1), place }
     }
 
-    fn executed(seq: u64, byte: u8, value: i64) -> Executed {
+    fn executed(seq: u64, place: u32, value: i64) -> Executed {
         let results = vec![OperationResult::Integer { value, version: seq }];
-        let (seq, session, number) = (Seq(seq), session(byte), BundleNumber(1));
-        Executed { seq, session, number, operations: Vec::new(), results }
+        let (seq, session, number) = (Seq(seq), session(place), BundleNumber(1));
+        Executed { seq, session, number, request: Digest::ZERO, operations: Vec::new(), results }
     }
 
     fn completion(of: &Executed, submitted: u64, completed: u64) -> Completion {
         Completion {
             session: of.session,
             number: of.number,
+            request: of.request,
             operations: vec![Operation::IncrementBy { key: b"n".to_vec(), by: 1 }],
             submitted_at: Nanoseconds(submitted),
             completed_at: Nanoseconds(completed),
@@ -183,22 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_another_bundle_is_seen() {
+        let order = [executed(1, 1, 1)];
+        let mut foreign = completion(&order[0], 0, 10);
+        foreign.request = Digest([1; 32]);
+        assert_eq!(check(&order, &[foreign]).unwrap_err().oracle, "a reply belongs to its request");
+    }
+
+    #[test]
     fn the_replay_executes_a_bundle_once() {
-        let key = quorate_wire::testing::client_key().public();
-        let id = SessionId::derive(&key, 1);
-        let bundle = |number: u64, operation: Operation| WrittenBundle {
-            client: *key.as_bytes(),
-            session: id,
-            number: BundleNumber(number),
-            operations: vec![operation],
+        let client = *quorate_wire::testing::client_key().public().as_bytes();
+        let bundle = |session, number: u64, operation: Operation| {
+            WrittenBundle::new(client, session, BundleNumber(number), vec![operation])
         };
-        let register = bundle(0, Operation::Register { counter: 1 });
-        let add = bundle(1, Operation::IncrementBy { key: b"n".to_vec(), by: 1 });
-        let read = bundle(2, Operation::Get { key: b"n".to_vec() });
+        let nonce = quorate_types::Nonce([1; 16]);
+        let register = bundle(SessionId::NONE, 0, Operation::Register { nonce, recent: 1 });
+        let add = bundle(session(0), 1, Operation::IncrementBy { key: b"n".to_vec(), by: 1 });
+        let read = bundle(session(0), 2, Operation::Get { key: b"n".to_vec() });
         let order = [(Seq(1), &register), (Seq(2), &add), (Seq(3), &add), (Seq(3), &read)];
-        let (executed, _) = replay(&order);
-        assert_eq!(executed.len(), 3);
-        let OperationResult::Value(Some(found)) = &executed[2].results[0] else { panic!("the key exists") };
+        let Replay { executed, answers, .. } = replay(&order, SessionLimits::default());
+        assert_eq!((executed.len(), answers.len()), (2, 3));
+        let OperationResult::Value(Some(found)) = &executed[1].results[0] else { panic!("the key exists") };
         assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 1));
     }
 }

@@ -1,8 +1,9 @@
-//! At most once, as replicas tell it: a bundle has one seq and one result, whoever answers and however often.
+//! At most once, as replicas tell it: a bundle has one seq and one result, whoever answers and however often, and nobody
+//! gets the answer to somebody else's bundle.
 
 use super::Violation;
-use super::history::Executed;
-use quorate_types::{BundleNumber, Digest, OperationResult, ReplicaId, Seq, SessionId};
+use super::history::{Answered, Executed};
+use quorate_types::{Digest, OperationResult, ReplicaId};
 use quorate_wire::ReplyView;
 use quorate_wire::reply::ReplyBody;
 use rkyv::rancor::Failure;
@@ -12,7 +13,6 @@ const ORACLE: &str = "at most once";
 
 #[derive(Debug)]
 struct Answer {
-    seq: Seq,
     digest: Digest,
     first: ReplicaId,
     results: Option<Vec<u8>>,
@@ -21,26 +21,22 @@ struct Answer {
 /// All answers of all replicas.
 #[derive(Debug, Default)]
 pub struct Replies {
-    answers: BTreeMap<(SessionId, BundleNumber), Answer>,
+    answers: BTreeMap<Answered, Answer>,
 }
 
 impl Replies {
-    /// A reply leaves a replica. Registrations are left out: a refused one has a new seq each time.
+    /// A reply leaves a replica.
     pub fn on_reply(&mut self, replica: ReplicaId, reply: &ReplyView<'_>) -> Result<(), Violation> {
-        if reply.number == BundleNumber(0) || reply.body == ReplyBody::Gone {
+        if reply.body == ReplyBody::Gone {
             return Ok(());
         }
-        let (seq, digest) = (reply.seq, reply.digest);
-        let answer = self.answers.entry((reply.session, reply.number)).or_insert(Answer {
-            seq,
-            digest,
-            first: replica,
-            results: None,
-        });
-        if (answer.seq, answer.digest) != (seq, digest) {
+        let name = (reply.session, reply.number, reply.request, reply.seq);
+        let digest = reply.digest;
+        let answer = self.answers.entry(name).or_insert(Answer { digest, first: replica, results: None });
+        if answer.digest != digest {
             let text = format!(
-                "answers to {:?} {:?}: {seq:?} {digest:?}, but replica {} said {:?} {:?}",
-                reply.session, reply.number, answer.first, answer.seq, answer.digest
+                "answers to {name:?}: {digest:?}, but replica {} said {:?}",
+                answer.first, answer.digest
             );
             return Err(Violation::new(ORACLE, text));
         }
@@ -54,24 +50,22 @@ impl Replies {
 
     /// What replicas have told of the results of a bundle; nothing if none did, or if it cannot be read.
     #[must_use]
-    pub fn told(&self, session: SessionId, number: BundleNumber) -> Option<Vec<OperationResult>> {
-        let bytes = self.answers.get(&(session, number))?.results.as_ref()?;
+    pub fn told(&self, of: &Executed) -> Option<Vec<OperationResult>> {
+        let bytes = self.answers.get(&(of.session, of.number, of.request, of.seq))?.results.as_ref()?;
         rkyv::from_bytes::<_, Failure>(bytes).ok()
     }
 
-    /// Compares every answer with what was executed, those included that no client waited for.
-    pub fn check(&self, executed: &[Executed]) -> Result<(), Violation> {
-        let places: BTreeMap<(SessionId, BundleNumber), &Executed> =
-            executed.iter().map(|found| ((found.session, found.number), found)).collect();
+    /// Compares every answer with what may be answered, those included that no client waited for.
+    pub fn check(&self, answers: &BTreeMap<Answered, Vec<OperationResult>>) -> Result<(), Violation> {
         for (name, answer) in &self.answers {
-            let Some(found) = places.get(name).filter(|found| found.seq == answer.seq) else {
-                let text = format!("{name:?} was answered at {:?} and not executed there", answer.seq);
+            let Some(expected) = answers.get(name) else {
+                let text = format!("{name:?} was answered and is not in the order");
                 return Err(Violation::new(ORACLE, text));
             };
             let Some(bytes) = &answer.results else { continue };
             let told = rkyv::from_bytes::<Vec<OperationResult>, Failure>(bytes);
-            if told.as_ref().ok() != Some(&found.results) {
-                let text = format!("{name:?} was answered {told:?}, the model says {:?}", found.results);
+            if told.as_ref().ok() != Some(expected) {
+                let text = format!("{name:?} was answered {told:?}, the model says {expected:?}");
                 return Err(Violation::new(ORACLE, text));
             }
         }
@@ -82,48 +76,50 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::{Domain, View};
+    use quorate_types::{BundleNumber, Domain, Seq, View};
+    use quorate_wire::testing::SESSION;
 
-    fn archive(value: i64) -> Vec<u8> {
-        let results = vec![OperationResult::Integer { value, version: 4 }];
-        rkyv::to_bytes::<Failure>(&results).unwrap().to_vec()
+    fn results(value: i64) -> Vec<OperationResult> {
+        vec![OperationResult::Integer { value, version: 4 }]
     }
 
-    fn reply(seq: u64, results: &[u8]) -> ReplyView<'_> {
+    fn archive(value: i64) -> Vec<u8> {
+        rkyv::to_bytes::<Failure>(&results(value)).unwrap().to_vec()
+    }
+
+    fn reply(seq: u64, request: u8, results: &[u8]) -> ReplyView<'_> {
         ReplyView {
-            session: SessionId([1; 32]),
+            session: SESSION,
             number: BundleNumber(1),
             seq: Seq(seq),
             view: View(0),
+            request: Digest([request; 32]),
             digest: Digest::of(Domain::Results, results),
             body: ReplyBody::Results(results),
         }
     }
 
     #[test]
-    fn a_bundle_with_two_results_or_two_places_is_seen() {
+    fn a_bundle_with_two_results_is_seen() {
         let (one, two) = (archive(1), archive(2));
         let mut replies = Replies::default();
-        replies.on_reply(ReplicaId(0), &reply(4, &one)).unwrap();
-        replies.on_reply(ReplicaId(1), &reply(4, &one)).unwrap();
-        assert!(replies.on_reply(ReplicaId(1), &reply(4, &two)).is_err());
-        assert!(replies.on_reply(ReplicaId(1), &reply(5, &one)).is_err());
+        replies.on_reply(ReplicaId(0), &reply(4, 1, &one)).unwrap();
+        replies.on_reply(ReplicaId(1), &reply(4, 1, &one)).unwrap();
+        assert!(replies.on_reply(ReplicaId(1), &reply(4, 1, &two)).is_err());
     }
 
     #[test]
-    fn an_answer_that_was_not_executed_is_seen() {
+    fn an_answer_that_is_not_in_the_order_or_belongs_to_another_bundle_is_seen() {
         let one = archive(1);
-        let mut replies = Replies::default();
-        replies.on_reply(ReplicaId(0), &reply(4, &one)).unwrap();
-        let executed = |value| Executed {
-            seq: Seq(4),
-            session: SessionId([1; 32]),
-            number: BundleNumber(1),
-            operations: Vec::new(),
-            results: vec![OperationResult::Integer { value, version: 4 }],
+        let answers = |seq: u64, request: u8, value| {
+            let name = (SESSION, BundleNumber(1), Digest([request; 32]), Seq(seq));
+            BTreeMap::from([(name, results(value))])
         };
-        replies.check(&[executed(1)]).unwrap();
-        assert!(replies.check(&[executed(2)]).is_err());
-        assert!(replies.check(&[]).is_err());
+        let mut replies = Replies::default();
+        replies.on_reply(ReplicaId(0), &reply(4, 1, &one)).unwrap();
+        replies.check(&answers(4, 1, 1)).unwrap();
+        assert!(replies.check(&answers(4, 1, 2)).is_err());
+        assert!(replies.check(&answers(5, 1, 1)).is_err());
+        assert!(replies.check(&answers(4, 2, 1)).is_err());
     }
 }

@@ -75,6 +75,7 @@ impl Told {
                 entries.iter().for_each(|entry| self.key(&entry.key).known = Known::Little);
             }
             Operation::Register { .. }
+            | Operation::Void
             | Operation::Get { .. }
             | Operation::Exists { .. }
             | Operation::MultiGet { .. }
@@ -186,15 +187,17 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::{BundleNumber, KeyValue, Seq, SessionId, Versioned};
+    use quorate_types::{BundleNumber, Digest, KeyValue, Seq, Versioned};
+    use quorate_wire::testing::SESSION;
 
     type Told = Option<Vec<OperationResult>>;
 
     fn bundle(operation: Operation, result: Option<OperationResult>) -> (Executed, Told) {
         let executed = Executed {
             seq: Seq(3),
-            session: SessionId([1; 32]),
+            session: SESSION,
             number: BundleNumber(1),
+            request: Digest::ZERO,
             operations: vec![operation],
             results: Vec::new(),
         };

@@ -8,7 +8,7 @@ use quorate_state::{
     FILE_HEAD_BYTES, Frozen, LoadError, LoadFigures, Manifest, PageStore, Progress, State, StoreOptions,
     verify,
 };
-use quorate_types::{Condition, Digest, Nanoseconds, Operation, Seq, limits};
+use quorate_types::{Condition, Digest, Nanoseconds, Operation, Seq, SessionLimits};
 
 use crate::common::{Client, opened};
 use crate::disk::{Disk, head};
@@ -41,7 +41,7 @@ fn load(disk: &mut Disk) -> (PageStore, Manifest, State) {
     let (store, found, errors) = disk.recover(SMALL);
     assert!(errors.is_empty(), "{errors:?}");
     let (manifest, frozen) = found.expect("a checkpoint");
-    (store, manifest, State::from_frozen(&frozen, limits::SESSIONS_MAX))
+    (store, manifest, State::from_frozen(&frozen, SessionLimits::default()))
 }
 
 fn check(manifest: &Manifest, disk: &mut Disk) -> LoadFigures {
@@ -101,7 +101,7 @@ fn only_what_changed_is_written_also_after_a_restart() {
         if round == 2 {
             let (again, found, _) = disk.recover(options);
             store = again;
-            state = State::from_frozen(&found.expect("a checkpoint").1, limits::SESSIONS_MAX);
+            state = State::from_frozen(&found.expect("a checkpoint").1, SessionLimits::default());
             client.next -= 1;
             let set = Operation::Set {
                 key: b"key:002000".into(),
@@ -248,7 +248,7 @@ fn history_with_crashes(seed: u64) -> Result<(), TestCaseError> {
         }
         let checkpoint = store.begin(head(seq), &state.freeze());
         roots.insert(seq, state.root());
-        known.insert(seq, (client.clone(), State::from_frozen(&state.freeze(), limits::SESSIONS_MAX)));
+        known.insert(seq, (client.clone(), State::from_frozen(&state.freeze(), SessionLimits::default())));
         disk.steps = if random.below(3) == 0 { random.below(60) } else { usize::MAX };
         match disk.carry_out(&mut store, checkpoint) {
             Ok(manifest) => {
@@ -272,7 +272,7 @@ fn history_with_crashes(seed: u64) -> Result<(), TestCaseError> {
                     continue;
                 };
                 prop_assert_eq!(frozen.root(), roots[&found]);
-                state = State::from_frozen(&frozen, limits::SESSIONS_MAX);
+                state = State::from_frozen(&frozen, SessionLimits::default());
                 state.check_invariants();
                 client = known[&found].0.clone();
             }
@@ -355,7 +355,7 @@ fn an_older_checkpoint_serves_when_the_newest_is_damaged() {
     let (manifest, frozen) = found.expect("the older one");
     assert_eq!((manifest.root, errors.len()), (old, 1));
     // It goes on from there, and nothing of the damaged one is named again.
-    let mut state = State::from_frozen(&frozen, limits::SESSIONS_MAX);
+    let mut state = State::from_frozen(&frozen, SessionLimits::default());
     client.next -= 1;
     header(&mut state, &mut client, 32, &operations);
     let manifest = write(&mut disk, &mut store, 32, &state.freeze());
@@ -422,6 +422,6 @@ fn the_format_of_files_has_not_changed() {
     write(&mut disk, &mut store, 13, &state.freeze());
     let all: Vec<u8> = disk.pages.into_values().flatten().collect();
     let digest = Digest::of(quorate_types::Domain::TreeValue, &all);
-    expect!["135113 bytes, 2a464b607f4703a725fd1deac6a63d6c9448acd8462b80f3a8adf704a6fa9429"]
+    expect!["135246 bytes, 55b0b3c2b7fdbf786cca686334b3b365f1a63bf7fdf255bae18d1a86e14a5922"]
         .assert_eq(&format!("{} bytes, {digest}", all.len()));
 }

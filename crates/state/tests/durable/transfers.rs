@@ -7,7 +7,7 @@ use quorate_state::{
     BadAnswer, Frozen, Manifest, PageAnswer, PageRequest, PageStore, State, StoreOptions, Transfer,
     TransferOptions,
 };
-use quorate_types::{Digest, Nanoseconds, ReplicaId, limits};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, SessionLimits, limits};
 
 use crate::checkpoints::{filled, header};
 use crate::disk::{Disk, head};
@@ -115,7 +115,7 @@ fn hashed(bundles: u64, keys: usize) -> (State, Frozen, Digest) {
 }
 
 fn finish(transfer: Transfer, root: Digest) -> State {
-    let mut state = State::from_frozen(&transfer.finish().expect("a sound state"), limits::SESSIONS_MAX);
+    let mut state = State::from_frozen(&transfer.finish().expect("a sound state"), SessionLimits::default());
     state.check_invariants();
     assert_eq!(state.root(), root);
     state

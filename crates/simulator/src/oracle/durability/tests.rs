@@ -1,8 +1,8 @@
 //! The durability oracle fails on histories in which something left too early.
 
 use super::*;
-use quorate_types::{BundleNumber, Epoch, LinkId, Nanoseconds, Operation, SessionId, Signature};
-use quorate_wire::testing::{client_key, config};
+use quorate_types::{BundleNumber, Epoch, LinkId, Nanoseconds, Operation, Signature};
+use quorate_wire::testing::{SESSION, client_key, config};
 use quorate_wire::{BatchHead, Frame, Header, Kind, batch, bundle};
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn batch_record(number: u64, previous: Digest) -> Record {
     let frame = Frame::encode(Kind::Batch, |out| {
         batch::write_head(out, &BatchHead { lane: LANE, number: LaneNumber(number), previous }, 1);
         let mut bytes = Vec::new();
-        let session = SessionId::derive(&client_key().public(), 1);
+        let session = SESSION;
         let operations = vec![Operation::Exists { key: b"k".to_vec() }];
         bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(number), &operations);
         batch::write_bundle(out, &bytes);

@@ -1,0 +1,200 @@
+//! What becomes of registrations, numbers and evicted sessions, written a second time and as plainly as possible.
+
+use quorate_types::{BundleNumber, Digest, Nonce, OperationError, Seq, SessionId, SessionLimits, limits};
+use std::collections::BTreeMap;
+
+/// What is to be done with a bundle of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Its operations take effect.
+    Execute,
+    /// Nothing, and this is answered, as of this seq.
+    Refuse(OperationError, Seq),
+    /// Nothing that was not answered before.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Row {
+    client: [u8; 32],
+    nonce: Nonce,
+    used: Seq,
+    /// What was executed, from bundle 1 on, and where.
+    executed: Vec<(Digest, Seq)>,
+}
+
+/// A registration that was executed.
+#[derive(Debug)]
+struct Registered {
+    client: [u8; 32],
+    nonce: Nonce,
+    session: SessionId,
+}
+
+/// The sessions of all clients.
+#[derive(Debug)]
+pub struct Sessions {
+    limits: SessionLimits,
+    rows: BTreeMap<SessionId, Row>,
+    /// All there ever were, the latest at the end.
+    registered: Vec<Registered>,
+    /// How many bundles each evicted session has executed, as far as that is kept.
+    evicted: BTreeMap<([u8; 32], SessionId), u64>,
+}
+
+impl Sessions {
+    /// No sessions yet.
+    #[must_use]
+    pub fn new(limits: SessionLimits) -> Self {
+        Self { limits, rows: BTreeMap::new(), registered: Vec::new(), evicted: BTreeMap::new() }
+    }
+
+    /// The number of sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The session that a registration has, or why it has none.
+    pub fn register(
+        &mut self,
+        seq: Seq,
+        client: [u8; 32],
+        nonce: Nonce,
+        recent: u64,
+    ) -> Result<SessionId, OperationError> {
+        let SessionLimits { per_client, registration_age } = self.limits;
+        let kept = self.rows.iter().find(|(_, row)| (row.client, row.nonce) == (client, nonce));
+        if let Some((session, _)) = kept {
+            return Ok(*session);
+        }
+        let lately: Vec<&Registered> = self
+            .registered
+            .iter()
+            .filter(|past| past.client == client && past.session.seq.0 + registration_age >= seq.0)
+            .collect();
+        if lately.iter().any(|past| past.nonce == nonce) {
+            return Err(OperationError::RegistrationUsed);
+        }
+        if recent > seq.0 || seq.0 - recent > registration_age {
+            return Err(OperationError::RegistrationNotRecent { recent, executing: seq.0 });
+        }
+        if lately.len() >= (per_client - 1).max(1) {
+            return Err(OperationError::TooManyRegistrations { sessions: lately.len() as u64 });
+        }
+        let own = || self.rows.iter().filter(|(_, row)| row.client == client);
+        if own().count() == per_client {
+            let (oldest, _) =
+                own().min_by_key(|(session, row)| (row.used, **session)).expect("invariant: there are some");
+            self.evict(*oldest);
+        }
+        let before = self.registered.iter().filter(|past| past.session.seq == seq).count();
+        let session = SessionId { seq, place: u32::try_from(before).expect("invariant: a short history") };
+        self.registered.push(Registered { client, nonce, session });
+        self.rows.insert(session, Row { client, nonce, used: seq, executed: Vec::new() });
+        Ok(session)
+    }
+
+    fn evict(&mut self, session: SessionId) {
+        let row = self.rows.remove(&session).expect("invariant: it was found");
+        self.evicted.insert((row.client, session), row.executed.len() as u64);
+        let own = || self.evicted.keys().filter(|(client, _)| *client == row.client);
+        if own().count() > self.limits.per_client
+            && let Some(oldest) = own().min().copied()
+        {
+            self.evicted.remove(&oldest);
+        }
+    }
+
+    /// What is to be done with a bundle with these operations.
+    pub fn admit(
+        &mut self,
+        seq: Seq,
+        client: [u8; 32],
+        session: SessionId,
+        number: BundleNumber,
+        (request, is_void): (Digest, bool),
+    ) -> Admission {
+        let Some(row) = self.rows.get_mut(&session) else {
+            if session.seq > seq {
+                return Admission::Nothing;
+            }
+            let next = self.evicted.get(&(client, session)).map_or(0, |executed| executed + 1);
+            return Admission::Refuse(OperationError::SessionEvicted { next }, seq);
+        };
+        let executed = row.executed.len() as u64;
+        if row.client != client || number.0 == 0 || number.0 > executed + 1 {
+            return Admission::Nothing;
+        }
+        if number.0 == executed + 1 {
+            row.executed.push((request, seq));
+            row.used = seq;
+            return Admission::Execute;
+        }
+        let (used_by, at) = row.executed[usize::try_from(number.0 - 1).expect("invariant: a short history")];
+        let is_kept = number.0 + limits::REPLIES_KEPT_MAX as u64 > executed;
+        if is_kept && used_by != request && !is_void {
+            return Admission::Refuse(OperationError::NumberUsed, at);
+        }
+        Admission::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: [u8; 32] = [1; 32];
+    const REQUEST: Digest = Digest([5; 32]);
+
+    fn sessions() -> Sessions {
+        Sessions::new(SessionLimits { per_client: 2, registration_age: 10 })
+    }
+
+    fn nonce(byte: u8) -> Nonce {
+        Nonce([byte; 16])
+    }
+
+    #[test]
+    fn a_registration_opens_one_session_and_a_recent_one_only() {
+        let mut sessions = sessions();
+        let first = SessionId { seq: Seq(20), place: 0 };
+        let not_recent = |recent| Err(OperationError::RegistrationNotRecent { recent, executing: 20 });
+        assert_eq!(sessions.register(Seq(20), CLIENT, nonce(1), 9), not_recent(9));
+        assert_eq!(sessions.register(Seq(20), CLIENT, nonce(1), 21), not_recent(21));
+        assert_eq!(sessions.register(Seq(20), CLIENT, nonce(1), 10), Ok(first));
+        assert_eq!(sessions.register(Seq(99), CLIENT, nonce(1), 10), Ok(first));
+        let too_many = Err(OperationError::TooManyRegistrations { sessions: 1 });
+        assert_eq!(sessions.register(Seq(20), CLIENT, nonce(2), 20), too_many);
+        assert_eq!(
+            sessions.register(Seq(31), CLIENT, nonce(2), 30),
+            Ok(SessionId { seq: Seq(31), place: 0 })
+        );
+    }
+
+    #[test]
+    fn a_number_is_used_once_and_an_evicted_session_says_how_far_it_came() {
+        let mut sessions = sessions();
+        let first = sessions.register(Seq(1), CLIENT, nonce(1), 1).unwrap();
+        let mut admit =
+            |seq, number, content| sessions.admit(Seq(seq), CLIENT, first, BundleNumber(number), content);
+        assert_eq!(admit(2, 2, (REQUEST, false)), Admission::Nothing);
+        assert_eq!(admit(2, 1, (REQUEST, false)), Admission::Execute);
+        assert_eq!(admit(3, 1, (REQUEST, false)), Admission::Nothing);
+        let used = Admission::Refuse(OperationError::NumberUsed, Seq(2));
+        assert_eq!(admit(3, 1, (Digest::ZERO, false)), used);
+        assert_eq!(admit(3, 1, (Digest::ZERO, true)), Admission::Nothing);
+        for (seq, byte) in [(12, 2), (23, 3)] {
+            sessions.register(Seq(seq), CLIENT, nonce(byte), seq).unwrap();
+        }
+        let gone = Admission::Refuse(OperationError::SessionEvicted { next: 2 }, Seq(24));
+        assert_eq!(sessions.admit(Seq(24), CLIENT, first, BundleNumber(2), (REQUEST, false)), gone);
+        assert_eq!(sessions.len(), 2);
+    }
+}
