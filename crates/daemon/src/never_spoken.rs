@@ -7,6 +7,7 @@
 
 use crate::data_directory::{DirectoryError, failed, sync_directory, write_durably};
 use quorate_types::PublicKey;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,16 +57,28 @@ pub fn mark(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
     write_durably(directory_of(&path), &name, mark_text(key).as_bytes())
 }
 
-/// Consumes the mark, if there is one: durable when this returns.
+/// Consumes the mark of the key in `key_file`, which is `key`, if there is one: durable when this returns. Where the file
+/// may be written and its directory may not, it is emptied: half a mark is none.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn consume(key_file: &Path) -> Result<(), DirectoryError> {
+pub fn consume(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
+    if !is_marked(key_file, key)? {
+        return Ok(());
+    }
     let path = mark_path(key_file);
-    match std::fs::remove_file(&path) {
-        Ok(()) => sync_directory(directory_of(&path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(&path, "remove the mark that the key was never used")(error)),
+    consume_by(&path, |path| std::fs::remove_file(path))
+}
+
+fn consume_by(path: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> Result<(), DirectoryError> {
+    match remove(path) {
+        Ok(()) => sync_directory(directory_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let emptied = OpenOptions::new().write(true).truncate(true).open(path);
+            let emptied = emptied.and_then(|file| file.sync_all());
+            emptied.map_err(failed(path, "empty the mark that the key was never used"))
+        }
+        Err(error) => Err(failed(path, "remove the mark that the key was never used")(error)),
     }
 }
 
@@ -90,9 +103,19 @@ mod tests {
         std::fs::write(&path, &mark_text(&own)[..100]).unwrap();
         assert!(!is_marked(&key_file, &own).unwrap(), "half a mark is none");
         mark(&key_file, &own).unwrap();
-        consume(&key_file).unwrap();
+        consume(&key_file, &other).unwrap();
+        assert!(is_marked(&key_file, &own).unwrap(), "it is not that key's");
+        consume(&key_file, &own).unwrap();
         assert!(!is_marked(&key_file, &own).unwrap() && !path.exists());
-        consume(&key_file).unwrap();
+        consume(&key_file, &own).unwrap();
+        // The key's directory is not the replica's own, its files are.
+        mark(&key_file, &own).unwrap();
+        consume_by(&path, |_| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+        assert!(path.exists() && !is_marked(&key_file, &own).unwrap());
+        consume(&key_file, &own).unwrap();
+        let error = consume_by(&path, |_| Err(io::ErrorKind::ReadOnlyFilesystem.into())).unwrap_err();
+        assert!(error.to_string().contains("make the disk writable"), "{error}");
+        std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         let error = is_marked(&key_file, &own).unwrap_err().to_string();
         assert!(

@@ -254,7 +254,7 @@ fn take_key_into_use(config: &NodeConfig, data: &mut DataDirectory) -> Result<()
         }
         data.claim()?;
     }
-    Ok(never_spoken::consume(key_file)?)
+    Ok(never_spoken::consume(key_file, &config.key.public())?)
 }
 
 fn set_up_log(

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &FormatArguments) -> Result<ExitCode, Failure> {
     } else if never_spoken::is_marked(&config.key_file, &config.key.public())? {
         let new = Identity::new(&config.cluster, config.replica, Role::Founding);
         quorate_daemon::format(&config.data_directory, &Identity { claimed: true, ..new })?;
-        never_spoken::consume(&config.key_file)?;
+        never_spoken::consume(&config.key_file, &config.key.public())?;
         describe(&config, true, "")
     } else {
         let mark = never_spoken::mark_path(&config.key_file);
