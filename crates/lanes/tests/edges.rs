@@ -230,3 +230,27 @@ fn an_origin_seals_behind_what_is_checked() {
     let named = Why::Named;
     assert!(named < Why::Acknowledged && Why::Acknowledged < Why::OwnLink, "a reason rises");
 }
+
+/// A restarted origin waits for what f+1 others have said; not for what they have forgotten, as the lane was executed
+/// beside it.
+#[test]
+fn an_origin_does_not_wait_for_a_dead_chain() {
+    let config = config(|_| ());
+    let trunk = Chain::new(&config, R0, 3, 1);
+    let lost = trunk.clone().grown(&config, 6, 2, 16);
+    let own = trunk.grown(&config, 2, 3, 16);
+    let mut node = Node::recovered(R0, config, journal(&own.frames, &[own.tips[3]]));
+    for from in [R1, R2] {
+        node.acks(from, true, vec![lost.tips[9], own.tips[5]]);
+    }
+    node.wait(1);
+    assert!(node.lanes.is_adopting(), "f+1 others have more");
+    node.lanes.on_executed(&[own.tips[5]]);
+    for _ in 0..20 {
+        for from in [R1, R2] {
+            node.acks(from, true, vec![own.tips[5]]);
+        }
+        node.wait(1);
+    }
+    assert!(!node.lanes.is_adopting(), "that is dead");
+}

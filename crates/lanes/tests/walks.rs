@@ -109,6 +109,12 @@ fn episode(seed: u64, signed: &[Vec<u8>]) -> Vec<String> {
         fair(&mut world, &mut random, false);
         rounds += 1;
     }
+    // What was decided last may still be on its way.
+    let mut more = 0;
+    while !world.findings().is_empty() && more < 2 * VIEW_ROUNDS {
+        fair(&mut world, &mut random, false);
+        more += 1;
+    }
     let findings = world.findings();
     if number("QUORATE_LANE_SEED").is_some() && !findings.is_empty() {
         for lane in world.config.lanes() {
