@@ -58,12 +58,8 @@ impl Eligible {
     /// The highest batch of the main chain that q replicas have acknowledged, or that is executed.
     pub(crate) fn main_quorum(&self, held: &Held) -> LaneNumber {
         // An end beside it stands for what lies below, too.
-        let on_main = |end: &Mark| {
-            let mut path = std::iter::successors(Some(*end), |at| held.parent(*at));
-            path.find(|at| held.is_main(*at)).map(|at| at.upto)
-        };
-        let highest = self.quorum.0.iter().filter_map(on_main).max();
-        highest.unwrap_or_default().max(held.executed().upto)
+        let highest = self.quorum.0.iter().filter_map(|end| held.meets_main(*end)).max();
+        highest.unwrap_or_default().upto.max(held.executed().upto)
     }
 
     pub(crate) fn is_unreported(&self) -> bool {

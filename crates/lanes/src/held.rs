@@ -113,6 +113,11 @@ impl Held {
         self.chains.is_main(mark)
     }
 
+    /// Where the way down from a held batch meets the main chain.
+    pub(crate) fn meets_main(&self, mark: Mark) -> Option<Mark> {
+        self.chains.meets_main(mark)
+    }
+
     pub(crate) fn main_at(&self, number: LaneNumber) -> Option<Mark> {
         self.chains.main_at(number)
     }
@@ -370,7 +375,8 @@ impl Held {
 
     /// What lies in the journal of the chain that ends with `mark`, from there down.
     pub(crate) fn shelved_from(&self, mark: Mark) -> impl Iterator<Item = &Shelved> {
-        let end = self.shelf.iter().rposition(|shelved| shelved.mark == mark).map_or(0, |index| index + 1);
+        let found = self.shelf.binary_search_by_key(&mark.upto, |shelved| shelved.mark.upto).ok();
+        let end = found.filter(|found| self.shelf[*found].mark == mark).map_or(0, |found| found + 1);
         self.shelf.range(..end).rev()
     }
 }

@@ -243,13 +243,9 @@ impl Lane {
     /// Up to where whoever holds these tips has the main chain. Of those that are not known nothing above the executed tip
     /// is believed to be.
     pub(crate) fn common(&self, tips: &[Mark]) -> LaneNumber {
-        let on_main = |tip: &Mark| {
-            let mut path = std::iter::successors(Some(*tip), |at| self.held.parent(*at));
-            path.find(|at| self.held.is_main(*at)).map(|at| at.upto)
-        };
-        let common = tips.iter().filter(|tip| self.held.contains(**tip)).filter_map(on_main).max();
+        let common = tips.iter().filter_map(|tip| self.held.meets_main(*tip)).max();
         let highest = tips.iter().map(|tip| tip.upto).max().unwrap_or_default();
-        common.unwrap_or(highest.min(self.executed()))
+        common.map_or(highest.min(self.executed()), |common| common.upto)
     }
 
     /// The highest held batch that f+1 others have acknowledged, on whatever chain.
@@ -280,7 +276,7 @@ impl Lane {
     pub(crate) fn is_open(&self) -> bool {
         self.main_quorum() < self.held.end().upto
             || self.acknowledged.is_open()
-            || self.held.forked() > 0 && !self.open().is_empty()
+            || self.held.forked() > 0 && self.held.live_tips().into_iter().any(|tip| !self.is_quorums(tip))
     }
 
     /// What the ordering role has not heard of, if there is any.

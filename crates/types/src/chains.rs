@@ -2,6 +2,10 @@
 //!
 //! One chain, the *main* one, lies in a deque, where every place is an index; all others lie in a map. That is a matter of
 //! speed alone: callers name a place by its digest and never ask for "the one at k".
+//!
+//! An origin that lies makes chains as long as it may, and several of them. So what lies beside the main chain is a tree of
+//! *branches*, runs without a fork, and descent hops from branch to branch: no question costs as much as a chain is long, and
+//! what moves a chain costs each of its places once.
 
 use crate::{Digest, LaneNumber};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +22,23 @@ pub struct Mark {
 #[derive(Clone, Debug)]
 struct Fork<T> {
     previous: Digest,
+    branch: usize,
     value: T,
+}
+
+impl<T> Fork<T> {
+    /// The place before this one, which is at `mark`.
+    fn parent(&self, mark: Mark) -> Mark {
+        Mark { upto: mark.upto.previous(), chain: self.previous }
+    }
+}
+
+/// A run of places beside the main chain, each behind the one before.
+#[derive(Clone, Copy, Debug)]
+struct Branch {
+    /// The place just before it: on another branch, on the main chain, or the root.
+    from: Mark,
+    last: Mark,
 }
 
 /// A value for each place above a root; each place descends from the root.
@@ -27,15 +47,30 @@ pub struct Chains<T> {
     root: Mark,
     main: VecDeque<(Digest, T)>,
     forks: BTreeMap<Mark, Fork<T>>,
-    /// The ends of chains beside the main one.
-    ends: BTreeSet<Mark>,
+    branches: BTreeMap<usize, Branch>,
+    /// How often a place beside the main chain was looked up.
+    #[cfg(test)]
+    steps: std::cell::Cell<usize>,
 }
 
 impl<T> Chains<T> {
     /// Nothing is known above `root`.
     #[must_use]
     pub fn new(root: Mark) -> Self {
-        Self { root, main: VecDeque::new(), forks: BTreeMap::new(), ends: BTreeSet::new() }
+        Self {
+            root,
+            main: VecDeque::new(),
+            forks: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            #[cfg(test)]
+            steps: std::cell::Cell::default(),
+        }
+    }
+
+    fn fork(&self, mark: Mark) -> Option<&Fork<T>> {
+        #[cfg(test)]
+        self.steps.update(|steps| steps + 1);
+        self.forks.get(&mark)
     }
 
     /// Where all chains begin.
@@ -92,7 +127,7 @@ impl<T> Chains<T> {
     /// Whether a place is known, or the root.
     #[must_use]
     pub fn contains(&self, mark: Mark) -> bool {
-        self.is_main(mark) || self.forks.contains_key(&mark)
+        self.is_main(mark) || self.fork(mark).is_some()
     }
 
     /// The value of a place; the root has none.
@@ -100,7 +135,7 @@ impl<T> Chains<T> {
     pub fn get(&self, mark: Mark) -> Option<&T> {
         match self.index(mark.upto).and_then(|index| self.main.get(index)) {
             Some((chain, value)) if *chain == mark.chain => Some(value),
-            _ => self.forks.get(&mark).map(|fork| &fork.value),
+            _ => self.fork(mark).map(|fork| &fork.value),
         }
     }
 
@@ -116,11 +151,10 @@ impl<T> Chains<T> {
     /// The place before one that is known.
     #[must_use]
     pub fn parent(&self, mark: Mark) -> Option<Mark> {
-        let upto = mark.upto.previous();
         if mark.upto > self.root.upto && self.is_main(mark) {
-            return self.main_at(upto);
+            return self.main_at(mark.upto.previous());
         }
-        self.forks.get(&mark).map(|fork| Mark { upto, chain: fork.previous })
+        self.fork(mark).map(|fork| fork.parent(mark))
     }
 
     /// Takes a place behind one that is known. False, and nothing taken, when it is known itself or its parent is not.
@@ -132,11 +166,36 @@ impl<T> Chains<T> {
         if parent == self.tip() {
             self.main.push_back((mark.chain, value));
         } else {
-            self.ends.remove(&parent);
-            self.ends.insert(mark);
-            self.forks.insert(mark, Fork { previous, value });
+            let branch = self.join(mark, parent);
+            self.forks.insert(mark, Fork { previous, branch, value });
         }
         true
+    }
+
+    /// The branch of a place that comes behind `parent`: the one that ends there, or a new one.
+    fn join(&mut self, mark: Mark, parent: Mark) -> usize {
+        if let Some(branch) = self.fork(parent).map(|fork| fork.branch) {
+            let known = self.branches.get_mut(&branch).expect("invariant: a branch of a place is known");
+            if known.last == parent {
+                known.last = mark;
+                return branch;
+            }
+        }
+        let branch = self.branches.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.branches.insert(branch, Branch { from: parent, last: mark });
+        branch
+    }
+
+    /// Finds the branches anew.
+    fn find_branches(&mut self) {
+        self.branches.clear();
+        let places: Vec<(Mark, Mark)> =
+            self.forks.iter().map(|(mark, fork)| (*mark, fork.parent(*mark))).collect();
+        // Each comes after its parent, as they are in the order of their numbers.
+        for (mark, parent) in places {
+            let branch = self.join(mark, parent);
+            self.forks.get_mut(&mark).expect("invariant: just found").branch = branch;
+        }
     }
 
     /// The places from one that is known down to the root, which is left out. Nothing for one that is not known.
@@ -159,18 +218,27 @@ impl<T> Chains<T> {
         if !self.contains(mark) || from.upto < self.root.upto {
             return false;
         }
+        let branch = self.fork(from).map(|fork| fork.branch);
         let mut at = mark;
-        while at.upto > from.upto {
-            if self.is_main(at) {
+        while at.upto >= from.upto {
+            match self.fork(at).map(|fork| fork.branch) {
                 // From here on down there is the main chain only.
-                return self.is_main(from);
-            }
-            match self.parent(at) {
-                Some(parent) => at = parent,
-                None => return false,
+                None => return self.is_main(from),
+                known if known == branch => return true,
+                Some(known) => at = self.branches[&known].from,
             }
         }
-        at == from
+        false
+    }
+
+    /// Where the way from a known place down meets the main chain, or the root.
+    #[must_use]
+    pub fn meets_main(&self, mark: Mark) -> Option<Mark> {
+        let mut at = mark;
+        while !self.is_main(at) {
+            at = self.branches[&self.fork(at)?.branch].from;
+        }
+        Some(at)
     }
 
     /// The places just behind `mark`: those that name it as their parent.
@@ -186,8 +254,14 @@ impl<T> Chains<T> {
     /// All ends, that of the main chain first; none while nothing is known above the root.
     #[must_use]
     pub fn leaves(&self) -> Vec<Mark> {
-        let main = (!self.main.is_empty()).then(|| self.tip());
-        main.into_iter().chain(self.ends.iter().copied()).collect()
+        let mut leaves: Vec<Mark> = (!self.main.is_empty()).then(|| self.tip()).into_iter().collect();
+        if !self.branches.is_empty() {
+            let before: BTreeSet<Mark> = self.branches.values().map(|branch| branch.from).collect();
+            let lasts = self.branches.values().map(|branch| branch.last);
+            let ends: BTreeSet<Mark> = lasts.filter(|last| !before.contains(last)).collect();
+            leaves.extend(ends);
+        }
+        leaves
     }
 
     /// All places, each after its parent.
@@ -200,84 +274,83 @@ impl<T> Chains<T> {
 
     /// Makes the chain through a known place the main one, and of what lies behind it the longest.
     pub fn prefer(&mut self, mark: Mark) {
-        self.bring_to_main(mark);
-        if self.tip() == mark {
-            self.grow_main();
+        let is_moved = self.make_main(mark);
+        if self.grow_main(mark) || is_moved {
+            self.find_branches();
         }
     }
 
-    /// Makes the way to a known place a part of the main chain.
-    fn bring_to_main(&mut self, mark: Mark) {
+    /// Makes the chain up to a known place the main one, if it is not. The caller finds the branches anew.
+    fn make_main(&mut self, mark: Mark) -> bool {
         assert!(self.contains(mark), "only a known place is on a chain");
         if self.is_main(mark) {
-            return;
+            return false;
         }
-        let mut path = Vec::new();
-        let mut at = mark;
+        let (at, path) = self.take_out_to_main(mark);
+        while self.tip().upto > at.upto {
+            let mark = self.tip();
+            let (_, value) = self.main.pop_back().expect("invariant: the tip lies above the root");
+            self.forks.insert(mark, Fork { previous: self.tip().chain, branch: 0, value });
+        }
+        self.main.extend(path.into_iter().rev());
+        true
+    }
+
+    /// Takes out the places from `mark` down to the main chain, descending; also where they leave it.
+    fn take_out_to_main(&mut self, mark: Mark) -> (Mark, Vec<(Digest, T)>) {
+        let (mut at, mut path) = (mark, Vec::new());
         while let Some(fork) = self.forks.remove(&at) {
-            let parent = Mark { upto: at.upto.previous(), chain: fork.previous };
+            let parent = fork.parent(at);
             path.push((at.chain, fork.value));
             at = parent;
         }
-        self.cut_main_above(at.upto);
-        self.ends.remove(&mark);
-        self.main.extend(path.into_iter().rev());
+        (at, path)
     }
 
-    fn cut_main_above(&mut self, number: LaneNumber) {
-        if self.tip().upto > number {
-            self.ends.insert(self.tip());
+    /// If the main chain ends with `mark`, moves the longest chain behind that there. The caller finds the branches anew.
+    fn grow_main(&mut self, mark: Mark) -> bool {
+        if self.tip() != mark {
+            return false;
         }
-        while self.tip().upto > number {
-            let mark = self.tip();
-            let (_, value) = self.main.pop_back().expect("invariant: the tip lies above the root");
-            self.forks.insert(mark, Fork { previous: self.tip().chain, value });
+        let (mut highest, mut level) = (mark, BTreeSet::from([mark]));
+        while let Some(last) = level.last() {
+            highest = *last;
+            let upto = highest.upto.next();
+            let next = self.forks.range(Mark { upto, chain: Digest::ZERO }..);
+            let next = next.take_while(|(other, _)| other.upto == upto);
+            level = next
+                .filter(|(other, fork)| level.contains(&fork.parent(**other)))
+                .map(|(other, _)| *other)
+                .collect();
         }
-    }
-
-    /// Moves the longest chain behind the end of the main one there. One pass: places come in the order of their numbers, each
-    /// after its parent.
-    fn grow_main(&mut self) {
-        let tip = self.tip();
-        let mut behind: BTreeSet<Mark> = BTreeSet::from([tip]);
-        let from = Mark { upto: tip.upto.next(), chain: Digest::ZERO };
-        for (mark, fork) in self.forks.range(from..) {
-            if behind.contains(&Mark { upto: mark.upto.previous(), chain: fork.previous }) {
-                behind.insert(*mark);
-            }
-        }
-        let mut at = *behind.last().expect("invariant: the end of the main chain is in there");
-        self.ends.remove(&at);
-        let mut path = Vec::new();
-        while at != tip {
-            let fork = self.forks.remove(&at).expect("invariant: it descends from the end of the main chain");
-            path.push((at.chain, fork.value));
-            at = Mark { upto: at.upto.previous(), chain: fork.previous };
-        }
+        let (at, path) = self.take_out_to_main(highest);
+        assert_eq!(at, mark, "what was found behind a place leads back to it");
         self.main.extend(path.into_iter().rev());
+        highest != mark
     }
 
     /// A known place is decided: takes out everything that neither lies on the way to it nor descends from it, parents
-    /// first.
+    /// first. The chain through it is the main one then.
     pub fn decide(&mut self, mark: Mark) -> Vec<(Mark, T)> {
+        let is_moved = self.make_main(mark);
         let mut dead = Vec::new();
-        if self.is_main(mark) && self.forks.is_empty() {
+        if !is_moved && self.branches.values().all(|branch| branch.from.upto >= mark.upto) {
             return dead;
         }
-        self.bring_to_main(mark);
         for (at, fork) in std::mem::take(&mut self.forks) {
-            let parent = Mark { upto: at.upto.previous(), chain: fork.previous };
-            let lives = at.upto > mark.upto && (self.is_main(parent) || self.forks.contains_key(&parent));
+            let parent = fork.parent(at);
+            let lives = at.upto > mark.upto && (self.is_main(parent) || self.fork(parent).is_some());
             if lives {
                 self.forks.insert(at, fork);
             } else {
-                self.ends.remove(&at);
                 dead.push((at, fork.value));
             }
         }
-        if self.tip() == mark {
-            self.grow_main();
+        // Only what lives is looked through for what goes on.
+        if is_moved {
+            self.grow_main(mark);
         }
+        self.find_branches();
         dead
     }
 
@@ -297,16 +370,19 @@ impl<T> Chains<T> {
         }
         if mark == self.tip() {
             let (_, value) = self.main.pop_back()?;
-            self.grow_main();
+            if self.grow_main(self.tip()) {
+                self.find_branches();
+            }
             return Some(value);
         }
-        let Fork { previous, value } = self.forks.remove(&mark)?;
-        let parent = Mark { upto: mark.upto.previous(), chain: previous };
-        self.ends.remove(&mark);
-        if self.forks.contains_key(&parent) && self.children(parent).next().is_none() {
-            self.ends.insert(parent);
+        let fork = self.forks.remove(&mark)?;
+        let (parent, branch) = (fork.parent(mark), fork.branch);
+        let known = self.branches.get_mut(&branch).expect("invariant: a branch of a place is known");
+        known.last = parent;
+        if known.from == parent {
+            self.branches.remove(&branch);
         }
-        Some(value)
+        Some(fork.value)
     }
 
     /// Everything begins anew behind a place that is not known. Takes all out, parents first.
@@ -492,5 +568,131 @@ mod tests {
             [4, 5, 6, 7].map(|number| mark(number, 3)).into_iter().chain([mark(4, 2)]).collect::<Vec<_>>()
         );
         assert!(chains.is_empty() && chains.tip() == mark(9, 9));
+    }
+
+    /// Place `number` of the chain that is called `name`, for long ones.
+    fn far(number: u64, name: u8) -> Mark {
+        let mut chain = Digest([name; 32]);
+        chain.0[..8].copy_from_slice(&number.to_be_bytes());
+        Mark { upto: LaneNumber(number), chain }
+    }
+
+    fn grow_far(chains: &mut Chains<u64>, name: u8, count: u64) {
+        let mut before = chains.root();
+        for number in 1..=count {
+            assert!(chains.insert(far(number, name), before.chain, number));
+            before = far(number, name);
+        }
+    }
+
+    /// The look-ups of one run for each of `count` places.
+    fn steps_each(chains: &Chains<u64>, count: u64, run: impl FnOnce(&mut Chains<u64>)) -> u64 {
+        let mut chains = chains.clone();
+        chains.steps.set(0);
+        run(&mut chains);
+        chains.steps.get() as u64 / count
+    }
+
+    /// An origin that lies has sent a long chain, and a short one is decided beside it: each place of the long one is
+    /// looked at a few times, however long it is.
+    #[test]
+    fn a_long_chain_dies_in_as_many_steps_as_it_has_places() {
+        for count in [100, 1000, 10_000] {
+            let mut chains = Chains::new(Mark::default());
+            grow_far(&mut chains, 1, count);
+            grow_far(&mut chains, 2, 1);
+            assert!(steps_each(&chains, count, |chains| drop(chains.decide(far(1, 2)))) <= 4, "{count}");
+            assert!(steps_each(&chains, count, |chains| chains.prefer(far(1, 2))) <= 4, "{count}");
+        }
+    }
+
+    /// Which places of a long fork descend from which costs nothing for its length, nor do its ends.
+    #[test]
+    fn a_long_fork_is_asked_about_in_few_steps() {
+        for count in [100, 1000, 10_000] {
+            let mut chains = Chains::new(Mark::default());
+            grow_far(&mut chains, 1, 3);
+            grow_far(&mut chains, 2, count);
+            grow_far(&mut chains, 3, count);
+            let steps = steps_each(&chains, 1, |chains| {
+                assert!(
+                    chains.descends(far(count, 2), far(1, 2))
+                        && chains.descends(far(count, 2), Mark::default())
+                );
+                assert!(
+                    !chains.descends(far(count, 2), far(1, 3)) && !chains.descends(far(count, 3), far(2, 1))
+                );
+                assert_eq!(chains.leaves(), [far(3, 1), far(count, 2), far(count, 3)]);
+                assert_eq!(chains.meets_main(far(count, 3)), Some(Mark::default()));
+            });
+            assert!(steps <= 20, "{steps} steps for {count}");
+        }
+    }
+
+    /// Whatever is done to it, the chains are those of a plain map from places to their parents.
+    #[test]
+    fn a_walk_agrees_with_a_plain_map() {
+        let mut seed = 7u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).expect("31 bits") % below
+        };
+        for _ in 0..300 {
+            let mut chains: Chains<u64> = Chains::new(Mark::default());
+            let mut plain: BTreeMap<Mark, Mark> = BTreeMap::new();
+            for step in 0..60u64 {
+                let known: Vec<Mark> = std::iter::once(chains.root()).chain(plain.keys().copied()).collect();
+                let at = known[random(known.len())];
+                match random(12) {
+                    0 if at != chains.root() => chains.prefer(at),
+                    1 if at != chains.root() => {
+                        for (dead, _) in chains.decide(at) {
+                            plain.remove(&dead);
+                        }
+                        let on_way = |mark: &Mark| {
+                            descends_plainly(&plain, *mark, at) || descends_plainly(&plain, at, *mark)
+                        };
+                        assert!(plain.keys().all(on_way), "nothing beside it is left");
+                        if random(2) == 0 {
+                            while chains.root() != at {
+                                let (passed, _) = chains.advance().expect("it is on the main chain");
+                                plain.remove(&passed);
+                            }
+                        }
+                    }
+                    2 => {
+                        let is_leaf = at != chains.root() && !plain.values().any(|parent| *parent == at);
+                        assert_eq!(chains.remove_leaf(at).is_some(), is_leaf);
+                        plain.retain(|mark, _| !is_leaf || *mark != at);
+                    }
+                    _ => {
+                        let new = far(at.upto.0 + 1, u8::try_from(step + 1).expect("few steps"));
+                        assert!(chains.insert(new, at.chain, step));
+                        plain.insert(new, at);
+                    }
+                }
+                agrees(&chains, &plain);
+            }
+        }
+    }
+
+    fn descends_plainly(plain: &BTreeMap<Mark, Mark>, mark: Mark, from: Mark) -> bool {
+        std::iter::successors(Some(mark), |at| plain.get(at).copied()).any(|at| at == from)
+    }
+
+    fn agrees(chains: &Chains<u64>, plain: &BTreeMap<Mark, Mark>) {
+        assert_eq!(chains.len(), plain.len());
+        for (mark, parent) in plain {
+            assert_eq!(chains.parent(*mark), Some(*parent));
+            let mut way = std::iter::successors(Some(*mark), |at| plain.get(at).copied());
+            assert_eq!(chains.meets_main(*mark), way.find(|at| chains.is_main(*at)));
+            for from in plain.keys() {
+                assert_eq!(chains.descends(*mark, *from), descends_plainly(plain, *mark, *from));
+            }
+        }
+        let mut leaves = chains.leaves();
+        leaves.retain(|leaf| *leaf != chains.tip());
+        let is_leaf = |mark: &&Mark| **mark != chains.tip() && !plain.values().any(|parent| parent == *mark);
+        assert!(leaves.iter().eq(plain.keys().filter(is_leaf)));
     }
 }
