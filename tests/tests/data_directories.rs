@@ -73,7 +73,7 @@ fn a_log_that_was_taken_away_is_missed_and_can_be_put_back() {
     let before = content(&data);
     for _ in 0..2 {
         let refused = cluster.refused_start(3);
-        for part in ["log-0", "missing", "mount or put back what was taken away", "format --learner"] {
+        for part in ["log-0 has no files", "mount or put back what was taken away", "format --learner"] {
             assert!(refused.contains(part), "{refused}");
         }
     }
@@ -155,13 +155,13 @@ fn what_another_version_has_written_is_left_to_it() {
     }
     assert_eq!(content(&data), before, "nothing is changed");
     std::fs::write(segment, bytes).expect("our own file");
-    edit_identity(&data, "reader = 2", "reader = 3");
+    edit_identity(&data, "reader = 3", "reader = 4");
     let refused = cluster.refused_start(3);
     assert!(
-        refused.contains("programs of format 3 and newer may open, and this version knows 2; run"),
+        refused.contains("programs of format 4 and newer may open, and this version knows 3; run"),
         "{refused}"
     );
-    edit_identity(&data, "reader = 3", "reader = 2");
+    edit_identity(&data, "reader = 4", "reader = 3");
     assert_votes(&mut cluster, 3);
 }
 

@@ -45,6 +45,18 @@ pub(crate) struct SegmentTask {
     pub(crate) known: SegmentsMade,
 }
 
+impl SegmentTask {
+    /// Whether a later start would see that it was done before another one. What is not needed any more may go at any
+    /// time: room comes of it.
+    fn keeps_order(&self) -> bool {
+        match self.action {
+            SegmentAction::Create { .. } | SegmentAction::Recycle { .. } => true,
+            SegmentAction::Remove { number } => number >= self.known.needed_from,
+            SegmentAction::Shorten { .. } => false,
+        }
+    }
+}
+
 /// What is to be done.
 enum Task {
     /// Something with the file of a segment.
@@ -200,6 +212,12 @@ impl Worker {
     }
 
     fn carry_out(&mut self, job: Job) {
+        // Numbers of one log come into being in their order, or one that has none yet would be missed after a stop.
+        if matches!(&job.task, Task::Segment(task) if task.keeps_order())
+            && self.put_off.iter().any(|other| other.place.directory == job.place.directory)
+        {
+            return self.put_off.push(job);
+        }
         let made = match &job.task {
             Task::Segment(task) => act(&job.place, task),
             Task::Speak => Some(self.note_spoken()),
@@ -335,5 +353,20 @@ mod tests {
         assert_eq!(too_slow(&histogram(1)), None);
         assert!(too_slow(&histogram(11)).is_some_and(|p99| p99.as_millis() == 30));
         assert_eq!(too_slow(&Histogram::<u64>::new(2).unwrap()), None);
+    }
+
+    #[test]
+    fn numbers_of_a_log_come_in_order_and_what_gives_room_goes_before() {
+        let [two, five, six] = [2, 5, 6].map(SegmentNumber);
+        let known = SegmentsMade { upto: six, needed_from: five, ..SegmentsMade::default() };
+        let keeps = |action| SegmentTask { action, first_block: Vec::new(), known }.keeps_order();
+        assert!(keeps(SegmentAction::Create { number: six }));
+        assert!(keeps(SegmentAction::Recycle { from: two, to: six }));
+        assert!(
+            keeps(SegmentAction::Remove { number: five }),
+            "its number was not left out before another was made"
+        );
+        assert!(!keeps(SegmentAction::Remove { number: two }), "nobody misses what is not needed");
+        assert!(!keeps(SegmentAction::Shorten { number: five, bytes: 4096 }));
     }
 }

@@ -101,6 +101,12 @@ pub(crate) fn recycle(
     opening: Opening,
 ) -> io::Result<File> {
     let (from, path) = (self::path(directory, from), path(directory, to));
+    if path.exists() && !from.exists() {
+        // An attempt that found no room for what comes behind has come so far.
+        let file = open(&mut OpenOptions::new(), &path, opening)?;
+        sync_directory(directory)?;
+        return Ok(file);
+    }
     let file = open(&mut OpenOptions::new(), &from, opening)?;
     let mut block = AlignedBuffer::zeroed(BLOCK_BYTES);
     block[..first_block.len()].copy_from_slice(first_block);
@@ -346,6 +352,7 @@ mod tests {
             let file = recycle(directory.path(), first, second, &[8; BLOCK_BYTES], opening).unwrap();
             file.write_all_at(&AlignedBuffer::zeroed(4096), 4096).unwrap();
             assert!(!path(directory.path(), first).exists());
+            recycle(directory.path(), first, second, &[8; BLOCK_BYTES], opening).unwrap();
             shorten(directory.path(), second, 8192).unwrap();
             let content = std::fs::read(path(directory.path(), second)).unwrap();
             assert_eq!(content, [[8; BLOCK_BYTES], [0; BLOCK_BYTES]].concat());

@@ -60,6 +60,7 @@ use quorate_types::{JournalId, LaneId, LaneNumber, Lsn};
 use quorate_wire::batch::{BatchHead, parse_head};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 /// What is known beside a log of its files, so that one that is gone is missed: noted whenever a segment was made, before
 /// it is used, and when one is to be removed.
@@ -595,8 +596,18 @@ fn repairs(identity: &LogIdentity, group: &FoundGroup, bytes: &[u8]) -> Vec<Repa
     rest[..critical.len()].copy_from_slice(&critical);
     group.header.seal(identity, &mut whole);
     let mut repairs = Vec::new();
+    // What the disk does not give back stays as it is: it is told, and may be readable another time.
+    let lost: Vec<Range<usize>> = group
+        .records
+        .iter()
+        .filter(|found| found.state == RecordState::Lost)
+        .map(|found| found.at..found.at + found.entry.bytes as usize)
+        .collect();
     for (index, block) in whole.chunks_exact(BLOCK_BYTES).enumerate() {
         let at = index * BLOCK_BYTES;
+        if lost.iter().any(|lost| lost.start < at + BLOCK_BYTES && at < lost.end) {
+            continue;
+        }
         if bytes.get(at..at + BLOCK_BYTES) != Some(block) {
             let (segment, offset) = (group.header.segment, group.header.offset + at as u64);
             repairs.push(Repair { segment, offset, bytes: block.to_vec() });

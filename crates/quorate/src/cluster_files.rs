@@ -123,6 +123,8 @@ impl NewCluster {
                 return Err(error.into());
             }
         }
+        // A directory that is formatted never outlives its key.
+        quorate_daemon::sync_directory(directory)?;
         let mut names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         for replica in 0..self.replicas {
             if let Err(failure) = format_data(&directory.join(replica_file(replica)), state.as_ref()) {
@@ -324,7 +326,9 @@ impl NewFile {
         let path: PathBuf = directory.join(&self.name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(self.mode);
-        let written = options.open(&path).and_then(|mut file| file.write_all(self.text.as_bytes()));
+        let write =
+            |mut file: std::fs::File| file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
+        let written = options.open(&path).and_then(write);
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 }
