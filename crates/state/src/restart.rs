@@ -81,6 +81,8 @@ impl PageStore {
                 found.broken = found.broken.or(rest.filter(is_certified));
             }
         }
+        // This replica may have voted for it, and others may have a certificate by that: it is theirs to have.
+        let voted = ahead.last().cloned();
         // Not looked at unless there is nothing else: they are written again.
         let mut ahead = ahead.into_iter();
         while found.whole.is_none()
@@ -105,7 +107,10 @@ impl PageStore {
         self.begin_with(&[own]);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         if !found.may_tidy {
-            self.set_aside(known.certificate.unwrap_or_default().max(own));
+            let voted = voted.as_ref().map_or(Seq(0), slot);
+            self.set_aside(known.certificate.unwrap_or_default().max(own).max(voted));
+        } else if let Some(voted) = voted.filter(|voted| voted.head.seq > own) {
+            self.set_aside_alone(&voted);
         }
         let is_damaged = incomplete || !found.damaged.is_empty();
         if is_damaged && (found.whole.is_none() || known.certificate > Some(own)) {

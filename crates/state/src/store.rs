@@ -78,7 +78,8 @@ impl Kept {
     }
 }
 
-/// What was there when something could not be read. It stays until a certified checkpoint takes its place.
+/// What was there when something could not be read, or what was voted for. It stays until a certified checkpoint takes
+/// its place.
 #[derive(Debug)]
 struct Aside {
     /// The slot that such a checkpoint has at least.
@@ -174,7 +175,14 @@ impl PageStore {
         self.aside = Some(Aside { until, manifests, pages });
     }
 
-    /// Whether something that could not be read is kept.
+    /// This checkpoint stays until a certified one that is as new is durable, whatever else takes its place.
+    pub(crate) fn set_aside_alone(&mut self, manifest: &Manifest) {
+        let (until, manifests) = (manifest.head.seq, BTreeSet::from([manifest.number]));
+        let pages = manifest.files.iter().map(|file| file.number).collect();
+        self.aside = Some(Aside { until, manifests, pages });
+    }
+
+    /// Whether something that could not be read is kept, or that was voted for.
     #[must_use]
     pub fn has_set_aside(&self) -> bool {
         self.aside.is_some()
