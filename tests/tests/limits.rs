@@ -60,6 +60,7 @@ fn where_all_disks_are_nearly_full_reads_work_and_writes_are_declined_with_the_r
     assert!(!done && text.contains("does not exist"), "a read is answered: {text}");
     let (done, text) = kv(&cluster, &["set", "greeting", "hello"]);
     assert!(!done && text.contains("takes no writes because its disk or journal is nearly full"), "{text}");
+    assert!(text.contains("was not executed and will not be"), "that is definite, not unknown: {text}");
 }
 
 #[test]
