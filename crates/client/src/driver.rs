@@ -150,15 +150,22 @@ impl Client {
         operations: &Vec<Operation>,
     ) -> Result<(Seq, Vec<OperationResult>), ClientError> {
         let shared = &self.handle.shared;
+        let submitted = Cell::new(false);
         let completion = tokio::time::timeout(shared.options.answer_deadline, async {
             while !self.can_submit() {
                 shared.room.notified().await;
             }
-            self.submit(operations)?.await
+            let pending = self.submit(operations)?;
+            submitted.set(true);
+            pending.await
         });
         let Ok(completion) = completion.await else {
-            let seconds = shared.options.answer_deadline.as_secs();
-            return Err(ClientError::Unanswered { seconds, states: shared.describe() });
+            let (seconds, states) = (shared.options.answer_deadline.as_secs(), shared.describe());
+            return Err(if submitted.get() {
+                ClientError::Unanswered { seconds, states }
+            } else {
+                ClientError::NoRoom { seconds, states }
+            });
         };
         let Completion { number, seq, results } = completion?;
         let results = results.ok_or(ClientError::ResultsGone { number, seq })?;

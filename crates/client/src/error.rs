@@ -96,6 +96,17 @@ pub enum ClientError {
         "the session was evicted while the bundle was open; whether it was executed is unknown; read the keys again"
     )]
     Evicted,
+    /// As many bundles as allowed were open all the time: this one was not sent.
+    #[error(
+        "{} bundles were open for {seconds} s and none of them was answered; this one was not sent:{states}",
+        quorate_types::limits::OPEN_BUNDLES_MAX
+    )]
+    NoRoom {
+        /// How long was waited, in seconds.
+        seconds: u64,
+        /// One line per replica.
+        states: String,
+    },
     /// Nobody answered in time.
     #[error(
         "no agreed answer within {seconds} s; whether the bundle was or will be executed is unknown; \
@@ -137,6 +148,7 @@ impl ClientError {
             | Self::Random(_)
             | Self::Submit(_)
             | Self::NotDone(_)
+            | Self::NoRoom { .. }
             | Self::NoSuchReplica { .. }
             | Self::NoReport { .. } => Outcome::NotDone,
             Self::ResultsGone { .. } => Outcome::Done,

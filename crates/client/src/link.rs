@@ -7,7 +7,7 @@
 use crate::LinkError;
 use crate::driver::Shared;
 use quorate_types::{ReplicaId, limits};
-use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity};
+use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity, Refusal};
 use quorate_wire::message::{Message, Report};
 use quorate_wire::{Assembler, Frame, FrameRef, Kind};
 use std::cell::RefCell;
@@ -81,7 +81,12 @@ impl Link {
 
     /// Whether one side has refused the other, which waiting does not mend.
     pub(crate) fn is_refused(&self) -> bool {
-        matches!(&*self.state.borrow(), LinkState::Down(LinkError::Handshake(_)))
+        match &*self.state.borrow() {
+            // There may be room for this client the next time.
+            LinkState::Down(LinkError::Handshake(HandshakeError::RefusedByPeer(Refusal::Full))) => false,
+            LinkState::Down(LinkError::Handshake(_)) => true,
+            LinkState::Connected | LinkState::Down(_) => false,
+        }
     }
 
     /// One line for error messages.
@@ -301,6 +306,16 @@ fn on_frame(shared: &Shared, replica: ReplicaId, frame: FrameRef<'_>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_that_is_full_may_have_room_later_and_one_that_refuses_will_not() {
+        let link = Link::new(ReplicaId(0), "127.0.0.1:1".parse().unwrap());
+        for (refusal, is_final) in [(Refusal::Full, false), (Refusal::UnknownKey, true)] {
+            let error = LinkError::Handshake(HandshakeError::RefusedByPeer(refusal));
+            *link.state.borrow_mut() = LinkState::Down(error);
+            assert_eq!(link.is_refused(), is_final, "{refusal:?}");
+        }
+    }
 
     #[test]
     fn a_replica_that_does_not_read_costs_bounded_memory_and_then_its_connection() {

@@ -171,7 +171,7 @@ pub struct Session {
     /// The home was lost while nobody else was connected: the next connection becomes the home.
     homeless: bool,
     connected: ReplicaSet,
-    /// What each replica that declined to be the home said last. Forgotten when one of its bundles is complete.
+    /// What each replica that declined to be the home said last. Forgotten when a bundle is complete.
     declined: Vec<Option<BusyReason>>,
     /// Bundles `first`, `first` + 1, …; the first one is never complete.
     window: VecDeque<Slot>,
@@ -516,7 +516,7 @@ impl Session {
     fn doubt_voids(&mut self, out: &mut Vec<Action>) {
         let replica = self.home;
         if self.stage == Stage::Open && self.connected.contains(replica) {
-            let doubted = self.window.iter().filter_map(|slot| match slot {
+            let doubted = self.window.iter_mut().filter_map(|slot| match slot {
                 Slot::Waiting(waiting) => waiting.voided(),
                 Slot::Complete => None,
             });
@@ -594,7 +594,7 @@ impl Session {
                 Action::NotDone { number, reason }
             }
             Some([ArchivedOperationResult::Error(ArchivedOperationError::SessionEvicted { next })]) => {
-                return self.on_evicted(now, BundleNumber(next.to_native()), seq, out);
+                return self.on_evicted(now, number, BundleNumber(next.to_native()), seq, out);
             }
             _ => Action::Completed { number, seq, results },
         };
@@ -608,9 +608,8 @@ impl Session {
         self.window[index] = Slot::Complete;
         self.busy_wait = self.timing.busy;
         self.busy_since = None;
-        if !matches!(told, Action::NotDone { .. }) {
-            self.declined[self.home.index()] = None;
-        }
+        // Whoever declined something before may take what comes next.
+        self.declined.fill(None);
         let progress = number == self.first;
         while matches!(self.window.front(), Some(Slot::Complete)) {
             self.window.pop_front();

@@ -38,8 +38,8 @@ pub struct Sessions {
     rows: BTreeMap<SessionId, Row>,
     /// All there ever were, the latest at the end.
     registered: Vec<Registered>,
-    /// How many bundles each evicted session has executed, as far as that is kept.
-    evicted: BTreeMap<([u8; 32], SessionId), u64>,
+    /// How many bundles each evicted session has executed, as far as that is kept, and where it was evicted.
+    evicted: BTreeMap<([u8; 32], SessionId), (u64, Seq)>,
 }
 
 impl Sessions {
@@ -92,7 +92,7 @@ impl Sessions {
         if own().count() == per_client {
             let (oldest, _) =
                 own().min_by_key(|(session, row)| (row.used, **session)).expect("invariant: there are some");
-            self.evict(*oldest);
+            self.evict(seq, *oldest);
         }
         let before = self.registered.iter().filter(|past| past.session.seq == seq).count();
         let session = SessionId { seq, place: u32::try_from(before).expect("invariant: a short history") };
@@ -101,13 +101,14 @@ impl Sessions {
         Ok(session)
     }
 
-    fn evict(&mut self, session: SessionId) {
+    fn evict(&mut self, seq: Seq, session: SessionId) {
         let row = self.rows.remove(&session).expect("invariant: it was found");
-        self.evicted.insert((row.client, session), row.executed.len() as u64);
-        let own = || self.evicted.keys().filter(|(client, _)| *client == row.client);
+        self.evicted.insert((row.client, session), (row.executed.len() as u64, seq));
+        let own = || self.evicted.iter().filter(|((client, _), _)| *client == row.client);
         if own().count() > self.limits.per_client
-            && let Some(oldest) = own().min().copied()
+            && let Some((oldest, _)) = own().min_by_key(|((_, session), (_, at))| (*at, *session))
         {
+            let oldest = *oldest;
             self.evicted.remove(&oldest);
         }
     }
@@ -125,7 +126,7 @@ impl Sessions {
             if session.seq > seq {
                 return Admission::Nothing;
             }
-            let next = self.evicted.get(&(client, session)).map_or(0, |executed| executed + 1);
+            let next = self.evicted.get(&(client, session)).map_or(0, |(executed, _)| executed + 1);
             return Admission::Refuse(OperationError::SessionEvicted { next }, seq);
         };
         let executed = row.executed.len() as u64;

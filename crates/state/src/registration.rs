@@ -56,7 +56,7 @@ impl State {
 
     fn open(&mut self, context: Context, client: &[u8; 32], nonce: Nonce) -> SessionId {
         if let Some((evicted, fields)) = self.sessions.to_evict(client) {
-            self.evict(evicted, fields);
+            self.evict(context.seq, evicted, fields);
         }
         let SessionId { seq, place } = self.last_opened;
         let place = if seq == context.seq { place + 1 } else { 0 };
@@ -93,15 +93,15 @@ impl State {
 
     /// Removes a session with all that is kept of it but the number of its next bundle, so that its owner learns what was
     /// executed.
-    fn evict(&mut self, session: SessionId, fields: SessionFields) {
+    fn evict(&mut self, seq: Seq, session: SessionId, fields: SessionFields) {
         let (mut number, kept) = (fields.next, quorate_types::limits::REPLIES_KEPT_MAX as u64);
         while number > FIRST && fields.next.since(number) < kept {
             number = number.previous();
             self.remove(&system::reply_key(session, number));
         }
         self.remove(&system::session_key(session));
-        self.put(&system::evicted_key(&fields.client, session), 0, &fields.next.0.to_le_bytes());
-        if let Some(forgotten) = self.sessions.evict(session) {
+        self.put(&system::evicted_key(&fields.client, session), seq.0, &fields.next.0.to_le_bytes());
+        if let Some(forgotten) = self.sessions.evict(seq, session) {
             self.remove(&system::evicted_key(&fields.client, forgotten));
         }
     }

@@ -28,6 +28,8 @@ struct Client {
     by_use: BTreeSet<(Seq, SessionId)>,
     /// Those that were evicted, with their next bundles: as many as it may keep.
     evicted: BTreeMap<SessionId, BundleNumber>,
+    /// They, those first that were evicted first.
+    by_eviction: BTreeSet<(Seq, SessionId)>,
     /// How many of its registrations are remembered.
     registrations: usize,
 }
@@ -85,7 +87,9 @@ impl Sessions {
                 && let Some(next) = system::next_of(record.value)
                 && let Some(place) = index.places.get(&client)
             {
-                index.clients[*place].evicted.insert(id, next);
+                let client = &mut index.clients[*place];
+                client.evicted.insert(id, next);
+                client.by_eviction.insert((Seq(record.version), id));
             }
         }
         index
@@ -139,17 +143,22 @@ impl Sessions {
         Some((*id, self.sessions[id].fields))
     }
 
-    /// Notes that a session is evicted. Returns another that is so for longest and is forgotten for that.
-    pub(crate) fn evict(&mut self, id: SessionId) -> Option<SessionId> {
+    /// Notes that a session is evicted at `seq`. Returns another that is so for longest and is forgotten for that.
+    pub(crate) fn evict(&mut self, seq: Seq, id: SessionId) -> Option<SessionId> {
         let session = self.sessions.remove(&id).expect("invariant: only a kept session is evicted");
         let client = &mut self.clients[session.client];
         client.by_use.remove(&(session.used, id));
         client.evicted.insert(id, session.fields.next);
+        client.by_eviction.insert((seq, id));
         if !self.remembered.contains_key(&id) {
             self.nonces.remove(&(session.fields.client, session.fields.nonce));
         }
-        let full = client.evicted.len() > self.limits.per_client;
-        if full { client.evicted.pop_first().map(|(id, _)| id) } else { None }
+        if client.evicted.len() <= self.limits.per_client {
+            return None;
+        }
+        let (_, forgotten) = client.by_eviction.pop_first()?;
+        client.evicted.remove(&forgotten);
+        Some(forgotten)
     }
 
     /// Notes a registration that was executed.

@@ -10,7 +10,7 @@
 //! | 4 ‖ session | client key, nonce, next bundle, first kept results, bytes of kept results | seq of the last bundle |
 //! | 4 ‖ session ‖ slot | archived results of the bundle with number mod 64 = slot, if kept, and the digest of its request | its seq |
 //! | 5 ‖ session | client key and nonce of the registration, for as long as it could be executed again | 0 |
-//! | 6 ‖ client key ‖ session | next bundle of a session that was evicted | 0 |
+//! | 6 ‖ client key ‖ session | next bundle of a session that was evicted | seq of the eviction |
 //!
 //! Numbers in values are little-endian; sessions in keys are big-endian, so that they lie in the order in which they were
 //! opened. Replies reuse their slots, so the tree keeps its shape while a session runs.

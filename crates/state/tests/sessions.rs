@@ -411,6 +411,36 @@ fn how_far_evicted_sessions_came_is_kept_of_as_many_as_a_key_may_have() {
     assert_eq!(told, next.map(|next| OperationError::SessionEvicted { next }));
 }
 
+/// The oldest session may be the one that was evicted last.
+#[test]
+fn the_session_that_was_evicted_last_is_remembered_longest() {
+    let limits = limited(2, 1);
+    let mut oldest = Client::new(1, 1);
+    let mut state = State::with_limits([oldest.key], limits);
+    oldest.register(&mut state, 1);
+    let mut seq = 1;
+    for nonce in 2..6 {
+        finish(&mut state, seq + 1);
+        seq += 2;
+        oldest.run(&mut state, seq, &[increment()]);
+        Client::new(1, nonce).register(&mut state, seq);
+        finish(&mut state, seq);
+    }
+    // Not used any more, it makes room at last.
+    for nonce in 6..8 {
+        finish(&mut state, seq + 1);
+        seq += 2;
+        Client::new(1, nonce).register(&mut state, seq);
+        finish(&mut state, seq);
+    }
+    let mut restarted = State::from_frozen(&state.freeze(), limits);
+    for state in [&mut state, &mut restarted] {
+        let outcome = oldest.send(state, seq + 1, 5, &[increment()]);
+        assert_eq!(refusal(&outcome).0, OperationError::SessionEvicted { next: 5 });
+        state.check_invariants();
+    }
+}
+
 /// The simplest possible table of sessions: client, nonce, session, next bundle, last use.
 #[derive(Default)]
 struct Table {

@@ -235,6 +235,23 @@ fn a_cluster_that_makes_no_progress_is_told_from_one_that_is_not_there() {
 }
 
 #[test]
+fn what_found_no_room_in_time_was_surely_not_done() {
+    tokio_uring::start(async {
+        let fake = FakeCluster::start(&[0, 1, 2, 3]);
+        let options =
+            ClientOptions { answer_deadline: Duration::from_millis(300), ..ClientOptions::default() };
+        let client = connect(&fake, options).await.unwrap();
+        fake.state().mute = true;
+        let open: Vec<_> = (0..64).map(|_| client.submit(&bundle()).unwrap()).collect();
+        let error = client.execute(&bundle()).await.unwrap_err();
+        assert!(matches!(error, ClientError::NoRoom { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotDone);
+        drop(open);
+        client.close().await;
+    });
+}
+
+#[test]
 fn a_bundle_over_its_limit_and_a_bundle_of_a_closed_client_are_errors() {
     tokio_uring::start(async {
         let fake = FakeCluster::start(&[0, 1, 2, 3]);

@@ -198,11 +198,12 @@ impl Session {
         }
     }
 
-    /// f+1 replicas agree that the session is evicted and `next` the first of its bundles that was not executed (0: not
+    /// f+1 replicas agree, asked about bundle `asked`, that the session is evicted and `next` the first of its bundles that was not executed (0: not
     /// known). What was surely not executed goes into another session; of the rest nobody knows more.
     pub(super) fn on_evicted(
         &mut self,
         now: Nanoseconds,
+        asked: BundleNumber,
         next: BundleNumber,
         seq: Seq,
         out: &mut Vec<Action>,
@@ -216,7 +217,10 @@ impl Session {
             self.first = number.next();
             match slot {
                 Slot::Complete => {}
-                Slot::Waiting(waiting) if known && waiting.reason().is_none() => {
+                // What is agreed of the one that was asked about is the eviction.
+                Slot::Waiting(waiting)
+                    if waiting.reason().is_none() && (known || waiting.is_agreed() && number != asked) =>
+                {
                     out.push(Action::ResultsGone { number, seq });
                 }
                 Slot::Waiting(_) => out.push(Action::Unknown { number }),

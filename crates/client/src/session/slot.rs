@@ -19,7 +19,9 @@ impl Slot {
     /// Whether anything was sent for it.
     pub(super) fn was_sent(&self) -> bool {
         match self {
-            Self::Waiting(Waiting { content: Content::Signed { sent, .. }, .. }) => *sent,
+            Self::Waiting(Waiting { content: Content::Signed { sent, .. }, void, .. }) => {
+                *sent || void.is_some()
+            }
             Self::Waiting(_) => false,
             Self::Complete => true,
         }
@@ -110,10 +112,13 @@ impl Waiting {
         }
     }
 
-    /// The bundle itself, if another stands in its place.
-    pub(super) fn voided(&self) -> Option<Frame> {
-        match (&self.void, &self.content) {
-            (Some(_), Content::Signed { frame, .. }) => Some(frame.clone()),
+    /// What is to be sent of the bundle itself, if another stands in its place.
+    pub(super) fn voided(&mut self) -> Option<Frame> {
+        match (&self.void, &mut self.content) {
+            (Some(_), Content::Signed { frame, sent, .. }) => {
+                *sent = true;
+                Some(frame.clone())
+            }
             _ => None,
         }
     }
@@ -156,6 +161,11 @@ impl Waiting {
         if keep && self.body.as_ref().is_none_or(|kept| kept.digest != digest) {
             self.body = Some(Body { digest, results: Arc::from(results) });
         }
+    }
+
+    /// Whether f+1 replicas have said what came of it.
+    pub(super) fn is_agreed(&self) -> bool {
+        self.agreed.is_some()
     }
 
     /// The results that f+1 replicas confirm, if they are here.

@@ -588,6 +588,23 @@ fn what_everybody_declines_is_voided_and_then_surely_not_done() {
 }
 
 #[test]
+fn who_declined_a_voided_bundle_is_asked_again_with_the_next() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    let home = declined_everywhere(&mut fixture, 1, BusyReason::ReadOnly);
+    for replica in [2, 3] {
+        fixture.tell(replica, 1, 9, &void(), OperationResult::Voided);
+    }
+    fixture.happened();
+    fixture.submit();
+    fixture.happened();
+    fixture.decline(home, 2, BusyReason::ReadOnly);
+    let next = (home + 1) % REPLICAS;
+    assert_eq!(fixture.happened(), format!("{next}:b2"), "there may be room elsewhere by now");
+}
+
+#[test]
 fn a_voided_bundle_that_was_executed_first_is_done() {
     let mut fixture = Fixture::registered();
     fixture.submit();
