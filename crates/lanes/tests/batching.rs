@@ -203,3 +203,22 @@ fn forged_bundles_are_taken_out_of_what_is_sealed_and_their_owners_named() {
     assert!(node.lanes.admit(LINK, 10, &again, 1), "what was dropped is not open any more");
     assert!(!node.lanes.admit(LINK, 11, &again, 1), "what was sealed is");
 }
+
+/// Others take so many batches of a lane and no more, however small they are.
+#[test]
+fn so_many_batches_are_open_and_no_more() {
+    const BATCHES_MAX: usize = 4 * 1024;
+    let mut node = Node::new(R0);
+    let mut sealed = 0;
+    let bundle = bundle_of(&node.config, 1, 1);
+    let bundle = BundleView::parse(&bundle).expect("a bundle");
+    for _ in 0..BATCHES_MAX + 10 {
+        let _ = node.lanes.admit(LINK, 1, &bundle, usize::MAX);
+        node.tick();
+        if let Some(batch) = node.take().held().pop() {
+            sealed += 1;
+            [R1, R2, R3].into_iter().for_each(|from| node.ack(from, batch.tip()));
+        }
+    }
+    assert_eq!(sealed, BATCHES_MAX);
+}

@@ -5,8 +5,8 @@ mod common;
 
 use common::*;
 use quorate_lanes::{Output, Reject};
-use quorate_types::{LaneNumber, Support, Why};
-use quorate_wire::LaneTip;
+use quorate_types::{Digest, LaneNumber, Support, Why};
+use quorate_wire::{BatchHead, BatchView, LaneTip};
 
 /// r3's lane forks after 5: A6 on one side, B6', B7' on the other.
 fn forked(node: &Node) -> (Chain, Chain) {
@@ -471,4 +471,30 @@ fn a_frontier_names_what_f_plus_1_and_a_quorum_hold() {
     let of_lane: Vec<u64> =
         acks.tips.iter().filter(|tip| tip.lane == chain.lane).map(|tip| tip.upto.0).collect();
     assert_eq!(of_lane, [9, 7, 4]);
+}
+
+/// Within a budget of bytes there would be hundreds of thousands of them.
+#[test]
+fn tiny_batches_of_a_lane_are_bounded_in_number() {
+    const BATCHES_MAX: usize = 16 * 1024;
+    let mut node = Node::new(R0);
+    let bundle = bundle_of(&node.config, 1, 1);
+    let mut tip = LaneTip { lane: lane_of(R3), upto: LaneNumber(0), chain: Digest::ZERO };
+    let mut taken = 0;
+    loop {
+        let head = BatchHead { lane: tip.lane, number: tip.upto.next(), previous: tip.chain };
+        let frame = batch_frame(&head, std::slice::from_ref(&bundle));
+        tip.upto = head.number;
+        tip.chain = BatchView::parse(frame.payload()).expect("a batch").chain();
+        match node.batch(&frame) {
+            Ok(()) => taken += 1,
+            Err(reject) => break assert_eq!(reject, Reject::Budget),
+        }
+        assert!(taken <= BATCHES_MAX);
+        if taken % 4096 == 0 {
+            node.take();
+            node.tick();
+        }
+    }
+    assert_eq!(taken, BATCHES_MAX);
 }
