@@ -10,7 +10,9 @@
 use quorate_benches::{OPERATIONS, VALUE_BYTES, session};
 use quorate_reactor::{CountingAllocator, allocations};
 use quorate_state::{BundleInput, Context, Outcome, State};
-use quorate_types::{ArchivedOperation, BundleNumber, Condition, Nanoseconds, Operation, Seq};
+use quorate_types::{
+    ArchivedOperation, BundleNumber, Condition, Digest, Nanoseconds, Nonce, Operation, Seq, SessionId,
+};
 use quorate_wire::testing;
 use rkyv::rancor::Error;
 use rkyv::vec::ArchivedVec;
@@ -73,7 +75,7 @@ impl Member {
     fn new(keys: u64, random: &mut Random) -> Self {
         let client = *testing::client_key().public().as_bytes();
         let mut member = Self { state: State::new([client]), client, number: 0 };
-        member.execute(&vec![Operation::Register { counter: 1 }]);
+        member.register();
         // In random order, so that the memory of neighbours is as far apart as in a state that has lived.
         let mut order: Vec<u64> = (0..keys).collect();
         for at in (1..order.len()).rev() {
@@ -86,20 +88,37 @@ impl Member {
         member
     }
 
+    fn register(&mut self) {
+        let operation = Operation::Register { nonce: Nonce([1; 16]), recent: 0 };
+        let (outcome, ..) = self.outcome(session().seq, SessionId::NONE, &vec![operation]);
+        assert!(matches!(outcome, Outcome::Registration { session: Some(id), .. } if id == session()));
+        self.number = 1;
+    }
+
     /// Executes a bundle; returns its time and how often memory was allocated.
     fn execute(&mut self, operations: &Vec<Operation>) -> (Duration, u64) {
+        let (outcome, time, allocated) = self.outcome(Seq(self.number + 1), session(), operations);
+        assert!(matches!(outcome, Outcome::Executed(_)));
+        self.number += 1;
+        (time, allocated)
+    }
+
+    fn outcome(
+        &mut self,
+        seq: Seq,
+        session: SessionId,
+        operations: &Vec<Operation>,
+    ) -> (Outcome, Duration, u64) {
         let archive = rkyv::to_bytes::<Error>(operations).expect("operations can be archived");
         let operations =
             rkyv::access::<ArchivedVec<ArchivedOperation>, Error>(&archive).expect("a fresh archive");
-        let context = Context { seq: Seq(self.number + 1), timestamp: Nanoseconds(0) };
-        let number = BundleNumber(self.number);
-        let input = BundleInput { client: &self.client, session: session(), number, operations };
+        let context = Context { seq, timestamp: Nanoseconds(0) };
+        // The digest of the request was made when the signature was checked.
+        let (client, number, request) = (&self.client, BundleNumber(self.number), Digest::ZERO);
+        let input = BundleInput { client, session, number, request, operations };
         let (before, started) = (allocations(), Instant::now());
         let outcome = black_box(self.state.execute(context, input));
-        let figures = (started.elapsed(), allocations() - before);
-        assert!(matches!(outcome, Outcome::Executed(_)));
-        self.number += 1;
-        figures
+        (outcome, started.elapsed(), allocations() - before)
     }
 }
 
