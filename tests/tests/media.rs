@@ -196,3 +196,19 @@ fn a_page_file_that_may_not_be_opened_and_a_newer_manifest_refuse_the_start_and_
     assert_all_there(&cluster, 3, &acknowledged);
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
 }
+
+#[test]
+fn a_block_that_goes_bad_under_a_running_replica_is_found_and_written_anew() {
+    let (cluster, _) = with_checkpoints();
+    let Manifest { root, .. } = newest_manifest(&cluster, 2).expect("there is one");
+    let block = children(&cluster, 2, root)[1];
+    let path = page_file(&cluster, 2, block);
+    let whole = fs::read(&path).expect("it is there");
+    flip(&cluster, 2, block);
+    wait_for("it is found", || (cluster.report(2, false)["blocks_mended"].as_u64() == Some(1)).then_some(()));
+    assert_eq!(fs::read(&path).expect("it is there"), whole);
+    let file = cluster.file("cluster.toml").display().to_string();
+    let output = Command::new(binary()).args(["status", "--cluster", &file]).output().expect("quorate runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("Replica 2 has found 1 blocks of its checkpoint damaged"), "{said}");
+}

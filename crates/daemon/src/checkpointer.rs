@@ -11,9 +11,12 @@
 //! be given no further one. After any other error nothing more is written: the replica has to stop.
 //!
 //! When the replica stops, what is being written is left unfinished.
+//!
+//! While nothing is to be written, the newest checkpoint is read back slowly and compared with the state in memory: a
+//! block that has gone bad is written anew in its place, and where that does not help, everything is.
 
 use crate::page_folder::{FolderError, PageFolder};
-use quorate_state::{Checkpoint, CheckpointHead, Forest, Frozen, PageStore, Progress};
+use quorate_state::{Checkpoint, CheckpointHead, Forest, Frozen, Manifest, PageStore, Progress, Scrub};
 use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
 use std::path::PathBuf;
@@ -35,6 +38,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it waits at most when a disk is full that seemed to have room, as with quotas: each attempt writes much. It
 /// waits half as long, and so on, before.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+/// How often some blocks are read back, and how many bytes of them: a state of a GiB takes half an hour.
+const SCRUB_INTERVAL: Duration = Duration::from_millis(100);
+const SCRUB_BYTES: usize = 64 * 1024;
 /// What is to be free on the disk beside a checkpoint's blocks: for its manifest, and for what the file system needs.
 const SPARE_BYTES: u64 = 1 << 20;
 
@@ -88,6 +94,13 @@ pub enum Outcome {
         path: PathBuf,
         /// How much is needed there.
         needed_bytes: u64,
+    },
+    /// Not of a job: blocks were read back. What was bad is told in the log and written anew.
+    Scrubbed {
+        /// The blocks that were compared.
+        blocks: u64,
+        /// Those that were bad, and copies of manifests.
+        bad: u64,
     },
     /// It is not, and nothing more will be.
     Failed(Position, FolderError),
@@ -170,12 +183,21 @@ impl Drop for Checkpointer {
 
 impl Checkpointer {
     /// Starts the thread, from one that is not pinned to a core.
-    pub fn start(folder: PageFolder, store: PageStore) -> std::io::Result<(Self, JoinHandle<()>)> {
+    ///
+    /// `newest` is the checkpoint that the store was loaded from, if there is one.
+    pub fn start(
+        folder: PageFolder,
+        store: PageStore,
+        newest: Option<(Manifest, Frozen)>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (orders, waiting) = mpsc::channel();
         let (finished, outcomes) = mpsc::channel();
         let hurry = Arc::new(Hurry::default());
         let hurried = Arc::clone(&hurry);
-        let writer = Writer { folder, store, hurry: hurried, outcomes: finished, waits: None };
+        let shelf = newest.map(|(manifest, state)| Shelf::new(manifest, state));
+        let mut writer =
+            Writer { folder, store, hurry: hurried, outcomes: finished, waits: None, shelf: None };
+        writer.shelf = shelf;
         let body = move || {
             if let Err(error) = quorate_reactor::be_nicer(NICE) {
                 debug!("checkpoints are written with the priority of the cores: {error}");
@@ -227,6 +249,21 @@ struct Wait {
     patience: Duration,
 }
 
+/// The newest checkpoint, which is read back.
+struct Shelf {
+    manifest: Manifest,
+    state: Frozen,
+    scrub: Scrub,
+    due: Instant,
+}
+
+impl Shelf {
+    fn new(manifest: Manifest, state: Frozen) -> Self {
+        let scrub = Scrub::over(&state);
+        Self { manifest, state, scrub, due: Instant::now() + SCRUB_INTERVAL }
+    }
+}
+
 /// The thread's side.
 struct Writer {
     folder: PageFolder,
@@ -234,6 +271,7 @@ struct Writer {
     hurry: Arc<Hurry>,
     outcomes: Sender<Outcome>,
     waits: Option<Wait>,
+    shelf: Option<Shelf>,
 }
 
 impl Writer {
@@ -246,10 +284,13 @@ impl Writer {
                     Order::Write(job, done) => self.choose(&mut newest, job, done),
                 }
             }
-            if !self.may_try() {
+            let is_idle = newest.is_none() || !self.may_try();
+            let Some((job, done)) = newest.take_if(|_| !is_idle) else {
+                if let Err(error) = self.scrub_if_due() {
+                    warn!("a checkpoint that was read back cannot be mended: {error}; it is tried again");
+                }
                 continue;
-            }
-            let Some((job, done)) = newest.take() else { continue };
+            };
             match self.write(&job) {
                 Ok(Attempt::Durable(written)) => {
                     self.waits = None;
@@ -287,15 +328,58 @@ impl Writer {
         }
     }
 
-    /// The next order; none when it is time to look at the disk. An error when the replica stops.
+    /// The next order; none when it is time to look at the disk, or to read something back. An error when the replica stops.
     fn next_order(&self, orders: &Receiver<Order>) -> Result<Option<Order>, RecvTimeoutError> {
-        let Some(wait) = self.waits else {
+        let due =
+            self.waits.map(|wait| wait.until).into_iter().chain(self.shelf.as_ref().map(|shelf| shelf.due));
+        let Some(due) = due.min() else {
             return orders.recv().map(Some).map_err(|_| RecvTimeoutError::Disconnected);
         };
-        match orders.recv_timeout(wait.until.saturating_duration_since(Instant::now())) {
+        match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             order => order.map(Some),
         }
+    }
+
+    /// Reads some blocks back, if it is time to, and writes anew what is bad.
+    fn scrub_if_due(&mut self) -> Result<(), FolderError> {
+        let now = Instant::now();
+        let Some(shelf) = self.shelf.as_mut().filter(|shelf| shelf.due <= now) else { return Ok(()) };
+        shelf.due = now + SCRUB_INTERVAL;
+        let (mut blocks, mut bad, mut bytes, mut is_lost) = (0, 0, 0, false);
+        while bytes < SCRUB_BYTES && !is_lost {
+            let Some(stored) = shelf.scrub.next(&self.store) else {
+                bad += u64::from(self.folder.mend_manifest(&shelf.manifest)?);
+                shelf.scrub = Scrub::over(&shelf.state);
+                break;
+            };
+            bytes += stored.bytes.len();
+            blocks += 1;
+            if !self.folder.holds(&stored) {
+                bad += 1;
+                warn!(
+                    "page file {} was damaged at byte {}: the block is written anew",
+                    stored.file, stored.offset
+                );
+                let rewritten = self.folder.rewrite(&stored);
+                is_lost = rewritten.is_err() || !self.folder.holds(&stored);
+            }
+        }
+        let _ = self.outcomes.send(Outcome::Scrubbed { blocks, bad });
+        if is_lost { self.write_all_anew() } else { Ok(()) }
+    }
+
+    /// The newest checkpoint is written whole to other files, as those that it has cannot be relied upon.
+    fn write_all_anew(&mut self) -> Result<(), FolderError> {
+        let Some(Shelf { manifest, state, .. }) = self.shelf.take() else { return Ok(()) };
+        self.store.distrust();
+        let CheckpointHead { seq, digest, timestamp, certificate } = manifest.head.clone();
+        let (position, contents) = (Position { seq, digest }, Contents::State(state.clone()));
+        let attempt = self.write(&Job { position, timestamp, certificate, contents })?;
+        if !matches!(attempt, Attempt::Durable(_)) {
+            self.shelf = Some(Shelf::new(manifest, state));
+        }
+        Ok(())
     }
 
     /// Whether a checkpoint may be tried now; if not, when the disk is looked at next.
@@ -360,6 +444,9 @@ impl Writer {
         let written_bytes = checkpoint.written_bytes();
         let removal = self.store.on_durable(checkpoint);
         self.folder.remove(&removal)?;
+        if let Contents::State(state) = contents {
+            self.put_on_shelf(manifest.clone(), state.clone());
+        }
         Ok(Attempt::Durable(Written {
             position: *position,
             complete: manifest.complete,
@@ -370,6 +457,17 @@ impl Writer {
             elapsed: started.elapsed(),
             syncing,
         }))
+    }
+
+    /// What is read back is the newest checkpoint.
+    fn put_on_shelf(&mut self, manifest: Manifest, state: Frozen) {
+        match &mut self.shelf {
+            Some(shelf) => {
+                shelf.scrub.move_to(&state);
+                (shelf.manifest, shelf.state) = (manifest, state);
+            }
+            None => self.shelf = Some(Shelf::new(manifest, state)),
+        }
     }
 
     /// Writes all blocks, if there seems to be room for them; else says how the attempt has ended.

@@ -292,6 +292,12 @@ impl Driver {
                 }
                 Ok(())
             }
+            Outcome::Scrubbed { blocks, bad } => {
+                let core = self.shared.core(self.id.index());
+                core.add(Counter::BlocksScrubbed, blocks);
+                core.add(Counter::BlocksMended, bad);
+                Ok(())
+            }
             Outcome::Replaced(_) => Ok(()),
             Outcome::PutOff { position, path, needed_bytes } => {
                 if !self.shared.set_checkpoint_waits(true) {

@@ -8,7 +8,7 @@ use crate::space;
 use quorate_state::{
     CheckpointHead, FILE_HEAD_BYTES, FileNumber, Frozen, Known, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
     Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored, StoreOptions,
-    Undo, is_of_the_medium, verify,
+    Stored, Undo, is_of_the_medium, verify,
 };
 use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,7 +198,7 @@ impl PageFolder {
     }
 
     /// Writes those copies of a manifest anew that are not what they should be; says whether there were some.
-    fn mend_manifest(&self, manifest: &Manifest) -> Result<bool, FolderError> {
+    pub(crate) fn mend_manifest(&self, manifest: &Manifest) -> Result<bool, FolderError> {
         let mut is_mended = false;
         for path in self.manifest_copies(manifest.number) {
             if !read_copy(&path).is_ok_and(|copy| copy == *manifest) {
@@ -289,6 +289,25 @@ impl PageFolder {
         for number in &removal.pages {
             self.written.remove(number);
             remove_file(&self.page_file(*number))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a block stands where it should. Says no as well where it cannot be read.
+    pub(crate) fn holds(&mut self, stored: &Stored) -> bool {
+        let mut found = vec![0; stored.bytes.len()];
+        // Another file may stand under the name by now.
+        self.reading = None;
+        self.read(stored.file, u64::from(stored.offset), &mut found).is_ok() && found == stored.bytes
+    }
+
+    /// Writes a block anew where it stands; others are not touched.
+    pub(crate) fn rewrite(&self, stored: &Stored) -> Result<(), FolderError> {
+        let path = self.page_file(stored.file);
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+        file.write_all_at(&stored.bytes, u64::from(stored.offset)).map_err(failed("write", &path))?;
+        if self.synchronous {
+            file.sync_data().map_err(failed("make durable", &path))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::run::StartError;
 use crate::segment_files::{self, LogRead, Reading};
 use quorate_journal::{Damage, FoundBatch, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
-use quorate_state::{PageStore, StoreOptions};
+use quorate_state::{Frozen, Manifest, PageStore, StoreOptions};
 use quorate_types::{ClusterConfig, CoreId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub(crate) struct Beginning {
     pub(crate) scans: BTreeMap<CoreId, Scan>,
     /// Where the page files go on.
     pub(crate) store: PageStore,
+    /// The checkpoint that they hold and the state in it, if it is whole.
+    pub(crate) newest: Option<(Manifest, Frozen)>,
 }
 
 /// A cluster that began with the state of a backup has a replica that does not have it.
@@ -102,7 +104,7 @@ pub(crate) fn recover(
     if logs.iter().any(|(core, _, scan)| *core == FIRST_CORE && !scan.is_empty()) && !data.has_spoken()? {
         note_spoken(data.path())?;
     }
-    let store = load_checkpoint(folder, &mut found)?;
+    let (store, newest) = load_checkpoint(folder, &mut found)?;
     read_batches(&logs, &mut found)?;
     let records = found.records.len();
     if records > 0 {
@@ -114,7 +116,7 @@ pub(crate) fn recover(
         problem: problem.to_string(),
     })?;
     let scans = logs.into_iter().map(|(core, _, scan)| (core, scan)).collect();
-    Ok(Beginning { recovery, scans, store })
+    Ok(Beginning { recovery, scans, store, newest })
 }
 
 /// Reads back the batches that are not executed in the state: what was executed stays on the disk.
@@ -134,7 +136,10 @@ fn read_batches(logs: &[(CoreId, PathBuf, Scan)], found: &mut Found) -> Result<(
 }
 
 /// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped.
-fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<PageStore, StartError> {
+fn load_checkpoint(
+    folder: &mut PageFolder,
+    found: &mut Found,
+) -> Result<(PageStore, Option<(Manifest, Frozen)>), StartError> {
     let started = Instant::now();
     let pages = page_folder::find(folder, StoreOptions::default(), found.known()).map_err(|error| {
         if error.is_damage() { StartError::Pages(error) } else { refuse_to_start(folder.path(), &error) }
@@ -147,6 +152,7 @@ fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<PageSto
     }
     let has_part = pages.restored.part.is_some();
     let salvaged = pages.restored.salvage.as_ref().map(|salvage| salvage.blocks());
+    let newest = pages.restored.whole.clone();
     let whole = found.take(pages.restored);
     let elapsed_ms = started.elapsed().as_millis();
     if let Some((position, _)) = whole {
@@ -160,7 +166,7 @@ fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<PageSto
              nothing is executed before"
         );
     }
-    Ok(pages.store)
+    Ok((pages.store, newest))
 }
 
 /// Something is there and cannot be read: whoever went on without it would take it for lost.

@@ -40,6 +40,8 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         sessions: execution.sessions,
         user_keys: execution.user_keys,
         stored_bytes: execution.stored_bytes,
+        blocks_scrubbed: shared.sum(Counter::BlocksScrubbed),
+        blocks_mended: shared.sum(Counter::BlocksMended),
         view_changes: ordering.view.0,
         log_blocks_repaired: shared.sum(Counter::LogBlocksRepaired),
         log_records_lost: shared.sum(Counter::LogRecordsLost),

@@ -121,7 +121,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         cores: config.cores.len(),
     };
     let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
-    let Beginning { mut recovery, mut scans, store } = recover(&config, &setup, &mut data, &mut folder)?;
+    let Beginning { mut recovery, mut scans, store, newest } =
+        recover(&config, &setup, &mut data, &mut folder)?;
     // From here on something may be written that a loss of power would take back; or all is durable.
     let unsynced = (config.durability == Durability::Async).then(boot_id).transpose()?;
     data.set_unsynced_boot(unsynced)?;
@@ -132,7 +133,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     let files = Disk::start(&shared, data.path(), limits).map_err(StartError::Thread)?;
     let reading = ReaderThread::start().map_err(StartError::Thread)?;
     let mut threads = Vec::new();
-    let (checkpointer, writing) = Checkpointer::start(folder, store).map_err(StartError::Thread)?;
+    let (checkpointer, writing) = Checkpointer::start(folder, store, newest).map_err(StartError::Thread)?;
     let mut checkpointer = Some(checkpointer);
     let execution = Layout::new(&config.cluster, config.cores.len()).execution();
     for (id, mailbox) in config.core_ids().zip(mailbox::mesh::<Mail>(config.cores.len())) {

@@ -72,8 +72,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
         true => json(&config, &answers, &progress, &roots)?,
         false => {
             let table = table(&config, &answers, arguments.root);
-            let (bans, decay) = (bans(&answers), decay(&answers));
-            format!("{table}\n{}\n{}\n{bans}{decay}", progress.sentence, roots.sentence)
+            let (bans, decay, media) = (bans(&answers), decay(&answers), media(&answers));
+            format!("{table}\n{}\n{}\n{bans}{decay}{media}", progress.sentence, roots.sentence)
         }
     };
     output::print(text)?;
@@ -212,6 +212,18 @@ fn decay(answers: &[Answer]) -> String {
         }
     }
     text
+}
+
+/// Whose disk has let blocks go bad, a line each.
+fn media(answers: &[Answer]) -> String {
+    let rotten = answers.iter().flatten().filter(|report| report.blocks_mended > 0);
+    let line = |report: &ReplicaReport| {
+        format!(
+            "Replica {} has found {} blocks of its checkpoint damaged and written them anew: its disk is not to be trusted.\n",
+            report.replica, report.blocks_mended
+        )
+    };
+    rotten.map(line).collect()
 }
 
 fn json(
@@ -381,6 +393,15 @@ mod tests {
         let text = decay(&[report(0, 5, "a"), Ok(worn)]);
         let said = "The log of replica 2 goes bad on its disk: 3 blocks were written again, 1 records cannot";
         assert!(text.starts_with(said), "{text}");
+    }
+
+    #[test]
+    fn whose_disk_rots_is_said() {
+        let mut rotten = report(2, 5, "a").unwrap();
+        assert_eq!(media(&[Ok(rotten.clone()), silent()]), "");
+        rotten.blocks_mended = 3;
+        let text = media(&[report(0, 5, "a"), Ok(rotten)]);
+        assert!(text.starts_with("Replica 2 has found 3 blocks") && text.lines().count() == 1, "{text}");
     }
 
     #[test]

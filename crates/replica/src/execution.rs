@@ -231,7 +231,6 @@ impl ExecutionRole {
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
         self.state = State::from_frozen(frozen, self.config.tuning().sessions);
         self.lacks_state = false;
-        self.library.hold(None);
         let config = Arc::clone(&self.config);
         let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
         self.tips = config.lanes().filter_map(tip).collect();

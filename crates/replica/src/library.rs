@@ -99,6 +99,8 @@ impl Library {
     ) {
         let (certificate, copied, superseded) = (None, None, None);
         self.states.push_back(Served { root, state, tips, certificate, copied, superseded });
+        // It has what others may lack of the older ones, or what has taken its place.
+        self.salvage = None;
         stable.into_iter().for_each(|certificate| self.certify(certificate));
     }
 

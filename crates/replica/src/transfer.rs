@@ -158,7 +158,7 @@ impl Transfer {
         };
         let Some(stable) = stable.filter(is_ahead) else {
             // Execution got there by itself.
-            (self.reached, self.fetching, self.due) = (None, None, None);
+            (self.reached, self.fetching, self.due, self.salvage) = (None, None, None, None);
             return Vec::new();
         };
         let step = tuning.retransmit.0;

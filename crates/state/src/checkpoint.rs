@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
 
 use quorate_types::Digest;
 
@@ -430,7 +429,8 @@ impl Checkpoint {
         node.encode(&mut page);
         node.cache().digest_or(|| digest_of_page(&page));
         assert_eq!(page.len(), node.page_bytes(), "invariant: a page's length follows from its weight");
-        let (kind, addresses) = self.addresses_below(node);
+        let below = addresses_below(node, self.epoch);
+        let (kind, addresses) = below.expect("invariant: children are on disk before their parent");
         let place = self.put(kind, &addresses, &page, store);
         node.cache().set_place(self.epoch, place);
         self.writer.page = page;
@@ -479,20 +479,20 @@ impl Checkpoint {
         *self.live.entry(place.file).or_default() += u64::from(bytes);
         place
     }
+}
 
-    fn addresses_below(&self, node: &Node) -> (BlockKind, Vec<Address>) {
-        let expected = "invariant: children are on disk before their parent";
-        match node {
-            Node::Leaf(leaf) => {
-                let address = |value: &Arc<_>| address_of_value(value, self.epoch).expect(expected);
-                (BlockKind::Leaf, leaf.long_values().map(address).collect())
-            }
-            Node::Inner(inner) => {
-                let address = |child: &Arc<Node>| address_of_node(child, self.epoch).expect(expected);
-                (BlockKind::Inner, inner.children().iter().map(address).collect())
-            }
+/// What a node's block says of those below: nothing as long as one of them is not on disk.
+pub(crate) fn addresses_below(node: &Node, epoch: PlaceEpoch) -> Option<(BlockKind, Vec<Address>)> {
+    Some(match node {
+        Node::Leaf(leaf) => {
+            let addresses = leaf.long_values().map(|value| address_of_value(value, epoch));
+            (BlockKind::Leaf, addresses.collect::<Option<_>>()?)
         }
-    }
+        Node::Inner(inner) => {
+            let addresses = inner.children().iter().map(|child| address_of_node(child, epoch));
+            (BlockKind::Inner, addresses.collect::<Option<_>>()?)
+        }
+    })
 }
 
 fn digest_of(cache: &Cache) -> Digest {
@@ -512,10 +512,10 @@ fn address(cache: &Cache, bytes: u32, epoch: PlaceEpoch) -> Option<Address> {
     Some(Address { file, offset, bytes })
 }
 
-fn address_of_node(node: &Node, epoch: PlaceEpoch) -> Option<Address> {
+pub(crate) fn address_of_node(node: &Node, epoch: PlaceEpoch) -> Option<Address> {
     address(node.cache(), block_bytes_of(node), epoch)
 }
 
-fn address_of_value(value: &crate::leaf::LongValue, epoch: PlaceEpoch) -> Option<Address> {
+pub(crate) fn address_of_value(value: &crate::leaf::LongValue, epoch: PlaceEpoch) -> Option<Address> {
     address(&value.cache, block::block_bytes(0, value.bytes().len()), epoch)
 }

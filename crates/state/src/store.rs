@@ -302,6 +302,13 @@ impl PageStore {
         removal
     }
 
+    /// What is on disk of the newest checkpoint cannot be relied upon: the next one writes everything anew, to
+    /// other files.
+    pub fn distrust(&mut self) {
+        self.void(&[], &[]);
+        self.files.clear();
+    }
+
     /// A checkpoint will not become durable: what it told nodes of their places is void, the files that it has `begun`
     /// are not there, and those that it appended to end where they did.
     pub(crate) fn void(&mut self, begun: &[FileNumber], cut: &[(FileNumber, u32)]) {

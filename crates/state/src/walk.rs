@@ -39,6 +39,29 @@ impl Walk {
         Self { roots, next_root: 0, stack: Vec::new() }
     }
 
+    /// Where it is: of the first tree, the next child to enter at each level.
+    pub(crate) fn path(&self) -> Vec<usize> {
+        self.stack.iter().map(|frame| frame.next).collect()
+    }
+
+    /// A walk over other trees from about the place at which another one was.
+    pub(crate) fn resumed(forest: &Forest, path: &[usize]) -> Self {
+        let mut walk = Self::over(forest);
+        let mut at = walk.roots.first().cloned();
+        for next in path {
+            let Some(node) = at else { break };
+            let children: &[Arc<Node>] = match &*node {
+                Node::Inner(inner) => inner.children(),
+                Node::Leaf(_) => &[],
+            };
+            let next = (*next).min(children.len());
+            at = next.checked_sub(1).and_then(|open| children.get(open)).cloned();
+            walk.next_root = 1;
+            walk.stack.push(Frame { node, next, moved: false });
+        }
+        walk
+    }
+
     /// Goes on to the next node that is left; passes nodes by for which `enter` says no.
     pub(crate) fn next(&mut self, enter: impl Fn(&Node) -> bool) -> Exit {
         loop {

@@ -62,6 +62,8 @@ counters! {
     LogRecordsLost "log_records_lost" "Records of the log that were found so and cannot be read from any copy.",
     Checkpoints "checkpoints" "Checkpoints that became durable.",
     CheckpointBytes "checkpoint_bytes" "Bytes that checkpoints wrote to page files.",
+    BlocksScrubbed "blocks_scrubbed" "Blocks of page files that were read back and compared with the state in memory.",
+    BlocksMended "blocks_mended" "Blocks of page files, and copies of manifests, that had gone bad and were written anew.",
     PageFileBytes "page_file_bytes" "Bytes of all page files on the disk.",
     BundlesExecuted "bundles_executed" "Bundles that were executed.",
     OperationsExecuted "operations_executed" "Operations of executed bundles.",

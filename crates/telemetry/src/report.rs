@@ -44,6 +44,10 @@ pub struct ReplicaReport {
     pub user_keys: u64,
     /// The bytes of keys and values that users have stored.
     pub stored_bytes: u64,
+    /// Blocks of the newest checkpoint that were read back and compared with the state in memory.
+    pub blocks_scrubbed: u64,
+    /// Those that had gone bad, with copies of manifests: they were written anew.
+    pub blocks_mended: u64,
     /// How often the view has changed.
     pub view_changes: u64,
     /// The blocks of its log that went bad while it ran and were written again from their second copies.

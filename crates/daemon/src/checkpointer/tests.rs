@@ -25,7 +25,7 @@ impl Running {
         let mut folder = PageFolder::open(path, true).unwrap();
         let Found { store, restored, .. } =
             find(&mut folder, StoreOptions::default(), upto(u64::MAX)).unwrap();
-        let (checkpointer, thread) = Checkpointer::start(folder, store).unwrap();
+        let (checkpointer, thread) = Checkpointer::start(folder, store, restored.whole.clone()).unwrap();
         let limits = quorate_types::SessionLimits::default();
         let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, limits));
         (Self { checkpointer, thread, woken: mpsc::channel() }, state)
@@ -38,7 +38,30 @@ impl Running {
 
     fn outcome(&self) -> Outcome {
         self.woken.1.recv_timeout(PATIENCE).expect("an outcome in time");
-        self.checkpointer.take().expect("who is woken finds an outcome")
+        loop {
+            match self.checkpointer.take().expect("who is woken finds an outcome") {
+                Outcome::Scrubbed { .. } => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until so many blocks more were found bad and mended, or so many were found good.
+    fn scrubbed(&self, good: u64, bad: u64) {
+        let end = Instant::now() + PATIENCE;
+        let (mut blocks, mut mended) = (0, 0);
+        while blocks - mended < good || mended < bad {
+            assert!(Instant::now() < end, "{blocks} blocks were read back and {mended} mended");
+            match self.checkpointer.take() {
+                Some(Outcome::Scrubbed { blocks: more, bad }) => {
+                    (blocks, mended) = (blocks + more, mended + bad);
+                }
+                Some(other) => panic!("{other:?}"),
+                // No job is under way, so nobody rings: this waits for a moment.
+                None => drop(self.woken.1.recv_timeout(Duration::from_millis(5))),
+            }
+        }
+        assert_eq!(mended, bad);
     }
 
     fn stop(self) {
@@ -214,5 +237,44 @@ fn the_thread_ends_in_the_middle_when_the_replica_stops() {
     running.write(job(1, Contents::State(state().freeze())));
     running.stop();
     let (running, _) = Running::start(folder.path());
+    running.stop();
+}
+
+#[test]
+fn what_goes_bad_on_the_disk_is_found_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let (running, _) = Running::start(&path);
+    let mut state = state();
+    running.write(job(1, Contents::State(state.freeze())));
+    assert!(matches!(running.outcome(), Outcome::Durable(_)));
+    let pages = path.join("pages-00000001");
+    let whole = std::fs::read(&pages).unwrap();
+    running.scrubbed(500, 0);
+    let mut damaged = whole.clone();
+    for at in [100, whole.len() / 2, whole.len() - 1] {
+        damaged[at] ^= 0x10;
+    }
+    std::fs::write(&pages, &damaged).unwrap();
+    running.scrubbed(0, 3);
+    assert_eq!(std::fs::read(&pages).unwrap(), whole);
+    // A copy of the manifest, when the walk is at its end.
+    let copy = path.join("manifest-00000001-copy");
+    let manifest = std::fs::read(&copy).unwrap();
+    std::fs::write(&copy, b"no manifest").unwrap();
+    running.scrubbed(0, 1);
+    assert_eq!(std::fs::read(&copy).unwrap(), manifest);
+    // A file that is gone takes all that is in it along: the state is written to others.
+    std::fs::remove_file(&pages).unwrap();
+    running.scrubbed(0, 1);
+    running.scrubbed(500, 0);
+    change(&mut state, 2);
+    running.write(job(2, Contents::State(state.freeze())));
+    assert!(matches!(running.outcome(), Outcome::Durable(_)));
+    running.stop();
+    let (running, loaded) = Running::start(&path);
+    assert_eq!(loaded.unwrap().root(), state.root());
+    // What was loaded is read back, too.
+    running.scrubbed(500, 0);
     running.stop();
 }
