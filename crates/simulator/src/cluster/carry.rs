@@ -135,7 +135,7 @@ impl Cluster {
         let Origin { replica, core } = origin;
         check_owner(origin, journal)?;
         let oracles = &mut self.oracles;
-        oracles.durability.on_trim(&oracles.ledger, replica, journal, upto)?;
+        oracles.durability.on_trim(&oracles.ledger, &oracles.agreement, replica, journal, upto)?;
         self.trace.note(self.now, Detail::Verbose, &[21, id(replica), u64::from(journal.0), upto.0], || {
             format!("r{replica} {journal:?} needs nothing up to {upto:?}")
         });

@@ -3,9 +3,10 @@
 //! Only what a core was told to be durable counts, so a replica that guesses right is still found.
 
 use super::Violation;
+use super::agreement::Agreement;
 use crate::ledger::Ledger;
 use quorate_journal::{CONSENSUS_JOURNAL, Record};
-use quorate_types::{Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, Seq, View};
+use quorate_types::{Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, Seq, View, Why};
 use quorate_wire::message::{Commit, Prepare};
 use quorate_wire::{LaneTip, Position};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,8 @@ const KEPT: &str = "what was durable is there after a restart";
 /// What a record says, without its bulk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
-    /// A batch is held.
-    Batch(Digest),
+    /// A batch is held, and why.
+    Batch(Digest, Why),
     /// A header was accepted, and perhaps it may be voted for.
     Accept(View, Position, bool),
     /// A slot is prepared.
@@ -36,11 +37,11 @@ impl Fact {
     /// The fact in a record, which is noted in the ledger too.
     pub fn of(record: &Record, ledger: &mut Ledger) -> Result<Self, Violation> {
         Ok(match record {
-            Record::Batch(frame, _) => {
+            Record::Batch(frame, why) => {
                 let noted = ledger.note_batch(frame);
-                Self::Batch(
-                    noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?.chain,
-                )
+                let noted =
+                    noted.map_err(|error| Violation::new(ORACLE, format!("wrote a batch: {error}")))?;
+                Self::Batch(noted.chain, *why)
             }
             Record::Accept { view, header, voted } => {
                 let digest = ledger.note_header(header);
@@ -92,6 +93,8 @@ struct Disk {
     batches: BTreeSet<Digest>,
     /// Accepted headers that may be voted for.
     accepts: BTreeSet<(View, Digest)>,
+    /// The batches on chains that were ever acknowledged to others: a fact that no restart takes back.
+    said: BTreeSet<Digest>,
     prepared: BTreeMap<(View, Seq), Digest>,
     stable: Seq,
     /// The checkpoints of the own state, ascending.
@@ -249,6 +252,7 @@ impl Durability {
     pub fn on_trim(
         &mut self,
         ledger: &Ledger,
+        agreement: &Agreement,
         replica: ReplicaId,
         journal: JournalId,
         upto: Lsn,
@@ -262,12 +266,18 @@ impl Durability {
             lost_votes(&gone, &stays).filter(|_| !disk.forgotten)
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
-            // Old ones may have been appended again, so that a lane that stands still keeps no other.
-            let is_needed =
-                |chain: &Digest| !stays.contains(&Fact::Batch(*chain)) && follows(ledger, &tips, *chain);
+            let is_needed = |chain: Digest, why: Why| {
+                // Old ones may have been appended again, so that a lane that stands still keeps no other.
+                let stays = stays.iter().any(|fact| matches!(fact, Fact::Batch(other, _) if *other == chain));
+                !stays
+                    && follows(ledger, &tips, chain)
+                    && (why > Why::Named
+                        || disk.said.contains(&chain)
+                        || disk.is_named(ledger, agreement, newest, chain))
+            };
             // What does not connect to the state any more, as something before it is damaged, comes from others.
             let mut batches = gone.iter().filter(|_| !disk.damaged);
-            batches.find(|fact| matches!(fact, Fact::Batch(chain) if is_needed(chain))).copied()
+            batches.find(|fact| matches!(fact, Fact::Batch(chain, why) if is_needed(*chain, *why))).copied()
         };
         if let Some(fact) = lost {
             let text = format!(
@@ -360,6 +370,7 @@ impl Durability {
                 let text = format!("acknowledgement of {tip:?}, but batch {number:?} is not durable");
                 return Err(Violation::new(ORACLE, text));
             };
+            disk.said.insert(chain);
             (number, chain) = (number.previous(), batch.previous);
         }
         disk.chains.insert(tip.chain);
@@ -387,7 +398,7 @@ impl Durability {
 impl Disk {
     fn apply(&mut self, fact: Fact) {
         match fact {
-            Fact::Batch(chain) => {
+            Fact::Batch(chain, _) => {
                 self.batches.insert(chain);
             }
             Fact::Accept(view, position, voted) => {
@@ -407,6 +418,31 @@ impl Disk {
             // It says nothing new while what it stands for is there.
             Fact::Promised(..) => {}
         }
+    }
+
+    /// Whether a header that was accepted names a batch above the own state, and no commit has left it out: a batch that
+    /// is held for its name alone may go when that is so (DESIGN section 4).
+    fn is_named(
+        &self,
+        ledger: &Ledger,
+        agreement: &Agreement,
+        state: Option<Position>,
+        batch: Digest,
+    ) -> bool {
+        let floor = state.map_or(Seq(0), |state| state.seq);
+        self.accepts.iter().any(|(_, digest)| {
+            let Some(header) = ledger.header(digest).filter(|header| header.seq > floor) else {
+                return false;
+            };
+            let names = |tip: &LaneTip| {
+                let above = named_before(ledger, tip.lane, &header.parent);
+                ledger.batches_between(above, tip).is_some_and(|batches| {
+                    batches.iter().skip(1).any(|next| next.previous == batch) || tip.chain == batch
+                })
+            };
+            header.cut.iter().any(names)
+                && !is_left_out(ledger, agreement, Position { seq: header.seq, digest: *digest })
+        })
     }
 
     /// What is appended to a journal from `first` to `last`, durable or not.
@@ -503,6 +539,17 @@ fn lost_votes(gone: &[Fact], stays: &[Fact]) -> Option<Fact> {
             })
     });
     view.or(entry).or(certificate).or(checkpoint).or(promise).or(vote)
+}
+
+/// Whether a header or an ancestor of it stands where another was committed.
+fn is_left_out(ledger: &Ledger, agreement: &Agreement, mut at: Position) -> bool {
+    loop {
+        if let Some(decided) = agreement.decided(at.seq) {
+            return decided != at;
+        }
+        let Some(header) = ledger.header(&at.digest) else { return false };
+        at = Position { seq: at.seq.previous(), digest: header.parent };
+    }
 }
 
 /// Whether a batch comes after the tip of its lane, and on a chain that leads on from there: any other will never be

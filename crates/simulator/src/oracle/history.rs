@@ -7,7 +7,8 @@ use super::Violation;
 use crate::ledger::WrittenBundle;
 use crate::model::{Fate, Model};
 use quorate_types::{
-    BundleNumber, Digest, Nanoseconds, Operation, OperationResult, Seq, SessionId, SessionLimits,
+    BundleNumber, Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId,
+    SessionLimits,
 };
 use std::collections::BTreeMap;
 
@@ -51,8 +52,29 @@ pub struct Completion {
     pub results: Vec<OperationResult>,
 }
 
-/// What is answered to whom: session and number, the digest of the operations, and the seq that the answer names.
-pub type Answered = (SessionId, BundleNumber, Digest, Seq);
+/// What is answered to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Answered {
+    /// The session.
+    pub session: SessionId,
+    /// The bundle.
+    pub number: BundleNumber,
+    /// The digest of its operations.
+    pub request: Digest,
+    /// The seq that the answer names.
+    pub seq: Seq,
+    /// Whether it says that the session is evicted. A header that executes a bundle may evict its session, and answer
+    /// another copy of the bundle so: two answers with one seq, and both are true.
+    pub evicted: bool,
+}
+
+impl Answered {
+    /// Whether results say that the session is evicted.
+    #[must_use]
+    pub fn says_evicted(results: &[OperationResult]) -> bool {
+        matches!(results, [OperationResult::Error(OperationError::SessionEvicted { .. })])
+    }
+}
 
 /// What the committed order leads to.
 #[derive(Debug)]
@@ -74,11 +96,14 @@ pub fn replay(order: &[(Seq, &WrittenBundle)], limits: SessionLimits) -> Replay 
         match replay.model.bundle(seq, bundle) {
             Fate::Executed(results) => {
                 let operations = bundle.operations.clone();
-                replay.answers.insert((session, number, request, seq), results.clone());
+                let name = Answered { session, number, request, seq, evicted: false };
+                replay.answers.insert(name, results.clone());
                 replay.executed.push(Executed { seq, session, number, request, operations, results });
             }
             Fate::Answered(at, result) => {
-                replay.answers.insert((session, number, request, at), vec![result]);
+                let results = vec![result];
+                let evicted = Answered::says_evicted(&results);
+                replay.answers.insert(Answered { session, number, request, seq: at, evicted }, results);
             }
             Fate::Nothing => {}
         }

@@ -30,8 +30,13 @@ impl Replies {
         if reply.body == ReplyBody::Gone {
             return Ok(());
         }
-        let name = (reply.session, reply.number, reply.request, reply.seq);
-        let digest = reply.digest;
+        let ReplyView { session, number, request, seq, digest, .. } = *reply;
+        let results = match reply.body {
+            ReplyBody::Results(results) => Some(results),
+            ReplyBody::DigestOnly | ReplyBody::Gone => None,
+        };
+        let evicted = results.and_then(read).is_some_and(|results| Answered::says_evicted(&results));
+        let name = Answered { session, number, request, seq, evicted };
         let answer = self.answers.entry(name).or_insert(Answer { digest, first: replica, results: None });
         if answer.digest != digest {
             let text = format!(
@@ -40,10 +45,8 @@ impl Replies {
             );
             return Err(Violation::new(ORACLE, text));
         }
-        if let ReplyBody::Results(results) = reply.body
-            && answer.results.is_none()
-        {
-            answer.results = Some(results.to_vec());
+        if answer.results.is_none() {
+            answer.results = results.map(<[u8]>::to_vec);
         }
         Ok(())
     }
@@ -51,8 +54,9 @@ impl Replies {
     /// What replicas have told of the results of a bundle; nothing if none did, or if it cannot be read.
     #[must_use]
     pub fn told(&self, of: &Executed) -> Option<Vec<OperationResult>> {
-        let bytes = self.answers.get(&(of.session, of.number, of.request, of.seq))?.results.as_ref()?;
-        rkyv::from_bytes::<_, Failure>(bytes).ok()
+        let Executed { session, number, request, seq, .. } = *of;
+        let name = Answered { session, number, request, seq, evicted: false };
+        read(self.answers.get(&name)?.results.as_ref()?)
     }
 
     /// Compares every answer with what may be answered, those included that no client waited for.
@@ -63,8 +67,8 @@ impl Replies {
                 return Err(Violation::new(ORACLE, text));
             };
             let Some(bytes) = &answer.results else { continue };
-            let told = rkyv::from_bytes::<Vec<OperationResult>, Failure>(bytes);
-            if told.as_ref().ok() != Some(expected) {
+            let told = read(bytes);
+            if told.as_ref() != Some(expected) {
                 let text = format!("{name:?} was answered {told:?}, the model says {expected:?}");
                 return Err(Violation::new(ORACLE, text));
             }
@@ -73,10 +77,14 @@ impl Replies {
     }
 }
 
+fn read(results: &[u8]) -> Option<Vec<OperationResult>> {
+    rkyv::from_bytes::<_, Failure>(results).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::{BundleNumber, Domain, Seq, View};
+    use quorate_types::{BundleNumber, Domain, OperationError, Seq, View};
     use quorate_wire::testing::SESSION;
 
     fn results(value: i64) -> Vec<OperationResult> {
@@ -109,10 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn a_header_may_answer_a_bundle_and_then_evict_its_session() {
+        let evicted = vec![OperationResult::Error(OperationError::SessionEvicted { next: 2 })];
+        let evicted = rkyv::to_bytes::<Failure>(&evicted).unwrap();
+        let mut replies = Replies::default();
+        replies.on_reply(ReplicaId(0), &reply(4, 1, &archive(1))).unwrap();
+        replies.on_reply(ReplicaId(0), &reply(4, 1, &evicted)).unwrap();
+        assert!(replies.on_reply(ReplicaId(1), &reply(4, 1, &archive(2))).is_err());
+    }
+
+    #[test]
     fn an_answer_that_is_not_in_the_order_or_belongs_to_another_bundle_is_seen() {
         let one = archive(1);
         let answers = |seq: u64, request: u8, value| {
-            let name = (SESSION, BundleNumber(1), Digest([request; 32]), Seq(seq));
+            let (session, number, request) = (SESSION, BundleNumber(1), Digest([request; 32]));
+            let name = Answered { session, number, request, seq: Seq(seq), evicted: false };
             BTreeMap::from([(name, results(value))])
         };
         let mut replies = Replies::default();

@@ -11,7 +11,7 @@ const LANE: LaneId = LaneId { origin: ReplicaId(1), link: LinkId(0) };
 const JOURNAL: JournalId = JournalId(1);
 const CONSENSUS: JournalId = JournalId(0);
 
-fn batch_record(number: u64, previous: Digest) -> Record {
+fn batch_record(number: u64, previous: Digest, why: Why) -> Record {
     let frame = Frame::encode(Kind::Batch, |out| {
         batch::write_head(out, &BatchHead { lane: LANE, number: LaneNumber(number), previous }, 1);
         let mut bytes = Vec::new();
@@ -20,7 +20,7 @@ fn batch_record(number: u64, previous: Digest) -> Record {
         bundle::write(&mut bytes, &config(4), &client_key(), session, BundleNumber(number), &operations);
         batch::write_bundle(out, &bytes);
     });
-    Record::Batch(frame, quorate_types::Why::OwnLink)
+    Record::Batch(frame, why)
 }
 
 /// Two batches and a header that names both, appended by `ME` and not durable yet.
@@ -33,11 +33,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::held(Why::OwnLink)
+    }
+
+    fn held(why: Why) -> Self {
         let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4));
         let mut chain = Digest::ZERO;
         for number in 1..=2 {
-            let fact = Fact::of(&batch_record(number, chain), &mut ledger).unwrap();
-            let Fact::Batch(next) = fact else { panic!("a batch gives a batch") };
+            let fact = Fact::of(&batch_record(number, chain, why), &mut ledger).unwrap();
+            let Fact::Batch(next, _) = fact else { panic!("a batch gives a batch") };
             chain = next;
             durability.on_append(ME, JOURNAL, Lsn(number), fact).unwrap();
         }
@@ -127,4 +131,32 @@ fn a_vote_is_trimmed_only_if_a_promise_covers_it() {
     assert_eq!(lost_votes(&[vote], &[promised(0, 0, 7)]), None);
     assert_eq!(lost_votes(&[vote, promised(0, 6, 6)], &[promised(0, 6, 6)]), Some(vote));
     assert_eq!(lost_votes(&[promised(2, 7, 0)], &[promised(1, 9, 0)]), Some(promised(2, 7, 0)));
+}
+
+#[test]
+fn a_batch_that_is_held_for_its_name_alone_may_go_when_a_commit_leaves_it_out() {
+    let mut scene = Scene::held(Why::Named);
+    scene.durability.on_durable(ME, JOURNAL, Lsn(2));
+    scene.durability.on_durable(ME, CONSENSUS, Lsn(1));
+    let mut agreement = Agreement::new(4, Position { seq: Seq(0), digest: Digest::ZERO });
+    let trim = |scene: &mut Scene, agreement: &Agreement| {
+        scene.durability.on_trim(&scene.ledger, agreement, ME, JOURNAL, Lsn(2))
+    };
+    trim(&mut scene, &agreement).unwrap_err();
+
+    let other = Arc::new(Header {
+        epoch: Epoch(0),
+        seq: Seq(1),
+        parent: Digest::ZERO,
+        timestamp: Nanoseconds(2),
+        cut: Vec::new(),
+    });
+    let committed = Position { seq: Seq(1), digest: scene.ledger.note_header(&other) };
+    agreement.on_committed(&scene.ledger, ReplicaId(0), committed).unwrap();
+    let (ledger, tip) = (&scene.ledger, scene.tip);
+    let mut acknowledged = Scene::held(Why::Named);
+    acknowledged.durability.on_durable(ME, JOURNAL, Lsn(2));
+    acknowledged.durability.before_acknowledgement(ledger, ME, &tip).unwrap();
+    trim(&mut acknowledged, &agreement).unwrap_err();
+    trim(&mut scene, &agreement).unwrap();
 }
