@@ -38,6 +38,7 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         peers: peers.collect(),
         clients: shared.clients(),
         sessions: execution.sessions,
+        reply_bytes: execution.reply_bytes,
         user_keys: execution.user_keys,
         stored_bytes: execution.stored_bytes,
         blocks_scrubbed: shared.sum(Counter::BlocksScrubbed),

@@ -643,6 +643,7 @@ impl ExecutionRole {
             timestamp: self.timestamp,
             root: (root && self.progress.is_none() && !self.lacks_state).then(|| self.state.root()),
             sessions: self.state.sessions() as u64,
+            reply_bytes: self.state.reply_bytes(),
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),
             waits_for_batches: !self.queue.is_empty() && !self.is_ready(),

@@ -46,6 +46,8 @@ pub struct ExecutionReport {
     pub root: Option<Digest>,
     /// The number of sessions in the state.
     pub sessions: u64,
+    /// The bytes of results that the state keeps of all sessions.
+    pub reply_bytes: u64,
     /// The number of user keys in the state.
     pub user_keys: u64,
     /// The bytes of keys and values in the state.

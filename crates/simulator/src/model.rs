@@ -10,7 +10,7 @@ use quorate_types::{
     BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, Seq, SessionId,
     SessionLimits, Versioned, VersionedEntry, limits,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What became of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +33,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// The state before the first header.
+    /// The state before the first header, with so many client keys.
     #[must_use]
-    pub fn new(limits: SessionLimits) -> Self {
-        Self { entries: BTreeMap::new(), revision: 0, sessions: Sessions::new(limits) }
+    pub fn new(limits: SessionLimits, clients: usize) -> Self {
+        Self { entries: BTreeMap::new(), revision: 0, sessions: Sessions::new(limits, clients) }
     }
 
     /// Executes a bundle with a good signature of an allowed client.
@@ -55,9 +55,14 @@ impl Model {
         }
         let is_void = *operations == [Operation::Void];
         match self.sessions.admit(seq, *client, *session, *number, (*request, is_void)) {
-            Admission::Execute if is_void => Fate::Executed(vec![OperationResult::Voided]),
             Admission::Execute => {
-                Fate::Executed(operations.iter().map(|operation| self.operation(operation)).collect())
+                let results = if is_void {
+                    vec![OperationResult::Voided]
+                } else {
+                    operations.iter().map(|operation| self.operation(operation)).collect()
+                };
+                self.sessions.keep(*session, *number, archived_bytes(&results));
+                Fate::Executed(results)
             }
             Admission::Refuse(error, at) => Fate::Answered(at, OperationResult::Error(error)),
             Admission::Nothing => Fate::Nothing,
@@ -179,6 +184,23 @@ impl Model {
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
+
+    /// The bytes of results that are kept.
+    #[must_use]
+    pub fn reply_bytes(&self) -> u64 {
+        self.sessions.reply_bytes()
+    }
+
+    /// The bundles whose results are not kept any more though their numbers are.
+    #[must_use]
+    pub fn gone(&self) -> &BTreeSet<(SessionId, BundleNumber)> {
+        self.sessions.gone()
+    }
+}
+
+/// How long results are as they travel.
+fn archived_bytes(results: &Vec<OperationResult>) -> u64 {
+    rkyv::to_bytes::<rkyv::rancor::Failure>(results).expect("invariant: results can be archived").len() as u64
 }
 
 fn checked(key: &[u8]) -> Result<&[u8], OperationError> {
@@ -214,7 +236,7 @@ mod tests {
     }
 
     fn opened() -> (Model, SessionId) {
-        let mut model = Model::new(SessionLimits::default());
+        let mut model = Model::new(SessionLimits::default(), 1);
         let register = Operation::Register { nonce: Nonce([3; 16]), recent: 0 };
         let fate = model.bundle(Seq(1), &bundle(SessionId::NONE, 0, register));
         let session = SessionId { seq: Seq(1), place: 0 };

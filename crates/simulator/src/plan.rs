@@ -292,14 +292,17 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
     }
 }
 
-/// Clients share keys, and a key may have so few sessions that restarts and second thoughts evict them. A client waits
-/// until registrations are forgotten: that is not to take long.
+/// Clients share keys, and a key may have so few sessions that restarts and second thoughts evict them, and so little
+/// room for replies that they are gone when they are wanted again. A client waits until registrations are forgotten: that is not to take long.
 fn share_keys(random: &mut Random, workload: &mut WorkloadPlan, tuning: &mut Tuning) {
     let keys = random.between(1, workload.clients);
     workload.client_keys = u8::try_from(keys).expect("invariant: a few clients");
     let per_key = usize::try_from(workload.clients.div_ceil(keys)).expect("invariant: a few clients");
-    tuning.sessions =
-        SessionLimits { per_client: per_key + random.index(3), registration_age: random.magnitude(2, 30) };
+    let (per_client, registration_age) = (per_key + random.index(3), random.magnitude(2, 30));
+    // A reply has some twenty bytes, and a read of everything a few thousand.
+    let reply_bytes_per_client = random.magnitude(1, 20_000);
+    let reply_bytes = reply_bytes_per_client * random.between(1, keys);
+    tuning.sessions = SessionLimits { per_client, registration_age, reply_bytes_per_client, reply_bytes };
 }
 
 fn draw_network(random: &mut Random) -> NetworkPlan {

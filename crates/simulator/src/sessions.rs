@@ -1,7 +1,7 @@
 //! What becomes of registrations, numbers and evicted sessions, written a second time and as plainly as possible.
 
 use quorate_types::{BundleNumber, Digest, Nonce, OperationError, Seq, SessionId, SessionLimits, limits};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be done with a bundle of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,14 @@ struct Row {
     used: Seq,
     /// What was executed, from bundle 1 on, and where.
     executed: Vec<(Digest, Seq)>,
+    /// Of which results are kept, and how many bytes; the oldest first.
+    kept: Vec<(BundleNumber, u64)>,
+}
+
+impl Row {
+    fn kept_bytes(&self) -> u64 {
+        self.kept.iter().map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// A registration that was executed.
@@ -35,18 +43,29 @@ struct Registered {
 #[derive(Debug)]
 pub struct Sessions {
     limits: SessionLimits,
+    /// How many keys may have some.
+    clients: usize,
     rows: BTreeMap<SessionId, Row>,
     /// All there ever were, the latest at the end.
     registered: Vec<Registered>,
     /// How many bundles each evicted session has executed, as far as that is kept, and where it was evicted.
     evicted: BTreeMap<([u8; 32], SessionId), (u64, Seq)>,
+    /// Of which results were kept and are no more.
+    gone: BTreeSet<(SessionId, BundleNumber)>,
 }
 
 impl Sessions {
-    /// No sessions yet.
+    /// No sessions yet, of so many client keys.
     #[must_use]
-    pub fn new(limits: SessionLimits) -> Self {
-        Self { limits, rows: BTreeMap::new(), registered: Vec::new(), evicted: BTreeMap::new() }
+    pub fn new(limits: SessionLimits, clients: usize) -> Self {
+        Self {
+            limits,
+            clients,
+            rows: BTreeMap::new(),
+            registered: Vec::new(),
+            evicted: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
     }
 
     /// The number of sessions.
@@ -69,7 +88,7 @@ impl Sessions {
         nonce: Nonce,
         recent: u64,
     ) -> Result<SessionId, OperationError> {
-        let SessionLimits { per_client, registration_age } = self.limits;
+        let SessionLimits { per_client, registration_age, .. } = self.limits;
         let kept = self.rows.iter().find(|(_, row)| (row.client, row.nonce) == (client, nonce));
         if let Some((session, _)) = kept {
             return Ok(*session);
@@ -97,7 +116,7 @@ impl Sessions {
         let before = self.registered.iter().filter(|past| past.session.seq == seq).count();
         let session = SessionId { seq, place: u32::try_from(before).expect("invariant: a short history") };
         self.registered.push(Registered { client, nonce, session });
-        self.rows.insert(session, Row { client, nonce, used: seq, executed: Vec::new() });
+        self.rows.insert(session, Row { client, nonce, used: seq, executed: Vec::new(), kept: Vec::new() });
         Ok(session)
     }
 
@@ -111,6 +130,51 @@ impl Sessions {
             let oldest = *oldest;
             self.evicted.remove(&oldest);
         }
+    }
+
+    /// A bundle was executed, and its results have so many bytes.
+    pub fn keep(&mut self, session: SessionId, number: BundleNumber, bytes: u64) {
+        let row = self.rows.get_mut(&session).expect("invariant: it has executed");
+        row.kept.push((number, bytes));
+        // So old a number is not known any more, and so nobody is told of its results.
+        row.kept.retain(|(kept, _)| kept.0 + limits::REPLIES_KEPT_MAX as u64 > number.0);
+        while row.kept_bytes() > limits::REPLY_BYTES_KEPT_MAX as u64 {
+            self.gone.insert((session, row.kept.remove(0).0));
+        }
+        let client = row.client;
+        while self.keeps_too_much(client) {
+            let others = self.rows.iter().filter(|(id, row)| row.client == client && **id != session);
+            let least_used =
+                others.filter(|(_, row)| !row.kept.is_empty()).min_by_key(|(id, row)| (row.used, **id));
+            let id = least_used.map_or(session, |(id, _)| *id);
+            let row = self.rows.get_mut(&id).expect("invariant: it was found");
+            if id == session && row.kept.len() == 1 {
+                return;
+            }
+            self.gone.insert((id, row.kept.remove(0).0));
+        }
+    }
+
+    fn keeps_too_much(&self, client: [u8; 32]) -> bool {
+        let of = |wanted: Option<[u8; 32]>| -> u64 {
+            let rows = self.rows.values().filter(|row| wanted.is_none_or(|wanted| wanted == row.client));
+            rows.map(Row::kept_bytes).sum()
+        };
+        let SessionLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
+        let (own, all) = (of(Some(client)), of(None));
+        own > reply_bytes_per_client || all > reply_bytes && own > reply_bytes / self.clients as u64
+    }
+
+    /// The bytes of results that are kept.
+    #[must_use]
+    pub fn reply_bytes(&self) -> u64 {
+        self.rows.values().map(Row::kept_bytes).sum()
+    }
+
+    /// The bundles whose results are not kept any more though their numbers are.
+    #[must_use]
+    pub fn gone(&self) -> &BTreeSet<(SessionId, BundleNumber)> {
+        &self.gone
     }
 
     /// What is to be done with a bundle with these operations.
@@ -155,7 +219,8 @@ mod tests {
     const REQUEST: Digest = Digest([5; 32]);
 
     fn sessions() -> Sessions {
-        Sessions::new(SessionLimits { per_client: 2, registration_age: 10 })
+        let limits = SessionLimits { per_client: 2, registration_age: 10, ..SessionLimits::default() };
+        Sessions::new(limits, 1)
     }
 
     fn nonce(byte: u8) -> Nonce {

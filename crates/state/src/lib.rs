@@ -17,6 +17,7 @@ mod entries;
 mod execute;
 mod forest;
 mod frozen;
+mod kept;
 mod leaf;
 mod load;
 mod manifest;

@@ -43,7 +43,7 @@ impl State {
 
     /// Why a registration that names `recent` is void.
     fn objection(&self, context: Context, client: &[u8; 32], recent: u64) -> Option<OperationError> {
-        let SessionLimits { per_client, registration_age } = self.sessions.limits();
+        let SessionLimits { per_client, registration_age, .. } = self.sessions.limits();
         let executing = context.seq.0;
         if recent > executing || executing - recent > registration_age {
             return Some(OperationError::RegistrationNotRecent { recent, executing });

@@ -24,8 +24,12 @@ pub(crate) struct Session {
 /// What is kept of one client key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Client {
-    /// Its sessions, the one unused for longest first. Equal use is decided by their age.
-    by_use: BTreeSet<(Seq, SessionId)>,
+    /// Its sessions of which no results are kept, the one unused for longest first. Equal use is decided by their age.
+    without_results: BTreeSet<(Seq, SessionId)>,
+    /// Those of which results are kept, in the same order.
+    with_results: BTreeSet<(Seq, SessionId)>,
+    /// The bytes of all results that are kept.
+    kept_bytes: u64,
     /// Those that were evicted, with their next bundles: as many as it may keep.
     evicted: BTreeMap<SessionId, BundleNumber>,
     /// They, those first that were evicted first.
@@ -34,11 +38,26 @@ struct Client {
     registrations: usize,
 }
 
+impl Client {
+    /// The session that is unused for longest.
+    fn least_used(&self) -> Option<SessionId> {
+        let firsts = self.without_results.first().into_iter().chain(self.with_results.first());
+        firsts.min().map(|(_, id)| *id)
+    }
+
+    /// Those of its sessions that are, in regard of results, as this one is.
+    fn like(&mut self, fields: &SessionFields) -> &mut BTreeSet<(Seq, SessionId)> {
+        if fields.kept_bytes > 0 { &mut self.with_results } else { &mut self.without_results }
+    }
+}
+
 /// Clients and sessions, and the order of eviction.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
     limits: SessionLimits,
     sessions: BTreeMap<SessionId, Session>,
+    /// The bytes of results that are kept for all of them.
+    kept_bytes: u64,
     /// The place of each allowed client.
     places: BTreeMap<[u8; 32], usize>,
     clients: Vec<Client>,
@@ -55,6 +74,7 @@ impl Sessions {
         let mut index = Self {
             limits,
             sessions: BTreeMap::new(),
+            kept_bytes: 0,
             places: BTreeMap::new(),
             clients: Vec::new(),
             nonces: BTreeMap::new(),
@@ -138,16 +158,44 @@ impl Sessions {
 
     /// The session of this client that has to make room for one more: the one unused for longest.
     pub(crate) fn to_evict(&self, client: &[u8; 32]) -> Option<(SessionId, SessionFields)> {
-        let by_use = &self.clients[*self.places.get(client)?].by_use;
-        let (_, id) = by_use.first().filter(|_| by_use.len() >= self.limits.per_client)?;
-        Some((*id, self.sessions[id].fields))
+        let client = &self.clients[*self.places.get(client)?];
+        let sessions = client.without_results.len() + client.with_results.len();
+        let id = client.least_used().filter(|_| sessions >= self.limits.per_client)?;
+        Some((id, self.sessions[&id].fields))
+    }
+
+    /// The bytes of results that are kept for all sessions.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+
+    /// Whether the client of a session keeps more results than it may.
+    fn keeps_too_much(&self, session: &Session) -> bool {
+        let SessionLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
+        let kept = self.clients[session.client].kept_bytes;
+        kept > reply_bytes_per_client
+            || self.kept_bytes > reply_bytes && kept > reply_bytes / self.clients.len() as u64
+    }
+
+    /// The session whose oldest results must go now that `current` has executed a bundle: of the same client, the one
+    /// unused for longest, and `current` itself when it is the only one. Its newest results stay.
+    pub(crate) fn with_too_many_results(&self, current: SessionId) -> Option<(SessionId, Session)> {
+        let session = self.sessions.get(&current).filter(|session| self.keeps_too_much(session))?;
+        let holders = self.clients[session.client].with_results.iter().map(|(_, id)| *id);
+        if let Some(other) = holders.take(2).find(|id| *id != current) {
+            return Some((other, self.sessions[&other]));
+        }
+        let SessionFields { next, kept_from, .. } = session.fields;
+        (next.since(kept_from) > 1).then_some((current, *session))
     }
 
     /// Notes that a session is evicted at `seq`. Returns another that is so for longest and is forgotten for that.
     pub(crate) fn evict(&mut self, seq: Seq, id: SessionId) -> Option<SessionId> {
         let session = self.sessions.remove(&id).expect("invariant: only a kept session is evicted");
         let client = &mut self.clients[session.client];
-        client.by_use.remove(&(session.used, id));
+        client.like(&session.fields).remove(&(session.used, id));
+        client.kept_bytes -= session.fields.kept_bytes;
+        self.kept_bytes -= session.fields.kept_bytes;
         client.evicted.insert(id, session.fields.next);
         client.by_eviction.insert((seq, id));
         if !self.remembered.contains_key(&id) {
@@ -186,23 +234,29 @@ impl Sessions {
     }
 
     pub(crate) fn insert(&mut self, id: SessionId, fields: SessionFields, used: Seq) {
-        let client = *self.places.get(&fields.client).expect("invariant: the client of a session is allowed");
-        let fresh = self.clients[client].by_use.insert((used, id));
+        let place = *self.places.get(&fields.client).expect("invariant: the client of a session is allowed");
+        let client = &mut self.clients[place];
+        let fresh = client.like(&fields).insert((used, id));
         assert!(fresh, "invariant: a session is inserted once");
+        client.kept_bytes += fields.kept_bytes;
+        self.kept_bytes += fields.kept_bytes;
         self.nonces.insert((fields.client, fields.nonce), id);
-        self.sessions.insert(id, Session { fields, used, client });
+        self.sessions.insert(id, Session { fields, used, client: place });
     }
 
-    /// Records that the session executed a bundle.
-    pub(crate) fn update(&mut self, id: SessionId, fields: SessionFields, used: Seq) {
+    /// Records that the session executed a bundle, or lost results. Returns whether its client keeps too many now.
+    pub(crate) fn update(&mut self, id: SessionId, fields: SessionFields, used: Seq) -> bool {
         let session = self.sessions.get_mut(&id).expect("invariant: a session that executes is open");
-        session.fields = fields;
-        if session.used != used {
-            let by_use = &mut self.clients[session.client].by_use;
-            by_use.remove(&(session.used, id));
-            by_use.insert((used, id));
-            session.used = used;
+        let before = std::mem::replace(session, Session { fields, used, ..*session });
+        let after = *session;
+        let client = &mut self.clients[after.client];
+        if before.used != used || (before.fields.kept_bytes > 0) != (fields.kept_bytes > 0) {
+            client.like(&before.fields).remove(&(before.used, id));
+            client.like(&fields).insert((used, id));
         }
+        client.kept_bytes = client.kept_bytes + fields.kept_bytes - before.fields.kept_bytes;
+        self.kept_bytes = self.kept_bytes + fields.kept_bytes - before.fields.kept_bytes;
+        self.keeps_too_much(&after)
     }
 
     /// Panics when the index is not that of `tree`.
@@ -212,6 +266,7 @@ impl Sessions {
         assert_eq!(self.clients, fresh.clients);
         assert_eq!(self.nonces, fresh.nonces);
         assert_eq!(self.remembered, fresh.remembered);
+        assert_eq!(self.kept_bytes, fresh.kept_bytes);
         assert_eq!(self.sessions.len(), fresh.sessions.len());
         for (id, session) in &self.sessions {
             let other = &fresh.sessions[id];
@@ -231,7 +286,7 @@ impl Sessions {
             assert_eq!(kept as u64, next.since(kept_from), "results are kept of these bundles");
         }
         for client in &self.clients {
-            assert!(client.by_use.len() <= self.limits.per_client);
+            assert!(client.without_results.len() + client.with_results.len() <= self.limits.per_client);
             assert!(client.evicted.len() <= self.limits.per_client);
             assert!(client.registrations <= self.limits.per_client);
         }

@@ -4,24 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use quorate_types::{
-    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, OperationError, Seq, SessionId,
-    SessionLimits, limits,
+    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, Seq, SessionId, SessionLimits,
+    limits,
 };
 use rkyv::vec::ArchivedVec;
 
 use crate::execute::Execution;
 use crate::frozen::Frozen;
-use crate::leaf::{Shared, VersionedRef};
-use crate::reply::{self, Outcome, Reply, SkipReason};
+use crate::leaf::VersionedRef;
+use crate::reply::{Outcome, Reply, SkipReason};
 use crate::results::Results;
 use crate::session::Sessions;
-use crate::system::{self, HeaderRecord, REQUEST_BYTES, SessionFields, USER};
+use crate::system::{self, HeaderRecord, USER};
 use crate::totals::Totals;
 use crate::tree::Tree;
 use crate::window::Window;
-
-const _: () =
-    assert!(limits::RESULTS_BYTES_MAX <= limits::REPLY_BYTES_KEPT_MAX, "the newest reply is always kept");
 
 /// The header whose bundles are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +46,8 @@ pub struct BundleInput<'a> {
 
 /// The authenticated key-value state.
 pub struct State {
-    tree: Tree,
-    totals: Totals,
+    pub(crate) tree: Tree,
+    pub(crate) totals: Totals,
     pub(crate) sessions: Sessions,
     pub(crate) results: Results,
     /// The session that was opened last.
@@ -203,40 +200,6 @@ impl State {
         Reply::new(input.session, input.number, seq, record)
     }
 
-    /// Keeps a reply in its slot, drops the results that are over the limits, and records the session's progress.
-    fn keep(&mut self, context: Context, mut fields: SessionFields, reply: &Reply) {
-        let bytes = reply.results().len() as u64;
-        fields.next = reply.number.next();
-        while fields.kept_from < reply.number
-            && fields.kept_bytes + bytes > limits::REPLY_BYTES_KEPT_MAX as u64
-        {
-            self.drop_results(reply.session, &mut fields);
-        }
-        let shared = Shared { bytes: Arc::clone(&reply.record), digest: reply.digest };
-        let key = system::reply_key(reply.session, reply.number);
-        let change = self.tree.put_shared(&key, context.seq.0, &shared);
-        self.totals.count(key.len(), change);
-        fields.kept_bytes += bytes;
-        if let Some(overwritten) = change.before {
-            fields.kept_bytes -= (overwritten - REQUEST_BYTES) as u64;
-            let oldest = BundleNumber(fields.next.0 - limits::REPLIES_KEPT_MAX as u64);
-            fields.kept_from = fields.kept_from.max(oldest);
-        }
-        assert!(fields.next.since(fields.kept_from) <= limits::REPLIES_KEPT_MAX as u64);
-        self.put(&system::session_key(reply.session), context.seq.0, &fields.to_value());
-        self.sessions.update(reply.session, fields, context.seq);
-    }
-
-    /// Drops the oldest results that are kept; what they answered stays known.
-    fn drop_results(&mut self, session: SessionId, fields: &mut SessionFields) {
-        let key = system::reply_key(session, fields.kept_from);
-        let kept = self.tree.get(&key).expect("invariant: replies from kept_from to next are kept");
-        let (seq, (results, request)) = (kept.version, reply::split(kept.value));
-        fields.kept_bytes -= results.len() as u64;
-        fields.kept_from = fields.kept_from.next();
-        self.put(&key, seq, &request.0);
-    }
-
     /// Writes a system record.
     pub(crate) fn put(&mut self, key: &[u8], version: u64, value: &[u8]) {
         let change = self.tree.put(key, version, value);
@@ -248,30 +211,6 @@ impl State {
         let change = self.tree.remove(key);
         assert!(change.before.is_some(), "invariant: what is removed is there");
         self.totals.count(key.len(), change);
-    }
-
-    /// The answer to a bundle whose number was executed before. A long reply is neither copied nor hashed again, so
-    /// that retries cost little.
-    fn repeat(&mut self, input: BundleInput<'_>, fields: SessionFields) -> Outcome {
-        let BundleInput { session, number, .. } = input;
-        if number == BundleNumber(0) || fields.next.since(number) > limits::REPLIES_KEPT_MAX as u64 {
-            return Outcome::Skipped(SkipReason::NumberForgotten);
-        }
-        let key = system::reply_key(session, number);
-        let kept = self.tree.get(&key).expect("invariant: the last bundles leave a record each");
-        let (seq, (_, request)) = (Seq(kept.version), reply::split(kept.value));
-        if request != input.request && !is_void(input.operations) {
-            return self.refuse(seq, input, OperationError::NumberUsed);
-        }
-        if number < fields.kept_from {
-            return Outcome::Gone { session, number, request, seq };
-        }
-        Outcome::Repeated(match self.tree.shared(&key) {
-            Some(Shared { bytes, digest }) => {
-                Reply { session, number, request, seq, digest: *digest, record: Arc::clone(bytes) }
-            }
-            None => Reply::new(session, number, seq, Arc::from(kept.value)),
-        })
     }
 
     /// The value of a user's key.
@@ -380,6 +319,12 @@ impl State {
         self.sessions.len()
     }
 
+    /// The bytes of results that are kept of all sessions.
+    #[must_use]
+    pub fn reply_bytes(&self) -> u64 {
+        self.sessions.kept_bytes()
+    }
+
     /// The bytes of all keys and values, system records included.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -411,6 +356,6 @@ fn tree_of(allowed_clients: impl IntoIterator<Item = [u8; 32]>) -> Tree {
 }
 
 /// Whether a bundle only stands in the place of another.
-fn is_void(operations: &[ArchivedOperation]) -> bool {
+pub(crate) fn is_void(operations: &[ArchivedOperation]) -> bool {
     matches!(operations, [ArchivedOperation::Void])
 }

@@ -8,8 +8,7 @@ use common::{Client, executed, opened, results};
 use proptest::prelude::*;
 use quorate_state::{Outcome, SkipReason, State};
 use quorate_types::{
-    BundleNumber, Condition, Digest, Domain, Nanoseconds, Operation, OperationError, OperationResult, Seq,
-    SessionId, SessionLimits, limits,
+    Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId, SessionLimits, limits,
 };
 
 fn increment() -> Operation {
@@ -38,7 +37,7 @@ fn refusal(outcome: &Outcome) -> (OperationError, u64) {
 }
 
 fn limited(per_client: usize, registration_age: u64) -> SessionLimits {
-    SessionLimits { per_client, registration_age }
+    SessionLimits { per_client, registration_age, ..SessionLimits::default() }
 }
 
 /// The header is executed to its end.
@@ -284,70 +283,6 @@ fn strangers_and_borrowed_sessions_are_skipped() {
     let many = vec![increment(); limits::BUNDLE_OPERATIONS_MAX + 1];
     assert_eq!(owner.send(&mut state, 2, 1, &many), skipped(SkipReason::TooManyOperations));
     assert_eq!(counter(&state), None);
-}
-
-#[test]
-fn the_last_64_replies_are_kept() {
-    let (mut state, mut client) = opened();
-    for seq in 2..=200 {
-        client.run(&mut state, seq, &[increment()]);
-    }
-    assert_eq!(client.next, 200);
-    for number in 0..200 {
-        let outcome = client.send(&mut state, 900, number, &[increment()]);
-        if number < 136 {
-            assert_eq!(outcome, skipped(SkipReason::NumberForgotten));
-        } else {
-            let Outcome::Repeated(reply) = outcome else { panic!("kept") };
-            assert_eq!(reply.seq, Seq(number + 1));
-            let value = i64::try_from(number).unwrap();
-            assert_eq!(results(&reply), [OperationResult::Integer { value, version: number }]);
-        }
-    }
-    state.check_invariants();
-}
-
-#[test]
-fn kept_replies_are_bounded_in_bytes_and_what_was_executed_stays_known() {
-    let (mut state, mut client) = opened();
-    let value = vec![7; limits::VALUE_BYTES_MAX];
-    client.run(
-        &mut state,
-        2,
-        &[Operation::Set { key: b"long".to_vec(), value, condition: Condition::Always }],
-    );
-    let read = Operation::Get { key: b"long".to_vec() };
-    for seq in 3..10 {
-        client.run(&mut state, seq, std::slice::from_ref(&read));
-        state.check_invariants();
-    }
-    // Three replies of a little over 256 KiB fit into 1 MiB.
-    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&vec![read.clone()]).unwrap();
-    let request = Digest::of(Domain::BundleBody, &bytes);
-    for number in 2..9 {
-        let outcome = client.send(&mut state, 50, number, std::slice::from_ref(&read));
-        if number < 6 {
-            let (session, seq) = (client.session, Seq(number + 1));
-            assert_eq!(outcome, Outcome::Gone { session, number: BundleNumber(number), request, seq });
-            assert_eq!(client.send(&mut state, 50, number, &[Operation::Void]), outcome);
-            let other = client.send(&mut state, 50, number, &[increment()]);
-            assert_eq!(refusal(&other), (OperationError::NumberUsed, number + 1));
-        } else {
-            assert!(matches!(outcome, Outcome::Repeated(_)), "bundle {number}");
-        }
-    }
-    let stored = state.stored_bytes();
-    assert!(stored < (limits::REPLY_BYTES_KEPT_MAX + limits::VALUE_BYTES_MAX + 2000) as u64, "{stored}");
-    // The longest reply displaces all others, and short ones displace it again.
-    let reads = vec![read; 3];
-    client.run(&mut state, 11, &reads);
-    client.run(&mut state, 12, &reads);
-    assert!(matches!(client.send(&mut state, 50, 9, &reads), Outcome::Gone { .. }));
-    assert!(matches!(client.send(&mut state, 50, 10, &reads), Outcome::Repeated(_)));
-    for seq in 13..100 {
-        client.run(&mut state, seq, &[increment()]);
-        state.check_invariants();
-    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct ReplicaReport {
     pub clients: u64,
     /// The number of sessions in the state.
     pub sessions: u64,
+    /// The bytes of results that the state keeps of all sessions, so that a retry gets its answer.
+    pub reply_bytes: u64,
     /// The number of keys that users have stored.
     pub user_keys: u64,
     /// The bytes of keys and values that users have stored.

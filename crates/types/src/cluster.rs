@@ -148,18 +148,27 @@ impl Member {
     }
 }
 
-/// How many sessions the state keeps, alike on every replica.
+/// How much the state keeps of sessions, alike on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
     /// The sessions of one client key; one less may register within [`SessionLimits::registration_age`] headers.
     pub per_client: usize,
     /// How many headers after the seq that it names a registration may be executed, and how long it is remembered.
     pub registration_age: u64,
+    /// The bytes of results that are kept for all sessions of one client key.
+    pub reply_bytes_per_client: u64,
+    /// The bytes of results that are kept for all keys together, over which a key keeps no more than an equal part.
+    pub reply_bytes: u64,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        Self { per_client: limits::SESSIONS_PER_CLIENT_MAX, registration_age: limits::REGISTRATION_AGE_MAX }
+        Self {
+            per_client: limits::SESSIONS_PER_CLIENT_MAX,
+            registration_age: limits::REGISTRATION_AGE_MAX,
+            reply_bytes_per_client: limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX,
+            reply_bytes: limits::REPLY_BYTES_KEPT_IN_ALL_MAX,
+        }
     }
 }
 
@@ -349,8 +358,10 @@ impl ClusterConfig {
         writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
-        let SessionLimits { per_client, registration_age } = self.tuning.sessions;
+        let SessionLimits { per_client, registration_age, reply_bytes_per_client, reply_bytes } =
+            self.tuning.sessions;
         writer.u64(per_client as u64).u64(registration_age);
+        writer.u64(reply_bytes_per_client).u64(reply_bytes);
         if let Some(root) = &self.genesis_root {
             writer.digest(root);
         }

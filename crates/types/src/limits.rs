@@ -26,6 +26,12 @@ pub const OPEN_BUNDLES_MAX: usize = 64;
 pub const REPLIES_KEPT_MAX: usize = 64;
 /// The number of bytes of results that the state keeps for each session.
 pub const REPLY_BYTES_KEPT_MAX: usize = 1024 * 1024;
+/// The number of bytes of results that the state keeps for all sessions of one client key: over that the key's sessions
+/// that are unused for longest lose theirs.
+pub const REPLY_BYTES_KEPT_PER_CLIENT_MAX: u64 = 64 * 1024 * 1024;
+/// The number of bytes of results that the state keeps for all keys together: over that no key may add to them that has
+/// more than an equal part of it. So they end below twice as many, or 1 MiB a key if there are more than a thousand.
+pub const REPLY_BYTES_KEPT_IN_ALL_MAX: u64 = 1024 * 1024 * 1024;
 /// The number of sessions that the state keeps for each client key; the one unused for longest makes room. One
 /// less may register within [`REGISTRATION_AGE_MAX`] headers, so that none in use is lost.
 pub const SESSIONS_PER_CLIENT_MAX: usize = 4096;
@@ -90,3 +96,5 @@ const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + 1024 <= BUNDLE_BYTES_MAX
 const _: () = assert!(LANE_BYTES_OPEN_MAX >= 2 * BATCH_BYTES_MAX);
 const _: () = assert!(UNDURABLE_BYTES_MAX >= LANE_BYTES_HELD_MAX + LANE_BYTES_KEPT_MAX);
 const _: () = assert!(REPLICAS_MAX <= 128);
+const _: () = assert!(REPLY_BYTES_KEPT_MAX as u64 <= REPLY_BYTES_KEPT_PER_CLIENT_MAX);
+const _: () = assert!(REPLY_BYTES_KEPT_PER_CLIENT_MAX <= REPLY_BYTES_KEPT_IN_ALL_MAX);

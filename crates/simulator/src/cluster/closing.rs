@@ -27,6 +27,7 @@ pub(super) struct FinalReport {
     root: Option<Digest>,
     user_keys: u64,
     sessions: u64,
+    reply_bytes: u64,
 }
 
 /// How far a history is.
@@ -157,6 +158,7 @@ impl Cluster {
             root: execution.root,
             user_keys: execution.user_keys,
             sessions: execution.sessions,
+            reply_bytes: execution.reply_bytes,
         };
         self.trace.note(self.now, Detail::Readable, &[14, super::id(replica)], || {
             format!("r{replica} reports {found:?}")
@@ -172,24 +174,27 @@ impl Cluster {
             let text = format!("the order up to {tip:?} names what nobody wrote down");
             return Err(self.finding(None, Violation::new("agreement", text)));
         };
-        let Replay { executed, answers, model } = history::replay(&order, self.plan.tuning.sessions);
+        let Replay { executed, answers, model } =
+            history::replay(&order, self.plan.tuning.sessions, self.config.clients().len());
         let compare = |violation| self.finding(None, violation);
         let told = |found: &history::Executed| self.oracles.replies.told(found);
         versions::check(executed.iter().map(|found| (found, told(found)))).map_err(compare)?;
         history::check(&executed, &self.oracles.completions).map_err(compare)?;
-        self.oracles.replies.check(&answers).map_err(compare)?;
+        self.oracles.replies.check(&answers, model.gone()).map_err(compare)?;
         outcomes::check(&executed, &self.oracles.asked).map_err(compare)?;
         let Some(first) = reports.first_key_value().map(|(_, report)| report) else { return Ok(()) };
         for (replica, report) in reports {
             let same = report == first && report.root.is_some();
             let counted = report.user_keys == model.keys() as u64
                 && report.sessions == model.sessions() as u64
+                && report.reply_bytes == model.reply_bytes()
                 && report.executed == tip.seq;
             if !same || !counted {
                 let text = format!(
-                    "reports {report:?}, another {first:?}, the model has {} keys and {} sessions at {:?}",
+                    "reports {report:?}, another {first:?}, the model has {} keys, {} sessions and {} bytes of replies at {:?}",
                     model.keys(),
                     model.sessions(),
+                    model.reply_bytes(),
                     tip.seq
                 );
                 return Err(self.finding(Some(*replica), Violation::new("equal roots", text)));

@@ -87,10 +87,11 @@ pub struct Replay {
     pub model: Model,
 }
 
-/// Replays the committed order.
+/// Replays the committed order of bundles of so many client keys.
 #[must_use]
-pub fn replay(order: &[(Seq, &WrittenBundle)], limits: SessionLimits) -> Replay {
-    let mut replay = Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits) };
+pub fn replay(order: &[(Seq, &WrittenBundle)], limits: SessionLimits, clients: usize) -> Replay {
+    let mut replay =
+        Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits, clients) };
     for (seq, bundle) in order {
         let (seq, session, number, request) = (*seq, bundle.session, bundle.number, bundle.request);
         match replay.model.bundle(seq, bundle) {
@@ -256,7 +257,7 @@ mod tests {
         let add = bundle(session(0), 1, Operation::IncrementBy { key: b"n".to_vec(), by: 1 });
         let read = bundle(session(0), 2, Operation::Get { key: b"n".to_vec() });
         let order = [(Seq(1), &register), (Seq(2), &add), (Seq(3), &add), (Seq(3), &read)];
-        let Replay { executed, answers, .. } = replay(&order, SessionLimits::default());
+        let Replay { executed, answers, .. } = replay(&order, SessionLimits::default(), 1);
         assert_eq!((executed.len(), answers.len()), (2, 3));
         let OperationResult::Value(Some(found)) = &executed[1].results[0] else { panic!("the key exists") };
         assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 1));

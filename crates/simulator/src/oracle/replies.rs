@@ -3,11 +3,11 @@
 
 use super::Violation;
 use super::history::{Answered, Executed};
-use quorate_types::{Digest, OperationResult, ReplicaId};
+use quorate_types::{BundleNumber, Digest, OperationResult, ReplicaId, SessionId};
 use quorate_wire::ReplyView;
 use quorate_wire::reply::ReplyBody;
 use rkyv::rancor::Failure;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ORACLE: &str = "at most once";
 
@@ -22,18 +22,22 @@ struct Answer {
 #[derive(Debug, Default)]
 pub struct Replies {
     answers: BTreeMap<Answered, Answer>,
+    /// Of which it was said that it was executed and its results are gone, and who said so first.
+    gone: BTreeMap<Answered, ReplicaId>,
 }
 
 impl Replies {
     /// A reply leaves a replica.
     pub fn on_reply(&mut self, replica: ReplicaId, reply: &ReplyView<'_>) -> Result<(), Violation> {
-        if reply.body == ReplyBody::Gone {
-            return Ok(());
-        }
         let ReplyView { session, number, request, seq, digest, .. } = *reply;
         let results = match reply.body {
             ReplyBody::Results(results) => Some(results),
-            ReplyBody::DigestOnly | ReplyBody::Gone => None,
+            ReplyBody::DigestOnly => None,
+            ReplyBody::Gone => {
+                let name = Answered { session, number, request, seq, evicted: false };
+                self.gone.entry(name).or_insert(replica);
+                return Ok(());
+            }
         };
         let evicted = results.and_then(read).is_some_and(|results| Answered::says_evicted(&results));
         let name = Answered { session, number, request, seq, evicted };
@@ -59,8 +63,20 @@ impl Replies {
         read(self.answers.get(&name)?.results.as_ref()?)
     }
 
-    /// Compares every answer with what may be answered, those included that no client waited for.
-    pub fn check(&self, answers: &BTreeMap<Answered, Vec<OperationResult>>) -> Result<(), Violation> {
+    /// Compares every answer with what may be answered, those included that no client waited for. Results are gone of
+    /// what is in `gone`, and of nothing else.
+    pub fn check(
+        &self,
+        answers: &BTreeMap<Answered, Vec<OperationResult>>,
+        gone: &BTreeSet<(SessionId, BundleNumber)>,
+    ) -> Result<(), Violation> {
+        for (name, replica) in &self.gone {
+            if !answers.contains_key(name) || !gone.contains(&(name.session, name.number)) {
+                let text =
+                    format!("replica {replica} says that the results of {name:?} are gone; they are kept");
+                return Err(Violation::new(ORACLE, text));
+            }
+        }
         for (name, answer) in &self.answers {
             let Some(expected) = answers.get(name) else {
                 let text = format!("{name:?} was answered and is not in the order");
@@ -84,7 +100,7 @@ fn read(results: &[u8]) -> Option<Vec<OperationResult>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::{BundleNumber, Domain, OperationError, Seq, View};
+    use quorate_types::{Domain, OperationError, Seq, View};
     use quorate_wire::testing::SESSION;
 
     fn results(value: i64) -> Vec<OperationResult> {
@@ -136,9 +152,15 @@ mod tests {
         };
         let mut replies = Replies::default();
         replies.on_reply(ReplicaId(0), &reply(4, 1, &one)).unwrap();
-        replies.check(&answers(4, 1, 1)).unwrap();
-        assert!(replies.check(&answers(4, 1, 2)).is_err());
-        assert!(replies.check(&answers(5, 1, 1)).is_err());
-        assert!(replies.check(&answers(4, 2, 1)).is_err());
+        let kept = BTreeSet::new();
+        replies.check(&answers(4, 1, 1), &kept).unwrap();
+        assert!(replies.check(&answers(4, 1, 2), &kept).is_err());
+        assert!(replies.check(&answers(5, 1, 1), &kept).is_err());
+        assert!(replies.check(&answers(4, 2, 1), &kept).is_err());
+        // That results are gone is an answer too.
+        let reply = ReplyView { body: ReplyBody::Gone, ..reply(4, 1, &[]) };
+        replies.on_reply(ReplicaId(0), &reply).unwrap();
+        assert!(replies.check(&answers(4, 1, 1), &kept).is_err());
+        replies.check(&answers(4, 1, 1), &BTreeSet::from([(SESSION, BundleNumber(1))])).unwrap();
     }
 }
