@@ -160,6 +160,17 @@ impl Window {
     }
 }
 
+/// What a header may name.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    /// The new tips.
+    pub(crate) tips: Vec<LaneTip>,
+    /// The bytes up to them.
+    pub(crate) bytes: u64,
+    /// Whether a lane has more than one header may name of it.
+    pub(crate) is_cut_short: bool,
+}
+
 /// What is held of every lane.
 #[derive(Debug)]
 pub struct Board {
@@ -259,10 +270,9 @@ impl Board {
     }
 
     /// The cut that primary `me` may propose after `parent`: own lanes up to what is held, others up to q
-    /// acknowledgements (rule 5). Also the bytes that it names.
-    pub(crate) fn propose(&self, parent: &Marks, me: ReplicaId) -> (Vec<LaneTip>, u64) {
-        let mut cut = Vec::new();
-        let mut total = 0;
+    /// acknowledgements (rule 5).
+    pub(crate) fn propose(&self, parent: &Marks, me: ReplicaId) -> Cut {
+        let mut cut = Cut::default();
         for (lane, window) in &self.windows {
             let from = parent.get(lane).copied().unwrap_or_default();
             let Some(highest) = window.highest(from, lane.origin == me) else { continue };
@@ -275,10 +285,11 @@ impl Board {
                 bytes += entry.bytes;
                 tip = Some(LaneTip::at(*lane, mark));
             }
-            total += bytes;
-            cut.extend(tip);
+            cut.bytes += bytes;
+            cut.is_cut_short |= tip.is_some_and(|tip| tip.upto < highest.upto);
+            cut.tips.extend(tip);
         }
-        (cut, total)
+        cut
     }
 
     /// Something is committed that was proposed in `view`: forgets batches that nothing but headers of lower views speaks

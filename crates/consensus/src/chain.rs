@@ -18,6 +18,18 @@ pub(crate) struct Slot {
     /// What must be durable before a PREPARE for this slot or a descendant.
     pub(crate) after: After,
     pub(crate) prepared: bool,
+    /// The bytes of the batches that it names, where they were looked at: nothing for a header that came with a new view,
+    /// from recovery or as a committed one, whose batches may come later.
+    pub(crate) bytes: u64,
+    /// The sum of these from the beginning up to this slot; the chain fills it in.
+    pub(crate) bytes_upto: u64,
+}
+
+impl Slot {
+    /// A header that came otherwise than as a proposal of the present view.
+    pub(crate) fn new(header: Arc<Header>, digest: Digest, lsn: Lsn, after: After) -> Self {
+        Self { header, digest, proposal: None, lsn, after, prepared: false, bytes: 0, bytes_upto: 0 }
+    }
 }
 
 /// The highest slot for which q PREPAREs are known, with the votes. Never collected, even below the stable
@@ -50,6 +62,8 @@ pub(crate) struct Chain {
     floor: Position,
     /// The time of the header at the floor.
     floor_timestamp: Nanoseconds,
+    /// The bytes that slots up to the floor name.
+    floor_bytes: u64,
     slots: VecDeque<Slot>,
     committed: Position,
 }
@@ -57,7 +71,7 @@ pub(crate) struct Chain {
 impl Chain {
     /// Nothing above `floor`, which is committed.
     pub(crate) fn new(floor: Position, floor_timestamp: Nanoseconds) -> Self {
-        Self { floor, floor_timestamp, slots: VecDeque::new(), committed: floor }
+        Self { floor, floor_timestamp, floor_bytes: 0, slots: VecDeque::new(), committed: floor }
     }
 
     /// The time of the highest accepted header.
@@ -74,6 +88,7 @@ impl Chain {
                 && let Some(slot) = self.slots.pop_front()
             {
                 self.floor = Position { seq: slot.header.seq, digest: slot.digest };
+                self.floor_bytes = slot.bytes_upto;
             }
         } else {
             dropped.extend(self.slots.drain(..));
@@ -122,11 +137,26 @@ impl Chain {
         self.digest(position.seq) == Some(position.digest)
     }
 
+    fn bytes_upto(&self) -> u64 {
+        self.slots.back().map_or(self.floor_bytes, |slot| slot.bytes_upto)
+    }
+
+    /// The bytes of batches that the slots above `seq` name.
+    pub(crate) fn bytes_above(&self, seq: Seq) -> u64 {
+        let below = if seq >= self.accepted().seq {
+            self.bytes_upto()
+        } else {
+            self.slot(seq).map_or(self.floor_bytes, |slot| slot.bytes_upto)
+        };
+        self.bytes_upto() - below
+    }
+
     /// Appends the next slot.
-    pub(crate) fn push(&mut self, slot: Slot) {
+    pub(crate) fn push(&mut self, mut slot: Slot) {
         let tip = self.accepted();
         assert_eq!(slot.header.seq, tip.seq.next(), "headers are accepted in order");
         assert_eq!(slot.header.parent, tip.digest, "an accepted header links to its parent");
+        slot.bytes_upto = self.bytes_upto().saturating_add(slot.bytes);
         self.slots.push_back(slot);
     }
 
@@ -171,6 +201,7 @@ impl Chain {
         {
             self.floor = Position { seq: slot.header.seq, digest: slot.digest };
             self.floor_timestamp = slot.header.timestamp;
+            self.floor_bytes = slot.bytes_upto;
         }
     }
 

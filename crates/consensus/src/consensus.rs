@@ -378,7 +378,7 @@ impl Consensus {
             let fact = Fact::Accepted { view: self.view, header: Arc::clone(&header), voted: false };
             let after = self.append(fact, out);
             let lsn = self.lsn;
-            self.chain.push(Slot { header, digest, proposal: None, lsn, after, prepared: false });
+            self.chain.push(Slot::new(header, digest, lsn, after));
         }
         self.stop_leading_without(&gone);
         self.voted = self.voted.max(last);

@@ -298,7 +298,7 @@ impl Consensus {
             self.lsn
         });
         let after = After::position(self.journal, lsn);
-        self.chain.push(Slot { header, digest, proposal: None, lsn, after, prepared: false });
+        self.chain.push(Slot::new(header, digest, lsn, after));
     }
 
     /// Everything that belongs to one view alone starts anew.

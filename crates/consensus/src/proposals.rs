@@ -1,6 +1,6 @@
 //! Proposing and accepting headers (DESIGN section 4, rules 1 and 5).
 
-use crate::board::{Advance, Mark, advance};
+use crate::board::{Advance, Cut, Mark, advance};
 use crate::chain::Slot;
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// Whether a header may be accepted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Yes; its batches are durable after this.
-    Accept(After),
+    /// Yes; its batches are durable after this, and have so many bytes.
+    Accept(After, u64),
     /// Not before this replica has come further: a checkpoint, its own execution, or a slot that it lacks.
     Later,
     /// Not before this time.
@@ -129,12 +129,14 @@ impl Consensus {
             let parent = self.chain.accepted();
             let open = parent.seq.since(self.chain.committed().seq);
             let seq = parent.seq.next();
-            if open >= self.tuning.proposals_max || seq > self.window_end() || seq > self.execution_room() {
+            if open >= self.tuning.proposals_max || self.is_full() {
                 return;
             }
-            let (cut, bytes) = self.board.propose(&self.accepted_marks, self.me);
+            let Cut { tips: cut, bytes, is_cut_short } = self.board.propose(&self.accepted_marks, self.me);
             let is_due = if cut.is_empty() { self.is_idle(now) } else { true };
-            if !is_due || (open > 0 && bytes < self.tuning.pipeline_bytes) {
+            // Where a lane has more than one header may name, waiting makes no header larger.
+            let waits = open > 0 && bytes < self.tuning.pipeline_bytes && !is_cut_short;
+            if !is_due || waits {
                 return;
             }
             let floor = Nanoseconds(self.chain.timestamp().0 + 1);
@@ -188,7 +190,7 @@ impl Consensus {
             let verdict = self.judge(header, now);
             let seq = header.seq;
             match verdict {
-                Verdict::Accept(after) => self.accept_next(seq, after, out),
+                Verdict::Accept(after, bytes) => self.accept_next(seq, after, bytes, out),
                 Verdict::Later => return,
                 Verdict::Clock(until) => {
                     self.clock_wait = Some(until);
@@ -223,7 +225,7 @@ impl Consensus {
         if header.parent != parent.digest {
             return Verdict::Refuse(Reject::Parent);
         }
-        if header.seq <= stable || header.seq > self.window_end() || header.seq > self.execution_room() {
+        if header.seq <= stable || self.is_full() {
             return Verdict::Later;
         }
         if header.epoch != self.config.epoch() {
@@ -239,7 +241,7 @@ impl Consensus {
         }
         if header.cut.is_empty() {
             let asks = self.may_follow_idly(header.timestamp);
-            return if asks { Verdict::Accept(After::nothing()) } else { Verdict::Refuse(Reject::Cut) };
+            return if asks { Verdict::Accept(After::nothing(), 0) } else { Verdict::Refuse(Reject::Cut) };
         }
         if !header.cut_is_canonical() {
             return Verdict::Refuse(Reject::Cut);
@@ -252,6 +254,7 @@ impl Consensus {
     fn judge_cut(&self, cut: &[LaneTip]) -> Verdict {
         let primary = self.config.primary(self.view);
         let mut after = After::nothing();
+        let mut total = 0;
         for tip in cut {
             let from = self.accepted_marks.get(&tip.lane).copied().unwrap_or_default();
             let batches = tip.upto.since(from.upto);
@@ -269,13 +272,16 @@ impl Consensus {
                 {
                     return Verdict::Wait(*tip);
                 }
-                Some(Advance::Takes(_, durable, _)) => after.and_all(&durable),
+                Some(Advance::Takes(bytes, durable, _)) => {
+                    after.and_all(&durable);
+                    total += bytes;
+                }
             }
         }
-        Verdict::Accept(after)
+        Verdict::Accept(after, total)
     }
 
-    fn accept_next(&mut self, seq: Seq, batches: After, out: &mut Vec<Output>) {
+    fn accept_next(&mut self, seq: Seq, batches: After, bytes: u64, out: &mut Vec<Output>) {
         let proposal = self.pending.remove(&seq).expect("invariant: just judged");
         let proposal = Arc::new(proposal.into_message());
         let header = Arc::new(proposal.header.clone());
@@ -293,7 +299,7 @@ impl Consensus {
         if voted {
             self.ballot = Some(Position { seq, digest });
         }
-        self.chain.push(Slot { header, digest, proposal: Some(proposal), lsn, after, prepared: false });
+        self.chain.push(Slot { proposal: Some(proposal), bytes, ..Slot::new(header, digest, lsn, after) });
         self.check_prepared(seq);
     }
 }

@@ -200,14 +200,8 @@ impl Consensus {
         self.committed_marks = recovered.marks.clone();
         self.board.rebase(&recovered.marks);
         for accept in recovered.chain(view, head) {
-            self.chain.push(Slot {
-                header: Arc::clone(&accept.header),
-                digest: accept.position.digest,
-                proposal: None,
-                lsn: accept.lsn,
-                after: After::nothing(),
-                prepared: false,
-            });
+            let (header, digest) = (Arc::clone(&accept.header), accept.position.digest);
+            self.chain.push(Slot::new(header, digest, accept.lsn, After::nothing()));
         }
         // Votes in the view begin at its head, whether that is here or not.
         self.voted = self.chain.accepted().seq.max(Seq(head.seq.0.saturating_sub(1)));

@@ -97,13 +97,6 @@ impl Suspicion {
 }
 
 impl Consensus {
-    /// Whether no header could be accepted now, whoever proposes it: before a checkpoint or the own execution has
-    /// come further.
-    fn is_full(&self) -> bool {
-        let accepted = self.chain.accepted().seq;
-        accepted >= self.window_end() || accepted >= self.execution_room()
-    }
-
     /// Runs the clocks, and wishes for another view when one of them has run out.
     pub(crate) fn suspect_on_time(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         if !self.is_voter() || self.has_suspected() {

@@ -15,6 +15,16 @@ impl Consensus {
         self.checkpoints.stable().seq.plus(self.tuning.window)
     }
 
+    /// Whether nothing more is accepted now, whoever proposes it: before a checkpoint moves the window, in slots or in
+    /// bytes, or the own execution has come further.
+    pub(crate) fn is_full(&self) -> bool {
+        let accepted = self.chain.accepted().seq;
+        let stable = self.checkpoints.stable().seq;
+        accepted >= self.window_end()
+            || accepted >= self.execution_room()
+            || self.chain.bytes_above(stable) >= self.tuning.window_bytes()
+    }
+
     /// The last slot for which votes are kept: those of two full pipelines above the accepted slot. What comes
     /// earlier than that is sent again on Status.
     /// The slot up to which votes count no longer: they are committed, or below the head of the view.

@@ -201,6 +201,7 @@ impl Scene {
                 "interval" => tuning.checkpoint_interval = value,
                 "proposals" => tuning.proposals_max = value,
                 "kept" => tuning.headers_kept_max = value,
+                "checkpoint" => tuning.checkpoint_bytes = value,
                 "timeout" => tuning.view_timeout = Nanoseconds::from_millis(value),
                 other => panic!("{other} is no figure"),
             }

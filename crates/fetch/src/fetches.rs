@@ -84,8 +84,8 @@ impl Fetch {
 
     fn close(self, servers: &mut Servers) {
         for (server, turn) in &self.turns {
-            if let Some(bytes) = turn.question() {
-                servers.closed(*server, bytes);
+            if turn.is_open() {
+                servers.closed(*server, turn.in_time());
             }
         }
     }
@@ -181,7 +181,7 @@ impl<K: Ord + Clone> Fetches<K> {
     /// to be looked at.
     #[must_use]
     pub fn is_asked(&self, key: &K, server: ReplicaId) -> bool {
-        self.turn(key, server).is_some_and(|turn| turn.question().is_some())
+        self.turn(key, server).is_some_and(Turn::is_open)
     }
 
     /// The server that is asked gave so many useful bytes; says whether it was asked.
@@ -235,8 +235,8 @@ impl<K: Ord + Clone> Fetches<K> {
     pub fn disconnected(&mut self, now: Nanoseconds, server: ReplicaId) {
         for fetch in self.fetches.values_mut() {
             let Some(turn) = fetch.turns.get_mut(&server) else { continue };
-            if let Some(bytes) = turn.question() {
-                self.servers.closed(server, bytes);
+            if turn.is_open() {
+                self.servers.closed(server, turn.in_time());
                 self.servers.slow(now, server);
             }
             turn.stage = Stage::Over;
@@ -304,8 +304,10 @@ impl<K: Ord + Clone> Fetches<K> {
         let Some(fetch) = self.fetches.get_mut(key) else { return false };
         expire(now, fetch, &mut self.servers);
         let Some(turn) = fetch.turns.get_mut(&server) else { return false };
-        let Some(bytes) = turn.question() else { return false };
-        self.servers.closed(server, bytes);
+        if !turn.is_open() {
+            return false;
+        }
+        self.servers.closed(server, turn.in_time());
         change(turn);
         true
     }
@@ -314,7 +316,8 @@ impl<K: Ord + Clone> Fetches<K> {
 /// Remembers whose time is over.
 fn expire(now: Nanoseconds, fetch: &mut Fetch, servers: &mut Servers) {
     for (server, turn) in &mut fetch.turns {
-        if turn.expire(now) {
+        if let Some(bytes) = turn.expire(now) {
+            servers.lapsed(bytes);
             servers.slow(now, *server);
         }
     }

@@ -11,9 +11,10 @@ const FAULTS_MAX: u32 = 64;
 /// What may be open at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Questions that one server has open.
+    /// Questions that one server has open, late ones included.
     pub questions_per_server: usize,
-    /// Bytes that the open questions of all may bring; one question is always allowed.
+    /// Bytes that the open questions of all may bring, those aside whose time is over: else silent servers would use it
+    /// up, and nobody else be asked. One question is always allowed.
     pub bytes: u64,
     /// After so long half of a server's faults are forgotten.
     pub forgetting: Nanoseconds,
@@ -68,13 +69,20 @@ impl Servers {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// A question, with the bytes that it was asked with, is open no more.
-    pub fn closed(&mut self, server: ReplicaId, bytes: u64) {
+    /// The time of a question is over. It stays open, and counts with its server alone.
+    pub fn lapsed(&mut self, bytes: u64) {
+        self.questions = self.questions.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// A question is open no more; the bytes that it was asked with, if its time was not over.
+    pub fn closed(&mut self, server: ReplicaId, in_time: Option<u64>) {
         if let Some(standing) = self.standings.get_mut(&server) {
             standing.questions = standing.questions.saturating_sub(1);
         }
-        self.questions = self.questions.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(bytes) = in_time {
+            self.lapsed(bytes);
+        }
     }
 
     /// The server did not give enough in its time.
@@ -100,7 +108,7 @@ impl Servers {
         self.standings.get(&server).map_or(0, |standing| self.left(now, standing))
     }
 
-    /// Questions that are open, and the bytes that they may bring.
+    /// Questions that are open and whose time is not over, and the bytes that they may bring.
     #[must_use]
     pub fn open(&self) -> (usize, u64) {
         (self.questions, self.bytes)
@@ -135,8 +143,14 @@ mod tests {
         servers.asked(R1, 40);
         assert!(!servers.has_room(R1, 0), "two of its own");
         assert!(servers.has_room(R2, 20) && !servers.has_room(R2, 21));
-        servers.closed(R1, 40);
+        servers.closed(R1, Some(40));
         assert!(servers.has_room(R1, 60));
+        assert_eq!(servers.open(), (1, 40));
+        servers.lapsed(40);
+        assert_eq!(servers.open(), (0, 0));
+        servers.asked(R1, 40);
+        assert!(!servers.has_room(R1, 0), "a late question counts with its server");
+        servers.closed(R1, None);
         assert_eq!(servers.open(), (1, 40));
     }
 

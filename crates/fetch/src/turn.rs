@@ -33,11 +33,16 @@ impl Turn {
         self.stage = Stage::Asked { since: now, bytes };
     }
 
-    /// What the open question was asked with, if one is open.
-    pub(crate) fn question(&self) -> Option<u64> {
+    /// Whether a question is open.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Asked { .. } | Stage::Late { .. })
+    }
+
+    /// What the open question was asked with, while its time runs.
+    pub(crate) fn in_time(&self) -> Option<u64> {
         match self.stage {
-            Stage::Asked { bytes, .. } | Stage::Late { bytes } => Some(bytes),
-            Stage::Ready | Stage::Over => None,
+            Stage::Asked { bytes, .. } => Some(bytes),
+            Stage::Late { .. } | Stage::Ready | Stage::Over => None,
         }
     }
 
@@ -62,14 +67,11 @@ impl Turn {
         self.credit >= self.patience.div_ceil(2)
     }
 
-    /// Whether time is over since the last look.
-    pub(crate) fn expire(&mut self, now: Nanoseconds) -> bool {
-        let Stage::Asked { bytes, .. } = self.stage else { return false };
-        let is_over = self.ends().is_some_and(|ends| now >= ends);
-        if is_over {
-            self.stage = Stage::Late { bytes };
-        }
-        is_over
+    /// What the question was asked with whose time is over since the last look.
+    pub(crate) fn expire(&mut self, now: Nanoseconds) -> Option<u64> {
+        let bytes = self.in_time().filter(|_| self.ends().is_some_and(|ends| now >= ends))?;
+        self.stage = Stage::Late { bytes };
+        Some(bytes)
     }
 
     /// So much has come. What comes late must be half of what was asked for, or the turn is over.

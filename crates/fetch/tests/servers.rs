@@ -211,3 +211,21 @@ fn the_budget_holds_over_all_fetches() {
     fetches.finish(now, &0);
     assert_eq!(fetches.ask(now, &3, [R1, R2], FULL), Some(R1));
 }
+
+/// Silent servers use up what all may have open for as long as they have time, and no longer.
+#[test]
+fn questions_that_nobody_answers_leave_room_for_others() {
+    let budget = Budget { questions_per_server: 2, bytes: 4 * FULL, ..Budget::default() };
+    let mut fetches = Fetches::new(Limits { budget, servers_max: 1, ..limits() });
+    for key in 0..4u8 {
+        fetches.begin(milliseconds(0), key, 100, 0);
+        assert!(fetches.ask(milliseconds(0), &key, [R1, R2], FULL).is_some());
+    }
+    assert_eq!(fetches.ask(milliseconds(100), &0, SERVERS, FULL), None, "their time is not over");
+    fetches.on_time(milliseconds(200));
+    let asked: Vec<_> = (0..2).map(|key| fetches.ask(milliseconds(200), &key, SERVERS, FULL)).collect();
+    assert_eq!(asked, [Some(R3), Some(R3)]);
+    assert!(fetches.answered(milliseconds(210), &2, R2, FULL), "what comes late is taken");
+    fetches.finish(milliseconds(210), &2);
+    assert_eq!(fetches.servers().open(), (2, 2 * FULL));
+}

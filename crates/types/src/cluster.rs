@@ -176,7 +176,8 @@ impl Default for SessionLimits {
 /// histories reach every edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How far above the stable checkpoint headers are accepted (W), in headers.
+    /// How far above the stable checkpoint headers are accepted (W), in headers; [`Tuning::window_bytes`] says how far in
+    /// bytes.
     pub window: u64,
     /// The longest distance of checkpoints, in headers.
     pub checkpoint_interval: u64,
@@ -227,6 +228,13 @@ impl Tuning {
     #[must_use]
     pub const fn accepted_ahead_max(&self) -> u64 {
         2 * self.window
+    }
+
+    /// The bytes of batches that accepted headers above the stable checkpoint name, from which on no other is accepted (W
+    /// in bytes). So many that a checkpoint is due long before: what closes the window opens it again.
+    #[must_use]
+    pub const fn window_bytes(&self) -> u64 {
+        4 * self.checkpoint_bytes
     }
 
     /// The bytes of one lane that a receiver holds above the executed tip. More than the origin's own bound, as executed
