@@ -77,6 +77,25 @@ fn flip(cluster: &Cluster, replica: usize, block: Place) {
     file.write_all_at(&[byte[0] ^ 1], at).expect("the directory is ours");
 }
 
+/// Flips one bit in the batch that holds an acknowledged write, in whichever log of a replica it lies.
+fn flip_batch(cluster: &Cluster, replica: usize, write: &Acknowledged) {
+    let of =
+        |path: PathBuf| fs::read_dir(path).expect("it is there").map(|entry| entry.expect("ours").path());
+    let data = cluster.file(&format!("data-{replica}"));
+    let logs = of(data).filter(|path| path.is_dir() && !path.ends_with("pages"));
+    let mut flipped = 0;
+    for segment in logs.flat_map(of) {
+        let mut bytes = fs::read(&segment).expect("it is there");
+        let places: Vec<usize> = (0..bytes.len().saturating_sub(write.value.len()))
+            .filter(|at| bytes[*at..].starts_with(&write.value))
+            .collect();
+        places.iter().for_each(|at| bytes[*at] ^= 1);
+        flipped += places.len();
+        fs::write(&segment, bytes).expect("the directory is ours");
+    }
+    assert!(flipped > 0, "the log of replica {replica} has {write:?}");
+}
+
 /// Waits until the newest checkpoint of every replica is the one that all know to be certified, while nothing is
 /// ordered.
 fn settle(cluster: &Cluster) {
@@ -157,6 +176,30 @@ fn one_bad_block_on_each_replica_and_all_killed_lose_nothing() {
     }
     assert_all_there(&cluster, 3, &acknowledged);
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+/// Listed mistake: a restart that drops intact batches because the one before them is bad. Then nobody could begin to fetch
+/// what lies behind all of the bad ones.
+#[test]
+fn one_bad_batch_in_the_log_of_each_replica_and_all_killed_lose_nothing() {
+    let mut cluster = Cluster::start(4);
+    let recorder = Recorder::start(&cluster, 0, ReplicaId(1));
+    wait_for("one lane has many batches", || (recorder.completed() >= 40).then_some(()));
+    let acknowledged = recorder.finish();
+    for report in cluster.reports(&[0, 1, 2, 3], false, |_| true) {
+        assert_eq!(report["stable"].as_u64(), Some(0), "all of it must be executed again");
+    }
+    (0..4).for_each(|replica| cluster.kill(replica));
+    // Each bundle is a batch of its own, as the client sends one after the other.
+    (0..4).for_each(|replica| flip_batch(&cluster, replica, &acknowledged[50 + 100 * replica]));
+    (0..4).for_each(|replica| cluster.start_replica(replica));
+    for replica in 0..4 {
+        assert!(cluster.log(replica).contains("batches lost"), "{}", cluster.log(replica));
+    }
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+    cluster.kill(0);
+    cluster.assert_works();
 }
 
 #[test]

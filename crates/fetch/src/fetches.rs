@@ -192,7 +192,19 @@ impl<K: Ord + Clone> Fetches<K> {
     /// The server that is asked has nothing of it, which honest ones may say; says whether it was asked. It has had its
     /// turn in this round.
     pub fn has_nothing(&mut self, now: Nanoseconds, key: &K, server: ReplicaId) -> bool {
-        self.end_question(now, key, server, |turn| turn.stage = Stage::Over)
+        self.end_question(now, key, server, |turn| {
+            turn.answer(now, 0);
+            turn.stage = Stage::Over;
+        })
+    }
+
+    /// What is wanted next is something else than what this server had nothing of: if it said so in time, its turn goes on
+    /// with what is left of its credit.
+    pub fn may_have_next(&mut self, key: &K, server: ReplicaId) {
+        let turn = self.fetches.get_mut(key).and_then(|fetch| fetch.turns.get_mut(&server));
+        if let Some(turn) = turn.filter(|turn| turn.stage == Stage::Over && turn.is_prompt()) {
+            turn.stage = Stage::Ready;
+        }
     }
 
     /// The server that is asked gave what no honest one does; says whether it was asked. It has had its turn, and is
@@ -212,6 +224,8 @@ impl<K: Ord + Clone> Fetches<K> {
         expire(now, &mut fetch, &mut self.servers);
         for (server, turn) in &fetch.turns {
             match turn.stage {
+                // It has had nothing of what was wanted.
+                Stage::Ready if !turn.has_given => {}
                 Stage::Ready if turn.is_prompt() => self.servers.helped(*server),
                 Stage::Ready => self.servers.slow(now, *server),
                 Stage::Asked { .. } if turn.lags().is_some_and(|lags| now >= lags) => {

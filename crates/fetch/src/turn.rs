@@ -19,6 +19,8 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     pub(crate) stage: Stage,
+    /// Whether anything came of it.
+    pub(crate) has_given: bool,
     /// What is left of the credit when the present question was asked, and the most that there is.
     credit: u64,
     patience: u64,
@@ -26,7 +28,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     pub(crate) fn new(patience: u64) -> Self {
-        Self { stage: Stage::Ready, credit: patience, patience }
+        Self { stage: Stage::Ready, has_given: false, credit: patience, patience }
     }
 
     pub(crate) fn ask(&mut self, now: Nanoseconds, bytes: u64) {
@@ -76,6 +78,7 @@ impl Turn {
 
     /// So much has come. What comes late must be half of what was asked for, or the turn is over.
     pub(crate) fn answer(&mut self, now: Nanoseconds, bytes: u64) {
+        self.has_given |= bytes > 0;
         let share = |asked: u64| {
             let (bytes, asked) = (u128::from(bytes.min(asked)), u128::from(asked.max(1)));
             u64::try_from(u128::from(self.patience) * bytes / asked).unwrap_or(self.patience)

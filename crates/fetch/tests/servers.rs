@@ -171,6 +171,24 @@ fn a_round_in_which_nobody_has_it_is_followed_by_a_longer_one_after_a_rest() {
     assert_eq!(ask(&mut fetches, 400), [R2]);
 }
 
+/// Replicas may each have lost another piece.
+#[test]
+fn who_had_nothing_of_one_piece_may_have_the_next_unless_it_took_its_time_to_say_so() {
+    let mut fetches = begun(100);
+    assert_eq!(ask(&mut fetches, 0), [R1]);
+    assert!(fetches.has_nothing(milliseconds(60), &0, R1));
+    assert_eq!(ask(&mut fetches, 60), [R2]);
+    assert!(fetches.answered(milliseconds(61), &0, R2, FULL));
+    fetches.may_have_next(&0, R1);
+    fetches.may_have_next(&0, R3);
+    assert_eq!(ask(&mut fetches, 61), [R1], "it is prompt");
+    assert!(fetches.has_nothing(milliseconds(110), &0, R1));
+    fetches.may_have_next(&0, R1);
+    assert_eq!(ask(&mut fetches, 110), [R2], "half of its credit is gone, and nothing came");
+    assert!(fetches.has_nothing(milliseconds(111), &0, R2));
+    assert_eq!(ask(&mut fetches, 111), [R3]);
+}
+
 #[test]
 fn whoever_was_wrong_is_asked_after_whoever_was_slow() {
     let mut fetches = begun(100);

@@ -1,11 +1,13 @@
 //! Fetching a lane backwards along its chain, each batch checked against the digest asked for.
 //!
-//! Three walks of a lane go on side by side, so that none can hold up another: to what headers name that are decided, to what
-//! a primary proposes, and to what f+1 others have acknowledged. Whom to ask, and for how long, `quorate_fetch` says; what
-//! has come stays when the next server goes on.
+//! Four walks of a lane go on side by side, so that none can hold up another: to what headers name that are decided, to what
+//! a primary proposes, to what f+1 others have acknowledged, and to what this replica has acknowledged and lost. Whom to
+//! ask, and for how long, `quorate_fetch` says; what has come stays when the next server goes on, and what is a stray here
+//! need not come.
 
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject};
+use crate::strays::Strays;
 use quorate_types::{LaneId, LinkId, Mark, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches};
 use quorate_wire::{FrameRef, LaneTip};
@@ -18,6 +20,9 @@ const ANSWER_TIMES: u64 = 4;
 const ANSWER_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(5_000);
 /// A walk is expected to take no more answers than that.
 const ANSWERS_MAX: u64 = 64;
+/// Nobody may have what was lost: each pass over all of that waits for twice as many looks of the timer as the one before,
+/// up to so many.
+const LOST_LOOKS_MAX: u32 = 64;
 
 /// Why a tip is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +33,11 @@ pub(crate) enum Purpose {
     Proposed,
     /// f+1 others have acknowledged it.
     Acknowledged,
+    /// This replica has acknowledged it, and lost it while what comes behind it is intact.
+    Lost,
 }
 
-const PURPOSES: [Purpose; 3] = [Purpose::Named, Purpose::Proposed, Purpose::Acknowledged];
+const PURPOSES: [Purpose; 4] = [Purpose::Named, Purpose::Proposed, Purpose::Acknowledged, Purpose::Lost];
 
 pub(crate) type Key = (LaneId, Purpose);
 
@@ -44,6 +51,23 @@ pub(crate) fn scheduler(tuning: &Tuning) -> quorate_fetch::Fetches<Key> {
     })
 }
 
+/// A batch on the way of a walk.
+#[derive(Debug)]
+enum Step {
+    Fetched(Arc<Batch>),
+    /// It was here, and connected to nothing when the walk passed it.
+    Stray(Mark),
+}
+
+impl Step {
+    fn mark(&self) -> Mark {
+        match self {
+            Self::Fetched(batch) => batch.mark(),
+            Self::Stray(mark) => *mark,
+        }
+    }
+}
+
 /// A walk down a chain.
 #[derive(Debug)]
 struct Walk {
@@ -53,11 +77,59 @@ struct Walk {
     /// A cut leaves from here: the walk ends where it must have met that.
     floor: Mark,
     bytes_max: usize,
-    /// What has come, descending from the target.
-    batches: Vec<Arc<Batch>>,
+    /// What has come or was here, descending from the target.
+    steps: Vec<Step>,
+    /// The bytes of what has come, and of all.
     bytes: usize,
+    bytes_passed: usize,
     /// What each server was asked for last.
     asked: BTreeMap<ReplicaId, Mark>,
+    /// Who has nothing of what is wanted next.
+    lacking: ReplicaSet,
+}
+
+impl Walk {
+    /// Goes on below the strays that are next.
+    fn pass_strays(&mut self, strays: &Strays) {
+        for (mark, stray) in strays.down_from(self.next) {
+            self.steps.push(Step::Stray(mark));
+            self.bytes_passed += stray.batch.bytes();
+            self.next = Mark { upto: mark.upto.previous(), chain: stray.batch.previous() };
+        }
+    }
+
+    fn take(&mut self, batch: Batch) {
+        self.next = Mark { upto: batch.number().previous(), chain: batch.previous() };
+        self.bytes += batch.bytes();
+        self.bytes_passed += batch.bytes();
+        self.steps.push(Step::Fetched(Arc::new(batch)));
+    }
+}
+
+/// What of the lost batches of a lane is looked for next.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    tried: Mark,
+    /// The looks of the timer that the next pass still waits for, and those that it has waited for in all.
+    looks: u32,
+    rest: u32,
+}
+
+impl Lost {
+    /// The next of what was lost, ascending; nothing after each pass, for a while.
+    fn next(&mut self, mut lost: impl Iterator<Item = Mark>) -> Option<Mark> {
+        if self.looks > 0 {
+            self.looks -= 1;
+            return None;
+        }
+        let next = lost.find(|mark| *mark > self.tried);
+        self.tried = next.unwrap_or_default();
+        if next.is_none() {
+            self.rest = (2 * self.rest).clamp(1, LOST_LOOKS_MAX);
+            self.looks = self.rest;
+        }
+        next
+    }
 }
 
 /// What is being fetched of one lane.
@@ -68,6 +140,7 @@ pub(crate) struct Walks {
     walks: BTreeMap<Purpose, Walk>,
     /// What f+1 others have acknowledged and was fetched last, or tried to be.
     tried: Mark,
+    pub(crate) lost: Lost,
 }
 
 impl Walks {
@@ -145,8 +218,18 @@ impl Lanes {
     ) {
         let answers = target.upto.since(floor.upto).clamp(1, ANSWERS_MAX);
         let Some(share) = self.share_mut(key.0) else { return };
-        let (batches, asked) = (Vec::new(), BTreeMap::new());
-        let walk = Walk { target, next: target, floor, bytes_max, batches, bytes: 0, asked };
+        let mut walk = Walk {
+            target,
+            next: target,
+            floor,
+            bytes_max,
+            steps: Vec::new(),
+            bytes: 0,
+            bytes_passed: 0,
+            asked: BTreeMap::new(),
+            lacking: ReplicaSet::EMPTY,
+        };
+        walk.pass_strays(&share.lane.strays);
         share.walks.walks.insert(key.1, walk);
         self.fetches.begin(now, key, answers, 0);
         self.ask(now, key, out);
@@ -266,6 +349,19 @@ impl Lanes {
         self.begin_walk(now, (lane, Purpose::Acknowledged), target, floor, usize::MAX, out);
     }
 
+    /// Every T_retx: fetches what this replica has acknowledged and lost. Without it, what is intact behind it is of no use
+    /// here; and if every replica has lost another batch, nobody could go on.
+    pub(crate) fn fetch_lost(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let rests = self.rests(lane);
+        let Some(share) = self.share_mut(lane) else { return };
+        if share.lane.strays.is_empty() || rests || share.walks.walks.contains_key(&Purpose::Lost) {
+            return;
+        }
+        let Some(target) = share.walks.lost.next(share.lane.strays.lost()) else { return };
+        let floor = share.lane.held.executed();
+        self.begin_walk(now, (lane, Purpose::Lost), target, floor, usize::MAX, out);
+    }
+
     /// Whether a lane holds as much for others as all honest replicas together may have taken from its origin: then this
     /// one is behind, and has other worries.
     fn rests(&self, lane: LaneId) -> bool {
@@ -292,42 +388,64 @@ impl Lanes {
         let is_asked = |purpose: &Purpose| {
             share.walks.walks.get(purpose).is_some_and(|walk| walk.asked.get(&from) == Some(&asked))
         };
-        let Some(purpose) = PURPOSES.into_iter().find(is_asked) else { return Ok(()) };
-        let key = (lane, purpose);
-        if !self.fetches.is_asked(&key, from) {
-            return Ok(());
+        // A server answers a question once, though walks may have met that ask it for the same.
+        let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(is_asked).collect();
+        let mut result = Ok(());
+        for key in purposes.into_iter().map(|purpose| (lane, purpose)) {
+            if self.fetches.is_asked(&key, from) {
+                result = result.and(self.take_answer(now, from, key, asked, &payloads));
+                self.go_on(now, key, out);
+            }
         }
+        result
+    }
+
+    fn take_answer(
+        &mut self,
+        now: Nanoseconds,
+        from: ReplicaId,
+        key: Key,
+        asked: Mark,
+        payloads: &[&[u8]],
+    ) -> Result<(), Reject> {
         if payloads.is_empty() {
             self.fetches.has_nothing(now, &key, from);
-            let share = self.share_on(lane, link)?;
+            let Some(share) = self.share_mut(key.0) else { return Ok(()) };
             share.lane.acknowledged.disown(from, asked);
-            self.go_on(now, key, out);
+            // It may have what comes below.
+            if let Some(walk) = share.walks.walks.get_mut(&key.1).filter(|walk| walk.next == asked) {
+                walk.lacking.insert(from);
+            }
             return Ok(());
         }
-        let taken = self.take_payloads(key, asked, &payloads);
+        let taken = self.take_payloads(key, asked, payloads);
         match taken {
             Ok(bytes) => self.fetches.answered(now, &key, from, bytes),
             Err(_) => self.fetches.was_wrong(now, &key, from),
         };
-        self.go_on(now, key, out);
         taken.map(|_| ())
     }
 
     /// Takes what is wanted next of an answer; says how many bytes that is.
     fn take_payloads(&mut self, key: Key, asked: Mark, payloads: &[&[u8]]) -> Result<u64, Reject> {
         let lane = key.0;
-        let Some(share) = self.share_mut(lane) else { return Ok(0) };
+        let Some(share) = self.shares.get_mut(&lane) else { return Ok(0) };
         let Some(walk) = share.walks.walks.get_mut(&key.1) else { return Ok(0) };
-        let before = walk.bytes;
-        // Another server may have brought the first of them.
-        let known = usize::try_from(asked.upto.since(walk.next.upto)).unwrap_or(usize::MAX);
-        for payload in payloads.iter().skip(known) {
-            let batch = Batch::read_as(payload, lane, walk.next).ok_or(Reject::FetchMismatch)?;
-            walk.next = Mark { upto: batch.number().previous(), chain: batch.previous() };
-            walk.bytes += batch.bytes();
-            walk.batches.push(Arc::new(batch));
+        let (before, next) = (walk.bytes, walk.next);
+        for (below, payload) in (0..).zip(payloads) {
+            // Another server may have brought the first of them, and others are strays here.
+            if asked.upto.0.saturating_sub(below) > walk.next.upto.0 {
+                continue;
+            }
+            walk.take(Batch::read_as(payload, lane, walk.next).ok_or(Reject::FetchMismatch)?);
+            walk.pass_strays(&share.lane.strays);
             if share.lane.held.contains(walk.next) || walk.next.upto <= walk.floor.upto {
                 break;
+            }
+        }
+        if walk.next != next {
+            for server in std::mem::take(&mut walk.lacking).iter() {
+                self.fetches.may_have_next(&key, server);
             }
         }
         Ok((walk.bytes - before) as u64)
@@ -339,9 +457,9 @@ impl Lanes {
         let Some(walk) = share.walks.walks.get(&key.1) else { return };
         let executed = share.lane.executed();
         let is_held = |mark: Mark| share.lane.held.contains(mark) && mark.upto >= executed;
-        let misses = walk.next.upto <= executed.max(walk.floor.upto) || walk.bytes > walk.bytes_max;
+        let misses = walk.next.upto <= executed.max(walk.floor.upto) || walk.bytes_passed > walk.bytes_max;
         // Live batches, and execution, may have overtaken the lower part of it.
-        let meets = is_held(walk.next) || misses && walk.batches.iter().any(|batch| is_held(batch.mark()));
+        let meets = is_held(walk.next) || misses && walk.steps.iter().any(|step| is_held(step.mark()));
         if meets {
             self.fetches.finish(now, &key);
             self.finish_walk(key, out);
@@ -352,6 +470,8 @@ impl Lanes {
             share.walks.wanted.retain(|mark| *mark != target);
             if walk.next.upto <= executed {
                 share.lane.acknowledged.forget(target);
+                share.lane.strays.forget_behind(target);
+                walk.steps.iter().for_each(|step| share.lane.strays.forget_behind(step.mark()));
             }
             self.end_walk(key);
             self.walk_to_wanted(now, key.0, out);
@@ -370,24 +490,31 @@ impl Lanes {
             // It is fetched again when the disk has caught up.
             return;
         }
-        // Who has acknowledged a batch has acknowledged those before it.
-        let mut holders = ReplicaSet::EMPTY;
+        // Who has acknowledged a batch has acknowledged those before it: others, and this replica where it is a stray.
+        let (mut holders, mut inherited) = (ReplicaSet::EMPTY, Why::Named);
         let mut fresh = Vec::new();
-        for batch in walk.batches {
-            let mark = batch.mark();
+        for step in walk.steps {
+            let mark = step.mark();
             if share.lane.held.contains(mark) {
                 break;
             }
             holders = holders.union(share.lane.holders(mark));
+            inherited = inherited.max(share.lane.strays.why_behind(mark).unwrap_or(Why::Named));
             let is_vouched_for = purpose == Purpose::Acknowledged || share.lane.is_vouched_for(holders);
-            fresh.push((batch, if is_vouched_for { Why::Acknowledged } else { Why::Named }));
-        }
-        let Some((lowest, why)) = fresh.last() else { return };
-        if *why != Why::Named {
-            let before = Mark { upto: lowest.number().previous(), chain: lowest.previous() };
-            self.raise(lane, before, Why::Acknowledged, out);
+            let why = if is_vouched_for { Why::Acknowledged } else { Why::Named };
+            if let Step::Fetched(batch) = step {
+                fresh.push((batch, why.max(inherited)));
+            }
         }
         for (batch, why) in fresh.into_iter().rev() {
+            // The strays between them are held with what comes below.
+            let parent = Mark { upto: batch.number().previous(), chain: batch.previous() };
+            if !self.shares.get(&lane).is_some_and(|share| share.lane.held.contains(parent)) {
+                return;
+            }
+            if why != Why::Named {
+                self.raise(lane, parent, why, out);
+            }
             self.append_unchecked(batch, why, out);
         }
     }

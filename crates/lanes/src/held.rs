@@ -4,8 +4,7 @@
 //! which chains live; nothing else ever takes a batch out.
 
 use crate::batch::Batch;
-use quorate_types::{Chains, LaneId, LaneNumber, Lsn, Mark, ReplicaSet, Why};
-use quorate_wire::LaneTip;
+use quorate_types::{Chains, LaneNumber, Lsn, Mark, ReplicaSet, Why};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -39,7 +38,6 @@ pub(crate) struct Shelved {
 /// The batches of one lane.
 #[derive(Debug)]
 pub(crate) struct Held {
-    id: LaneId,
     chains: Chains<Node>,
     executed: Mark,
     /// What each batch counts at least while it is not executed.
@@ -64,9 +62,8 @@ pub(crate) struct Held {
 
 impl Held {
     /// Nothing is held above an executed tip.
-    pub(crate) fn new(id: LaneId, budget: usize, executed: Mark) -> Self {
+    pub(crate) fn new(budget: usize, executed: Mark) -> Self {
         Self {
-            id,
             chains: Chains::new(executed),
             executed,
             cost_min: budget / BUDGET_PARTS,
@@ -302,8 +299,8 @@ impl Held {
     }
 
     /// Where the held batches lie in the journal.
-    pub(crate) fn positions(&self) -> impl Iterator<Item = (Lsn, LaneTip)> {
-        self.chains.iter().map(|(mark, node)| (node.lsn, LaneTip::at(self.id, mark)))
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Mark, Lsn)> {
+        self.chains.iter().map(|(mark, node)| (mark, node.lsn))
     }
 
     /// The chain through a held batch is the one that goes on.

@@ -6,9 +6,11 @@ use crate::acknowledged::Acknowledged;
 use crate::batch::Batch;
 use crate::eligible::Eligible;
 use crate::held::{Held, Node};
+use crate::strays::{Stray, Strays};
 use quorate_types::{
     ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why,
 };
+use quorate_wire::LaneTip;
 use std::sync::Arc;
 
 /// One lane.
@@ -19,6 +21,8 @@ pub(crate) struct Lane {
     quorums: Quorums,
     journal: JournalId,
     pub(crate) held: Held,
+    /// What a restart has found besides, and that connects to nothing held.
+    pub(crate) strays: Strays,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) eligible: Eligible,
     /// Batches that were merely named and that f+1 others have acknowledged by now.
@@ -43,7 +47,8 @@ impl Lane {
             me,
             quorums,
             journal,
-            held: Held::new(id, budget, executed),
+            held: Held::new(budget, executed),
+            strays: Strays::default(),
             acknowledged: Acknowledged::new(quorums),
             eligible: Eligible::new(),
             raised: Vec::new(),
@@ -131,6 +136,11 @@ impl Lane {
         holders.len() - usize::from(holders.contains(self.me)) >= self.quorums.weak
     }
 
+    /// The bytes of all that is in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.held.bytes() + self.strays.bytes()
+    }
+
     /// Whether q replicas have acknowledged a held batch.
     pub(crate) fn is_quorums(&self, mark: Mark) -> bool {
         let quorum = self.quorums.quorum;
@@ -155,6 +165,7 @@ impl Lane {
             return Vec::new();
         }
         let dead = self.held.on_executed(tip);
+        self.strays.on_executed(tip);
         self.eligible.on_executed(&self.held);
         self.acknowledged.on_executed(&self.held);
         self.let_go(kept_max);
@@ -173,8 +184,8 @@ impl Lane {
         }
     }
 
-    /// Of the batches found in the journal, holds those that descend from the executed tip. The one that was appended last
-    /// ends the main chain.
+    /// Of the batches found in the journal, holds those that descend from the executed tip, and keeps those that may do so
+    /// when what was lost before them is here again. The one that was appended last ends the main chain.
     pub(crate) fn recover(&mut self, mut found: Vec<Found>) {
         // A batch may have been written again for a better reason, or after damage behind its children.
         found.sort_by_key(|(lsn, batch, _)| (batch.number(), *lsn));
@@ -182,7 +193,11 @@ impl Lane {
         for (lsn, batch, why) in found {
             let mark = batch.mark();
             let parent = Mark { upto: mark.upto.previous(), chain: batch.previous() };
-            if mark.upto <= self.executed() || !self.held.contains(parent) {
+            if mark.upto <= self.executed() {
+                continue;
+            }
+            if !self.held.contains(parent) {
+                self.strays.keep((lsn, batch, why));
                 continue;
             }
             if let Some(node) = self.held.get(mark) {
@@ -191,10 +206,7 @@ impl Lane {
                 }
                 continue;
             }
-            // Damage may have left a reason, and not the one before it.
-            let says = parent.upto <= self.executed()
-                || self.held.get(parent).is_some_and(|parent| parent.why != Why::Named);
-            let why = if says { why } else { Why::Named };
+            let why = self.reason_behind(parent, why);
             if why != Why::Named {
                 last = last.max(Some((lsn, mark)));
             }
@@ -203,6 +215,55 @@ impl Lane {
         if let Some((_, mark)) = last {
             self.held.prefer(mark);
         }
+        self.strays.on_executed(self.held.executed());
+    }
+
+    /// Why a batch that was found may be held behind a place. Damage may have left a reason, and not the one before it.
+    fn reason_behind(&self, parent: Mark, why: Why) -> Why {
+        let says = parent.upto <= self.executed()
+            || self.held.get(parent).is_some_and(|parent| parent.why != Why::Named);
+        if says { why } else { Why::Named }
+    }
+
+    /// A place is held, or executed, that was not before: holds the strays behind it, and returns them, each after its
+    /// parent.
+    pub(crate) fn connect(&mut self, mark: Mark) -> Vec<Mark> {
+        let (mut connected, mut next) = (Vec::new(), 0);
+        let mut parent = Some(mark).filter(|_| !self.strays.is_empty());
+        while let Some(at) = parent {
+            for Stray { batch, lsn, why } in self.strays.take_behind(at) {
+                connected.push(batch.mark());
+                self.insert(batch, lsn, self.reason_behind(at, why));
+            }
+            parent = connected.get(next).copied();
+            next += 1;
+        }
+        connected
+    }
+
+    /// A batch that is in memory, held or stray, and why.
+    pub(crate) fn find_any(&self, mark: Mark) -> Option<(&Arc<Batch>, Why)> {
+        let held = self.held.get(mark).map(|node| (&node.batch, node.why));
+        held.or_else(|| self.strays.get(mark).map(|stray| (&stray.batch, stray.why)))
+    }
+
+    /// The batches that are in memory from `mark` down, up to where one is missing.
+    pub(crate) fn down_from(&self, mark: Mark) -> impl Iterator<Item = (Mark, &Arc<Batch>)> {
+        let held = self.held.down_from(mark).map(|(at, node)| (at, &node.batch));
+        held.chain(self.strays.down_from(mark).map(|(at, stray)| (at, &stray.batch)))
+    }
+
+    /// Where all that is in memory lies in the journal.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (Lsn, LaneTip)> {
+        let place = |mark: Mark, lsn: Lsn| (lsn, LaneTip::at(self.id, mark));
+        let held = self.held.places().map(move |(mark, lsn)| place(mark, lsn));
+        held.chain(self.strays.iter().map(move |(mark, stray)| place(mark, stray.lsn)))
+    }
+
+    /// A batch was written to the journal again and lies at `lsn` from now on, which is durable before its old place goes.
+    pub(crate) fn moved(&mut self, mark: Mark, lsn: Lsn) {
+        self.held.moved(mark, lsn);
+        self.strays.moved(mark, lsn);
     }
 
     /// All is told again: to the ordering role, and to the others where the lane stands.

@@ -1,7 +1,7 @@
 //! The lanes of one link role together.
 
 use crate::batch::Batch;
-use crate::fetch::{Key, Walks, scheduler};
+use crate::fetch::{Key, Lost, Walks, scheduler};
 use crate::held::Node;
 use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
@@ -332,8 +332,22 @@ impl Lanes {
 
     fn append(&mut self, batch: Arc<Batch>, why: Why, out: &mut Vec<Output>) {
         let lsn = self.write(&batch, why, out);
-        let share = self.shares.get_mut(&batch.lane()).expect("invariant: the lane was looked up before");
+        let tip = batch.tip();
+        let share = self.shares.get_mut(&tip.lane).expect("invariant: the lane was looked up before");
         share.lane.insert(batch, lsn, why);
+        if !share.lane.strays.is_empty() {
+            self.connect(tip);
+        }
+    }
+
+    /// A place is held, or executed, that was not before: what connects to it is held, with the verdicts on its signatures.
+    fn connect(&mut self, tip: LaneTip) {
+        let Some(share) = self.shares.get_mut(&tip.lane) else { return };
+        let connected = share.lane.connect(tip.mark());
+        if !connected.is_empty() {
+            share.walks.lost = Lost::default();
+            self.unchecked.extend(connected.into_iter().map(|mark| LaneTip::at(tip.lane, mark)));
+        }
     }
 
     /// Holds what is merely named on the way to `mark` for a better reason, and writes that down.
@@ -434,6 +448,7 @@ impl Lanes {
             if share.walks.is_open() {
                 self.end_walks_behind(tip.lane);
             }
+            self.connect(*tip);
             if tip.lane.origin == self.me
                 && let Some(link) = self.links.get_mut(&tip.lane.link)
             {
@@ -464,6 +479,9 @@ impl Lanes {
         if let Some(state) = self.links.get_mut(&link) {
             state.connected.insert(peer);
         }
+        // It may have what was lost here.
+        let of_link = self.shares.iter_mut().filter(|(lane, _)| lane.link == link);
+        of_link.for_each(|(_, share)| share.walks.lost = Lost::default());
         self.greet(peer, link);
     }
 
@@ -594,8 +612,7 @@ impl Lanes {
     /// The bytes held, for audits of bounded memory.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let shares: usize =
-            self.shares.values().map(|share| share.lane.held.bytes() + share.walks.bytes()).sum();
+        let shares: usize = self.shares.values().map(|share| share.lane.bytes() + share.walks.bytes()).sum();
         shares + self.links.values().map(|link| link.own.pending_bytes()).sum::<usize>()
     }
 }

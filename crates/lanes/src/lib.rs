@@ -21,6 +21,7 @@ mod receive;
 mod recovery;
 mod retention;
 mod serve;
+mod strays;
 mod throttle;
 
 pub use batch::{Batch, Bundle};

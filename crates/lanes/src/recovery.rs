@@ -35,9 +35,9 @@ pub(crate) struct Adoption {
 impl Lanes {
     /// The lanes of `links` as they were when this replica stopped, above what is executed in its state.
     ///
-    /// The caller's watermark of `journal` stands at [`Recovered::last_lsn`]. Batches that do not connect to an executed
-    /// tip, or are none, are dropped: they are fetched again. The others are put out as [`Output::Held`], with the
-    /// verdicts on their signatures, in the first ticks. Own lanes seal nothing until peers have shown what they hold of
+    /// The caller's watermark of `journal` stands at [`Recovered::last_lsn`]. Batches that connect to an executed tip are put
+    /// out as [`Output::Held`], with the verdicts on their signatures, in the first ticks. Those behind a lost one are kept,
+    /// and served, until that is fetched again; then they are held, too. What is no batch is dropped. Own lanes seal nothing until peers have shown what they hold of
     /// them.
     #[must_use]
     pub fn recover(
@@ -64,7 +64,7 @@ impl Lanes {
             share.lane = Lane::new(*id, me, &config, journal, executed.unwrap_or_default());
             share.lane.recover(of_lane.remove(id).unwrap_or_default());
             share.lane.tell_again();
-            records.extend(share.lane.held.positions());
+            records.extend(share.lane.positions());
             let unexecuted = share.lane.held.unexecuted();
             lanes.unchecked.extend(unexecuted.into_iter().map(|mark| LaneTip::at(*id, mark)));
         }

@@ -116,20 +116,20 @@ impl Lanes {
             if tip.upto > floor
                 && let Some(share) = self.shares.get(&tip.lane)
             {
-                // An executed one is needed to execute it again. One that is neither executed nor held is dead.
+                // An executed one is needed to execute it again. One that is neither executed nor held nor a stray is dead.
                 if tip.upto <= share.lane.executed() {
                     break;
                 }
-                if let Some(node) = share.lane.held.get(tip.mark()) {
+                if let Some((batch, why)) = share.lane.find_any(tip.mark()) {
                     is_whole = lsn > pass.old || rewritten < rewritten_max;
                     if lsn > pass.old || !is_whole {
                         break;
                     }
-                    let (batch, why) = (Arc::clone(&node.batch), node.why);
+                    let batch = Arc::clone(batch);
                     rewritten += batch.bytes();
                     let lsn = self.write(&batch, why, out);
                     let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
-                    share.lane.held.moved(tip.mark(), lsn);
+                    share.lane.moved(tip.mark(), lsn);
                 }
             }
             self.records.records.pop_front();
@@ -151,8 +151,8 @@ impl Lanes {
         let records = &self.records.records;
         let Ok(index) = records.binary_search_by_key(&lsn, |(lsn, _)| *lsn) else { return };
         let tip = records[index].1;
-        let held = self.shares.get(&tip.lane).and_then(|share| share.lane.held.get(tip.mark()));
-        if let Some((batch, why)) = held.map(|node| (Arc::clone(&node.batch), node.why)) {
+        let found = self.shares.get(&tip.lane).and_then(|share| share.lane.find_any(tip.mark()));
+        if let Some((batch, why)) = found.map(|(batch, why)| (Arc::clone(batch), why)) {
             self.write(&batch, why, out);
         }
     }

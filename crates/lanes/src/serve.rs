@@ -1,7 +1,8 @@
 //! Serving batches to whoever fetches a lane: from memory, and what is executed and has left that from the journal.
 //!
 //! What no certified state of this replica covers is served, however long it lies back: a replica that was away may have
-//! nobody else to ask, and no state to take over. Reading back costs the disk, so each peer has one answer under way, of one
+//! nobody else to ask, and no state to take over. So are strays: if all replicas have lost another batch of a lane, whoever
+//! wants its tip can have that only from those who cannot use it themselves. Reading back costs the disk, so each peer has one answer under way, of one
 //! question at a time, and no more than one answer holds.
 
 use crate::batch::Batch;
@@ -34,20 +35,20 @@ impl Lanes {
         let asked = Mark { upto: question.upto, chain: question.chain };
         let tip = LaneTip::at(question.lane, asked);
         if question.upto > question.above
-            && share.lane.held.get(asked).is_none()
+            && share.lane.find_any(asked).is_none()
             && self.read_back(from, tip, question, out)
         {
             return 0;
         }
         let Some(share) = self.shares.get(&question.lane) else { return 0 };
         let (mut payloads, mut bytes) = (Vec::new(), 0);
-        for (at, node) in share.lane.held.down_from(asked) {
-            let size = node.batch.bytes();
+        for (at, batch) in share.lane.down_from(asked) {
+            let size = batch.bytes();
             if at.upto <= question.above || bytes > 0 && bytes + size > bytes_max {
                 break;
             }
             bytes += size;
-            payloads.push(node.batch.frame().payload());
+            payloads.push(batch.frame().payload());
         }
         let frame = encode_fetched_batches(&tip, payloads.into_iter());
         let (to, link) = (Destination::One(from), question.lane.link);

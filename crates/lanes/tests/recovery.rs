@@ -55,7 +55,7 @@ fn a_lane_of_which_nothing_is_above_the_executed_tip_is_acknowledged_up_to_there
 }
 
 #[test]
-fn batches_that_do_not_connect_and_bytes_that_are_no_batch_are_dropped() {
+fn what_is_no_batch_is_dropped_and_what_does_not_connect_waits_for_what_was_lost() {
     let chain = chain(R1, 6);
     let garbage = Frame::encode(Kind::Batch, |out| out.extend_from_slice(&[7; 60]));
     let other = Frame::encode(Kind::LaneAcks, |_| ());
@@ -67,7 +67,10 @@ fn batches_that_do_not_connect_and_bytes_that_are_no_batch_are_dropped() {
     assert_eq!(outputs.frontiers(lane_of(R1))[0].1, 2, "by which the origin sends the rest");
     node.receive(&chain, 3..=6);
     node.tick();
-    assert_eq!(node.take().appended(), [7, 8, 9, 10].map(Lsn));
+    let outputs = node.take();
+    assert_eq!(outputs.appended(), [7, 8].map(Lsn), "4 and 5 lie there already");
+    assert_eq!(outputs.held_numbers(), [3, 4, 5, 6]);
+    assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(8))]);
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! Batches that a restart has found in the journal and that connect to nothing: something before them went bad.
+//!
+//! What is intact is not lost with what is not (DESIGN section 5). A stray is held by its digest: it is served, the journal
+//! keeps it, and a walk that passes through it need not fetch it. But it is not acknowledged, and nothing may name it, before
+//! the hole below it is closed and its whole chain is here. It stays in memory until then: what it takes there it took before
+//! the restart, and would take if nothing had gone bad.
+
+use crate::batch::Batch;
+use crate::lane::Found;
+use quorate_types::{Lsn, Mark, Why};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A batch that connects to nothing.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    pub(crate) batch: Arc<Batch>,
+    pub(crate) lsn: Lsn,
+    pub(crate) why: Why,
+}
+
+impl Stray {
+    fn parent(&self) -> Mark {
+        Mark { upto: self.batch.number().previous(), chain: self.batch.previous() }
+    }
+}
+
+/// The strays of one lane. Only a restart adds to them.
+#[derive(Debug, Default)]
+pub(crate) struct Strays {
+    strays: BTreeMap<Mark, Stray>,
+    /// What is missing: each is the parent of a stray, and none itself.
+    holes: BTreeSet<Mark>,
+    bytes: usize,
+}
+
+impl Strays {
+    /// Keeps what was found, in the order of the numbers. Of one that was written several times the best reason counts.
+    pub(crate) fn keep(&mut self, (lsn, batch, why): Found) {
+        let mark = batch.mark();
+        if let Some(known) = self.strays.get_mut(&mark) {
+            known.why = known.why.max(why);
+            return;
+        }
+        let stray = Stray { batch, lsn, why };
+        if !self.strays.contains_key(&stray.parent()) {
+            self.holes.insert(stray.parent());
+        }
+        self.bytes += stray.batch.bytes();
+        self.strays.insert(mark, stray);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.strays.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn get(&self, mark: Mark) -> Option<&Stray> {
+        self.strays.get(&mark)
+    }
+
+    /// A stray was written to the journal again and lies at `lsn` from now on.
+    pub(crate) fn moved(&mut self, mark: Mark, lsn: Lsn) {
+        if let Some(stray) = self.strays.get_mut(&mark) {
+            stray.lsn = lsn;
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Mark, &Stray)> {
+        self.strays.iter().map(|(mark, stray)| (*mark, stray))
+    }
+
+    /// The strays from one down to the hole below it. Nothing for what is none.
+    pub(crate) fn down_from(&self, mark: Mark) -> impl Iterator<Item = (Mark, &Stray)> {
+        let at = |mark: Mark| self.strays.get(&mark).map(|stray| (mark, stray));
+        std::iter::successors(at(mark), move |(_, stray)| at(stray.parent()))
+    }
+
+    /// What is missing of what this replica has acknowledged.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = Mark> {
+        self.holes.iter().copied().filter(|hole| self.why_behind(*hole).is_some_and(|why| why != Why::Named))
+    }
+
+    /// The best reason of the strays just behind a place. All that lies before a stray was held here for such a reason, too.
+    pub(crate) fn why_behind(&self, mark: Mark) -> Option<Why> {
+        self.behind(mark).filter_map(|at| self.strays.get(&at)).map(|stray| stray.why).max()
+    }
+
+    /// Takes out what lies just behind a place.
+    pub(crate) fn take_behind(&mut self, mark: Mark) -> Vec<Stray> {
+        let behind: Vec<Mark> = self.behind(mark).collect();
+        self.holes.remove(&mark);
+        behind.into_iter().filter_map(|at| self.remove(at)).collect()
+    }
+
+    /// No chain through this place will ever be executed.
+    pub(crate) fn forget_behind(&mut self, mark: Mark) {
+        let mut ends = vec![mark];
+        while let Some(end) = ends.pop() {
+            ends.extend(self.take_behind(end).into_iter().map(|stray| stray.batch.mark()));
+        }
+    }
+
+    /// The lane is executed up to `tip`: what lies at or below it is not needed any more, and what descends from another
+    /// place there is dead.
+    pub(crate) fn on_executed(&mut self, tip: Mark) {
+        let is_over = |mark: &&Mark| mark.upto <= tip.upto;
+        let strays = self.strays.keys().take_while(is_over);
+        let over: Vec<Mark> = strays.chain(self.holes.iter().take_while(is_over)).copied().collect();
+        for mark in over {
+            self.remove(mark);
+            self.holes.remove(&mark);
+            if mark.upto == tip.upto && mark != tip {
+                self.forget_behind(mark);
+            }
+        }
+    }
+
+    fn remove(&mut self, mark: Mark) -> Option<Stray> {
+        let stray = self.strays.remove(&mark)?;
+        self.bytes -= stray.batch.bytes();
+        Some(stray)
+    }
+
+    fn behind(&self, mark: Mark) -> impl Iterator<Item = Mark> {
+        let upto = mark.upto.next();
+        let from = Mark { upto, chain: quorate_types::Digest::ZERO };
+        let of_number = self.strays.range(from..).take_while(move |(at, _)| at.upto == upto);
+        of_number.filter(move |(_, stray)| stray.batch.previous() == mark.chain).map(|(at, _)| *at)
+    }
+}

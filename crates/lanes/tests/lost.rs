@@ -1,0 +1,361 @@
+//! Batches that went bad in the journal: what is intact behind them is not lost with them. A restart serves it, keeps it in
+//! the journal, and uses it again once what was lost is fetched; but it acknowledges nothing whose chain has a hole.
+
+mod common;
+
+use common::*;
+use quorate_lanes::{Destination, Output, Recovered, Reject};
+use quorate_types::{LaneNumber, Lsn, Mark, ReplicaId, Why};
+use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message};
+use quorate_wire::{Frame, Kind, LaneTip};
+use std::collections::{BTreeSet, VecDeque};
+
+fn chain(origin: ReplicaId, count: u64) -> Chain {
+    Chain::new(&config(|_| ()), origin, count, 1)
+}
+
+/// What the journal gives back of a chain whose batches `lost` went bad; positions are numbers.
+fn without(chain: &Chain, lost: &[u64], tips: &[LaneTip]) -> Recovered {
+    let mut recovered = journal(&chain.frames, tips);
+    recovered.batches.retain(|(lsn, ..)| !lost.contains(&lsn.0));
+    recovered
+}
+
+/// r0 after its first tick.
+fn restarted(recovered: Recovered) -> Node {
+    let mut node = Node::recovered(R0, config(|_| ()), recovered);
+    node.tick();
+    node
+}
+
+/// Listed mistake: a restart that drops intact batches because their parent is bad.
+#[test]
+fn what_lies_behind_a_lost_batch_is_served_and_is_neither_acknowledged_nor_told() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[3], &[]));
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [1, 2]);
+    assert_eq!(outputs.acknowledgements(), [(chain.tips[2], Lsn(2))]);
+    assert_eq!(outputs.frontiers(lane_of(R1))[0].1, 2);
+    let told = outputs.progress(lane_of(R1));
+    assert_eq!(told[0].held.iter().map(|entry| entry.mark.upto.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(node.asked(R2, chain.tip(), 0), [6, 5, 4], "down to what was lost");
+    assert_eq!(node.asked(R2, chain.tips[5], 4), [5]);
+    assert_eq!(node.asked(R2, chain.tips[3], 0), Vec::<u64>::new());
+    assert_eq!(node.asked(R2, chain.tips[2], 0), [2, 1]);
+}
+
+#[test]
+fn what_was_acknowledged_and_lost_is_fetched_by_its_digest_and_what_follows_is_held_again() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[3], &[]));
+    let bytes = node.lanes.held_bytes();
+    let (server, question) = node.take().question();
+    assert_eq!((question.upto, question.chain), (LaneNumber(3), chain.tips[3].chain));
+    node.fetched(server, &chain.answer(3, 3)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [3, 4, 5, 6]);
+    assert!(outputs.held().iter().all(|batch| batch.bundles().iter().all(|bundle| bundle.signed)));
+    assert_eq!(outputs.appended(), [Lsn(7)], "only what was lost is written anew");
+    assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(7))], "it was acknowledged before");
+    let told = outputs.progress(lane_of(R1));
+    let places: Vec<u64> = told[0].held.iter().map(|entry| entry.lsn.0).collect();
+    assert_eq!(places, [7, 4, 5, 6]);
+    assert!(node.lanes.held_bytes() > bytes);
+    assert_eq!(node.asked(R2, chain.tip(), 0), [6, 5, 4, 3, 2, 1]);
+}
+
+/// The reason of what was lost went with it; that of what follows tells it.
+#[test]
+fn only_what_this_replica_has_acknowledged_is_acknowledged_again() {
+    let chain = chain(R1, 6);
+    let mut recovered = without(&chain, &[3, 5], &[]);
+    recovered.batches.iter_mut().filter(|(lsn, ..)| lsn.0 >= 4).for_each(|(.., why)| *why = Why::Named);
+    let mut node = restarted(recovered);
+    node.wait(4);
+    assert!(node.take().questions().is_empty(), "nobody may ever name it again");
+    node.want(chain.tip());
+    let (server, question) = node.take().question();
+    assert_eq!(question.upto, LaneNumber(5), "the tip is here");
+    node.fetched(server, &chain.answer(5, 5)).unwrap();
+    let (server, question) = node.take().question();
+    assert_eq!(question.upto, LaneNumber(3), "and so is 4");
+    node.fetched(server, &chain.answer(3, 3)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [3, 4, 5, 6]);
+    assert!(outputs.acknowledgements().is_empty(), "a header alone names them");
+}
+
+/// An honest server answers with the whole chain, the strays included, of which this replica needs nothing.
+#[test]
+fn a_walk_passes_what_is_here_wherever_it_lies() {
+    let chain = chain(R1, 9);
+    let mut node = restarted(without(&chain, &[2, 5, 6, 8], &[]));
+    node.take();
+    node.want(chain.tip());
+    let (server, question) = node.take().question();
+    assert_eq!(question.upto, LaneNumber(8));
+    node.fetched(server, &chain.answer(8, 1)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(outputs.appended(), [10, 11, 12, 13].map(Lsn));
+    assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(13))]);
+}
+
+/// The walk is under way when the origin closes the hole, and part of what it has passed is held by then.
+#[test]
+fn the_origin_may_be_faster_than_a_walk() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[3, 5], &[]));
+    node.take();
+    node.want(chain.tip());
+    let (server, _) = node.take().question();
+    node.receive(&chain, 3..=3);
+    node.fetched(server, &chain.answer(5, 4)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [3, 4, 5, 6]);
+    assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(8))]);
+}
+
+/// Who has nothing of one hole may have the next.
+#[test]
+fn a_server_that_lacks_one_batch_is_asked_for_those_below() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[2, 4], &[]));
+    node.disconnect(R3);
+    node.take();
+    node.want(chain.tip());
+    let (without_4, question) = node.take().question();
+    node.fetched(without_4, &chain.answer_to(&question, 0, 1)).unwrap();
+    let (without_2, _) = node.take().question();
+    assert_ne!(without_4, without_2);
+    node.fetched(without_2, &chain.answer(4, 4)).unwrap();
+    let (mut server, mut question) = node.take().question();
+    if server == without_2 {
+        node.fetched(server, &chain.answer_to(&question, 0, 1)).unwrap();
+        (server, question) = node.take().question();
+    }
+    assert_eq!((server, question.upto), (without_4, LaneNumber(2)));
+    node.fetched(server, &chain.answer(2, 2)).unwrap();
+    assert_eq!(node.take().held_numbers(), [2, 3, 4, 5, 6]);
+}
+
+/// It may be dead, and executed past by all others.
+#[test]
+fn what_nobody_has_is_asked_for_ever_more_seldom_and_anew_when_somebody_comes() {
+    let chain = chain(R1, 4);
+    let mut node = restarted(without(&chain, &[2], &[]));
+    node.take();
+    let asks = |node: &mut Node, looks: u32| {
+        let mut asked = 0;
+        for _ in 0..looks {
+            node.now = node.now.plus(node.config.tuning().idle.0);
+            node.tick();
+            loop {
+                let questions = node.take().questions();
+                asked += questions.len();
+                for (server, question) in &questions {
+                    node.fetched(*server, &chain.answer_to(question, 0, 1)).unwrap();
+                }
+                if questions.is_empty() {
+                    break;
+                }
+            }
+        }
+        asked
+    };
+    let (first, later) = (asks(&mut node, 100), asks(&mut node, 100));
+    assert!((9..=24).contains(&first) && (3..=6).contains(&later), "{first}, {later}");
+    node.disconnect(R2);
+    node.lanes.on_connected(R2, LINK);
+    assert_eq!(asks(&mut node, 1), 3, "it may have it");
+}
+
+#[test]
+fn the_journal_is_not_trimmed_beyond_what_lies_behind_a_lost_batch() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[3], &[]));
+    node.take();
+    node.lanes.trim(&[chain.tips[2]], &mut node.out);
+    node.lanes.on_durable(node.now, Lsn(6), &mut node.out);
+    assert_eq!(node.take().trims(), [3]);
+    // What nobody has ordered since is written again, and does not hold the journal up.
+    node.lanes.trim(&[chain.tips[2]], &mut node.out);
+    let outputs = node.take();
+    assert_eq!(outputs.appended(), [7, 8, 9].map(Lsn));
+    assert!(outputs.trims().is_empty(), "before that is durable");
+    node.lanes.on_durable(node.now, Lsn(9), &mut node.out);
+    assert_eq!(node.take().trims(), [6]);
+    assert_eq!(node.asked(R2, chain.tip(), 0), [6, 5, 4]);
+}
+
+/// The state is lost, or so old that the logs do not lead on from it; then it is taken over from others.
+#[test]
+fn a_state_that_came_from_others_finds_what_was_acknowledged_above_it() {
+    let chain = chain(R1, 8);
+    let mut node = restarted(without(&chain, &[1, 2, 3, 4], &[]));
+    let outputs = node.take();
+    assert!(outputs.held().is_empty() && outputs.acknowledgements().is_empty());
+    node.lanes.install(&[chain.tips[6]], &mut node.out);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [7, 8]);
+    assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(8))]);
+    node.lanes.trim(&[chain.tips[6]], &mut node.out);
+    node.lanes.on_durable(node.now, Lsn(8), &mut node.out);
+    assert_eq!(node.take().trims(), [6], "7 and 8 are needed");
+}
+
+#[test]
+fn the_journal_keeps_what_was_lost_and_found_when_it_goes_bad_again() {
+    let chain = chain(R1, 4);
+    let mut node = restarted(without(&chain, &[2], &[]));
+    node.take();
+    node.lanes.on_lost(Lsn(4), &mut node.out);
+    assert_eq!(node.take().appended(), [Lsn(5)], "it is in memory");
+}
+
+#[test]
+fn strays_of_a_chain_that_will_never_be_executed_are_forgotten() {
+    let (config, trunk) = (config(|_| ()), chain(R1, 3));
+    let (a, b) = (trunk.clone().grown(&config, 4, 1, 16), trunk.grown(&config, 4, 2, 16));
+    // What lies at the executed tip and is not it is dead with what is known to follow.
+    let (dead, open) = (Vec::<u64>::new(), vec![7]);
+    let cases = [(b.tips[4], &open), (b.tips[5], &open), (a.tips[5], &open), (a.tips[6], &open)];
+    for (tip, left) in cases.into_iter().chain([(b.tips[6], &dead), (a.tips[7], &dead)]) {
+        let mut node = restarted(without(&a, &[4, 6], &[]));
+        node.take();
+        node.lanes.install(&[tip], &mut node.out);
+        node.tick();
+        assert_eq!(node.asked(R2, a.tip(), tip.upto.0), *left, "{tip:?}");
+        assert_eq!(node.lanes.held_bytes() > 0, !left.is_empty(), "{tip:?}");
+    }
+    // A walk finds that the chain of what is left passes the executed tip by.
+    let mut node = restarted(without(&a, &[4, 6], &[]));
+    node.lanes.install(&[b.tips[5]], &mut node.out);
+    node.take();
+    node.wait(2);
+    let (server, question) = node.take().question();
+    assert_eq!((question.upto, question.chain), (LaneNumber(6), a.tips[6].chain));
+    node.fetched(server, &a.answer(6, 6)).unwrap();
+    assert_eq!(node.lanes.held_bytes(), 0);
+}
+
+/// Frames arrive in order, and what is written is durable at once.
+struct Network {
+    nodes: Vec<Node>,
+    flights: VecDeque<(ReplicaId, ReplicaId, Frame)>,
+    acknowledged: Vec<BTreeSet<Mark>>,
+}
+
+impl Network {
+    fn round(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.nodes[at].wait(1);
+            self.carry_out(at);
+        }
+        while let Some((from, to, frame)) = self.flights.pop_front() {
+            let node = &mut self.nodes[to.index()];
+            match deliver(node, from, &frame) {
+                Ok(()) | Err(Reject::Gap | Reject::Fork) => {}
+                Err(reject) => panic!("{reject} among honest replicas"),
+            }
+            node.tick();
+            self.carry_out(to.index());
+        }
+    }
+
+    fn carry_out(&mut self, at: usize) {
+        let (me, peers) = (self.nodes[at].me, self.nodes[at].peers());
+        for output in self.nodes[at].take().0 {
+            match output {
+                Output::Send { to: Destination::Others, frame, .. } => {
+                    self.flights.extend(peers.iter().map(|peer| (me, *peer, frame.clone())));
+                }
+                Output::Send { to: Destination::One(peer), frame, .. } => {
+                    self.flights.push_back((me, peer, frame));
+                }
+                Output::Acknowledge { acks, .. } => {
+                    self.acknowledged[at].extend(acks.tips.iter().map(LaneTip::mark));
+                    let all = peers.iter().chain([&me]);
+                    self.flights.extend(all.map(|peer| (me, *peer, acks.encode())));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn deliver(node: &mut Node, from: ReplicaId, frame: &Frame) -> Result<(), Reject> {
+    let (payload, frame_ref) = (frame.payload(), frame.as_frame_ref());
+    match frame.kind() {
+        Kind::Batch => node.lanes.on_batch(from, LINK, frame_ref, &mut node.out),
+        Kind::LaneAcks => node.lanes.on_acks(from, LINK, &LaneAcks::decode(payload).expect("own messages")),
+        Kind::AskLanes => node.lanes.on_ask(from, LINK, AskLanes::decode(payload).expect("own messages")),
+        Kind::FetchBatches => {
+            node.lanes.on_fetch(from, LINK, &FetchBatches::decode(payload).expect("own messages"))
+        }
+        _ => node.lanes.on_fetched(node.now, from, LINK, frame_ref, &mut node.out),
+    }
+}
+
+/// All replicas held and acknowledged a lane, and all lost power; each finds other batches of it bad, the origin too. A
+/// quorum's acknowledgement is a promise that none of them may forget for that.
+#[test]
+fn when_every_replica_has_lost_another_batch_all_of_them_hold_the_lane_again() {
+    let lost: [[&[u64]; 4]; 4] = [
+        [&[3], &[5], &[7], &[9]],
+        [&[9], &[7], &[5], &[3]],
+        [&[1], &[2], &[3], &[4]],
+        [&[2, 6], &[3, 7], &[4, 8], &[5, 9]],
+    ];
+    for lost in lost {
+        let chain = chain(R1, 10);
+        let node = |me: u8, lost: &[u64]| {
+            let mut node = Node::recovered(ReplicaId(me), config(|_| ()), without(&chain, lost, &[]));
+            node.next_bundle = 50_000 * u64::from(me);
+            node
+        };
+        let nodes: Vec<Node> = (0..4).zip(lost).map(|(me, lost)| node(me, lost)).collect();
+        let mut network = Network { nodes, flights: VecDeque::new(), acknowledged: vec![BTreeSet::new(); 4] };
+        for node in &mut network.nodes {
+            node.take();
+        }
+        let tip = chain.tip().mark();
+        let is_held = |network: &Network| network.acknowledged.iter().all(|said| said.contains(&tip));
+        for _ in 0..40 {
+            network.round();
+        }
+        assert!(is_held(&network), "{lost:?}: {:?}", network.acknowledged);
+    }
+}
+
+/// Nothing names the tip but a header that is committed: each has it from the others, piece by piece.
+#[test]
+fn a_committed_tip_that_every_replica_has_lost_something_below_is_had_by_all() {
+    let chain = chain(R1, 10);
+    let lost: [&[u64]; 4] = [&[2, 3, 8], &[4, 9], &[5, 6], &[1, 7, 10]];
+    let node = |(me, lost): (u8, &[u64])| {
+        let mut recovered = without(&chain, lost, &[]);
+        recovered.batches.iter_mut().for_each(|(.., why)| *why = Why::Named);
+        Node::recovered(ReplicaId(me), config(|_| ()), recovered)
+    };
+    let nodes: Vec<Node> = (0..4).zip(lost).map(node).collect();
+    let mut network = Network { nodes, flights: VecDeque::new(), acknowledged: vec![BTreeSet::new(); 4] };
+    for at in 0..4 {
+        network.nodes[at].want(chain.tip());
+        network.carry_out(at);
+    }
+    for _ in 0..40 {
+        network.round();
+    }
+    for node in &mut network.nodes {
+        assert_eq!(node.asked(ReplicaId(3 - node.me.0), chain.tip(), 0).len(), 10, "r{}", node.me);
+    }
+    let tip = chain.tip().mark();
+    assert!(!network.acknowledged.iter().any(|said| said.contains(&tip)), "a header alone names it");
+}
