@@ -8,6 +8,8 @@ use std::process::Command;
 /// A disk of so many bytes, with room for the log of a replica that has just begun, is nearly full with this filler.
 const DISK: &str = "size=320m";
 const FILLER_BYTES: usize = 225 << 20;
+/// Less than a quarter of what is to be free.
+const LITTLE: usize = 12 << 20;
 
 /// A small file system of its own; unmounted in the end.
 struct SmallDisk(PathBuf);
@@ -25,6 +27,13 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
+}
+
+/// What is free on the file system of `path`.
+fn free_bytes(path: &Path) -> usize {
+    let output = Command::new("df").args(["--block-size=1", "--output=avail"]).arg(path).output();
+    let text = String::from_utf8(output.expect("df runs").stdout).expect("a number");
+    text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
 }
 
 fn state(cluster: &Cluster, replica: usize) -> String {
@@ -94,8 +103,14 @@ fn a_replica_whose_disk_fills_up_declines_writes_and_takes_them_again_when_there
     wait_for("writes are declined", || state(&cluster, 3).contains("read-only").then_some(()));
     let completed = load.completed();
     wait_for("clients have found another home", || (load.completed() > completed + 20).then_some(()));
+    // With next to nothing free it takes no reads either, and at last not even what ends something.
+    let more = data.join("more");
+    std::fs::write(&more, vec![1; free_bytes(&data).saturating_sub(LITTLE)]).expect("there is room for it");
+    wait_for("nothing is taken", || state(&cluster, 3).contains("takes nothing of clients").then_some(()));
+    std::fs::remove_file(&more).expect("our own file");
+    wait_for("a little is", || state(&cluster, 3).contains("read-only").then_some(()));
     std::fs::remove_file(&filler).expect("our own file");
-    wait_for("there is room again", || (!state(&cluster, 3).contains("read-only")).then_some(()));
+    wait_for("there is room again", || (!state(&cluster, 3).contains("Takes no writes")).then_some(()));
     load.stop();
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
 }

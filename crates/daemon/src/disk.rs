@@ -250,14 +250,14 @@ impl Worker {
             u64::MAX
         });
         let (needed, checkpoint_waits) = (self.shared.log_bytes(), self.shared.checkpoint_waits());
-        let before = self.shared.read_only();
+        let before = self.shared.shortage();
         let now = self.limits.judge(before, Room { needed, free, checkpoint_waits });
         if before == now {
             return;
         }
-        self.shared.set_read_only(now);
+        self.shared.set_shortage(now);
         match now {
-            Some(reason) => warn!("{reason} ({} MiB of the disk are free)", free >> 20),
+            Some(shortage) => warn!("{shortage} ({} MiB of the disk are free)", free >> 20),
             None => info!("there is room again: writes are taken"),
         }
     }

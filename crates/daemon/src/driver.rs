@@ -15,7 +15,7 @@ use quorate_reactor::{
     ReactorOptions, Signal, Waker,
 };
 use quorate_replica::mail::Mail;
-use quorate_replica::{ClientConnection, Core, Effect, Input, Layout, Reject};
+use quorate_replica::{ClientConnection, Core, Effect, Input, Intake, Layout, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet};
 use quorate_wire::handshake::{
@@ -85,8 +85,8 @@ pub(crate) struct Driver {
     published: ReactorCounters,
     pub(crate) effects: Vec<Effect>,
     pub(crate) log: LogDriver,
-    /// Whether the roles were told that the disk is nearly full.
-    read_only: bool,
+    /// What the roles were told of the room on the disk.
+    intake: Intake,
     /// What a write has made durable, kept for its memory.
     durable: Vec<(JournalId, Lsn)>,
     others: Vec<Waker>,
@@ -141,7 +141,7 @@ impl Driver {
             published: ReactorCounters::default(),
             effects: Vec::new(),
             log: LogDriver::new(log),
-            read_only: false,
+            intake: Intake::All,
             durable: Vec::new(),
             others: Vec::new(),
             shared,
@@ -201,9 +201,9 @@ impl Driver {
                 LogNews::Checked(damages) => self.on_checked(damages),
             }
         }
-        let read_only = self.shared.read_only().is_some();
-        if std::mem::replace(&mut self.read_only, read_only) != read_only {
-            self.step(Input::ReadOnly(read_only));
+        let intake = self.shared.shortage().map_or(Intake::All, |shortage| shortage.intake);
+        if std::mem::replace(&mut self.intake, intake) != intake {
+            self.step(Input::Intake(intake));
         }
         for _ in 0..MAIL_PER_TICK_MAX {
             let Some(mail) = self.mailbox.take() else { break };

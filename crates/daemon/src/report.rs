@@ -92,8 +92,8 @@ fn costs(shared: &Shared) -> Costs {
 
 /// One sentence that says why the replica is or is not making progress.
 fn state(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
-    if let Some(reason) = shared.read_only() {
-        return format!("Takes no writes: {reason}.");
+    if let Some(shortage) = shared.shortage() {
+        return format!("Takes no writes: {shortage}.");
     }
     let quorums = config.cluster.quorums();
     let peers = config.cluster.replica_ids().filter(|peer| *peer != config.replica);

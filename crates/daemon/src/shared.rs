@@ -1,9 +1,9 @@
 //! What the cores of one replica share: counters and flags, each written by one core and read by any.
 
 use crate::clock::Clock;
-use crate::space::ReadOnly;
+use crate::space::{ReadOnly, Shortage};
 use hdrhistogram::Histogram;
-use quorate_replica::Reject;
+use quorate_replica::{Intake, Reject};
 use quorate_telemetry::{CoreCounters, CoreHistograms, Counter, Counters, Histograms, Measure};
 use quorate_types::{ClusterConfig, LinkId, Nanoseconds, ReplicaId};
 use std::collections::BTreeMap;
@@ -15,8 +15,9 @@ use std::thread::Thread;
 const CONNECTED: u64 = 1;
 const LAGGING: u64 = 2;
 
-/// The reasons for refusing writes, as they are stored.
+/// The reasons for refusing writes, and what is taken for all that, as both are stored.
 const READ_ONLY: [ReadOnly; 3] = [ReadOnly::Journal, ReadOnly::Disk, ReadOnly::Checkpoint];
+const INTAKES: [Intake; 3] = [Intake::Reads, Intake::Endings, Intake::Nothing];
 
 /// Shared by the cores of one replica.
 #[derive(Debug)]
@@ -33,8 +34,9 @@ pub(crate) struct Shared {
     clients: Vec<AtomicU64>,
     /// By core, what of its log is needed, in bytes.
     log_bytes: Vec<AtomicU64>,
-    /// Whether writes are refused: the place of the reason in [`READ_ONLY`], counted from 1, or 0.
-    read_only: AtomicU8,
+    /// What there is no room for: the place in [`READ_ONLY`] times as many as [`INTAKES`] are, with the place there,
+    /// counted from 1, or 0.
+    shortage: AtomicU8,
     /// Whether a checkpoint waits for room on the disk.
     checkpoint_waits: AtomicBool,
     stop: AtomicBool,
@@ -63,7 +65,7 @@ impl Shared {
                 .collect(),
             clients: cells(cores),
             log_bytes: cells(cores),
-            read_only: AtomicU8::new(0),
+            shortage: AtomicU8::new(0),
             checkpoint_waits: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             dump: AtomicBool::new(false),
@@ -163,16 +165,21 @@ impl Shared {
     }
 
     /// For the thread that watches the disk.
-    pub(crate) fn set_read_only(&self, reason: Option<ReadOnly>) {
-        let place = reason.and_then(|reason| READ_ONLY.iter().position(|known| *known == reason));
-        let number = place.map_or(0, |place| u8::try_from(place + 1).unwrap_or(1));
-        self.read_only.store(number, Ordering::Relaxed);
+    pub(crate) fn set_shortage(&self, shortage: Option<Shortage>) {
+        let place = shortage.map(|Shortage { why, intake }| {
+            let why = READ_ONLY.iter().position(|known| *known == why).unwrap_or_default();
+            let intake = INTAKES.iter().position(|known| *known == intake).unwrap_or_default();
+            why * INTAKES.len() + intake + 1
+        });
+        let number = place.map_or(0, |place| u8::try_from(place).unwrap_or(1));
+        self.shortage.store(number, Ordering::Relaxed);
     }
 
-    /// Why writes are to be refused, if they are.
-    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
-        let place = usize::from(self.read_only.load(Ordering::Relaxed)).checked_sub(1)?;
-        READ_ONLY.get(place).copied()
+    /// What there is no room for, if there is something.
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        let place = usize::from(self.shortage.load(Ordering::Relaxed)).checked_sub(1)?;
+        let why = *READ_ONLY.get(place / INTAKES.len())?;
+        Some(Shortage { why, intake: INTAKES[place % INTAKES.len()] })
     }
 
     /// Notes whether a checkpoint waits for room on the disk; returns whether one did before. For the execution core.

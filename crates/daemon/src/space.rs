@@ -1,5 +1,6 @@
 //! Whether there is room for more: what the logs and the disk say, and when that means taking no more writes.
 
+use quorate_replica::Intake;
 use quorate_types::ClusterConfig;
 use std::fmt;
 use std::io;
@@ -23,6 +24,12 @@ const HEADER_BYTES: u64 = 16 * 1024;
 /// Over this part of what logs may take no writes are taken, and up to this part they are again, in eighths.
 const STOP_EIGHTHS: u64 = 6;
 const RESUME_EIGHTHS: u64 = 5;
+/// Over this part no reads are taken either, only what ends something; over the next, in sixteenths, nothing.
+const READS_STOP_EIGHTHS: u64 = 7;
+const ALL_STOPS_SIXTEENTHS: u64 = 15;
+/// With so little free on the disk no reads are taken either, and with half of it nothing; each also with half of
+/// `min_free_bytes`, and a quarter, where that is less.
+const READS_STOP_FREE_BYTES: u64 = 128 << 20;
 
 /// The least that the logs of all `cores` may take together, so that writes that end for want of room in the log are
 /// taken again: logs are trimmed at checkpoints, and a cluster that takes no writes comes to none. Logs reach back
@@ -37,6 +44,25 @@ pub(crate) fn journal_bytes_min(cluster: &ClusterConfig, cores: usize, segment_b
     // Segments are needed as a whole.
     let segments = 2 * cores as u64 * segment_bytes_max;
     (checkpoints + lanes + segments).div_ceil(RESUME_EIGHTHS) * 8
+}
+
+/// What there is no room for, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) why: ReadOnly,
+    /// What is taken still.
+    pub(crate) intake: Intake,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let taken = match self.intake {
+            Intake::All | Intake::Reads => "read-only",
+            Intake::Endings => "takes neither writes nor reads, only what ends what was begun",
+            Intake::Nothing => "takes nothing of clients",
+        };
+        write!(f, "{taken}: {}", self.why)
+    }
 }
 
 /// Why the replica takes no writes.
@@ -54,14 +80,14 @@ impl fmt::Display for ReadOnly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Journal => {
-                "read-only: the log is full of what is still needed, by max_journal_bytes; it ends by itself when the \
+                "the log is full of what is still needed, by max_journal_bytes; it ends by itself when the \
                  replicas that lag have caught up"
             }
             Self::Disk => {
-                "read-only: the disk has less room than min_free_bytes; it ends by itself when there is room again"
+                "the disk has less room than min_free_bytes; it ends by itself when there is room again"
             }
             Self::Checkpoint => {
-                "read-only: the next checkpoint does not fit on the disk of data_dir; it ends by itself when there is \
+                "the next checkpoint does not fit on the disk of data_dir; it ends by itself when there is \
                  room and the checkpoint is written"
             }
         })
@@ -89,10 +115,28 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Whether writes are to be refused from now on, given whether they are now: more room is needed to end that than
-    /// to begin it, so that it does not flutter. Others' batches and votes are still written meanwhile, and a quarter
-    /// of the log is kept for them.
-    pub(crate) fn judge(&self, now: Option<ReadOnly>, room: Room) -> Option<ReadOnly> {
+    /// What is to be refused from now on, given what is now. Others' batches and votes are still written meanwhile, and a
+    /// quarter of the log is kept for them and for reads, most of which no read gets.
+    pub(crate) fn judge(&self, now: Option<Shortage>, room: Room) -> Option<Shortage> {
+        let why = self.writes(now.map(|shortage| shortage.why), room)?;
+        Some(Shortage { why, intake: self.intake(room) })
+    }
+
+    /// What is taken where there is no room for writes.
+    fn intake(&self, room: Room) -> Intake {
+        let Self { journal_bytes_max, free_bytes_min } = *self;
+        let least = READS_STOP_FREE_BYTES.min(free_bytes_min / 2);
+        if room.needed > journal_bytes_max / 16 * ALL_STOPS_SIXTEENTHS || room.free < least / 2 {
+            return Intake::Nothing;
+        }
+        if room.needed > journal_bytes_max / 8 * READS_STOP_EIGHTHS || room.free < least {
+            return Intake::Endings;
+        }
+        Intake::Reads
+    }
+
+    /// Whether writes are refused: more room is needed to end that than to begin it, so that it does not flutter.
+    fn writes(&self, now: Option<ReadOnly>, room: Room) -> Option<ReadOnly> {
         let Room { needed, free, checkpoint_waits } = room;
         let Self { journal_bytes_max, free_bytes_min } = *self;
         let free_enough = match now {
@@ -135,7 +179,7 @@ mod tests {
         ];
         let mut now = None;
         for (needed, free, expected) in steps {
-            now = limits.judge(now, Room { needed, free, checkpoint_waits: false });
+            now = limits.writes(now, Room { needed, free, checkpoint_waits: false });
             assert_eq!(now, expected, "{needed} bytes needed, {free} free");
         }
     }
@@ -165,8 +209,8 @@ mod tests {
                 u64::from(links) * (faults * (64 << 20) + (u64::from(replicas) - faults) * (16 << 20));
             let needed = 2 * quorate_types::limits::CHECKPOINT_BYTES + lanes;
             let room = Room { needed, free: 1, checkpoint_waits: false };
-            assert_eq!(limits.judge(None, room), None);
-            assert_eq!(limits.judge(Some(ReadOnly::Journal), room), None);
+            assert_eq!(limits.writes(None, room), None);
+            assert_eq!(limits.writes(Some(ReadOnly::Journal), room), None);
         }
         assert_eq!(journal_bytes_min(&cluster(4, 1), 1, 16 << 20) >> 20, 742);
     }
@@ -175,9 +219,34 @@ mod tests {
     fn a_checkpoint_that_waits_for_room_ends_writes_until_it_is_written() {
         let limits = Limits { journal_bytes_max: 800, free_bytes_min: 100 };
         let room = |free, checkpoint_waits| Room { needed: 0, free, checkpoint_waits };
-        assert_eq!(limits.judge(None, room(1000, true)), Some(ReadOnly::Checkpoint));
-        assert_eq!(limits.judge(Some(ReadOnly::Checkpoint), room(99, true)), Some(ReadOnly::Disk));
-        assert_eq!(limits.judge(Some(ReadOnly::Checkpoint), room(1000, false)), None);
+        assert_eq!(limits.writes(None, room(1000, true)), Some(ReadOnly::Checkpoint));
+        assert_eq!(limits.writes(Some(ReadOnly::Checkpoint), room(99, true)), Some(ReadOnly::Disk));
+        assert_eq!(limits.writes(Some(ReadOnly::Checkpoint), room(1000, false)), None);
+    }
+
+    /// Reads and void bundles stand in the log too: they may not use up what is kept for the others'.
+    #[test]
+    fn reads_end_before_the_reserve_of_the_log_or_the_disk_does_and_voids_before_its_end() {
+        const MIB: u64 = 1 << 20;
+        let limits = Limits { journal_bytes_max: 1600 * MIB, free_bytes_min: 1024 * MIB };
+        let judge = |needed: u64, free: u64| {
+            let room = Room { needed: needed * MIB, free: free * MIB, checkpoint_waits: false };
+            limits.judge(None, room).map(|shortage| shortage.intake)
+        };
+        assert_eq!(judge(1200, 1024), None);
+        assert_eq!(judge(1201, 1024), Some(Intake::Reads));
+        assert_eq!(judge(1400, 1024), Some(Intake::Reads));
+        assert_eq!(judge(1401, 1024), Some(Intake::Endings));
+        assert_eq!(judge(1500, 1024), Some(Intake::Endings));
+        assert_eq!(judge(1501, 1024), Some(Intake::Nothing));
+        assert_eq!(judge(0, 128), Some(Intake::Reads));
+        assert_eq!(judge(0, 127), Some(Intake::Endings));
+        assert_eq!(judge(0, 63), Some(Intake::Nothing));
+        assert_eq!(judge(1401, 63), Some(Intake::Nothing));
+        // Who asks for little to be left free has it used before.
+        let small = Limits { free_bytes_min: 40 * MIB, ..limits };
+        let at = |free: u64| small.intake(Room { needed: 0, free: free * MIB, checkpoint_waits: false });
+        assert_eq!([at(20), at(19), at(9)], [Intake::Reads, Intake::Endings, Intake::Nothing]);
     }
 
     #[test]
@@ -187,7 +256,7 @@ mod tests {
             (ReadOnly::Disk, "min_free_bytes"),
             (ReadOnly::Checkpoint, "data_dir"),
         ] {
-            let text = reason.to_string();
+            let text = Shortage { why: reason, intake: Intake::Reads }.to_string();
             assert!(text.starts_with("read-only: ") && text.contains(setting) && text.contains("by itself"));
         }
     }

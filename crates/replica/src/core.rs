@@ -280,7 +280,7 @@ impl Core {
             }
             // A vote stands twice, and what is lost of both is for the next start to judge: the driver has told of it.
             Input::Lost { .. } => {}
-            Input::ReadOnly(read_only) => self.link.read_only = read_only,
+            Input::Intake(intake) => self.link.intake = intake,
             Input::TickEnd => self.on_tick_end(now, effects),
         }
         self.drain(now, effects);

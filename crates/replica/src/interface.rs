@@ -105,10 +105,25 @@ pub enum Input<'a> {
         /// The record's position.
         lsn: Lsn,
     },
-    /// Whether the disk is so nearly full that clients' writes are declined. For every core.
-    ReadOnly(bool),
+    /// How much of what clients send there is room for. For every core.
+    Intake(Intake),
     /// The burst of inputs is over, or a deadline has passed.
     TickEnd,
+}
+
+/// What is taken of clients: the less room there is for it on the disk, the less. Reads and what ends something are ordered
+/// too, and stand in the log as writes do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Intake {
+    /// Nothing at all: what room there is, is for what the others send.
+    Nothing,
+    /// Registrations and void bundles: with them a client learns what has become of what it has asked for.
+    Endings,
+    /// Those, and what only reads.
+    Reads,
+    /// Everything.
+    #[default]
+    All,
 }
 
 /// What a core wants done, in order.

@@ -22,7 +22,7 @@ mod timeline;
 mod transfer;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
-pub use interface::{ClientConnection, Effect, Input, Reject};
+pub use interface::{ClientConnection, Effect, Input, Intake, Reject};
 pub use quorate_journal::Record;
 pub use quorate_state::Frozen;
 pub use recovery::{Broken, Found, Recovery};

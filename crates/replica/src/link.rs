@@ -1,9 +1,11 @@
 //! The link role: the mesh links and clients of one core.
 
-use crate::interface::{ClientConnection, Effect, Reject};
+use crate::interface::{ClientConnection, Effect, Intake, Reject};
 use crate::mail::{ExecutionMail, OrderingMail, Wanted};
 use quorate_lanes::Lanes;
-use quorate_types::{ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits};
+use quorate_types::{
+    ArchivedOperation, ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits,
+};
 use quorate_wire::message::{Attach, Busy, BusyReason, FetchCertificate, FetchPages, Message, ReportRequest};
 use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
 use std::collections::BTreeMap;
@@ -28,8 +30,8 @@ pub(crate) struct LinkRole {
     clients: BTreeMap<ClientConnection, Client>,
     /// The questions for pages of states that each peer has asked and execution has not answered.
     page_questions: BTreeMap<ReplicaId, usize>,
-    /// Writes are declined, as the disk is nearly full.
-    pub(crate) read_only: bool,
+    /// What there is room for on the disk.
+    pub(crate) intake: Intake,
     /// All bundles are declined: this replica catches up, or is a learner.
     pub(crate) following: bool,
     /// The bundle that this step has admitted: its link, and when it arrived. The next step, which comes at once,
@@ -52,7 +54,7 @@ impl LinkRole {
             lanes,
             clients: BTreeMap::new(),
             page_questions: BTreeMap::new(),
-            read_only: false,
+            intake: Intake::All,
             following: false,
             admitted: None,
         }
@@ -149,8 +151,8 @@ impl LinkRole {
         }
         let reason = if self.following {
             Some(BusyReason::Following)
-        } else if self.read_only && bundle.operations().iter().any(|operation| operation.writes()) {
-            Some(BusyReason::ReadOnly)
+        } else if let Some(reason) = self.lack_of_room(&bundle) {
+            Some(reason)
         } else if !self.lanes.admit(client.link, connection.number, &bundle, OPEN_PER_CLIENT_MAX) {
             Some(BusyReason::InFlight)
         } else {
@@ -165,6 +167,24 @@ impl LinkRole {
             None => self.admitted = Some((client.link, now)),
         }
         Ok(())
+    }
+}
+
+impl LinkRole {
+    /// Why there is no room for a bundle, if there is none.
+    fn lack_of_room(&self, bundle: &BundleView<'_>) -> Option<BusyReason> {
+        if self.intake == Intake::All {
+            return None;
+        }
+        let ends = |operation: &ArchivedOperation| {
+            matches!(operation, ArchivedOperation::Register { .. } | ArchivedOperation::Void)
+        };
+        let operations = bundle.operations();
+        if operations.iter().any(ArchivedOperation::writes) {
+            return Some(BusyReason::ReadOnly);
+        }
+        let needed = if operations.iter().all(ends) { Intake::Endings } else { Intake::Reads };
+        (self.intake < needed).then_some(BusyReason::Full)
     }
 }
 

@@ -4,11 +4,14 @@ mod cluster;
 
 use cluster::*;
 use proptest::prelude::*;
-use quorate_replica::{Frozen, Reject};
+use quorate_replica::{Frozen, Input, Intake, Reject};
 use quorate_state::{PageAnswer, PageRequest, Transfer, TransferOptions};
-use quorate_types::{BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Seq, Signature, View, limits};
+use quorate_types::{
+    BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Nonce, Operation, Seq, Signature, View, limits,
+};
 use quorate_wire::message::{
-    FetchHeaders, FetchPages, FetchedPages, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, Status,
+    Busy, BusyReason, FetchHeaders, FetchPages, FetchedPages, LaneAcks, Message, PrePrepare, Prepare,
+    ReportRequest, Status,
 };
 use quorate_wire::{DecodeError, Frame, Header, Kind, LaneTip, Position, bundle, header, testing};
 
@@ -133,10 +136,8 @@ fn a_client_with_too_much_open_is_told_so() {
     forged[52] ^= 1;
     cluster.client_frame(R0, client.connections[0], &frame(Kind::Bundle, &forged));
     let busy: Vec<_> = cluster.to_clients.iter().filter(|(_, _, frame)| frame.kind() == Kind::Busy).collect();
-    let numbers: Vec<u64> = busy
-        .iter()
-        .map(|(_, _, frame)| quorate_wire::message::Busy::decode(frame.payload()).unwrap().number.0)
-        .collect();
+    let numbers: Vec<u64> =
+        busy.iter().map(|(_, _, frame)| Busy::decode(frame.payload()).unwrap().number.0).collect();
     assert_eq!(numbers, [cap + 1, cap + 2, cap + 3]);
     assert_eq!(cluster.rejects, [(R0, Reject::Busy); 3]);
     assert!(cluster.closed_clients.is_empty());
@@ -145,6 +146,50 @@ fn a_client_with_too_much_open_is_told_so() {
     client.send(&mut cluster, R0, cap + 1, &vec![set("a", 1)]);
     cluster.run();
     assert_eq!(client.replies(&cluster, R0).len(), 2 + usize::try_from(cap).unwrap(), "room again");
+}
+
+/// Whatever is ordered takes room in the logs. What ends something is taken longest, so that a client learns what became of
+/// its bundles.
+#[test]
+fn the_less_room_there_is_the_less_is_taken_of_clients() {
+    for (intake, expected) in [
+        (Intake::All, [None, None, None, None]),
+        (Intake::Reads, [Some(BusyReason::ReadOnly), None, None, None]),
+        (Intake::Endings, [Some(BusyReason::ReadOnly), Some(BusyReason::Full), None, None]),
+        (
+            Intake::Nothing,
+            [BusyReason::ReadOnly, BusyReason::Full, BusyReason::Full, BusyReason::Full].map(Some),
+        ),
+    ] {
+        let mut cluster = Cluster::new(4, 1, 1);
+        let client = Client::open(&mut cluster, 0, CoreId(0), R0);
+        let newcomer = Client::registering(&mut cluster, 1, CoreId(0), R1);
+        cluster.run();
+        cluster.step(R0, CoreId(0), Input::Intake(intake));
+        let mut said = |number: u64, operations: Vec<Operation>| {
+            let from = cluster.to_clients.len();
+            client.send(&mut cluster, R0, number, &operations);
+            let busy = cluster.to_clients[from..].iter().find(|(_, _, frame)| frame.kind() == Kind::Busy);
+            busy.map(|(_, _, frame)| Busy::decode(frame.payload()).unwrap().reason)
+        };
+        let told =
+            [said(1, vec![get("a"), set("a", 1)]), said(1, vec![get("a")]), said(1, vec![Operation::Void])];
+        assert_eq!(told, expected[..3], "{intake:?}");
+        let from = cluster.to_clients.len();
+        let register = vec![Operation::Register { nonce: Nonce([9; 16]), recent: 1 }];
+        newcomer.send(&mut cluster, R0, 0, &register);
+        let busy = cluster.to_clients[from..].iter().find(|(_, _, frame)| frame.kind() == Kind::Busy);
+        let told = busy.map(|(_, _, frame)| Busy::decode(frame.payload()).unwrap().reason);
+        assert_eq!(told, expected[3], "{intake:?}");
+        // With room again everything is taken.
+        cluster.step(R0, CoreId(0), Input::Intake(Intake::All));
+        cluster.run();
+        let replies = client.replies(&cluster, R0).len();
+        client.send(&mut cluster, R0, 2, &vec![set("a", 2)]);
+        client.send(&mut cluster, R0, 1, &vec![set("a", 1)]);
+        cluster.run();
+        assert!(client.replies(&cluster, R0).len() > replies, "{intake:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::event::Life;
 use quorate_journal::{Record, WriteId};
 use quorate_replica::mail::Mail;
-use quorate_replica::{ClientConnection, Core, Input};
+use quorate_replica::{ClientConnection, Core, Input, Intake};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::{Frame, Position};
 use std::collections::{BTreeSet, VecDeque};
@@ -34,8 +34,8 @@ pub enum Arrival {
     Checkpointed(Position, Digest),
     /// See [`Input::ReadBack`].
     ReadBack(JournalId, Lsn, Option<Record>),
-    /// See [`Input::ReadOnly`].
-    ReadOnly(bool),
+    /// See [`Input::Intake`].
+    Intake(Intake),
 }
 
 impl Arrival {
@@ -57,7 +57,7 @@ impl Arrival {
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
             Self::Checkpointed(position, root) => step(Input::Checkpointed { position, root }),
             Self::ReadBack(journal, lsn, record) => step(Input::ReadBack { journal, lsn, record }),
-            Self::ReadOnly(read_only) => step(Input::ReadOnly(read_only)),
+            Self::Intake(intake) => step(Input::Intake(intake)),
         }
     }
 }
@@ -115,6 +115,8 @@ pub struct Host {
     pub stalls: u32,
     /// How many faults fill its disk.
     pub fills: u32,
+    /// How full they leave it.
+    pub filled: u8,
     /// What fell due while the disk was stalled or full.
     pub stalled: Vec<Stalled>,
     /// The links that its cores know to stand.
@@ -139,6 +141,7 @@ impl Host {
             slowness: 1,
             stalls: 0,
             fills: 0,
+            filled: replica.0 % 3,
             stalled: Vec::new(),
             links: BTreeSet::new(),
             client_connections: 0,

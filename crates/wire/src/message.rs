@@ -109,6 +109,8 @@ pub enum BusyReason {
     ReadOnly,
     /// The replica takes no bundles at all: it catches up, or follows without a vote.
     Following,
+    /// The replica takes no reads for now either, as its disk or journal is fuller still.
+    Full,
 }
 
 impl BusyReason {
@@ -119,6 +121,9 @@ impl BusyReason {
             Self::InFlight => "it has too much under way",
             Self::ReadOnly => {
                 "it takes no writes because its disk or journal is nearly full; `quorate status` says which limit"
+            }
+            Self::Full => {
+                "it takes nothing because its disk or journal is full; `quorate status` says which limit"
             }
             Self::Following => "it takes no requests because it catches up or is a learner",
         }

@@ -400,12 +400,12 @@ fn a_full_disk_puts_the_next_segment_off_until_there_is_room() {
     let mut bench = Bench::start(mounted.0, 256 << 10, Opening::Direct, FileSync::Dsync);
     bench.append_batch(1000);
     bench.until("the first segment", |bench| bench.durable.len() == 1);
-    bench.until("writes are refused", |bench| bench.shared.read_only().is_some());
+    bench.until("writes are refused", |bench| bench.shared.shortage().is_some());
     assert_eq!(bench.log.files.len(), 1, "the second one does not fit");
     assert!(bench.failure.is_none(), "{:?}", bench.failure);
     std::fs::remove_file(&filler).unwrap();
     bench.until("the other segments", |bench| bench.log.files.len() == 3);
-    bench.until("writes are taken", |bench| bench.shared.read_only().is_none());
+    bench.until("writes are taken", |bench| bench.shared.shortage().is_none());
     bench.stop();
 }
 

@@ -6,6 +6,7 @@ use crate::event::{Event, Life};
 use crate::host::{Arrival, Stalled};
 use crate::trace::Detail;
 use quorate_journal::WriteId;
+use quorate_replica::Intake;
 use quorate_types::{CoreId, JournalId, Lsn, Nanoseconds, ReplicaId};
 
 /// The longest that writing a checkpoint takes.
@@ -171,11 +172,17 @@ impl Cluster {
         }
     }
 
-    /// Tells every core whether the disk is nearly full.
+    /// Tells every core how full the disk is.
     pub(super) fn tell_of_room(&mut self, replica: ReplicaId) {
-        let is_full = self.host(replica).fills > 0;
+        let host = self.host(replica);
+        let intake = match (host.fills, host.filled) {
+            (0, _) => Intake::All,
+            (_, 0) => Intake::Reads,
+            (_, 1) => Intake::Endings,
+            (_, _) => Intake::Nothing,
+        };
         for core in 0..self.plan.cores {
-            self.deliver(replica, core_id(core), Arrival::ReadOnly(is_full));
+            self.deliver(replica, core_id(core), Arrival::Intake(intake));
         }
     }
 }

@@ -35,7 +35,10 @@ impl Cluster {
             FaultKind::Slow { replica, factor } => self.host(replica).slowness *= factor,
             FaultKind::StallDisk { replica } => self.host(replica).stalls += 1,
             FaultKind::FillDisk { replica } => {
-                self.host(replica).fills += 1;
+                let host = self.host(replica);
+                host.fills += 1;
+                // Each time it is another thing that there is still room for.
+                host.filled = (host.filled + 1) % 3;
                 self.tell_of_room(replica);
             }
             FaultKind::Crash { replica } => self.crash_soon(replica),
