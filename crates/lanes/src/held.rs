@@ -177,6 +177,15 @@ impl Held {
         self.unexecuted_bytes
     }
 
+    /// The bytes of what is not executed and more than named, counted anew.
+    pub(crate) fn own_bytes(&self) -> usize {
+        let above = self
+            .chains
+            .iter()
+            .filter(|(mark, node)| mark.upto > self.executed.upto && node.why != Why::Named);
+        above.map(|(_, node)| node.batch.bytes()).sum()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.unexecuted_bytes() + self.kept_bytes
     }

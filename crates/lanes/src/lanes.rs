@@ -599,12 +599,13 @@ impl Lanes {
         lsn.map_or(After::nothing(), |lsn| After::position(self.journal, lsn))
     }
 
-    /// The bytes of own batches and bundles that are not executed, of all links.
+    /// The bytes of own batches and bundles that are not executed, of all links; what is merely named of an own lane is
+    /// somebody else's. Looks through all of them: for audits.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
         let of_link = |(link, state): (&LinkId, &Link)| {
             let share = self.shares.get(&self.own_lane(*link));
-            share.map_or(0, |share| share.lane.held.unexecuted_bytes()) + state.own.pending_bytes()
+            share.map_or(0, |share| share.lane.held.own_bytes()) + state.own.pending_bytes()
         };
         self.links.iter().map(of_link).sum()
     }

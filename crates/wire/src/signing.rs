@@ -208,6 +208,18 @@ impl<'a> Claims<'a> {
         self.claims.push((statement, key, signature));
     }
 
+    /// The number of claims.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
     /// Checks all of them: the same verdicts as checking each alone gives.
     #[must_use]
     pub fn verdicts(self) -> Verdicts {

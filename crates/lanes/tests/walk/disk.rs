@@ -1,0 +1,93 @@
+//! The journal of one replica: what is written, what of it is durable, and what a crash leaves.
+
+use super::Random;
+use quorate_types::{LaneId, Lsn, Mark, Why};
+use quorate_wire::Frame;
+use std::collections::BTreeMap;
+
+/// A batch in the journal.
+struct Written {
+    place: (LaneId, Mark),
+    frame: Frame,
+    why: Why,
+}
+
+/// A journal.
+#[derive(Default)]
+pub(crate) struct Disk {
+    records: BTreeMap<Lsn, Written>,
+    /// Where each batch lies, and why it is held.
+    places: BTreeMap<(LaneId, Mark), Vec<(Lsn, Why)>>,
+    appended: Lsn,
+    durable: Lsn,
+}
+
+impl Disk {
+    pub(crate) fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub(crate) fn append(&mut self, lsn: Lsn, lane: LaneId, mark: Mark, frame: Frame, why: Why) {
+        assert_eq!(lsn, self.appended.next(), "records of a journal are consecutive");
+        self.appended = lsn;
+        let place = (lane, mark);
+        self.places.entry(place).or_default().push((lsn, why));
+        self.records.insert(lsn, Written { place, frame, why });
+    }
+
+    /// All that was written is durable.
+    pub(crate) fn sync(&mut self) {
+        self.durable = self.appended;
+    }
+
+    pub(crate) fn trim(&mut self, upto: Lsn) {
+        assert!(upto <= self.durable, "what is trimmed is durable");
+        while let Some(entry) = self.records.first_entry()
+            && *entry.key() <= upto
+        {
+            let (lsn, written) = entry.remove_entry();
+            self.forget(lsn, written.place);
+        }
+    }
+
+    fn forget(&mut self, lsn: Lsn, place: (LaneId, Mark)) {
+        if let Some(places) = self.places.get_mut(&place) {
+            places.retain(|(at, _)| *at != lsn);
+            if places.is_empty() {
+                self.places.remove(&place);
+            }
+        }
+    }
+
+    /// The process is gone. The disk may have written more than it has told.
+    pub(crate) fn crash(&mut self, random: &mut Random) {
+        let unwritten = usize::try_from(self.appended.0 - self.durable.0).expect("a small number");
+        let end = Lsn(self.durable.0 + random.below(unwritten + 1) as u64);
+        while let Some(entry) = self.records.last_entry()
+            && *entry.key() > end
+        {
+            let (lsn, written) = entry.remove_entry();
+            self.forget(lsn, written.place);
+        }
+        (self.appended, self.durable) = (end, end);
+    }
+
+    /// What a restart finds.
+    pub(crate) fn batches(&self) -> Vec<(Lsn, Frame, Why)> {
+        self.records.iter().map(|(lsn, written)| (*lsn, written.frame.clone(), written.why)).collect()
+    }
+
+    pub(crate) fn read(&self, lsn: Lsn) -> Option<Frame> {
+        self.records.get(&lsn).map(|written| written.frame.clone())
+    }
+
+    /// The best reason that lies durably beside a batch.
+    pub(crate) fn durable_reason(&self, lane: LaneId, mark: Mark) -> Option<Why> {
+        let places = self.places.get(&(lane, mark))?;
+        places.iter().filter(|(lsn, _)| *lsn <= self.durable).map(|(_, why)| *why).max()
+    }
+}
