@@ -17,17 +17,80 @@ fn unplaced_max(quorums: Quorums) -> usize {
     3 * FORKS_MAX * (1 + quorums.replicas - quorums.faults)
 }
 
+/// What a peer's frontier leaves out of what it has said counts for so many looks of the timer more: it may be what it was
+/// asked for, which lies before one of its tips.
+const LOOKS_WANING: u32 = 5;
+
 /// What others have and is not here is fetched when the timer finds so for so many times, in a lane that stands still and in
 /// one that moves.
 const LOOKS_STANDING: u32 = 2;
 const LOOKS_MOVING: u32 = 4;
+
+/// The facts of one peer that cannot be placed.
+#[derive(Clone, Debug, Default)]
+struct Unplaced {
+    said: BTreeSet<Mark>,
+    /// What its last frontiers have left out, and for how many looks it still counts.
+    waning: BTreeMap<Mark, u32>,
+}
+
+impl Unplaced {
+    fn contains(&self, mark: Mark) -> bool {
+        self.said.contains(&mark) || self.waning.contains_key(&mark)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Mark> {
+        self.said.iter().chain(self.waning.keys()).copied()
+    }
+
+    /// Of more than `most` the lowest give way.
+    fn insert(&mut self, mark: Mark, most: usize) {
+        self.waning.remove(&mark);
+        self.said.insert(mark);
+        if self.said.len() > most {
+            self.said.pop_first();
+        }
+    }
+
+    fn remove(&mut self, mark: Mark) -> bool {
+        self.said.remove(&mark) | self.waning.remove(&mark).is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.said.is_empty() && self.waning.is_empty()
+    }
+
+    fn on_frontier(&mut self, tips: &[Mark], most: usize) {
+        let left_out = self.said.extract_if(.., |mark| !tips.contains(mark));
+        self.waning.extend(left_out.map(|mark| (mark, LOOKS_WANING)));
+        while self.waning.len() > most {
+            self.waning.pop_first();
+        }
+    }
+
+    fn on_look(&mut self) {
+        self.waning.retain(|_, looks| {
+            *looks -= 1;
+            *looks > 0
+        });
+    }
+
+    fn on_executed(&mut self, executed: LaneNumber) {
+        while self.said.first().is_some_and(|lowest| lowest.upto <= executed) {
+            self.said.pop_first();
+        }
+        while self.waning.first_key_value().is_some_and(|(lowest, _)| lowest.upto <= executed) {
+            self.waning.pop_first();
+        }
+    }
+}
 
 /// The acknowledgements of all replicas for one lane, this one's own included.
 #[derive(Debug)]
 pub(crate) struct Acknowledged {
     quorums: Quorums,
     /// By replica.
-    unplaced: Vec<BTreeSet<Mark>>,
+    unplaced: Vec<Unplaced>,
     /// The ends of what this replica may say and has not said.
     unsaid: Vec<Mark>,
     /// What f+1 others had acknowledged without its being here when the timer looked last, and how often it has found
@@ -37,7 +100,7 @@ pub(crate) struct Acknowledged {
 
 impl Acknowledged {
     pub(crate) fn new(quorums: Quorums) -> Self {
-        let unplaced = vec![BTreeSet::new(); quorums.replicas];
+        let unplaced = vec![Unplaced::default(); quorums.replicas];
         Self { quorums, unplaced, unsaid: Vec::new(), awaited: BTreeMap::new() }
     }
 
@@ -63,25 +126,26 @@ impl Acknowledged {
 
     /// A replica says to hold what is not here.
     pub(crate) fn keep_unplaced(&mut self, from: ReplicaId, mark: Mark) {
-        let unplaced = &mut self.unplaced[from.index()];
-        unplaced.insert(mark);
-        if unplaced.len() > unplaced_max(self.quorums) {
-            unplaced.pop_first();
-        }
+        self.unplaced[from.index()].insert(mark, unplaced_max(self.quorums));
     }
 
     /// A replica has shown all its live tips: what else it has said of what is not here lies before one of them, and can be
     /// asked for, or is dead there.
     pub(crate) fn on_frontier(&mut self, from: ReplicaId, tips: &[Mark]) {
         let unplaced = &mut self.unplaced[from.index()];
-        if !unplaced.is_empty() {
-            unplaced.retain(|mark| tips.contains(mark));
+        if !unplaced.said.is_empty() {
+            unplaced.on_frontier(tips, unplaced_max(self.quorums));
         }
+    }
+
+    /// What peers have said to hold and is not here.
+    pub(crate) fn unplaced(&self) -> impl Iterator<Item = Mark> {
+        self.unplaced.iter().flat_map(Unplaced::iter)
     }
 
     /// A replica that has said to hold this has nothing of it any more: it is executed there, or dead.
     pub(crate) fn disown(&mut self, from: ReplicaId, mark: Mark) {
-        self.unplaced[from.index()].remove(&mark);
+        self.unplaced[from.index()].remove(mark);
     }
 
     /// A batch is held now: facts about it are placed.
@@ -94,7 +158,7 @@ impl Acknowledged {
     ) -> Option<Mark> {
         let mut named = None;
         for (from, unplaced) in (0u8..).map(ReplicaId).zip(&mut self.unplaced) {
-            if !unplaced.is_empty() && unplaced.remove(&mark) {
+            if !unplaced.is_empty() && unplaced.remove(mark) {
                 named = named.max(spread(self.quorums, held, eligible, me, from, mark));
             }
         }
@@ -116,7 +180,7 @@ impl Acknowledged {
     pub(crate) fn holders_of_unplaced(&self, mark: Mark) -> ReplicaSet {
         let mut holders = ReplicaSet::EMPTY;
         for (from, unplaced) in (0u8..).map(ReplicaId).zip(&self.unplaced) {
-            if unplaced.contains(&mark) {
+            if unplaced.contains(mark) {
                 holders.insert(from);
             }
         }
@@ -125,20 +189,20 @@ impl Acknowledged {
 
     /// Whether a replica has said something of what lies above `number` that cannot be placed.
     pub(crate) fn is_unplaced_above(&self, from: ReplicaId, number: LaneNumber) -> bool {
-        self.unplaced[from.index()].last().is_some_and(|highest| highest.upto > number)
+        self.unplaced[from.index()].said.last().is_some_and(|highest| highest.upto > number)
     }
 
     /// Whether anything cannot be placed.
     pub(crate) fn is_open(&self) -> bool {
-        self.unplaced.iter().any(|unplaced| !unplaced.is_empty())
+        self.unplaced.iter().any(|unplaced| !unplaced.said.is_empty())
     }
 
     /// What f+1 replicas other than `me` have acknowledged and is not here, the lowest first.
     pub(crate) fn lacking(&self, me: ReplicaId) -> Vec<Mark> {
         let others = (0u8..).map(ReplicaId).zip(&self.unplaced).filter(|(from, _)| *from != me);
         let mut counts: BTreeMap<Mark, usize> = BTreeMap::new();
-        for mark in others.flat_map(|(_, unplaced)| unplaced) {
-            *counts.entry(*mark).or_default() += 1;
+        for mark in others.flat_map(|(_, unplaced)| unplaced.iter()) {
+            *counts.entry(mark).or_default() += 1;
         }
         counts.into_iter().filter(|(_, count)| *count >= self.quorums.weak).map(|(mark, _)| mark).collect()
     }
@@ -149,6 +213,7 @@ impl Acknowledged {
         let looks = |mark: Mark| (mark, self.awaited.get(&mark).map_or(1, |looks| looks + 1));
         let awaited: BTreeMap<Mark, u32> = self.lacking(me).into_iter().map(looks).collect();
         self.awaited = awaited;
+        self.unplaced.iter_mut().for_each(Unplaced::on_look);
         let long = if has_moved { LOOKS_MOVING } else { LOOKS_STANDING };
         self.awaited.iter().filter(|(_, looks)| **looks >= long).map(|(mark, _)| *mark).collect()
     }
@@ -156,18 +221,14 @@ impl Acknowledged {
     /// This chain is dead: it does not pass through the executed tip.
     pub(crate) fn forget(&mut self, mark: Mark) {
         for unplaced in &mut self.unplaced {
-            unplaced.remove(&mark);
+            unplaced.remove(mark);
         }
     }
 
     /// The lane is executed further.
     pub(crate) fn on_executed(&mut self, held: &Held) {
         let executed = held.executed().upto;
-        for unplaced in &mut self.unplaced {
-            while unplaced.first().is_some_and(|lowest| lowest.upto <= executed) {
-                unplaced.pop_first();
-            }
-        }
+        self.unplaced.iter_mut().for_each(|unplaced| unplaced.on_executed(executed));
     }
 
     /// This replica may say that it holds a batch.

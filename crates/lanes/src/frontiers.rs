@@ -246,10 +246,12 @@ impl Lanes {
             let mut shown: BTreeSet<Mark> = std::mem::take(&mut share.shown);
             self.fetch_lacking(now, lane, out);
             self.fetch_lost(now, lane, out);
-            if stuck && let Some(share) = self.shares.get(&lane) {
+            if stuck && let Some(share) = self.shares.get_mut(&lane) {
                 shown.extend(share.lane.held.live_tips());
                 shown.retain(|mark| !share.lane.is_quorums(*mark));
-                let marks: Vec<Mark> = shown.into_iter().collect();
+                // f+1 may have what is not here, and say so of different digests above it.
+                shown.extend(share.lane.acknowledged.unplaced());
+                let marks = in_turn(shown, &mut share.asked_upto);
                 self.ask_for_acknowledgements(lane, &marks, out);
             }
             if stuck || !was_open {
@@ -262,4 +264,13 @@ impl Lanes {
         let period = if was_open { self.tuning().retransmit } else { self.tuning().idle };
         self.timer = now.plus(period.0);
     }
+}
+
+/// What is asked about next: where that is too much for one question, each has its turn.
+fn in_turn(marks: BTreeSet<Mark>, upto: &mut Mark) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = marks.into_iter().collect();
+    let next = marks.partition_point(|mark| mark <= upto);
+    marks.rotate_left(next);
+    *upto = marks.get(ASKED_MAX).and(marks.get(ASKED_MAX - 1)).copied().unwrap_or_default();
+    marks
 }

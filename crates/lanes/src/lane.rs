@@ -72,12 +72,8 @@ impl Lane {
     pub(crate) fn insert(&mut self, batch: Arc<Batch>, lsn: Lsn, why: Why) {
         let parent = Mark { upto: batch.number().previous(), chain: batch.previous() };
         let mark = self.held.insert(batch, lsn, why);
-        if why != Why::Named && !self.held.is_main(mark) && self.held.is_main(parent) {
-            // What goes on there may be anybody's.
-            let beside = self.held.main_at(mark.upto).and_then(|beside| self.held.get(beside));
-            if beside.is_some_and(|beside| beside.why == Why::Named) {
-                self.held.prefer(mark);
-            }
+        if why != Why::Named {
+            self.go_on_with(mark, parent);
         }
         self.eligible.on_held(mark);
         let raised = self.acknowledged.place(&mut self.held, &mut self.eligible, self.me, mark);
@@ -87,11 +83,24 @@ impl Lane {
         }
     }
 
+    /// What this replica acknowledges behind the main chain goes on with that, if nothing does that it acknowledges.
+    fn go_on_with(&mut self, mark: Mark, parent: Mark) {
+        if self.held.is_main(mark) || !self.held.is_main(parent) {
+            return;
+        }
+        // What goes on there may be anybody's.
+        let beside = self.held.main_at(mark.upto).and_then(|beside| self.held.get(beside));
+        if beside.is_some_and(|beside| beside.why == Why::Named) {
+            self.held.prefer(mark);
+        }
+    }
+
     /// A batch that was merely named is held for a better reason, which lies at `lsn` of the journal with it.
     pub(crate) fn raise(&mut self, mark: Mark, why: Why, lsn: Lsn) {
         self.held.raise(mark, why, lsn);
         self.eligible.on_held(mark);
         let parent = self.held.parent(mark).unwrap_or_default();
+        self.go_on_with(mark, parent);
         self.acknowledged.may_say(parent, mark);
     }
 
@@ -200,13 +209,15 @@ impl Lane {
                 self.strays.keep((lsn, batch, why));
                 continue;
             }
+            if why != Why::Named {
+                self.vouch_before(parent, lsn);
+            }
             if let Some(node) = self.held.get(mark) {
                 if node.why < why {
                     self.raise(mark, why, lsn);
                 }
                 continue;
             }
-            let why = self.reason_behind(parent, why);
             if why != Why::Named {
                 last = last.max(Some((lsn, mark)));
             }
@@ -218,11 +229,13 @@ impl Lane {
         self.strays.on_executed(self.held.executed());
     }
 
-    /// Why a batch that was found may be held behind a place. Damage may have left a reason, and not the one before it.
-    fn reason_behind(&self, parent: Mark, why: Why) -> Why {
-        let says = parent.upto <= self.executed()
-            || self.held.get(parent).is_some_and(|parent| parent.why != Why::Named);
-        if says { why } else { Why::Named }
+    /// Behind a place lies, at `lsn`, what was found with a better reason than that a header named it. When that was written
+    /// all before it was held for such a reason, too, or was executed: it is again, or this replica would take back what
+    /// it has acknowledged. Damage, or a state that has not executed it yet, has left but the name.
+    fn vouch_before(&mut self, place: Mark, lsn: Lsn) {
+        for named in self.held.named_up_to(place) {
+            self.raise(named, Why::Acknowledged, lsn);
+        }
     }
 
     /// A place is held, or executed, that was not before: holds the strays behind it, and returns them, each after its
@@ -233,7 +246,10 @@ impl Lane {
         while let Some(at) = parent {
             for Stray { batch, lsn, why } in self.strays.take_behind(at) {
                 connected.push(batch.mark());
-                self.insert(batch, lsn, self.reason_behind(at, why));
+                if why != Why::Named {
+                    self.vouch_before(at, lsn);
+                }
+                self.insert(batch, lsn, why);
             }
             parent = connected.get(next).copied();
             next += 1;

@@ -127,12 +127,15 @@ pub(crate) struct Share {
     pub(crate) seen_tip: Mark,
     /// What peers have shown since then that too few have acknowledged, for all that is known here.
     pub(crate) shown: BTreeSet<Mark>,
+    /// Of much that others may have acknowledged, up to here was asked about last.
+    pub(crate) asked_upto: Mark,
 }
 
 impl Share {
     pub(crate) fn new(lane: Lane) -> Self {
         let (seen, shown, seen_tip) = ((BTreeSet::new(), false), BTreeSet::new(), lane.held.tip());
-        Self { lane, walks: Walks::default(), proposer: None, seen, seen_tip, shown }
+        let (walks, asked_upto) = (Walks::default(), Mark::default());
+        Self { lane, walks, proposer: None, seen, seen_tip, shown, asked_upto }
     }
 }
 
@@ -581,6 +584,11 @@ impl Lanes {
             let Some(batch) = state.own.seal(end, full, self.last_lsn.next()) else { return };
             let (to, frame, after) = (Destination::Others, batch.frame().clone(), None);
             out.push(Output::Send { to, link, frame, after });
+            if share.lane.held.contains(batch.mark()) {
+                // A primary that was shown the bundles has named it before; execution has it.
+                self.raise(lane, batch.mark(), Why::OwnLink, out);
+                continue;
+            }
             let batch = Arc::new(batch);
             self.append(Arc::clone(&batch), Why::OwnLink, out);
             out.push(Output::Held(batch));

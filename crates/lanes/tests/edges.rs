@@ -254,3 +254,58 @@ fn an_origin_does_not_wait_for_a_dead_chain() {
     }
     assert!(!node.lanes.is_adopting(), "that is dead");
 }
+
+/// A client that conspires with a primary shows it the bundle first: the primary names the batch that the origin is about to
+/// seal, byte for byte.
+#[test]
+fn what_a_primary_has_made_up_may_be_what_the_origin_seals_next() {
+    let mut node = Node::new(R0);
+    let lane = lane_of(R0);
+    let start = LaneTip { lane, upto: LaneNumber(0), chain: quorate_types::Digest::ZERO };
+    let mut made_up = Chain { lane, frames: Vec::new(), tips: vec![start] };
+    let bundle = bundle_of(&node.config, 1, 16);
+    made_up.push(&node.config.clone(), &[bundle]);
+    node.want_proposed(made_up.tip(), R2);
+    node.fetched(R2, &made_up.answer(1, 1)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.held_numbers(), [1]);
+    assert!(outputs.acknowledgements().is_empty(), "it is merely named");
+
+    assert!(node.admit(16));
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts(), [(1, 1)]);
+    assert_eq!(outputs.acknowledgements(), [(made_up.tip(), Lsn(2))], "it was written again as sealed");
+    assert!(outputs.held().is_empty(), "execution has it");
+    for replica in [R0, R1, R2] {
+        node.ack(replica, made_up.tip());
+    }
+    assert!(node.admit(16));
+    node.tick();
+    assert_eq!(node.take().broadcasts(), [(2, 1)]);
+}
+
+/// f+1 hold a digest that is not here, and in no two frontiers is it the same: who is shown it asks those who have said more.
+#[test]
+fn who_is_shown_what_is_not_here_asks_those_who_have_said_more() {
+    let mut node = Node::new(R0);
+    let (chain, _) = forked(&node, 3, 0);
+    node.receive(&chain, 1..=1);
+    node.tick();
+    node.take();
+    let (mut asked, mut fetched) = (false, false);
+    for _ in 0..8 {
+        node.acks(R1, true, vec![chain.tips[2]]);
+        node.acks(R2, true, vec![chain.tips[3]]);
+        node.wait(1);
+        let outputs = node.take();
+        if outputs.asked().iter().any(|(peer, tips)| *peer == R2 && tips.contains(&chain.tips[2])) {
+            asked = true;
+            node.ack(R2, chain.tips[2]);
+        }
+        fetched |= outputs.questions().iter().any(|(_, question)| question.chain == chain.tips[2].chain);
+    }
+    assert!(asked, "r2 has said 3, and may have 2");
+    assert!(fetched, "what r2 has answered outlasts its next frontier");
+}

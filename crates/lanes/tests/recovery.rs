@@ -163,6 +163,26 @@ fn why_a_batch_was_held_survives_a_restart() {
     assert_eq!(outputs.acknowledgements()[0].0, chain.tips[3], "that was written again for a better reason");
 }
 
+/// An acknowledgement is never taken back. What was acknowledged behind a batch that was merely named, and executed, is
+/// acknowledged again by a restart whose state has not executed that.
+#[test]
+fn a_better_reason_stands_for_all_before_it() {
+    let chain = chain(R1, 5);
+    let mut recovered = journal(&chain.frames, &[]);
+    for at in [0, 1, 4] {
+        recovered.batches[at].2 = Why::Named;
+    }
+    let mut node = restarted(recovered);
+    let said: Vec<LaneTip> = node
+        .take()
+        .acknowledgements()
+        .into_iter()
+        .map(|(tip, _)| tip)
+        .filter(|tip| tip.lane == chain.lane)
+        .collect();
+    assert_eq!(said, [chain.tips[4]]);
+}
+
 #[test]
 fn a_fork_that_left_below_the_executed_tip_is_dead() {
     let (a, b) = forked();

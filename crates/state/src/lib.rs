@@ -23,7 +23,6 @@ mod load;
 mod manifest;
 mod node;
 mod page;
-mod recency;
 mod records;
 mod registration;
 mod reply;

@@ -90,4 +90,14 @@ impl Disk {
         let places = self.places.get(&(lane, mark))?;
         places.iter().filter(|(lsn, _)| *lsn <= self.durable).map(|(_, why)| *why).max()
     }
+
+    /// What lies durably above a number of a lane, each with a reason.
+    pub(crate) fn durable_above(&self, lane: LaneId, mark: Mark) -> impl Iterator<Item = (Mark, Why)> {
+        let above = self.places.range((lane, mark)..).take_while(move |((of, _), _)| *of == lane);
+        let above = above.filter(move |((_, other), _)| other.upto > mark.upto);
+        above.flat_map(|((_, other), places)| {
+            let durable = places.iter().filter(|(lsn, _)| *lsn <= self.durable);
+            durable.map(|(_, why)| (*other, *why))
+        })
+    }
 }

@@ -11,8 +11,6 @@ use quorate_wire::{Frame, Kind, LaneTip};
 pub(crate) enum Mistake {
     /// An acknowledgement takes the place of the one before it, of whatever chain that was.
     ReplacedAcknowledgement,
-    /// A proposal is fetched only when f+1 others have acknowledged it.
-    ProposalNeedsAcknowledgements,
     /// A tip is awaited while nothing is named at or beyond its number, also when it is dead.
     DeadTipAwaited,
     /// Who has acknowledged more is not asked, and says nothing of what lies below.
@@ -73,8 +71,7 @@ impl World {
 
     /// Notes what a peer has acknowledged last.
     pub(super) fn note_last(&mut self, at: usize, from: ReplicaId, acks: &LaneAcks) {
-        if self.makes(Mistake::ReplacedAcknowledgement) || self.makes(Mistake::ProposalNeedsAcknowledgements)
-        {
+        if self.makes(Mistake::ReplacedAcknowledgement) {
             let last = &mut self.machines[at].last;
             acks.tips.iter().for_each(|tip| {
                 last.insert((from, tip.lane), tip.mark());
@@ -110,13 +107,5 @@ impl World {
     fn last_holders(&self, at: usize, lane: LaneId, mark: Mark) -> impl Iterator<Item = ReplicaId> {
         let last = self.machines[at].last.iter().filter(move |((_, of), _)| *of == lane);
         last.filter(move |(_, last)| self.extends(lane, **last, mark)).map(|((from, _), _)| *from)
-    }
-
-    /// Whether a proposal may be fetched.
-    pub(super) fn may_fetch(&self, at: usize, tip: &LaneTip) -> bool {
-        let me = self.machines[at].me;
-        !self.makes(Mistake::ProposalNeedsAcknowledgements)
-            || self.last_holders(at, tip.lane, tip.mark()).filter(|from| *from != me).count()
-                >= self.config.quorums().weak
     }
 }

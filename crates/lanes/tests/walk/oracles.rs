@@ -2,13 +2,13 @@
 
 use super::{Cut, VIEW_ROUNDS, World};
 use crate::common::*;
-use quorate_types::{LaneId, Why};
+use quorate_types::{LaneId, Mark, Why};
 use quorate_wire::LaneTip;
 
 impl World {
     /// What is acknowledged lies on the disk down to what is in the state there, and not for a header alone; but for a chain
-    /// that has died while that was waited for. A better reason stands for all before it: that was held for such a reason
-    /// too, or executed, and may be executed again.
+    /// that has died while that was waited for. A better reason stands for all before it, on whatever chain behind it it
+    /// lies: that was held for such a reason too, or executed, and may be executed again.
     pub(super) fn check_durable(&mut self, at: usize, tip: &LaneTip) {
         let machine = &self.machines[at];
         let floor = self.mark_after(machine.checkpoint, tip.lane);
@@ -21,12 +21,19 @@ impl World {
         while mark.upto > floor.upto {
             let why = machine.disk.durable_reason(tip.lane, mark);
             best = best.max(why);
-            if why.is_none() || best == Some(Why::Named) {
+            let is_vouched_for = best > Some(Why::Named) || self.is_vouched_behind(at, tip.lane, mark);
+            if why.is_none() || !is_vouched_for {
                 let text = format!("r{} acknowledges {tip:?}, and has {mark:?} as {why:?}", machine.me);
                 return self.violations.push(text);
             }
             mark = self.registry[&(tip.lane, mark)].0;
         }
+    }
+
+    /// Whether something lies durably behind a batch, and for a better reason than a name.
+    fn is_vouched_behind(&self, at: usize, lane: LaneId, mark: Mark) -> bool {
+        let mut behind = self.machines[at].disk.durable_above(lane, mark);
+        behind.any(|(other, why)| why > Why::Named && self.extends(lane, other, mark))
     }
 
     /// Of the lane of an honest origin nothing is committed that it has not sealed.

@@ -25,14 +25,11 @@ impl World {
             self.propose(at);
         }
         let waits = self.waits_for(at);
-        let may_fetch = waits.is_some_and(|(tip, _)| self.may_fetch(at, &tip));
         let (round, primary) = (self.round, self.primary());
         let machine = &mut self.machines[at];
         let since = machine.waits.unwrap_or(round);
         machine.waits = waits.map(|_| since);
-        if let (Some((tip, floor)), Some(node), true) = (waits, &mut machine.node, is_due && round > since)
-            && may_fetch
-        {
+        if let (Some((tip, floor)), Some(node), true) = (waits, &mut machine.node, is_due && round > since) {
             node.lanes.want_proposed(node.now, tip, floor, primary, &mut node.out);
         }
         self.watch(at);
