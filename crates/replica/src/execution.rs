@@ -92,6 +92,9 @@ pub(crate) struct ExecutionRole {
     trimmed: Seq,
     /// Whether the own state is lost, or cannot be read: nothing is executed before one is taken over.
     lacks_state: bool,
+    /// The state that the cluster began with, if that is not the empty one: its configuration proves it as a certificate
+    /// does, though nobody has signed it and nobody is shown it.
+    first: Option<Arc<CheckpointCertificate>>,
     /// Whether this replica never votes; it is no home for clients either.
     learner: bool,
     /// Whether the link roles were told last that clients are to find another home.
@@ -146,6 +149,7 @@ impl ExecutionRole {
     pub(crate) fn recover(config: Arc<ClusterConfig>, me: ReplicaId, beginning: Beginning) -> Self {
         let Beginning { state, broken, tips, salvage, part, stable, learner } = beginning;
         let lacks_state = state.is_none() && (broken.is_some() || config.genesis_root().is_some());
+        let first = config.genesis_root().map(|root| first_state(&config, root));
         let mut role = match (state, broken) {
             (Some(state), _) => Self::over(config, me, state, &tips),
             (None, Some((executed, timestamp))) => {
@@ -157,10 +161,13 @@ impl ExecutionRole {
         if role.state.header().is_some() {
             let (position, frozen) = (role.executed, role.state.freeze());
             role.add_durable(position, frozen.root(), frozen);
+        } else if let Some(first) = first.as_ref().filter(|_| !lacks_state) {
+            // Others may have lost it.
+            role.library.add(first.root, role.state.freeze(), Arc::new([]), None);
         }
         role.library.hold(salvage.clone());
         let transfer = Transfer::resuming(part, salvage);
-        Self { lacks_state, learner, following_told: learner, transfer, ..role }
+        Self { lacks_state, first, learner, following_told: learner, transfer, ..role }
     }
 
     /// This is the present state, it is durable, and nothing older is of use.
@@ -198,6 +205,7 @@ impl ExecutionRole {
             stable: None,
             trimmed: Seq(0),
             lacks_state: false,
+            first: None,
             learner: false,
             following_told: false,
             transfer: Transfer::default(),
@@ -300,7 +308,8 @@ impl ExecutionRole {
         let state = &self.state;
         let own = || state.freeze();
         let standing = Standing { executed: self.executed.seq, lacks_state: self.lacks_state };
-        self.transfer.on_time(now, config.tuning(), self.stable.as_ref(), standing, own)
+        let target = self.stable.as_ref().or(self.first.as_ref());
+        self.transfer.on_time(now, config.tuning(), target, standing, own)
     }
 
     /// A state that was fetched whole and is to be made durable.
@@ -315,6 +324,7 @@ impl ExecutionRole {
             Some(last) if (last.seq, last.digest) == (position.seq, position.digest) => {
                 Ok(Some((position, last.timestamp, frozen)))
             }
+            None if position.seq == Seq(0) => Ok(Some((position, Nanoseconds(0), frozen))),
             last => {
                 let seq = position.seq;
                 Err(format!("the state certified after header {seq} says that it follows {last:?}"))
@@ -655,4 +665,10 @@ impl ExecutionRole {
                 .map(|(target, (pages, reused))| Fetching { seq: target.seq, pages, reused }),
         }
     }
+}
+
+/// What stands for the certificate of the state that a cluster began with.
+fn first_state(config: &ClusterConfig, root: Digest) -> Arc<CheckpointCertificate> {
+    let (position, next_config) = (header::genesis(config.digest()), config.digest());
+    Arc::new(CheckpointCertificate { position, root, next_config, signatures: Vec::new() })
 }

@@ -47,6 +47,9 @@ pub struct Found {
     pub ends: BTreeMap<JournalId, Lsn>,
     /// Why the replica must not vote, in words; nothing when it may.
     pub learner: Option<String>,
+    /// Whether the cluster began with the state of a backup: its configuration names the root of that, which is as good as
+    /// a certificate.
+    pub is_restored: bool,
 }
 
 impl Found {
@@ -60,7 +63,7 @@ impl Found {
         let certificate = self.certificate();
         let unknown = if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) };
         let upto = if self.learner.is_some() { Seq(u64::MAX) } else { certificate.unwrap_or(unknown) };
-        Known { certificate, upto }
+        Known { certificate: certificate.or(self.is_restored.then_some(Seq(0))), upto }
     }
 
     /// Takes what checkpoints have given back. Returns the slot and the root of the whole one.

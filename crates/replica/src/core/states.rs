@@ -7,7 +7,7 @@ use crate::library::Reader;
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::transfer::ToPeer;
 use quorate_state::Frozen;
-use quorate_types::{Digest, Nanoseconds, ReplicaId};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, Seq};
 use quorate_wire::message::{FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, FrameRef, Kind, LaneTip, Position};
 use std::sync::Arc;
@@ -37,6 +37,10 @@ impl Core {
         let installed = execution.on_checkpointed(position, root);
         if let Some(Installed { position, timestamp, tips }) = installed {
             self.on_installed(position, timestamp, &tips, effects);
+        }
+        if position.seq == Seq(0) {
+            // What the cluster began with needs no votes.
+            return;
         }
         let mail = Mail::Ordering(OrderingMail::Root { position, root });
         self.post(self.layout.ordering(), mail, effects);
