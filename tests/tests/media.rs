@@ -4,6 +4,7 @@
 use quorate_tests::cluster::{Cluster, binary, wait_for};
 use quorate_tests::recorder::{Acknowledged, Recorder, assert_all_there};
 use quorate_types::ReplicaId;
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -77,6 +78,36 @@ fn flip(cluster: &Cluster, replica: usize, block: Place) {
     file.write_all_at(&[byte[0] ^ 1], at).expect("the directory is ours");
 }
 
+/// Flips a bit in the newest checkpoint of each of four replicas, in another block of each.
+fn flip_one_block_each(cluster: &Cluster) {
+    for replica in 0..4 {
+        let Manifest { root, .. } = newest_manifest(cluster, replica).expect("there is one");
+        let below = children(cluster, replica, root);
+        assert!(below.len() >= 4, "a tree with several leaves");
+        // Of the first the root itself, of the others one leaf each, and no leaf twice.
+        flip(cluster, replica, if replica == 0 { root } else { below[replica] });
+    }
+}
+
+/// The checksums of all files of a replica's data, but for what says who uses it.
+fn contents(cluster: &Cluster, replica: usize) -> BTreeMap<PathBuf, u32> {
+    let mut directories = vec![cluster.file(&format!("data-{replica}"))];
+    let mut found = BTreeMap::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("it is there") {
+            let path = entry.expect("ours").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if !path.ends_with("lock") {
+                // What cannot be read is not looked at.
+                let sum = fs::read(&path).map_or(0, |bytes| crc32c::crc32c(&bytes));
+                found.insert(path, sum);
+            }
+        }
+    }
+    found
+}
+
 /// Flips one bit in the batch that holds an acknowledged write, in whichever log of a replica it lies.
 fn flip_batch(cluster: &Cluster, replica: usize, write: &Acknowledged) {
     let of =
@@ -133,14 +164,12 @@ fn with_checkpoints() -> (Cluster, Vec<Acknowledged>) {
 fn one_bad_block_on_each_replica_and_all_killed_lose_nothing() {
     let (mut cluster, acknowledged) = with_checkpoints();
     (0..4).for_each(|replica| cluster.kill(replica));
-    for replica in 0..4 {
-        let Manifest { root, .. } = newest_manifest(&cluster, replica).expect("there is one");
-        let below = children(&cluster, replica, root);
-        assert!(below.len() >= 4, "a tree with several leaves");
-        // Of the first the root itself, of the others one leaf each, and no leaf twice.
-        flip(&cluster, replica, if replica == 0 { root } else { below[replica] });
-    }
+    flip_one_block_each(&cluster);
     let before: Vec<Vec<String>> = (0..4).map(|replica| names(&cluster, replica)).collect();
+    let data = cluster.file("data-2").display().to_string();
+    let output = Command::new(binary()).args(["inspect", &data]).output().expect("quorate runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("serves the pages that are intact, and executes nothing before"), "{said}");
     (0..4).for_each(|replica| cluster.start_replica(replica));
     for replica in 0..4 {
         assert!(cluster.log(replica).contains("has bad pages"), "{}", cluster.log(replica));
@@ -178,6 +207,37 @@ fn one_bad_block_on_each_replica_and_all_killed_lose_nothing() {
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
 }
 
+/// What a cluster began with has no certificate: its root stands in the configuration.
+#[test]
+fn a_restored_cluster_starts_with_one_bad_block_of_its_first_state_on_each_replica() {
+    let (source, mut acknowledged) = with_checkpoints();
+    let mut cluster = Cluster::restore(&source.file("copy"), 4);
+    drop(source);
+    // Before anybody has started, and when all have and nothing is certified yet.
+    for round in 0..2 {
+        flip_one_block_each(&cluster);
+        (0..4).for_each(|replica| cluster.start_replica(replica));
+        for replica in 0..4 {
+            assert!(cluster.log(replica).contains("has bad pages"), "{}", cluster.log(replica));
+        }
+        assert_all_there(&cluster, 3, &acknowledged);
+        if round == 0 {
+            let recorder = Recorder::start(&cluster, 2, ReplicaId(1));
+            wait_for("it is written to", || (recorder.completed() >= 5).then_some(()));
+            acknowledged.extend(recorder.finish());
+        }
+        cluster.assert_equal_roots(&[0, 1, 2, 3]);
+        (0..4).for_each(|replica| cluster.kill(replica));
+    }
+    let told: Vec<usize> = (0..4).map(|replica| cluster.log(replica).len()).collect();
+    (0..4).for_each(|replica| cluster.start_replica(replica));
+    for (replica, told) in told.into_iter().enumerate() {
+        let since = cluster.log(replica)[told..].to_owned();
+        assert!(!since.contains("damaged") && !since.contains("bad pages"), "{since}");
+    }
+    assert_all_there(&cluster, 3, &acknowledged);
+}
+
 /// Listed mistake: a restart that drops intact batches because the one before them is bad. Then nobody could begin to fetch
 /// what lies behind all of the bad ones.
 #[test]
@@ -213,9 +273,20 @@ fn a_page_file_that_may_not_be_opened_and_a_newer_manifest_refuse_the_start_and_
     let elsewhere = cluster.file("elsewhere");
     fs::rename(&file, &elsewhere).expect("the directory is ours");
     std::os::unix::fs::symlink(&file, &file).expect("the directory is ours");
+    // A start would note this again, and write a bad copy of a manifest anew.
+    let spoken = cluster.file("data-3").join("spoken");
+    let note = fs::read(&spoken).expect("it is there");
+    fs::remove_file(&spoken).expect("the directory is ours");
+    let copy = before.iter().rfind(|name| name.ends_with("-copy")).expect("there is one");
+    let copy = pages(&cluster, 3).join(copy);
+    let bytes = fs::read(&copy).expect("it is there");
+    fs::write(&copy, [0; 9]).expect("the directory is ours");
+    let all = contents(&cluster, 3);
     let refused = cluster.refused_start(3);
     assert!(refused.contains("nothing was changed: see to the rights"), "{refused}");
-    assert_eq!(names(&cluster, 3), before);
+    assert_eq!(contents(&cluster, 3), all);
+    fs::write(&copy, bytes).expect("the directory is ours");
+    fs::write(&spoken, note).expect("the directory is ours");
     fs::remove_file(&file).expect("the directory is ours");
     fs::rename(&elsewhere, &file).expect("the directory is ours");
     let of_manifests = |name: &&String| name.starts_with("manifest-");
@@ -235,6 +306,38 @@ fn a_page_file_that_may_not_be_opened_and_a_newer_manifest_refuse_the_start_and_
     assert!(refused.contains("version 9") && refused.contains("nothing was changed"), "{refused}");
     assert_eq!(names(&cluster, 3), before);
     whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).expect("the directory is ours"));
+    cluster.start_replica(3);
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+/// Manifests that are gone are not taken for ones that never were: the log leads on from there, and from nowhere else.
+#[test]
+fn a_checkpoint_that_was_taken_away_refuses_the_start_until_it_is_back() {
+    let (mut cluster, acknowledged) = with_checkpoints();
+    cluster.kill(3);
+    let (folder, elsewhere) = (pages(&cluster, 3), cluster.file("elsewhere"));
+    let moves = |back: bool| {
+        fs::create_dir_all(&elsewhere).expect("the directory is ours");
+        let (from, to) = if back { (&elsewhere, &folder) } else { (&folder, &elsewhere) };
+        for entry in fs::read_dir(from).expect("it is there") {
+            let name = entry.expect("ours").file_name();
+            if name.to_string_lossy().starts_with("manifest-") {
+                fs::rename(from.join(&name), to.join(&name)).expect("the directory is ours");
+            }
+        }
+    };
+    moves(false);
+    let before = contents(&cluster, 3);
+    let refused = cluster.refused_start(3);
+    assert!(refused.contains("there is no manifest of it in pages; mount or put back"), "{refused}");
+    assert_eq!(contents(&cluster, 3), before);
+    moves(true);
+    fs::remove_dir(&elsewhere).expect("it is empty");
+    fs::rename(&folder, &elsewhere).expect("the directory is ours");
+    let refused = cluster.refused_start(3);
+    assert!(refused.contains("pages is not there") && !folder.exists(), "{refused}");
+    fs::rename(&elsewhere, &folder).expect("the directory is ours");
     cluster.start_replica(3);
     assert_all_there(&cluster, 3, &acknowledged);
     cluster.assert_equal_roots(&[0, 1, 2, 3]);

@@ -17,11 +17,12 @@
 //! Whatever is written here is written under another name, synced, renamed, and its directory synced.
 
 use crate::identity::{Copies, IDENTITY, IDENTITY_COPY, Identity, Role};
+use crate::never_spoken;
 use crate::page_folder::{FolderError, PageFolder, write_checkpoint};
 use crate::segment_files::MADE;
 use quorate_journal::LogIdentity;
 use quorate_state::{CheckpointHead, Frozen};
-use quorate_types::{ClusterConfig, CoreId, Nanoseconds, ReplicaId};
+use quorate_types::{ClusterConfig, CoreId, Nanoseconds, PublicKey, ReplicaId};
 use quorate_wire::Position;
 use quorate_wire::header::genesis;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -171,6 +172,25 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
         return Err(DirectoryError::NotEmpty { path: path.to_owned(), found });
     }
     build(path, identity)
+}
+
+/// As [`format()`] for a replica that votes with the key in `key_file`, with which nobody has ever spoken: it belongs to this
+/// directory when this returns, and to no other one once anything of the directory is there.
+///
+/// # Errors
+/// As for [`format()`].
+pub fn format_voter(
+    path: &Path,
+    identity: Identity,
+    key_file: &Path,
+    key: &PublicKey,
+) -> Result<(), DirectoryError> {
+    if let Some(found) = entries(path)?.into_iter().next() {
+        return Err(DirectoryError::NotEmpty { path: path.to_owned(), found });
+    }
+    never_spoken::assign(key_file, key, &identity.directory)?;
+    build(path, &Identity { claimed: true, ..identity })?;
+    never_spoken::consume(key_file, key, &identity.directory)
 }
 
 /// Makes a data directory of a replica that casts no votes, for `reason`: a new one, or out of the one that is there and
@@ -449,6 +469,14 @@ impl DataDirectory {
         logs(&self.path)
     }
 
+    /// Makes the folder of page files, if it was lost.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn make_pages(&self) -> Result<(), DirectoryError> {
+        make_directory(&self.pages())
+    }
+
     /// Where the pages of checkpointed states are.
     #[must_use]
     pub fn pages(&self) -> PathBuf {
@@ -460,6 +488,21 @@ impl DataDirectory {
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
+}
+
+/// Notes that the replica of a data directory, which this process uses, has halted. Durable when this returns. An older
+/// reason stays.
+///
+/// # Errors
+/// When the system refuses, or the directory does not tell whose it is any more.
+pub(crate) fn note_halted(path: &Path, reason: &str) -> Result<(), DirectoryError> {
+    let copies = Copies::read(path)?;
+    let Some(mut identity) = copies.identity else {
+        let reason = format!("{IDENTITY} and its copy are {}", copies.why_none());
+        return Err(DirectoryError::Unformatted { path: path.to_owned(), reason });
+    };
+    identity.halted.get_or_insert_with(|| reason.to_owned());
+    identity.write(path)
 }
 
 /// Whether the replica of a data directory has ever said something.

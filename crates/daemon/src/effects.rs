@@ -3,8 +3,10 @@
 use crate::checkpointer::{Checkpointer, Contents, Job};
 use crate::clock::nanoseconds;
 use crate::connection::{Phase, is_small};
+use crate::data_directory;
 use crate::driver::Driver;
 use crate::report;
+use crate::shared::Shared;
 use quorate_reactor::{Chunk, ConnectionId};
 use quorate_replica::mail::{LinkMail, Mail};
 use quorate_replica::report::RoleReport;
@@ -13,6 +15,7 @@ use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::message::{Message, Report};
 use quorate_wire::{Frame, Kind, Position};
+use std::path::Path;
 use std::time::Instant;
 use tracing::{error, warn};
 
@@ -23,6 +26,15 @@ const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(PEER_QUEUE_BYTES_MAX > 2 * quorate_types::limits::FRAME_BYTES_MAX);
 const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * quorate_types::limits::RESULTS_BYTES_MAX);
+
+/// The replica stops. That is noted before anything else: if it is killed while its threads end, it must not go on either.
+pub(crate) fn halt(shared: &Shared, directory: &Path, reason: String) {
+    error!("halting, because going on would not be safe: {reason}");
+    if let Err(error) = data_directory::note_halted(directory, &reason) {
+        error!("that it has halted could not be noted, and is tried again at the end: {error}");
+    }
+    shared.halt(reason);
+}
 
 impl Driver {
     /// Carries out the effects of the steps so far, in order, and those that follow from them.
@@ -82,8 +94,7 @@ impl Driver {
             Effect::Stage(time) => self.record(measure(time.stage), time.elapsed_ns, time.bundles),
             Effect::StageEnds { stage, since, bundles } => self.end_stage(stage, since, bundles),
             Effect::Halt { reason } => {
-                error!("halting, because going on would not be safe: {reason}");
-                self.shared.halt(reason);
+                halt(&self.shared, &self.config.data_directory, reason);
             }
         }
     }

@@ -3,8 +3,9 @@
 
 use crate::data_directory::{DirectoryError, failed};
 use crate::identity::{Identity, Role};
-use quorate_journal::{Damage, Scan};
-use quorate_types::CoreId;
+use crate::page_folder::Survey;
+use quorate_journal::{CONSENSUS_JOURNAL, Damage, Record, Scan};
+use quorate_types::{CoreId, Lsn, Seq};
 use std::path::Path;
 
 /// The core whose log has the votes.
@@ -23,8 +24,11 @@ pub(crate) struct Evidence<'a> {
     pub(crate) has_spoken: bool,
     /// Its logs, and where they are.
     pub(crate) logs: Vec<(CoreId, &'a Path, &'a Scan)>,
-    /// Whether a checkpoint shows that headers were executed.
-    pub(crate) follows_headers: bool,
+    /// What there is of checkpoints.
+    pub(crate) pages: Survey,
+    /// Up to which certified slot there must be a checkpoint, as the log of the votes was trimmed up to one; the highest
+    /// slot of all if no certificate can be read.
+    pub(crate) trimmed: Option<Seq>,
 }
 
 /// What a start does.
@@ -38,7 +42,20 @@ pub(crate) enum Verdict {
     Vote,
 }
 
-impl Evidence<'_> {
+impl<'a> Evidence<'a> {
+    pub(crate) fn new(
+        identity: &'a Identity,
+        boot: &'a str,
+        has_spoken: bool,
+        logs: Vec<(CoreId, &'a Path, &'a Scan)>,
+        pages: Survey,
+    ) -> Self {
+        let first = logs.iter().find(|(core, ..)| *core == FIRST_CORE).map(|(_, _, scan)| *scan);
+        let trimmed = first.filter(|scan| scan.trimmed(CONSENSUS_JOURNAL) > Lsn(0));
+        let trimmed = trimmed.map(|scan| newest_certificate(scan).unwrap_or(Seq(u64::MAX)));
+        Self { identity, boot, has_spoken, logs, pages, trimmed }
+    }
+
     /// What a start does. What is absent may be put back, and what another version wrote is for that version: neither
     /// makes a learner, which lasts. What is there and damaged does.
     pub(crate) fn judge(&self) -> Verdict {
@@ -51,9 +68,10 @@ impl Evidence<'_> {
         if let Role::Learner { reason } = &self.identity.role {
             return Verdict::Learn(reason.clone());
         }
-        if let Some(absent) = self.absent() {
+        let absent = self.absent().map(|absent| format!("{absent}: votes of this replica stand there"));
+        if let Some(absent) = absent.or_else(|| self.absent_checkpoint()) {
             return Verdict::Refuse(format!(
-                "{absent}: votes of this replica stand there; mount or put back what was taken away. If it is lost, \
+                "{absent}; mount or put back what was taken away. If it is lost, \
                  `quorate format --learner --config FILE` lets the replica go on and cast no votes"
             ));
         }
@@ -85,12 +103,27 @@ impl Evidence<'_> {
         Some(format!("log-{FIRST_CORE} has no files, and {shown}"))
     }
 
+    /// What was taken away of the checkpoints. A log is trimmed only up to one that is durable, and none that a certificate
+    /// covers is removed before there is a newer one; one that is damaged still has its name.
+    fn absent_checkpoint(&self) -> Option<String> {
+        if !self.pages.is_there {
+            return Some("pages is not there: it was made with the directory".to_owned());
+        }
+        let trimmed = self.trimmed.filter(|_| !self.pages.has_unreadable)?;
+        let is_covered = self.pages.oldest.is_some_and(|oldest| oldest <= trimmed);
+        (!is_covered).then(|| {
+            format!(
+                "log-{FIRST_CORE} was trimmed up to a checkpoint, and there is no manifest of it in pages"
+            )
+        })
+    }
+
     /// What shows that the replica has said something, besides the log of its votes. That of another core is filled
     /// before the first vote, and shows nothing.
     fn shown(&self) -> Option<&'static str> {
         match self.has_spoken {
             true => Some("the replica has spoken"),
-            false => self.follows_headers.then_some("there is a later checkpoint"),
+            false => self.pages.follows_headers.then_some("there is a later checkpoint"),
         }
     }
 
@@ -113,6 +146,15 @@ impl Evidence<'_> {
              it wrote last may be lost"
         ))
     }
+}
+
+/// The newest certificate in a log.
+fn newest_certificate(scan: &Scan) -> Option<Seq> {
+    let certified = scan.records.iter().filter_map(|(_, _, record)| match record {
+        Record::Checkpoint(certificate) => Some(certificate.position.seq),
+        _ => None,
+    });
+    certified.max()
 }
 
 /// Why a replica that has halted does not start, and how it does.
@@ -189,8 +231,8 @@ mod tests {
     fn judge_with(identity: &Identity, logs: &[Scan], change: impl FnOnce(&mut Evidence<'_>)) -> Verdict {
         let logs = logs.iter().enumerate();
         let log = |(core, scan)| (CoreId(u8::try_from(core).unwrap()), Path::new("log"), scan);
-        let (logs, has_spoken, follows_headers) = (logs.map(log).collect(), false, false);
-        let mut evidence = Evidence { identity, boot: "this", has_spoken, logs, follows_headers };
+        let pages = Survey { is_there: true, ..Survey::default() };
+        let mut evidence = Evidence::new(identity, "this", false, logs.map(log).collect(), pages);
         change(&mut evidence);
         evidence.judge()
     }
@@ -219,7 +261,8 @@ mod tests {
                 judge(logs, |evidence| evidence.has_spoken = true),
                 "no files, and the replica has spoken",
             );
-            refused(judge(logs, |evidence| evidence.follows_headers = true), "there is a later checkpoint");
+            let later = judge(logs, |evidence| evidence.pages.follows_headers = true);
+            refused(later, "there is a later checkpoint");
         }
         let gap = || with(used(), |scan| scan.absent = Some("segment 3 is missing".to_owned()));
         refused(
@@ -229,7 +272,31 @@ mod tests {
         assert_eq!(judge(&[used(), gap()], |_| {}), Verdict::Vote, "that log has batches alone");
         // Files, and nothing in them that can be read.
         learns(judge(&[prepared()], |evidence| evidence.has_spoken = true), "nothing of log-0 can be read");
-        learns(judge(&[prepared()], |evidence| evidence.follows_headers = true), "later checkpoint");
+        learns(judge(&[prepared()], |evidence| evidence.pages.follows_headers = true), "later checkpoint");
+    }
+
+    /// Whoever takes the manifests away for ones that never were begins with nothing, and its trimmed logs lead nowhere.
+    #[test]
+    fn a_log_that_was_trimmed_wants_a_checkpoint_that_is_covered_by_its_certificates() {
+        let found = |oldest: Option<u64>, has_unreadable| {
+            let oldest = oldest.map(Seq);
+            Survey { is_there: true, oldest, has_unreadable, ..Survey::default() }
+        };
+        let judged = |trimmed: Option<u64>, pages| {
+            judge(&[used()], |evidence| (evidence.trimmed, evidence.pages) = (trimmed.map(Seq), pages))
+        };
+        for (trimmed, oldest) in
+            [(None, None), (None, Some(64)), (Some(64), Some(64)), (Some(u64::MAX), Some(9))]
+        {
+            assert_eq!(judged(trimmed, found(oldest, false)), Verdict::Vote, "{trimmed:?} {oldest:?}");
+        }
+        for oldest in [None, Some(128)] {
+            refused(judged(Some(64), found(oldest, false)), "no manifest of it in pages; mount or put back");
+            assert_eq!(judged(Some(64), found(oldest, true)), Verdict::Vote, "that one may be it");
+        }
+        refused(judged(None, Survey::default()), "pages is not there");
+        let learner = Identity { role: Role::Learner { reason: "a disk".to_owned() }, ..founding() };
+        learns(judge_with(&learner, &[used()], |evidence| evidence.pages = Survey::default()), "a disk");
     }
 
     #[test]

@@ -3,16 +3,19 @@
 //!
 //! Nothing is locked and nothing is written. While a replica runs on the directory, what it is writing may look torn.
 //! All records of a log are in memory while it is looked at, and so is each checkpoint while it is verified. What a start
-//! would do is judged by the code that a start uses (`evidence.rs`).
+//! would do, and what it would go on from, is judged by the code that a start uses (`evidence.rs`, `page_folder.rs`).
 
 use crate::data_directory::{self, DirectoryError, Look};
 use crate::evidence::{Evidence, Verdict, boot_id};
 use crate::identity::{Identity, Role};
-use crate::page_folder::{FolderError, PageFolder, verify_checkpoint};
+use crate::page_folder::{self, FolderError, PageFolder, verify_checkpoint};
 use crate::segment_files::{self, LogRead, Reading, Unreadable};
-use quorate_journal::{Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary};
-use quorate_state::{LoadFigures, Manifest};
-use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId};
+use quorate_journal::{
+    CONSENSUS_JOURNAL, Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary,
+};
+use quorate_replica::Found;
+use quorate_state::{LoadFigures, Manifest, StoreOptions};
+use quorate_types::{ClusterConfig, CoreId, Digest, ReplicaId, Seq};
 use quorate_wire::Statement;
 use quorate_wire::message::{CheckpointCertificate, Prepare};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +32,8 @@ pub struct Inspection {
     /// What a start would do; nothing where something of the directory cannot be read.
     verdict: Option<Verdict>,
     checkpoints: Vec<CheckpointFound>,
+    /// What a start would go on from; nothing where none would go on.
+    beginning: Option<Result<Beginning, FolderError>>,
     /// Why the checkpoints could not be listed.
     unlisted: Option<FolderError>,
     /// Whether every record is told.
@@ -57,6 +62,15 @@ struct LogFound {
 struct CheckpointFound {
     number: u64,
     verified: Result<(Manifest, LoadFigures), FolderError>,
+}
+
+/// The checkpoint that a start goes on from.
+#[derive(Clone, Copy, Debug)]
+enum Beginning {
+    Whole(Seq),
+    /// Its pages cannot all be read.
+    Broken(Seq),
+    Nothing,
 }
 
 /// Looks at the data directory at `path`; with `records`, every record of its logs is told, and with the `cluster`'s
@@ -94,8 +108,10 @@ pub fn inspect(
         Err(_) => {}
     }
     let verdict = judge(path, &look, &logs, &folder)?;
+    let beginning = begin(verdict.as_ref(), &logs, &mut folder);
     let path = path.to_owned();
-    let mut found = Inspection { path, look, logs, verdict, checkpoints, unlisted, records, proofs: None };
+    let mut found =
+        Inspection { path, look, logs, verdict, checkpoints, beginning, unlisted, records, proofs: None };
     found.proofs = cluster.map(|config| Proofs::of(config, found.records()));
     Ok(found)
 }
@@ -111,10 +127,36 @@ fn judge(
     let (Ok(identity), Some(logs)) = (&look.identity, logs.collect::<Option<Vec<_>>>()) else {
         return Ok(None);
     };
-    let Ok(follows_headers) = folder.follows_headers() else { return Ok(None) };
-    let has_spoken = data_directory::has_spoken(path)?;
-    let evidence = Evidence { identity, boot: &boot_id()?, has_spoken, logs, follows_headers };
-    Ok(Some(evidence.judge()))
+    let Ok(pages) = folder.survey() else { return Ok(None) };
+    let (boot, has_spoken) = (boot_id()?, data_directory::has_spoken(path)?);
+    Ok(Some(Evidence::new(identity, &boot, has_spoken, logs, pages).judge()))
+}
+
+/// What a start would go on from, found by what a start uses.
+fn begin(
+    verdict: Option<&Verdict>,
+    logs: &[LogFound],
+    folder: &mut PageFolder,
+) -> Option<Result<Beginning, FolderError>> {
+    let learner = match verdict? {
+        Verdict::Refuse(_) => return None,
+        Verdict::Learn(reason) => Some(reason.clone()),
+        Verdict::Vote => None,
+    };
+    // Only a cluster that began with the state of a backup has one of before the first slot.
+    let is_restored = folder.survey().is_ok_and(|survey| survey.oldest == Some(Seq(0)));
+    let mut found = Found { learner, is_restored, ..Found::default() };
+    for scan in logs.iter().filter_map(|log| log.scan.as_ref().ok()) {
+        let of_consensus = scan.records.iter().filter(|(journal, ..)| *journal == CONSENSUS_JOURNAL);
+        found.records.extend(of_consensus.cloned());
+        found.ends.extend(&scan.last);
+    }
+    let pages = page_folder::find(folder, StoreOptions::default(), found.known());
+    Some(pages.map(|pages| match (pages.restored.whole, pages.restored.broken) {
+        (Some((manifest, _)), _) => Beginning::Whole(manifest.head.seq),
+        (None, Some(manifest)) => Beginning::Broken(manifest.head.seq),
+        (None, None) => Beginning::Nothing,
+    }))
 }
 
 impl Proofs {
@@ -252,42 +294,28 @@ impl Inspection {
 
     fn state(&self) -> String {
         let stable = self.newest_certificate().map_or(0, |certificate| certificate.position.seq.0);
-        match self.beginning(stable) {
-            Some(manifest) if manifest.head.seq.0 > stable => format!(
-                "It begins with the state after seq {}, which no certificate in its logs proves.",
-                manifest.head.seq
-            ),
-            Some(manifest) if manifest.head.seq.0 == stable => {
-                format!("It begins with the state after seq {}.", manifest.head.seq)
+        match &self.beginning {
+            Some(Ok(Beginning::Whole(seq))) if seq.0 > stable => {
+                format!("It begins with the state after seq {seq}, which no certificate in its logs proves.")
             }
-            Some(manifest) => format!(
-                "It begins with the state after seq {}, and takes that after seq {stable} from other replicas if they \
-                 do not keep what is between.",
-                manifest.head.seq
+            Some(Ok(Beginning::Whole(seq))) if seq.0 == stable => {
+                format!("It begins with the state after seq {seq}.")
+            }
+            Some(Ok(Beginning::Whole(seq))) => format!(
+                "It begins with the state after seq {seq}, and takes that after seq {stable} from other replicas if they \
+                 do not keep what is between."
             ),
-            None if stable == 0 => "It begins with the empty state.".to_owned(),
-            None => format!(
+            Some(Ok(Beginning::Broken(seq))) => format!(
+                "It stands after seq {seq}, serves the pages that are intact, and executes nothing before it has the \
+                 others from other replicas."
+            ),
+            Some(Err(error)) => format!("But it does not start before this can be read: {error}."),
+            _ if stable == 0 => "It begins with the empty state.".to_owned(),
+            _ => format!(
                 "It has no checkpoint that is whole, and takes the state after seq {stable}, or a later one, from other \
                  replicas."
             ),
         }
-    }
-
-    /// The checkpoint that a start would load: see `quorate_state::PageStore::restore`.
-    fn beginning(&self, stable: u64) -> Option<&Manifest> {
-        let whole = || {
-            let readable = self.checkpoints.iter().filter_map(|found| found.verified.as_ref().ok());
-            readable.map(|(manifest, _)| manifest).filter(|manifest| manifest.complete)
-        };
-        let newest = || whole().max_by_key(|manifest| manifest.head.seq);
-        if self.is_learner() {
-            return newest();
-        }
-        let certified = whole().filter(|manifest| manifest.head.seq.0 <= stable);
-        certified.max_by_key(|manifest| manifest.head.seq).or_else(|| {
-            let is_damaged = self.checkpoints.iter().any(|found| found.verified.is_err());
-            whole().min_by_key(|manifest| manifest.head.seq).filter(|_| is_damaged)
-        })
     }
 
     fn records(&self) -> impl Iterator<Item = &Record> {

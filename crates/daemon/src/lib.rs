@@ -37,8 +37,8 @@ pub use config::{
     ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
 };
 pub use data_directory::{
-    DataDirectory, DirectoryError, FormatError, examine, format, format_learner, format_with_state, open,
-    sync_directory, write_durably,
+    DataDirectory, DirectoryError, FormatError, examine, format, format_learner, format_voter,
+    format_with_state, open, sync_directory, write_durably,
 };
 pub use identity::{Identity, Role};
 pub use log_error::LogError;

@@ -2,17 +2,21 @@
 //!
 //! Whoever draws a key (`quorate init`) writes the mark beside it. It is consumed when a directory takes the key into
 //! use: by `quorate format` once the directory is durable, or by the first start on one that `quorate init` has made,
-//! before the replica says anything. So a key that has voted has none, and a directory that is formatted for it anew
+//! before the replica says anything. Before that directory says of itself that the key is its own, the mark names it: a
+//! mark that names another directory counts as none. So a key that has voted has none, and a directory that is formatted for it anew
 //! makes no voter that has forgotten its votes (DESIGN section 5).
 
 use crate::data_directory::{DirectoryError, failed, sync_directory, write_durably};
 use quorate_types::PublicKey;
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// What the name of the mark ends with, behind that of the key file.
 const SUFFIX: &str = ".never-spoken";
+
+/// What precedes the directory that is about to take the key into use.
+const DIRECTORY: &str = "directory: ";
 
 /// The path of the mark of the key in `key_file`.
 #[must_use]
@@ -32,19 +36,49 @@ pub fn mark_text(key: &PublicKey) -> String {
     )
 }
 
-/// Whether the key in `key_file`, which is `key`, is marked as one with which nobody has ever spoken.
+/// What the mark of a key says once a directory is about to take the key into use.
+fn assigned_text(key: &PublicKey, directory: &[u8; 16]) -> String {
+    format!("{}{DIRECTORY}{}\n", mark_text(key), hex::encode(directory))
+}
+
+/// Whether the key in `key_file`, which is `key`, is marked as one with which nobody has ever spoken, and that a directory
+/// may take into use. One that another directory was about to take into use is not: it may have done so.
 ///
 /// # Errors
 /// When the system does not let it be read.
-pub fn is_marked(key_file: &Path, key: &PublicKey) -> Result<bool, DirectoryError> {
+pub fn is_marked(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<bool, DirectoryError> {
     let path = mark_path(key_file);
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text == mark_text(key)),
+        Ok(text) => Ok(text == mark_text(key) || text == assigned_text(key, directory)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
             Ok(false)
         }
         Err(error) => Err(failed(&path, "read whether the key was ever used")(error)),
     }
+}
+
+/// A directory is about to take the key in `key_file`, which is `key`, into use, and no other one may from here on:
+/// durable when this returns. It comes before the directory says so of itself. Whoever is killed between the two leaves a
+/// mark that is this directory's alone.
+///
+/// # Errors
+/// When the system refuses.
+pub fn assign(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<(), DirectoryError> {
+    let (path, text) = (mark_path(key_file), assigned_text(key, directory));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match write_durably(directory_of(&path), &name, text.as_bytes()) {
+        Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            assign_in_place(&path, &text)
+        }
+        written => written,
+    }
+}
+
+/// Where the file may be written and its directory may not. Half a mark is none.
+fn assign_in_place(path: &Path, text: &str) -> Result<(), DirectoryError> {
+    let write = |mut file: File| file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = OpenOptions::new().write(true).truncate(true).open(path).and_then(write);
+    written.map_err(failed(path, "write which directory takes the key into use"))
 }
 
 /// Marks a new key.
@@ -57,13 +91,13 @@ pub fn mark(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
     write_durably(directory_of(&path), &name, mark_text(key).as_bytes())
 }
 
-/// Consumes the mark of the key in `key_file`, which is `key`, if there is one: durable when this returns. Where the file
+/// Consumes the mark of the key in `key_file`, which is `key`, if there is one for this directory: durable when this returns. Where the file
 /// may be written and its directory may not, it is emptied: half a mark is none.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn consume(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
-    if !is_marked(key_file, key)? {
+pub fn consume(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<(), DirectoryError> {
+    if !is_marked(key_file, key, directory)? {
         return Ok(());
     }
     let path = mark_path(key_file);
@@ -96,31 +130,55 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let key_file = directory.path().join("replica-3.key");
         let [own, other] = [1, 2].map(|seed| SigningKey::from_seed(&[seed; 32]).public());
-        assert!(!is_marked(&key_file, &own).unwrap());
+        let is_marked = |key: &PublicKey| is_marked(&key_file, key, &[7; 16]).unwrap();
+        let consume = |key: &PublicKey| consume(&key_file, key, &[7; 16]).unwrap();
+        assert!(!is_marked(&own));
         mark(&key_file, &own).unwrap();
-        assert!(is_marked(&key_file, &own).unwrap() && !is_marked(&key_file, &other).unwrap());
+        assert!(is_marked(&own) && !is_marked(&other));
         let path = directory.path().join("replica-3.key.never-spoken");
         std::fs::write(&path, &mark_text(&own)[..100]).unwrap();
-        assert!(!is_marked(&key_file, &own).unwrap(), "half a mark is none");
+        assert!(!is_marked(&own), "half a mark is none");
         mark(&key_file, &own).unwrap();
-        consume(&key_file, &other).unwrap();
-        assert!(is_marked(&key_file, &own).unwrap(), "it is not that key's");
-        consume(&key_file, &own).unwrap();
-        assert!(!is_marked(&key_file, &own).unwrap() && !path.exists());
-        consume(&key_file, &own).unwrap();
+        consume(&other);
+        assert!(is_marked(&own), "it is not that key's");
+        consume(&own);
+        assert!(!is_marked(&own) && !path.exists());
+        consume(&own);
         // The key's directory is not the replica's own, its files are.
         mark(&key_file, &own).unwrap();
         consume_by(&path, |_| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
-        assert!(path.exists() && !is_marked(&key_file, &own).unwrap());
-        consume(&key_file, &own).unwrap();
+        assert!(path.exists() && !is_marked(&own));
+        consume(&own);
         let error = consume_by(&path, |_| Err(io::ErrorKind::ReadOnlyFilesystem.into())).unwrap_err();
         assert!(error.to_string().contains("make the disk writable"), "{error}");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        let error = is_marked(&key_file, &own).unwrap_err().to_string();
+        let error = super::is_marked(&key_file, &own, &[7; 16]).unwrap_err().to_string();
         assert!(
             error.contains("replica-3.key.never-spoken: cannot read whether the key was ever used"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_mark_that_names_a_directory_is_no_other_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key_file, key) = (directory.path().join("key"), SigningKey::from_seed(&[1; 32]).public());
+        let (own, other) = ([7; 16], [8; 16]);
+        for in_place in [false, true] {
+            mark(&key_file, &key).unwrap();
+            if in_place {
+                assign_in_place(&mark_path(&key_file), &assigned_text(&key, &own)).unwrap();
+            } else {
+                assign(&key_file, &key, &own).unwrap();
+            }
+            assert!(
+                is_marked(&key_file, &key, &own).unwrap() && !is_marked(&key_file, &key, &other).unwrap()
+            );
+            consume(&key_file, &key, &other).unwrap();
+            assert!(mark_path(&key_file).exists(), "it is not that directory's");
+            consume(&key_file, &key, &own).unwrap();
+            assert!(!mark_path(&key_file).exists());
+        }
     }
 }

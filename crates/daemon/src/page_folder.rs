@@ -89,6 +89,20 @@ pub struct Listing {
     pub unfinished: Vec<PathBuf>,
 }
 
+/// What there is of checkpoints, for whoever judges a directory by that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Whether the folder itself is there.
+    pub(crate) is_there: bool,
+    /// Whether a manifest shows that headers were executed. One that cannot be read does, unless it is the first one, with
+    /// which a cluster may begin.
+    pub(crate) follows_headers: bool,
+    /// Whether there is a manifest that cannot be read.
+    pub(crate) has_unreadable: bool,
+    /// The slot of the oldest checkpoint.
+    pub(crate) oldest: Option<Seq>,
+}
+
 /// The folder, and the page files that are written.
 #[derive(Debug)]
 pub struct PageFolder {
@@ -111,7 +125,12 @@ impl PageFolder {
     /// survive the process, not the loss of power.
     pub fn open(path: &Path, synchronous: bool) -> Result<Self, FolderError> {
         fs::create_dir_all(path).map_err(failed("create", path))?;
-        Ok(Self { synchronous, ..Self::for_reading(path) })
+        Ok(Self::at(path, synchronous))
+    }
+
+    /// As [`PageFolder::open`] for a folder that should be there: it is not made.
+    pub(crate) fn at(path: &Path, synchronous: bool) -> Self {
+        Self { synchronous, ..Self::for_reading(path) }
     }
 
     /// The folder at `path` for whoever only reads: nothing is made.
@@ -157,10 +176,14 @@ impl PageFolder {
         [self.manifest_file(number), self.manifest_copy(number)]
     }
 
-    /// The files that are there. Others than its own are passed over.
+    /// The files that are there; none where the folder is not. Others than its own are passed over.
     pub fn list(&self) -> Result<Listing, FolderError> {
         let mut listing = Listing::default();
-        for entry in fs::read_dir(&self.path).map_err(failed("list", &self.path))? {
+        let entries = match fs::read_dir(&self.path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(listing),
+            entries => entries.map_err(failed("list", &self.path))?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed("list", &self.path))?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
@@ -219,14 +242,28 @@ impl PageFolder {
         fs::rename(&unfinished, path).map_err(failed("rename", &unfinished))
     }
 
-    /// Whether a manifest shows that headers were executed: one after the first, with which a cluster may begin, or the
-    /// first one if it says so.
-    pub(crate) fn follows_headers(&self) -> Result<bool, FolderError> {
-        let first_follows = |number| {
+    /// What there is of checkpoints.
+    pub(crate) fn survey(&self) -> Result<Survey, FolderError> {
+        match fs::metadata(&self.path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Survey::default()),
+            Err(cause) => return Err(failed("look at", &self.path)(cause)),
+            Ok(_) => {}
+        }
+        let mut survey = Survey { is_there: true, ..Survey::default() };
+        for number in self.list()?.manifests {
             let manifest = self.read_manifest(number);
-            manifest.is_ok_and(|manifest| manifest.head.seq > Seq(0))
-        };
-        Ok(self.list()?.manifests.into_iter().any(|number| number > 1 || first_follows(number)))
+            let Ok(manifest) = manifest else {
+                survey.has_unreadable = true;
+                survey.follows_headers |= number > 1;
+                continue;
+            };
+            let seq = manifest.head.seq;
+            survey.follows_headers |= seq > Seq(0);
+            if manifest.complete {
+                survey.oldest = Some(survey.oldest.map_or(seq, |oldest| oldest.min(seq)));
+            }
+        }
+        Ok(survey)
     }
 
     /// Writes to a page file; one that is there under a number that begins anew is of no checkpoint.
@@ -380,15 +417,20 @@ pub struct Found {
     pub restored: Restored,
     /// What could not be read. Nothing of it was removed: that stays until a newer certified checkpoint is durable.
     pub damaged: Vec<FolderError>,
-    /// Manifests of which one copy was damaged and is written anew.
-    pub mended: Vec<u64>,
+    /// The manifests that can be read.
+    manifests: Vec<Manifest>,
+    /// Those of what the replica goes on from.
+    needed: Vec<Manifest>,
+    may_tidy: bool,
+    /// What is left of manifests that were not finished.
+    unfinished: Vec<PathBuf>,
 }
 
 /// The checkpoint to go on from after what the logs have `known` of certified states, and the store that goes on from
-/// it. It is durable when this returns; then only is removed what nothing needs.
+/// it. Nothing is changed before [`Found::settle`].
 ///
 /// # Errors
-/// When something is there and cannot be read, for rights, limits or its version; then nothing is changed.
+/// When something is there and cannot be read, for rights, limits or its version.
 pub fn find(folder: &mut PageFolder, options: StoreOptions, known: Known) -> Result<Found, FolderError> {
     let listing = folder.list()?;
     let mut store = PageStore::new(options, listing.pages, listing.manifests.iter().copied());
@@ -404,24 +446,32 @@ pub fn find(folder: &mut PageFolder, options: StoreOptions, known: Known) -> Res
         .restore(manifests.iter().cloned(), !damaged.is_empty(), known, folder)
         .map_err(|error| FolderError::Load { path: folder.path.clone(), error })?;
     folder.reading = None;
-    let mut mended = Vec::new();
-    for manifest in &manifests {
-        if folder.mend_manifest(manifest)? {
-            mended.push(manifest.number);
-        }
-    }
-    let whole = restored.whole.iter().map(|(manifest, _)| manifest);
-    folder.secure(whole.chain(restored.part.iter().map(|(manifest, _)| manifest)))?;
     let errors = std::mem::take(&mut restored.damaged).into_iter();
     damaged.extend(errors.map(|(number, error)| broken(folder.manifest_file(number))(error)));
-    if restored.may_tidy {
-        let removal = store.unneeded();
-        folder.remove(&removal)?;
-        for path in listing.unfinished {
-            remove_file(&path)?;
+    let whole = restored.whole.iter().map(|(manifest, _)| manifest);
+    let needed = whole.chain(restored.part.iter().map(|(manifest, _)| manifest)).cloned().collect();
+    let (may_tidy, unfinished) = (restored.may_tidy, listing.unfinished);
+    Ok(Found { store, restored, damaged, manifests, needed, may_tidy, unfinished })
+}
+
+impl Found {
+    /// Writes copies of manifests anew that are damaged, makes durable what the replica goes on from, and only then
+    /// removes what nothing needs. Returns the manifests of which a copy is written anew.
+    pub fn settle(&mut self, folder: &mut PageFolder) -> Result<Vec<u64>, FolderError> {
+        let mut mended = Vec::new();
+        for manifest in &self.manifests {
+            if folder.mend_manifest(manifest)? {
+                mended.push(manifest.number);
+            }
         }
+        folder.secure(self.needed.iter())?;
+        if self.may_tidy {
+            let removal = self.store.unneeded();
+            folder.remove(&removal)?;
+            self.unfinished.iter().try_for_each(|path| remove_file(path))?;
+        }
+        Ok(mended)
     }
-    Ok(Found { store, restored, damaged, mended })
 }
 
 /// Reads a checkpoint and checks every block of it.

@@ -36,15 +36,13 @@ pub(crate) fn no_beginning(path: &Path, reason: &str) -> StartError {
 }
 
 /// Refuses a state that the cluster did not begin with. One that follows a header is proven by its certificate. Without
-/// any, the replica executes nothing before it has taken over a certified one, which it can only where the logs name one.
+/// any, the replica executes nothing before it has taken one over: a certified one, or where what it had itself is damaged,
+/// the first one, whose root the configuration names. It serves what is intact of that to others, who may lack just this.
 fn check_beginning(cluster: &ClusterConfig, path: &Path, found: &Found) -> Result<(), StartError> {
     let Some(root) = cluster.genesis_root() else { return Ok(()) };
     match &found.state {
-        None if found.certificate().is_some() => Ok(()),
-        None => Err(no_beginning(
-            path,
-            "it has no checkpoint that is whole, and its logs name no certified state",
-        )),
+        None if found.certificate().is_some() || found.broken.is_some() || found.salvage.is_some() => Ok(()),
+        None => Err(no_beginning(path, "it has no checkpoint, and its logs name no certified state")),
         Some(state) if state.header().is_none() && state.freeze().root() != root => {
             Err(no_beginning(path, "its first state has another root"))
         }
@@ -70,53 +68,53 @@ pub(crate) fn recover(
         unreadable.iter().for_each(|blocks| warn!("{blocks}"));
         logs.push((core, directory, scan));
     }
-    let mut found = Found::default();
-    let evidence = Evidence {
-        identity: data.identity(),
-        boot: &boot_id()?,
-        has_spoken: data.has_spoken()?,
-        logs: logs.iter().map(|(core, directory, scan)| (*core, &**directory, scan)).collect(),
-        follows_headers: folder.follows_headers()?,
-    };
-    match evidence.judge() {
-        Verdict::Refuse(problem) => {
-            return Err(StartError::Recovery { path: data.path().to_owned(), problem });
-        }
-        Verdict::Learn(reason) => {
-            data.become_learner(reason.clone())?;
-            warn!(
-                "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones until \
-                 it is given a new key by a change of configuration"
-            );
-            found.learner = Some(reason);
-        }
+    let refused = |problem: String| StartError::Recovery { path: data.path().to_owned(), problem };
+    let is_restored = config.cluster.genesis_root().is_some();
+    let mut found = Found { is_restored, ..Found::default() };
+    let pages = folder.survey().map_err(|error| refuse_to_start(folder.path(), &error))?;
+    let seen = logs.iter().map(|(core, directory, scan)| (*core, &**directory, scan)).collect();
+    let (boot, has_spoken) = (boot_id()?, data.has_spoken()?);
+    match Evidence::new(data.identity(), &boot, has_spoken, seen, pages).judge() {
+        Verdict::Refuse(problem) => return Err(refused(problem)),
+        Verdict::Learn(reason) => found.learner = Some(reason),
         Verdict::Vote => {}
     }
-    for (_, directory, scan) in &mut logs {
-        segment_files::repair(directory, &scan.repairs)?;
-        tell(&directory.display().to_string(), scan);
+    for (_, _, scan) in &mut logs {
         found.records.append(&mut scan.records);
         for (journal, lsn) in &scan.last {
             let end = found.ends.entry(*journal).or_default();
             *end = (*end).max(*lsn);
         }
     }
-    if logs.iter().any(|(core, _, scan)| *core == FIRST_CORE && !scan.is_empty()) && !data.has_spoken()? {
+    let mut pages = load_checkpoint(folder, &mut found)?;
+    read_batches(&logs, &mut found)?;
+    check_beginning(&config.cluster, data.path(), &found)?;
+    let (learner, records) = (found.learner.clone(), found.records.len());
+    let recovery = Recovery::of(setup, found).map_err(|problem| refused(problem.to_string()))?;
+    // It may start. From here on something is changed.
+    if let Some(reason) = learner {
+        data.become_learner(reason.clone())?;
+        warn!(
+            "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones until \
+             it is given a new key by a change of configuration"
+        );
+    }
+    for (_, directory, scan) in &logs {
+        segment_files::repair(directory, &scan.repairs)?;
+        tell(&directory.display().to_string(), scan);
+    }
+    if logs.iter().any(|(core, _, scan)| *core == FIRST_CORE && !scan.is_empty()) && !has_spoken {
         note_spoken(data.path())?;
     }
-    let (store, newest) = load_checkpoint(folder, &mut found)?;
-    read_batches(&logs, &mut found)?;
-    let records = found.records.len();
+    data.make_pages()?;
+    for number in pages.settle(folder)? {
+        warn!("one copy of manifest {number} was damaged and is written anew");
+    }
     if records > 0 {
         info!(records, elapsed_ms = started.elapsed().as_millis(), "the logs are read");
     }
-    check_beginning(&config.cluster, data.path(), &found)?;
-    let recovery = Recovery::of(setup, found).map_err(|problem| StartError::Recovery {
-        path: data.path().to_owned(),
-        problem: problem.to_string(),
-    })?;
     let scans = logs.into_iter().map(|(core, _, scan)| (core, scan)).collect();
-    Ok(Beginning { recovery, scans, store, newest })
+    Ok(Beginning { recovery, scans, store: pages.store, newest: pages.restored.whole })
 }
 
 /// Reads back the batches that are not executed in the state: what was executed stays on the disk.
@@ -135,25 +133,21 @@ fn read_batches(logs: &[(CoreId, PathBuf, Scan)], found: &mut Found) -> Result<(
     Ok(())
 }
 
-/// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped.
-fn load_checkpoint(
-    folder: &mut PageFolder,
-    found: &mut Found,
-) -> Result<(PageStore, Option<(Manifest, Frozen)>), StartError> {
+/// Loads the checkpoint that goes with the logs, and what a transfer had received when the replica stopped. Changes
+/// nothing.
+fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<page_folder::Found, StartError> {
     let started = Instant::now();
-    let pages = page_folder::find(folder, StoreOptions::default(), found.known()).map_err(|error| {
+    let mut pages = page_folder::find(folder, StoreOptions::default(), found.known()).map_err(|error| {
         if error.is_damage() { StartError::Pages(error) } else { refuse_to_start(folder.path(), &error) }
     })?;
     for error in &pages.damaged {
         warn!("a checkpoint is damaged: {error}; it stays where it is until a newer certified one is whole");
     }
-    for number in &pages.mended {
-        warn!("one copy of manifest {number} was damaged and is written anew");
-    }
     let has_part = pages.restored.part.is_some();
     let salvaged = pages.restored.salvage.as_ref().map(|salvage| salvage.blocks());
     let newest = pages.restored.whole.clone();
-    let whole = found.take(pages.restored);
+    let whole = found.take(std::mem::take(&mut pages.restored));
+    pages.restored.whole = newest;
     let elapsed_ms = started.elapsed().as_millis();
     if let Some((position, _)) = whole {
         info!(seq = position.seq.0, elapsed_ms, has_part, "the newest certified checkpoint is loaded");
@@ -166,7 +160,7 @@ fn load_checkpoint(
              nothing is executed before"
         );
     }
-    Ok((pages.store, newest))
+    Ok(pages)
 }
 
 /// Something is there and cannot be read: whoever went on without it would take it for lost.
@@ -199,7 +193,9 @@ fn tell(directory: &str, scan: &Scan) {
 mod tests {
     use super::*;
     use quorate_journal::{CONSENSUS_JOURNAL, Record};
-    use quorate_types::{Digest, Lsn, Seq};
+    use quorate_replica::Broken;
+    use quorate_types::{Digest, Lsn, Nanoseconds, Seq};
+    use quorate_wire::header::genesis;
     use quorate_wire::message::CheckpointCertificate;
     use quorate_wire::{Position, testing};
     use std::sync::Arc;
@@ -212,6 +208,10 @@ mod tests {
         let refused = check_beginning(&cluster, Path::new("data-1"), &found).unwrap_err().to_string();
         assert!(refused.contains("no certified state; move the directory away"), "{refused}");
         check_beginning(&testing::config(4), Path::new("data-1"), &found).unwrap();
+        let (position, timestamp) = (genesis(cluster.digest()), Nanoseconds(0));
+        found.broken = Some(Broken { position, timestamp, tips: Vec::new() });
+        check_beginning(&cluster, Path::new("data-1"), &found).unwrap();
+        found.broken = None;
         let position = Position { seq: Seq(64), digest };
         let (root, next_config, signatures) = (digest, digest, Vec::new());
         let certificate = Arc::new(CheckpointCertificate { position, root, next_config, signatures });

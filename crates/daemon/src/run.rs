@@ -75,7 +75,7 @@ pub enum StartError {
     /// Its key was taken into use with another directory.
     #[error(
         "{path}: `quorate init` has made this directory, and the key was taken into use with another one since: {mark} is \
-         gone. Name that directory in data_dir. If it is lost, `quorate format --learner --config FILE` lets the replica go \
+         gone, or names that one. Name that directory in data_dir. If it is lost, `quorate format --learner --config FILE` lets the replica go \
          on here and cast no votes. If the key was moved here and never used, move that file here, too",
         path = path.display(),
         mark = mark.display()
@@ -120,7 +120,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         key: config.key.clone(),
         cores: config.cores.len(),
     };
-    let mut folder = PageFolder::open(&data.pages(), config.durability == Durability::Sync)?;
+    let mut folder = PageFolder::at(&data.pages(), config.durability == Durability::Sync);
     let Beginning { mut recovery, mut scans, store, newest } =
         recover(&config, &setup, &mut data, &mut folder)?;
     // From here on something may be written that a loss of power would take back; or all is durable.
@@ -244,18 +244,26 @@ fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
 
 /// From here on the key belongs to this directory, and no other one is ever made for it.
 fn take_key_into_use(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
-    let key_file = &config.key_file;
     if *data.role() != Role::Founding {
         return Ok(());
     }
-    if !data.identity().claimed {
-        if !never_spoken::is_marked(key_file, &config.key.public())? {
-            let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(key_file));
-            return Err(StartError::KeyInUse { path, mark });
-        }
-        data.claim()?;
+    claim_key(config, data)?;
+    Ok(never_spoken::consume(&config.key_file, &config.key.public(), &data.identity().directory)?)
+}
+
+/// The directory says that the key is its own. Before it does, the mark of the key is no other directory's any more: a kill
+/// between the two, or before the mark is gone, must leave none with which another directory becomes a second voter.
+fn claim_key(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
+    let (key_file, key, directory) = (&config.key_file, config.key.public(), data.identity().directory);
+    if data.identity().claimed {
+        return Ok(());
     }
-    Ok(never_spoken::consume(key_file, &config.key.public())?)
+    if !never_spoken::is_marked(key_file, &key, &directory)? {
+        let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(key_file));
+        return Err(StartError::KeyInUse { path, mark });
+    }
+    never_spoken::assign(key_file, &key, &directory)?;
+    Ok(data.claim()?)
 }
 
 fn set_up_log(
@@ -360,20 +368,57 @@ mod tests {
         new_directory(&config);
         for _ in 0..2 {
             assert!(open_directory(&config).unwrap().identity().claimed);
-            assert!(!never_spoken::is_marked(&config.key_file, &config.key.public()).unwrap());
+            assert!(!never_spoken::mark_path(&config.key_file).exists());
         }
         let other = NodeConfig { data_directory: directory.path().join("other"), ..config.clone() };
         let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
         format(&other.data_directory, &identity).unwrap();
         let refused = open_directory(&other).unwrap_err();
         assert!(matches!(refused, StartError::KeyInUse { .. }), "{refused}");
-        assert!(refused.to_string().contains("replica-2.key.never-spoken is gone"), "{refused}");
+        assert!(refused.to_string().contains("replica-2.key.never-spoken is gone, or names"), "{refused}");
         // A learner says nothing, and leaves the key as it is.
         never_spoken::mark(&config.key_file, &config.key.public()).unwrap();
         let reason = "on purpose".to_owned();
         format_learner(&other.data_directory, &other.cluster, other.replica, reason).unwrap();
         open_directory(&other).unwrap();
-        assert!(never_spoken::is_marked(&config.key_file, &config.key.public()).unwrap());
+        assert!(never_spoken::mark_path(&config.key_file).exists());
+    }
+
+    /// A kill between what the directory says of itself and the end of the mark.
+    #[test]
+    fn a_start_that_is_killed_leaves_no_mark_for_a_second_voter() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), Durability::Sync);
+        new_directory(&config);
+        let mut data = data_directory::open(&config.data_directory, &config.cluster, config.replica).unwrap();
+        claim_key(&config, &mut data).unwrap();
+        assert!(data.identity().claimed && never_spoken::mark_path(&config.key_file).exists());
+        drop(data);
+        let other = NodeConfig { data_directory: directory.path().join("other"), ..config.clone() };
+        let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
+        format(&other.data_directory, &identity).unwrap();
+        let refused = open_directory(&other).unwrap_err();
+        assert!(matches!(refused, StartError::KeyInUse { .. }), "{refused}");
+        let marked = never_spoken::is_marked(&config.key_file, &config.key.public(), &identity.directory);
+        assert!(!marked.unwrap(), "a directory that is formatted now is a learner's");
+        open_directory(&config).unwrap();
+        assert!(!never_spoken::mark_path(&config.key_file).exists());
+    }
+
+    /// Threads may take their time to end, and be killed in it.
+    #[test]
+    fn who_is_killed_after_it_has_halted_halts_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), Durability::Sync);
+        new_directory(&config);
+        let data = open_directory(&config).unwrap();
+        let shared = Shared::new(&config.cluster, 1);
+        for reason in ["two roots", "a contradiction"] {
+            crate::effects::halt(&shared, &config.data_directory, reason.to_owned());
+        }
+        drop(data);
+        let refused = open_directory(&config).unwrap_err();
+        assert!(matches!(&refused, StartError::Halted { reason, .. } if reason == "two roots"), "{refused}");
     }
 
     #[test]

@@ -41,25 +41,30 @@ pub(crate) fn run(arguments: &FormatArguments) -> Result<ExitCode, Failure> {
         let (path, reason) = (&config.data_directory, "formatted with --learner".to_owned());
         let is_new = quorate_daemon::format_learner(path, &config.cluster, config.replica, reason)?;
         describe(&config, is_new, ", which casts no votes")
-    } else if never_spoken::is_marked(&config.key_file, &config.key.public())? {
-        let new = Identity::new(&config.cluster, config.replica, Role::Founding);
-        quorate_daemon::format(&config.data_directory, &Identity { claimed: true, ..new })?;
-        never_spoken::consume(&config.key_file, &config.key.public())?;
-        describe(&config, true, "")
     } else {
-        let mark = never_spoken::mark_path(&config.key_file);
-        let reason =
-            format!("its key may have voted before: there was no {} when it was formatted", mark.display());
-        let identity = Identity::new(&config.cluster, config.replica, Role::Learner { reason });
-        quorate_daemon::format(&config.data_directory, &identity)?;
-        let why = format!(
-            ", which casts no votes: its key may have voted before, as {} is not there",
-            mark.display()
-        );
-        describe(&config, true, &why)
+        format(&config)?
     };
     crate::output::print(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the directory of a voter where the key was never used, else of a learner.
+fn format(config: &NodeConfig) -> Result<String, Failure> {
+    let voter = Identity::new(&config.cluster, config.replica, Role::Founding);
+    let (path, key_file, key) = (&config.data_directory, &config.key_file, config.key.public());
+    if never_spoken::is_marked(key_file, &key, &voter.directory)? {
+        quorate_daemon::format_voter(path, voter, key_file, &key)?;
+        return Ok(describe(config, true, ""));
+    }
+    let mark = never_spoken::mark_path(key_file);
+    let reason =
+        format!("its key may have voted before: there was no {} when it was formatted", mark.display());
+    quorate_daemon::format(path, &Identity { role: Role::Learner { reason }, ..voter })?;
+    let why = format!(
+        ", which casts no votes: its key may have voted before, as {} is not there, or names another directory",
+        mark.display()
+    );
+    Ok(describe(config, true, &why))
 }
 
 fn describe(config: &NodeConfig, is_new: bool, role: &str) -> String {

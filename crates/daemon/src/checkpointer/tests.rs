@@ -1,8 +1,8 @@
 //! The thread with real files.
 
 use super::*;
-use crate::page_folder::{Found, find, tests::change, tests::state, tests::upto};
-use quorate_state::{State, StoreOptions, Transfer, TransferOptions};
+use crate::page_folder::{Found, tests::change, tests::settled, tests::state, tests::upto};
+use quorate_state::{State, Transfer, TransferOptions};
 use quorate_types::{ReplicaId, Seq};
 use std::path::Path;
 use std::process::Command;
@@ -23,8 +23,7 @@ struct Running {
 impl Running {
     fn start(path: &Path) -> (Self, Option<State>) {
         let mut folder = PageFolder::open(path, true).unwrap();
-        let Found { store, restored, .. } =
-            find(&mut folder, StoreOptions::default(), upto(u64::MAX)).unwrap();
+        let (Found { store, restored, .. }, _) = settled(&mut folder, upto(u64::MAX));
         let (checkpointer, thread) = Checkpointer::start(folder, store, restored.whole.clone()).unwrap();
         let limits = quorate_types::SessionLimits::default();
         let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, limits));
@@ -140,7 +139,7 @@ fn what_a_transfer_received_is_kept_beside_the_last_state() {
     assert_eq!((written.complete, written.root), (false, root));
     running.stop();
     let mut pages = PageFolder::open(folder.path(), true).unwrap();
-    let found = find(&mut pages, StoreOptions::default(), upto(u64::MAX)).unwrap();
+    let (found, _) = settled(&mut pages, upto(u64::MAX));
     let (manifest, forest) = found.restored.part.unwrap();
     assert!(found.restored.whole.is_none() && manifest.root == root && !forest.is_empty());
 }

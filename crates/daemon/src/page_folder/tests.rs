@@ -48,8 +48,15 @@ fn found(path: &Path) -> (PageFolder, Found) {
 
 fn found_upto(path: &Path, certified: u64) -> (PageFolder, Found) {
     let mut folder = PageFolder::open(path, true).unwrap();
-    let found = find(&mut folder, StoreOptions::default(), upto(certified)).unwrap();
+    let (found, _) = settled(&mut folder, upto(certified));
     (folder, found)
+}
+
+/// As a start does it; also the manifests that it has mended.
+pub(crate) fn settled(folder: &mut PageFolder, known: Known) -> (Found, Vec<u64>) {
+    let mut found = find(folder, StoreOptions::default(), known).unwrap();
+    let mended = found.settle(folder).unwrap();
+    (found, mended)
 }
 
 pub(crate) fn upto(seq: u64) -> Known {
@@ -218,7 +225,7 @@ fn what_is_found_is_durable_before_the_replica_goes_on() {
     let mut state = state();
     // Nothing of this is made durable.
     let mut pages = PageFolder::open(directory.path(), false).unwrap();
-    let Found { mut store, .. } = find(&mut pages, StoreOptions::default(), upto(0)).unwrap();
+    let (Found { mut store, .. }, _) = settled(&mut pages, upto(0));
     for seq in 1..=2 {
         change(&mut state, seq);
         write(&mut pages, &mut store, seq, &state.freeze());
@@ -231,7 +238,7 @@ fn what_is_found_is_durable_before_the_replica_goes_on() {
     expected.push(directory.path().to_owned());
     assert_eq!(pages.made_durable.take(), expected);
     let mut careless = PageFolder::open(directory.path(), false).unwrap();
-    find(&mut careless, StoreOptions::default(), upto(2)).unwrap();
+    settled(&mut careless, upto(2));
     assert!(careless.made_durable.take().is_empty(), "a replica whose writes do not wait does not wait here");
 }
 
@@ -250,7 +257,14 @@ fn one_copy_of_a_manifest_is_enough_and_makes_the_other_good() {
         } else {
             std::fs::remove_file(path).unwrap()
         }
-        let (_, Found { restored, damaged, mended, .. }) = found(directory.path());
+        let unfinished = unfinished(&first);
+        std::fs::write(&unfinished, [7; 9]).unwrap();
+        let before = [&first, &second].map(|path| std::fs::read(path).ok());
+        let looked = find(&mut pages, StoreOptions::default(), upto(u64::MAX)).unwrap();
+        assert!(looked.restored.whole.is_some() && unfinished.exists(), "whoever only looks changes nothing");
+        assert_eq!([&first, &second].map(|path| std::fs::read(path).ok()), before);
+        let (Found { restored, damaged, .. }, mended) = settled(&mut pages, upto(u64::MAX));
+        assert!(!unfinished.exists());
         assert_eq!((restored.whole.unwrap().0, mended), (manifest.clone(), vec![manifest.number]));
         assert!(damaged.is_empty());
         assert_eq!(
@@ -258,7 +272,7 @@ fn one_copy_of_a_manifest_is_enough_and_makes_the_other_good() {
             (whole.clone(), whole.clone())
         );
     }
-    assert!(found(directory.path()).1.mended.is_empty());
+    assert!(settled(&mut pages, upto(u64::MAX)).1.is_empty());
 }
 
 #[test]
@@ -272,7 +286,7 @@ fn a_checkpoint_with_bad_pages_gives_what_is_intact_and_stays_until_a_certified_
     flip(&file, u64::from(first.files[0].bytes) / 2);
     let damaged = std::fs::read(&file).unwrap();
     for _ in 0..2 {
-        let found = find(&mut pages, StoreOptions::default(), certified(5)).unwrap();
+        let (found, _) = settled(&mut pages, certified(5));
         let Restored { whole, broken, salvage, may_tidy, .. } = found.restored;
         assert!(whole.is_none() && !may_tidy, "a start after a start changes nothing");
         let broken = broken.unwrap();
