@@ -155,12 +155,26 @@ impl Cluster {
     /// # Panics
     /// When it does not become ready.
     pub fn start_replica(&mut self, replica: usize) {
+        self.spawn_replica(replica, &mut Command::new(binary()));
+    }
+
+    /// As [`Cluster::start_replica`], where so many open files are the usual limit, which a process may raise.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn start_replica_with_open_files(&mut self, replica: usize, count: u32) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -Sn {count}; exec \"$0\" \"$@\"")]).arg(binary());
+        self.spawn_replica(replica, &mut shell);
+    }
+
+    fn spawn_replica(&mut self, replica: usize, command: &mut Command) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.file(&format!("log-{replica}.txt")))
             .expect("our directory");
-        let mut child = Command::new(binary())
+        let mut child = command
             .args(["start", "--config"])
             .arg(self.file(&format!("replica-{replica}.toml")))
             .stdout(Stdio::piped())

@@ -94,6 +94,8 @@ pub enum Outcome {
         path: PathBuf,
         /// How much is needed there.
         needed_bytes: u64,
+        /// What the system said, where it is no room on the disk that is wanting.
+        other: Option<String>,
     },
     /// Not of a job: blocks were read back. What was bad is told in the log and written anew.
     Scrubbed {
@@ -235,6 +237,8 @@ enum Attempt {
         needed_bytes: u64,
         /// Whether the disk seemed to have them.
         is_surprise: bool,
+        /// What the system said, where it is no room on the disk that is wanting.
+        other: Option<String>,
     },
     /// The replica stops.
     Stopped,
@@ -296,10 +300,10 @@ impl Writer {
                     self.waits = None;
                     self.finish(Outcome::Durable(written), &done);
                 }
-                Ok(Attempt::NoRoom { needed_bytes, is_surprise }) => {
+                Ok(Attempt::NoRoom { needed_bytes, is_surprise, other }) => {
                     self.wait_for_room(needed_bytes, is_surprise);
                     let (position, path) = (job.position, self.folder.path().to_owned());
-                    self.tell(Outcome::PutOff { position, path, needed_bytes }, &done);
+                    self.tell(Outcome::PutOff { position, path, needed_bytes, other }, &done);
                     newest = Some((job, done));
                 }
                 Ok(Attempt::Stopped) => return,
@@ -485,7 +489,7 @@ impl Writer {
                     is_measured = true;
                     let needed_bytes = needed_bytes(checkpoint);
                     if self.folder.free_bytes() < needed_bytes {
-                        return Ok(Some(Attempt::NoRoom { needed_bytes, is_surprise: false }));
+                        return Ok(Some(Attempt::NoRoom { needed_bytes, is_surprise: false, other: None }));
                     }
                 }
                 Progress::Pause => {}
@@ -496,12 +500,13 @@ impl Writer {
     }
 
     fn on_error(&mut self, checkpoint: Checkpoint, error: FolderError) -> Result<Attempt, FolderError> {
-        if !error.is_full_disk() {
+        if !error.may_pass() {
             return Err(error);
         }
         let needed_bytes = needed_bytes(&checkpoint);
         self.undo(checkpoint)?;
-        Ok(Attempt::NoRoom { needed_bytes, is_surprise: true })
+        let other = (!error.is_full_disk()).then(|| error.to_string());
+        Ok(Attempt::NoRoom { needed_bytes, is_surprise: true, other })
     }
 
     fn undo(&mut self, checkpoint: Checkpoint) -> Result<(), FolderError> {

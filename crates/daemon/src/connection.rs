@@ -4,7 +4,10 @@ use quorate_types::{LinkId, ReplicaId, limits};
 use quorate_wire::handshake::{Accepts, Dialer, Listener};
 use quorate_wire::{Assembler, Frame};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a handshake may take.
+pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -32,11 +35,14 @@ pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     /// When the handshake must be complete.
     pub(crate) expires: Instant,
+    /// When the other side has said something last.
+    pub(crate) heard: Instant,
 }
 
 impl Connection {
-    pub(crate) fn new(phase: Phase, address: SocketAddr, expires: Instant) -> Self {
-        Self { phase, assembler: Assembler::new(limits::HANDSHAKE_BYTES_MAX), address, expires }
+    pub(crate) fn new(phase: Phase, address: SocketAddr, now: Instant) -> Self {
+        let assembler = Assembler::new(limits::HANDSHAKE_BYTES_MAX);
+        Self { phase, assembler, address, expires: now + HANDSHAKE_TIME_MAX, heard: now }
     }
 
     /// The longest payload of a frame that may come next. What a client may make this replica hold is less than
@@ -51,44 +57,6 @@ impl Connection {
 
     pub(crate) fn is_shaking_hands(&self) -> bool {
         matches!(self.phase, Phase::Connecting { .. } | Phase::Dialing { .. } | Phase::Listening { .. })
-    }
-}
-
-/// How many connections of one core are in their handshakes, by what they are for. Each has a limit of its own, so
-/// that a crowd at the clients' door does not keep the other replicas out.
-#[derive(Debug, Default)]
-pub(crate) struct Handshakes {
-    pub(crate) dialed: usize,
-    pub(crate) from_replicas: usize,
-    pub(crate) from_clients: usize,
-}
-
-impl Handshakes {
-    fn of(&mut self, phase: &Phase) -> Option<&mut usize> {
-        match phase {
-            Phase::Connecting { .. } | Phase::Dialing { .. } => Some(&mut self.dialed),
-            Phase::Listening { accepts: Accepts::Replicas { .. }, .. } => Some(&mut self.from_replicas),
-            Phase::Listening { accepts: Accepts::Clients, .. } => Some(&mut self.from_clients),
-            Phase::Peer { .. } | Phase::Client { .. } | Phase::Closing => None,
-        }
-    }
-
-    /// A connection begins in `phase`.
-    pub(crate) fn begin(&mut self, phase: &Phase) {
-        if let Some(count) = self.of(phase) {
-            *count += 1;
-        }
-    }
-
-    /// A connection leaves `phase`, for the better or the worse.
-    pub(crate) fn end(&mut self, phase: &Phase) {
-        if let Some(count) = self.of(phase) {
-            *count = count.checked_sub(1).expect("invariant: every handshake that ends has begun");
-        }
-    }
-
-    pub(crate) fn are_open(&self) -> bool {
-        self.dialed + self.from_replicas + self.from_clients > 0
     }
 }
 

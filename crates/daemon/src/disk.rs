@@ -186,7 +186,7 @@ struct Worker {
     shared: Arc<Shared>,
     directory: PathBuf,
     limits: Limits,
-    /// What found the disk full: nothing is lost yet, and room may come back.
+    /// What found the disk full, or no descriptor: nothing is lost yet, and room may come back.
     put_off: Vec<Job>,
     syncs: SyncWatch,
 }
@@ -232,6 +232,10 @@ impl Worker {
         match made {
             None => {}
             Some(Err(error)) if space::is_full(&error.source) => self.put_off.push(job),
+            Some(Err(error)) if space::lacks_descriptors(&error.source) => {
+                warn!("{error}; it is tried again");
+                self.put_off.push(job);
+            }
             Some(made) => job.tell(made),
         }
     }

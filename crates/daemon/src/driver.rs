@@ -1,9 +1,12 @@
 //! One core: its reactor, its connections and its share of the replica.
 
 use crate::checkpointer::{Checkpointer, Outcome};
+use crate::clients::{Clients, Welcome};
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
-use crate::connection::{Connection, Handshakes, Phase};
+use crate::connection::{Connection, HANDSHAKE_TIME_MAX, Phase};
+use crate::descriptors::Doors;
+use crate::half_open::HalfOpen;
 use crate::log_driver::{Damages, LogDriver, LogNews, LogSetup};
 use crate::log_error::LogError;
 use crate::log_reader::ReadBack;
@@ -29,13 +32,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-/// How long a handshake may take.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// The accepted connections of one core whose handshake is not complete: so many from clients, and so many, or twice
-/// the number of links if that is more, from replicas.
-const HANDSHAKES_MAX: usize = 256;
-/// The clients of one core.
-const CLIENTS_MAX: usize = 4096;
 /// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
 const REPORTS_OPEN_MAX: usize = 16;
 /// The questions for certificates and pages of states that one client may have open: an answer is long, and the
@@ -56,6 +52,8 @@ pub(crate) struct CoreParts {
     /// Who makes the states of checkpoints durable; for the execution core.
     pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) log: LogSetup,
+    /// How many connections it may have.
+    pub(crate) doors: Doors,
 }
 
 /// One core at work.
@@ -71,11 +69,19 @@ pub(crate) struct Driver {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
     /// The connections of established clients by their numbers.
-    pub(crate) clients: BTreeMap<u64, ConnectionId>,
+    pub(crate) clients: Clients<ConnectionId>,
     /// What each listening socket is for.
     doors: BTreeMap<ListenerId, Accepts>,
     client_count: u64,
-    handshakes: Handshakes,
+    /// Accepted connections whose handshake is not complete. Each door has places of its own, so that a crowd at the
+    /// clients' keeps no replica out.
+    half_open_clients: HalfOpen<ConnectionId>,
+    half_open_replicas: HalfOpen<ConnectionId>,
+    /// Dialed connections whose handshake is not complete.
+    dialing: usize,
+    turned_away: TurnedAway,
+    /// When this tick began.
+    tick: Instant,
     /// Stands in for an assembler that is in use.
     spare_assembler: Option<Assembler>,
     pub(crate) clock: Clock,
@@ -105,7 +111,7 @@ impl Driver {
         shared: Arc<Shared>,
         parts: CoreParts,
     ) -> Result<Self, ReactorError> {
-        let CoreParts { id, core, mailbox, checkpointer, log } = parts;
+        let CoreParts { id, core, mailbox, checkpointer, log, doors: room } = parts;
         let cpu = config.cores[id.index()];
         let mut reactor =
             Reactor::new(&ReactorOptions { cpu, spin: config.spin, ..ReactorOptions::default() })?;
@@ -131,10 +137,14 @@ impl Driver {
             mailbox,
             checkpointer,
             connections: BTreeMap::new(),
-            clients: BTreeMap::new(),
+            clients: Clients::new(room.clients),
             doors,
             client_count: 0,
-            handshakes: Handshakes::default(),
+            half_open_clients: HalfOpen::new(room.half_open_clients),
+            half_open_replicas: HalfOpen::new(room.half_open_replicas),
+            dialing: 0,
+            turned_away: TurnedAway::default(),
+            tick: Instant::now(),
             spare_assembler: None,
             clock: shared.clock,
             step_ended: Nanoseconds(0),
@@ -184,11 +194,12 @@ impl Driver {
     /// One tick: reap completions, step the state machines, carry out effects; the next wait submits them.
     fn turn(&mut self) -> Result<(), StartError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
-        let handshake = if self.handshakes.are_open() { self.next_expiry() } else { None };
+        let handshake = if self.shakes_hands() { self.next_expiry() } else { None };
         let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline()];
         let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         let started = Instant::now();
+        self.tick = started;
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event)?;
         }
@@ -214,6 +225,7 @@ impl Driver {
         }
         self.dial_due();
         self.expire_handshakes();
+        self.turned_away.tell(started);
         self.end_tick();
         self.publish();
         self.record(Measure::Tick, nanoseconds(started.elapsed()).0, 1);
@@ -299,7 +311,15 @@ impl Driver {
                 Ok(())
             }
             Outcome::Replaced(_) => Ok(()),
-            Outcome::PutOff { position, path, needed_bytes } => {
+            Outcome::PutOff { position, other: Some(error), .. } => {
+                self.shared.set_checkpoint_waits(true);
+                warn!(
+                    "{error}: the checkpoint after header {} is tried again by itself; until it is written, writes are declined",
+                    position.seq
+                );
+                Ok(())
+            }
+            Outcome::PutOff { position, path, needed_bytes, other: None } => {
                 if !self.shared.set_checkpoint_waits(true) {
                     warn!(
                         "{}: no room for the checkpoint after header {}, which takes {} MiB; make room on this disk, \
@@ -375,11 +395,6 @@ impl Driver {
     fn on_accepted(&mut self, listener: ListenerId, connection: ConnectionId, address: SocketAddr) {
         self.count(Counter::ConnectionsOpened);
         let Some(accepts) = self.doors.get(&listener).copied() else { return self.reactor.close(connection) };
-        if !self.has_room(accepts) {
-            self.reactor.send(connection, refusal_frame(Refusal::Full).bytes());
-            self.reactor.finish(connection);
-            return;
-        }
         let now = Instant::now();
         let banned = match accepts {
             Accepts::Replicas { link } => self.peers.banned(link, now),
@@ -393,33 +408,41 @@ impl Driver {
             fresh_nonce(),
         );
         let listener = Box::new(listener.keeping_out(banned));
-        let expires = now + HANDSHAKE_TIME_MAX;
-        self.start_handshake(connection, Phase::Listening { listener, accepts }, address, expires);
-    }
-
-    /// Whether another connection may begin its handshake. Clients, however many, take no room from replicas.
-    fn has_room(&self, accepts: Accepts) -> bool {
-        match accepts {
-            Accepts::Clients => {
-                self.handshakes.from_clients < HANDSHAKES_MAX && self.clients.len() < CLIENTS_MAX
-            }
-            Accepts::Replicas { .. } => {
-                self.handshakes.from_replicas < HANDSHAKES_MAX.max(2 * self.peers.len())
-            }
+        let phase = Phase::Listening { listener, accepts };
+        self.connections.insert(connection, Connection::new(phase, address, now));
+        let gives_way = match accepts {
+            Accepts::Replicas { .. } => self.half_open_replicas.begin(connection, address.ip()),
+            Accepts::Clients => self.half_open_clients.begin(connection, address.ip()),
+        };
+        if let Some(oldest) = gives_way {
+            self.count(Counter::HandshakesCutShort);
+            self.turned_away.half_open += 1;
+            self.reactor.close(oldest);
+            self.on_closed(oldest, false);
         }
     }
 
-    fn start_handshake(&mut self, id: ConnectionId, phase: Phase, address: SocketAddr, expires: Instant) {
-        self.handshakes.begin(&phase);
-        self.connections.insert(id, Connection::new(phase, address, expires));
+    /// Whether any handshake is under way.
+    fn shakes_hands(&self) -> bool {
+        self.dialing + self.half_open_clients.len() + self.half_open_replicas.len() > 0
+    }
+
+    /// The handshake of a connection is over, for the better or the worse.
+    fn end_handshake(&mut self, id: ConnectionId, phase: &Phase) {
+        match phase {
+            Phase::Connecting { .. } | Phase::Dialing { .. } => self.dialing -= 1,
+            Phase::Listening { accepts: Accepts::Clients, .. } => self.half_open_clients.end(id),
+            Phase::Listening { .. } => self.half_open_replicas.end(id),
+            Phase::Peer { .. } | Phase::Client { .. } | Phase::Closing => {}
+        }
     }
 
     /// The handshake of a connection is complete.
     fn establish(&mut self, id: ConnectionId, phase: Phase) {
         self.count(Counter::HandshakesCompleted);
         if let Some(connection) = self.connections.get_mut(&id) {
-            self.handshakes.end(&connection.phase);
-            connection.phase = phase;
+            let before = std::mem::replace(&mut connection.phase, phase);
+            self.end_handshake(id, &before);
         }
     }
 
@@ -429,8 +452,9 @@ impl Driver {
             let address = self.config.cluster.members()[peer.index()].mesh_address(link);
             match self.reactor.connect(address) {
                 Ok(id) => {
+                    self.dialing += 1;
                     let phase = Phase::Connecting { peer, link };
-                    self.start_handshake(id, phase, address, now + HANDSHAKE_TIME_MAX);
+                    self.connections.insert(id, Connection::new(phase, address, now));
                 }
                 Err(error) => {
                     warn!(%error, "cannot dial replica {peer}");
@@ -533,6 +557,7 @@ impl Driver {
                 false
             }
             Phase::Client { number, reports, questions } => {
+                connection.heard = self.tick;
                 *reports += usize::from(frame.kind == Kind::ReportRequest);
                 *questions += usize::from(is_question(frame.kind));
                 let connection = ClientConnection { core: self.id, number: *number };
@@ -559,6 +584,10 @@ impl Driver {
                 false
             }
             Ok(ListenerStep::Done(welcome, Identity::Client { key })) => {
+                if !self.makes_room(&key) {
+                    self.fail_handshake(id, Some(Refusal::Full));
+                    return false;
+                }
                 self.reactor.send(id, welcome.bytes());
                 self.on_client_established(id, key);
                 true
@@ -629,11 +658,31 @@ impl Driver {
         }
     }
 
+    /// Whether another client with this key may come; one of a key that has more than its part may go for that.
+    fn makes_room(&mut self, key: &[u8; 32]) -> bool {
+        let heard = |id| self.connections.get(&id).map(|connection| connection.heard);
+        match self.clients.welcome(key, self.tick, heard) {
+            Welcome::Room => true,
+            Welcome::Instead(other) => {
+                self.count(Counter::ClientsDisplaced);
+                self.turned_away.displaced += 1;
+                self.reactor.close(other);
+                self.on_closed(other, false);
+                true
+            }
+            Welcome::Full => {
+                self.count(Counter::ClientsRefused);
+                self.turned_away.refused += 1;
+                false
+            }
+        }
+    }
+
     fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
         self.client_count += 1;
         let number = self.client_count;
         self.establish(id, Phase::Client { number, reports: 0, questions: 0 });
-        self.clients.insert(number, id);
+        self.clients.insert(number, id, key);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
         self.step(Input::ClientConnected { connection, key });
@@ -671,7 +720,7 @@ impl Driver {
     pub(crate) fn on_closed(&mut self, id: ConnectionId, slowly: bool) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.count(Counter::ConnectionsClosed);
-        self.handshakes.end(&connection.phase);
+        self.end_handshake(id, &connection.phase);
         match connection.phase {
             Phase::Peer { peer, link }
             | Phase::Connecting { peer, link }
@@ -683,7 +732,7 @@ impl Driver {
                 }
             }
             Phase::Client { number, .. } => {
-                self.clients.remove(&number);
+                self.clients.remove(number);
                 self.shared.set_clients(self.id.index(), self.clients.len());
                 let connection = ClientConnection { core: self.id, number };
                 self.step(Input::ClientDisconnected { connection });
@@ -697,7 +746,7 @@ impl Driver {
     }
 
     fn expire_handshakes(&mut self) {
-        if !self.handshakes.are_open() {
+        if !self.shakes_hands() {
             return;
         }
         let now = Instant::now();
@@ -744,6 +793,34 @@ impl Driver {
             self.log.take_segments(&mut self.reactor, &mut Vec::new())?;
         }
         Ok(())
+    }
+}
+
+/// Connections that had to go, or were not let in, since that was told last.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    half_open: u64,
+    displaced: u64,
+    refused: u64,
+    told: Option<Instant>,
+}
+
+impl TurnedAway {
+    /// Tells of them, once a second at most.
+    fn tell(&mut self, now: Instant) {
+        let Self { half_open, displaced, refused, told } = *self;
+        let is_early = told.is_some_and(|told| now.saturating_duration_since(told) < Duration::from_secs(1));
+        if half_open + displaced + refused == 0 || is_early {
+            return;
+        }
+        warn!(
+            half_open,
+            displaced,
+            refused,
+            "crowded: connections that were slow to say who they are gave way to newer ones, clients of the key with most \
+             connections to others, and newer ones of such a key were told to try again"
+        );
+        *self = Self { told: Some(now), ..Self::default() };
     }
 }
 

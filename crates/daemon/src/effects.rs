@@ -69,7 +69,7 @@ impl Driver {
             }
             Effect::CloseClient { connection, reject } => {
                 warn!("closing a client's connection: {reject}");
-                self.clients.get(&connection.number).copied().into_iter().for_each(|id| self.close(id));
+                self.clients.get(connection.number).into_iter().for_each(|id| self.close(id));
             }
             Effect::Mail { core, mut mail } => {
                 if let Mail::Link(LinkMail::Replied { executed, .. }) = &mut mail {
@@ -173,9 +173,9 @@ impl Driver {
     }
 
     fn send_report(&mut self, connection: ClientConnection, report: &RoleReport) {
-        let Some(id) = self.clients.get(&connection.number) else { return };
+        let Some(id) = self.clients.get(connection.number) else { return };
         if let Some(Phase::Client { reports, .. }) =
-            self.connections.get_mut(id).map(|found| &mut found.phase)
+            self.connections.get_mut(&id).map(|found| &mut found.phase)
         {
             *reports = reports.saturating_sub(1);
         }
@@ -184,7 +184,7 @@ impl Driver {
     }
 
     fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
-        let Some(id) = self.clients.get(&connection.number).copied() else { return };
+        let Some(id) = self.clients.get(connection.number) else { return };
         if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate)
             && let Some(Phase::Client { questions, .. }) =
                 self.connections.get_mut(&id).map(|found| &mut found.phase)

@@ -8,15 +8,18 @@
 
 pub mod ban;
 pub mod checkpointer;
+mod clients;
 mod clock;
 mod config;
 mod connection;
 mod data_directory;
+mod descriptors;
 mod disk;
 mod driver;
 mod dump;
 mod effects;
 mod evidence;
+mod half_open;
 mod identity;
 pub mod inspect;
 mod log_driver;
@@ -40,6 +43,7 @@ pub use data_directory::{
     DataDirectory, DirectoryError, FormatError, examine, format, format_learner, format_voter,
     format_with_state, open, sync_directory, write_durably,
 };
+pub use descriptors::TooFew;
 pub use identity::{Identity, Role};
 pub use log_error::LogError;
 pub use run::{Outcome, StartError, run};

@@ -60,6 +60,12 @@ pub enum FolderError {
 }
 
 impl FolderError {
+    /// Whether it may pass by itself: the disk is full, or what this user may have of it, or there is no descriptor left.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.is_full_disk() || matches!(self, Self::Io { cause, .. } if space::lacks_descriptors(cause))
+    }
+
     /// Whether the disk is full, or what this user may have of it.
     #[must_use]
     pub fn is_full_disk(&self) -> bool {

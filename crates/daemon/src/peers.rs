@@ -49,11 +49,6 @@ impl Peers {
         Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
     }
 
-    /// The number of links.
-    pub(crate) fn len(&self) -> usize {
-        self.links.len()
-    }
-
     pub(crate) fn get_mut(&mut self, peer: ReplicaId, link: LinkId) -> Option<&mut PeerLink> {
         self.links.get_mut(&(peer, link))
     }

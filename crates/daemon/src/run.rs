@@ -3,6 +3,7 @@
 use crate::checkpointer::Checkpointer;
 use crate::config::{Durability, NodeConfig};
 use crate::data_directory::{self, DataDirectory, DirectoryError, failed};
+use crate::descriptors::{self, Doors, TooFew};
 use crate::disk::{Disk, LogPlace};
 use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
@@ -86,6 +87,9 @@ pub enum StartError {
         /// The mark that is missing.
         mark: PathBuf,
     },
+    /// There are too few descriptors for it.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; raise the limit of processes")]
     Thread(std::io::Error),
@@ -111,6 +115,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
+    let links = (config.cluster.members().len() - 1) * usize::from(config.cluster.links());
+    let doors = Doors::budget(descriptors::raise(), config.cores.len(), links)?;
     let mut data = open_directory(&config)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
@@ -142,7 +148,7 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         let identity = data.log_identity(id);
         let scan = scans.remove(&id).unwrap_or_else(|| Scanner::new(identity).finish());
         let log = set_up_log(&config, &data, (&files, &reading), &disk, id, scan)?;
-        let parts = CoreParts { id, core, mailbox, checkpointer, log };
+        let parts = CoreParts { id, core, mailbox, checkpointer, log, doors };
         threads.push(CoreThread::start(&config, &shared, parts)?);
     }
     let wakers: Result<Vec<Waker>, StartError> = threads

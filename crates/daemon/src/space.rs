@@ -17,6 +17,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error says that there is no descriptor left, of the process or of the system: that says nothing of the disk, and
+/// passes.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(number, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
 /// What the records of one header take in a log beside its batches, with what groups are filled up with: its Accept, its
 /// certificates and the acknowledgements of its batches are a few groups of a few blocks.
 const HEADER_BYTES: u64 = 16 * 1024;

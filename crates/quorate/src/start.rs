@@ -90,6 +90,7 @@ fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
         }
         StartError::Directory(error) => error.into(),
         error @ (StartError::Recovery { .. } | StartError::KeyInUse { .. }) => Failure::usage(error),
+        StartError::Descriptors(error) => Failure::usage(error),
         error @ StartError::Halted { .. } => Failure::Halted(error.to_string()),
         error @ (StartError::Thread(_)
         | StartError::Disk { .. }
