@@ -29,20 +29,15 @@ fn three_hundred_histories_keep_every_promise() {
     assert!(broken > 20, "{broken} times a checkpoint had bad pages, and its replica its state again");
 }
 
-/// Seeds outside the first 300 that have found something.
+/// Seeds outside the first 300 that have once found something. Plans change with every kind of fault that is added, so none of
+/// them replays the history that it is known for; those have scenes: live batches that overtake a fetch in
+/// `lanes/tests/fetching.rs`, what must be durable before a vote of a view in `consensus/tests/scenarios/13` and `34`, and from
+/// which checkpoint a restart goes on in `daemon/src/page_folder/tests.rs`. They stay as seeds like any others.
 #[test]
-fn what_was_found_once_stays_mended() {
-    let seeds: &[u64] = &[
-        1264, // A fetched batch was held before the live one that it follows, and execution dropped it.
-        626,  // A COMMIT of one view left before PREPAREs of the view before.
-        710,  // The same.
-        859,  // The same, with a batch in another core's log.
-        412,  // A restart went on from a checkpoint that nobody had certified, with f others down for good.
-        1160, // The same.
-        359,  // A state was taken over below the committed slot: the lanes' windows stood still.
-    ];
+fn seeds_that_once_found_something_find_nothing() {
+    let seeds = [1264, 626, 710, 859, 412, 1160, 359];
     for seed in seeds {
-        let report = run(Plan::of(*seed), Trace::silent());
+        let report = run(Plan::of(seed), Trace::silent());
         assert!(report.finding.is_none(), "{:?}", report.finding);
     }
 }
