@@ -1,6 +1,6 @@
 //! A random walk through the lanes of 4 or 7 replicas, f of which lie to the end: they fork their lanes, say that they hold
 //! what they like, lead views, and serve badly. Before the network is well, frames are lost, disks lag, replicas crash and
-//! come back or stay away for long, and all may lose power at once. When it is well one of them may be cut off for a while,
+//! come back or stay away for long, and all may lose power at once, each with a bad batch on its disk. When it is well one of them may be cut off for a while,
 //! learn slowly what was committed without it, and rest from fetching meanwhile; and all may lose power once more. In the
 //! end what a quorum has acknowledged and what is named is held by all honest replicas, their own lanes are executed, along
 //! what they have sealed alone, nobody has given an honest primary up, and what is held is bounded.
@@ -233,6 +233,11 @@ fn batches_that_are_not_served_from_the_journal_are_found() {
 #[test]
 fn a_cut_that_nobody_has_acknowledged_is_found() {
     find(Mistake::AcknowledgementlessCut, 0, "is committed, and");
+}
+
+#[test]
+fn an_intact_batch_that_is_dropped_is_found() {
+    find(Mistake::IntactDropped, 0, "");
 }
 
 #[test]

@@ -76,6 +76,19 @@ impl Disk {
         (self.appended, self.durable) = (end, end);
     }
 
+    /// One of the batches goes bad that may.
+    pub(crate) fn rot(
+        &mut self,
+        random: &mut Random,
+        may: impl Fn(&(LaneId, Mark)) -> bool,
+    ) -> Option<(LaneId, Mark)> {
+        let places: Vec<(LaneId, Mark)> = self.places.keys().filter(|place| may(place)).copied().collect();
+        let place = *places.get(random.below(places.len()))?;
+        self.places.remove(&place);
+        self.records.retain(|_, written| written.place != place);
+        Some(place)
+    }
+
     /// What a restart finds.
     pub(crate) fn batches(&self) -> Vec<(Lsn, Frame, Why)> {
         self.records.iter().map(|(lsn, written)| (*lsn, written.frame.clone(), written.why)).collect()

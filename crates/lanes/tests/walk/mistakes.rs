@@ -2,9 +2,10 @@
 //! reaches the real lanes, in what becomes of what they put out, or in the rules of the model around them.
 
 use super::World;
-use quorate_types::{LaneId, Mark, ReplicaId, Support, Why};
+use quorate_types::{LaneId, Lsn, Mark, ReplicaId, Support, Why};
 use quorate_wire::message::{LaneAcks, Message};
-use quorate_wire::{Frame, Kind, LaneTip};
+use quorate_wire::{BatchView, Frame, Kind, LaneTip};
+use std::collections::BTreeSet;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Mistake {
     NotServedFromJournal,
     /// A cut is accepted whoever has acknowledged it.
     AcknowledgementlessCut,
+    /// A restart drops what is intact behind a batch that went bad.
+    IntactDropped,
     /// A restart forgets why a batch was held.
     ReasonForgotten,
     /// Learning rests while behind, and does not go on.
@@ -32,9 +35,29 @@ impl World {
         self.mistake == Some(mistake)
     }
 
-    /// What a restart finds beside a batch.
-    pub(super) fn reason(&self, why: Why) -> Why {
-        if self.makes(Mistake::ReasonForgotten) { Why::OwnLink } else { why }
+    /// What of the batches on its disk a replica finds again.
+    pub(super) fn found(&self, batches: Vec<(Lsn, Frame, Why)>, tips: &[LaneTip]) -> Vec<(Lsn, Frame, Why)> {
+        let mut batches = batches;
+        if self.makes(Mistake::ReasonForgotten) {
+            batches.iter_mut().for_each(|(.., why)| *why = Why::OwnLink);
+        }
+        if self.makes(Mistake::IntactDropped) {
+            let mut connected: BTreeSet<Mark> = tips.iter().map(LaneTip::mark).collect();
+            connected.insert(Mark::default());
+            batches
+                .sort_by_key(|(_, frame, _)| BatchView::parse(frame.payload()).expect("a batch").head.number);
+            batches.retain(|(_, frame, _)| {
+                let view = BatchView::parse(frame.payload()).expect("a batch");
+                let parent = Mark { upto: view.head.number.previous(), chain: view.head.previous };
+                let connects = connected.contains(&parent);
+                if connects {
+                    connected.insert(Mark { upto: view.head.number, chain: view.chain() });
+                }
+                connects
+            });
+            batches.sort_by_key(|(lsn, ..)| *lsn);
+        }
+        batches
     }
 
     /// What is sent in the place of a frame.

@@ -122,6 +122,8 @@ pub(crate) struct World {
     registry: BTreeMap<(LaneId, Mark), (Mark, Frame)>,
     made: BTreeMap<LaneId, Vec<Mark>>,
     sealed: BTreeSet<(LaneId, Mark)>,
+    /// What went bad on one disk.
+    rotten: BTreeSet<(LaneId, Mark)>,
     /// What is committed; the first is the beginning.
     history: Vec<Decided>,
     /// The states that a quorum has.
@@ -177,6 +179,7 @@ impl World {
             registry: BTreeMap::new(),
             made: BTreeMap::new(),
             sealed: BTreeSet::new(),
+            rotten: BTreeSet::new(),
             history: vec![Decided { tips: Cut::new(), view: 0 }],
             certified: BTreeSet::from([0]),
             view: random.below(7) as u64,
@@ -258,8 +261,7 @@ impl World {
         let tips = self.tips_after(self.machines[at].checkpoint);
         let machine = &self.machines[at];
         let me = machine.me;
-        let batches = machine.disk.batches().into_iter();
-        let batches = batches.map(|(lsn, frame, why)| (lsn, frame, self.reason(why))).collect();
+        let batches = self.found(machine.disk.batches(), &tips);
         let recovered = Recovered { last_lsn: machine.disk.appended(), tips, batches };
         let mut node = Node::recovered(me, Arc::clone(&self.config), recovered);
         node.trusted = Some(self.bundles.verdict);
@@ -296,10 +298,22 @@ impl World {
         }
     }
 
+    /// While a replica is down a batch goes bad on its disk, and this one nowhere else.
+    fn rot(&mut self, at: usize, random: &mut Random) {
+        let rotten = &self.rotten;
+        let place = self.machines[at].disk.rot(random, |place| !rotten.contains(place));
+        self.rotten.extend(place);
+    }
+
     /// All lose power at once, and come back one after the other.
     pub(crate) fn lose_power(&mut self, random: &mut Random) {
         let mut all: Vec<usize> = (0..self.machines.len()).collect();
-        all.iter().for_each(|at| self.crash(*at, random));
+        for at in &all {
+            self.crash(*at, random);
+            if random.one_in(2) {
+                self.rot(*at, random);
+            }
+        }
         while !all.is_empty() {
             let next = all.remove(random.below(all.len()));
             self.start(next);
