@@ -1,9 +1,6 @@
 //! The exact bytes of a view change: what is signed, and what is sent. A change here is a change of the protocol.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{check, digest, position, signature};
+use crate::common::{check, digest, position, signature};
 use expect_test::expect;
 use quorate_types::{ReplicaId, Seq, View};
 use quorate_wire::message::{CheckpointCertificate, Message, NewView, Prepare, Suspect, ViewChange};

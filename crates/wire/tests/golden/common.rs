@@ -1,5 +1,4 @@
 //! Bytes as they are compared, and what fills messages.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use expect_test::Expect;
 use quorate_types::{Digest, Seq, Signature};
