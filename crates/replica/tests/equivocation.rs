@@ -1,49 +1,16 @@
 //! An origin that sends different batches to different replicas hurts its own lane only.
 
 mod cluster;
+mod forks;
 
 use cluster::*;
-use quorate_lanes::Batch;
+use forks::*;
 use quorate_replica::mail::{ExecutionMail, Mail};
 use quorate_replica::{Core, Input, ReplicaSetup};
-use quorate_types::{
-    BundleNumber, ClusterConfig, CoreId, Digest, Epoch, LaneId, LaneNumber, LinkId, Nanoseconds, Operation,
-    Seq, View,
-};
-use quorate_wire::message::{LaneAcks, Message, PrePrepare};
-use quorate_wire::{BatchHead, Frame, Header, Kind, LaneTip, Position, batch, bundle, header, testing};
+use quorate_types::{ClusterConfig, CoreId, Epoch, Nanoseconds, Seq, View};
+use quorate_wire::message::{Message, PrePrepare};
+use quorate_wire::{Header, Kind, Position, header, testing};
 use std::sync::Arc;
-
-const LANE: LaneId = LaneId { origin: R3, link: LinkId(0) };
-
-/// Batches of r3's lane after `tip`, each with one bundle; `salt` tells forks apart.
-fn fork(config: &ClusterConfig, mut tip: LaneTip, count: u64, salt: u64) -> Vec<Arc<Batch>> {
-    let key = testing::client_key();
-    let session = testing::SESSION;
-    let mut batches = Vec::new();
-    for _ in 0..count {
-        let mut content = Vec::new();
-        let operations = vec![Operation::Get { key: vec![1] }];
-        bundle::write(&mut content, config, &key, session, BundleNumber(salt), &operations);
-        let head = BatchHead { lane: LANE, number: tip.upto.next(), previous: tip.chain };
-        let frame = Frame::encode(Kind::Batch, |out| {
-            batch::write_head(out, &head, 1);
-            batch::write_bundle(out, &content);
-        });
-        let batch = Arc::new(Batch::check(config, frame).expect("a batch of one bundle"));
-        tip = batch.tip();
-        batches.push(batch);
-    }
-    batches
-}
-
-fn start() -> LaneTip {
-    LaneTip { lane: LANE, upto: LaneNumber(0), chain: Digest::ZERO }
-}
-
-fn ack(tip: LaneTip) -> Frame {
-    LaneAcks { full: false, tips: vec![tip] }.encode()
-}
 
 /// r3 gives A to some and the longer B to others, shows its acknowledgements as it likes, and votes for nothing. The
 /// primary has proposed A, so who holds B fetches A: all must execute A, the lane must be whole, and the three honest
@@ -58,14 +25,14 @@ fn a_committed_chain_comes_back(cores: usize, links: u8) {
         cluster.inject(R3, honest, a[0].frame());
     }
     b.iter().for_each(|batch| cluster.inject(R3, R2, batch.frame()));
-    cluster.inject(R3, R0, &ack(a[0].tip()));
+    cluster.inject(R3, R0, &ack(a[0].tip(), false));
     cluster.run();
     let proposed = cluster.sent_by(R0, Kind::PrePrepare);
     let proposal = PrePrepare::decode(proposed[0].payload()).expect("an own proposal");
     assert_eq!(proposal.header.cut, [a[0].tip()], "r0 names A at three acknowledgements");
     assert_eq!(cluster.sent_by(R1, Kind::Prepare).len(), 3, "r1 has prepared A");
 
-    cluster.inject(R3, R1, &ack(b[1].tip()));
+    cluster.inject(R3, R1, &ack(b[1].tip(), false));
     let position = Position { seq: Seq(1), digest: proposal.header.digest() };
     cluster.wait(20);
     for honest in [R0, R1, R2] {

@@ -1,46 +1,15 @@
 //! Histories that one liar makes, and one that needs none, with n = 4 and a perfect network: the others go on.
 
 mod cluster;
+mod forks;
 
 use cluster::*;
+use forks::*;
 use quorate_lanes::Batch;
-use quorate_types::{
-    BundleNumber, ClusterConfig, CoreId, Digest, LaneId, LaneNumber, LinkId, Operation, ReplicaId, Seq, View,
-};
-use quorate_wire::message::{Commit, LaneAcks, Message, PrePrepare, Prepare, ReportRequest, ViewChange};
-use quorate_wire::{BatchHead, Frame, Kind, LaneTip, Position, Statement, batch, bundle, testing};
+use quorate_types::{CoreId, LaneId, LaneNumber, LinkId, ReplicaId, Seq, View};
+use quorate_wire::message::{Commit, Message, PrePrepare, Prepare, ReportRequest, ViewChange};
+use quorate_wire::{Kind, LaneTip, Position, Statement, testing};
 use std::sync::Arc;
-
-const LANE: LaneId = LaneId { origin: R3, link: LinkId(0) };
-
-/// Batches of r3's lane after `tip`; `salt` tells forks apart.
-fn fork(config: &ClusterConfig, mut tip: LaneTip, count: u64, salt: u64) -> Vec<Arc<Batch>> {
-    let key = testing::client_key();
-    let session = testing::SESSION;
-    let mut batches = Vec::new();
-    for _ in 0..count {
-        let mut content = Vec::new();
-        let operations = vec![Operation::Get { key: vec![1] }];
-        bundle::write(&mut content, config, &key, session, BundleNumber(salt), &operations);
-        let head = BatchHead { lane: tip.lane, number: tip.upto.next(), previous: tip.chain };
-        let frame = Frame::encode(Kind::Batch, |out| {
-            batch::write_head(out, &head, 1);
-            batch::write_bundle(out, &content);
-        });
-        let batch = Arc::new(Batch::check(config, frame).expect("a batch of one bundle"));
-        tip = batch.tip();
-        batches.push(batch);
-    }
-    batches
-}
-
-fn start() -> LaneTip {
-    LaneTip { lane: LANE, upto: LaneNumber(0), chain: Digest::ZERO }
-}
-
-fn ack(tip: LaneTip, full: bool) -> Frame {
-    LaneAcks { full, tips: vec![tip] }.encode()
-}
 
 fn standing(cluster: &mut Cluster, me: ReplicaId) -> (View, Seq, String) {
     let connection = cluster.connect(me, CoreId(0), &testing::client_key_number(7));
