@@ -119,12 +119,6 @@ impl<K: Ord + Clone> Fetches<K> {
         }
     }
 
-    /// How many rounds of servers have gone before the present one.
-    #[must_use]
-    pub fn rounds(&self, key: &K) -> u32 {
-        self.fetches.get(key).map_or(0, |fetch| fetch.rounds)
-    }
-
     /// Whether this is fetched.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {

@@ -18,7 +18,7 @@ use crate::layout::{
 use crate::places::Places;
 use crate::segments::{SegmentAction, Segments};
 use crate::{Record, RecordPlace, Scan, SegmentsMade};
-use quorate_types::{JournalId, Lsn, limits};
+use quorate_types::{JournalId, Lsn};
 use std::collections::VecDeque;
 
 /// How a log is laid out and written.
@@ -57,16 +57,6 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
-    /// The length of the longest write, whatever is appended.
-    #[must_use]
-    pub fn write_bytes_max(&self) -> usize {
-        let frame = limits::BATCH_BYTES_MAX + quorate_wire::frame::HEADER_BYTES;
-        let batch =
-            Sizes { records: 1, critical_bytes: 0, batch_bytes: u32::try_from(frame).unwrap_or(u32::MAX) };
-        let group = batch.group_bytes().max(self.group_bytes_max).min(self.segment_bytes - BLOCK_BYTES);
-        group.next_multiple_of(BLOCK_BYTES)
-    }
-
     fn check(&self) {
         let segment = self.segment_bytes;
         assert!(

@@ -118,7 +118,7 @@ impl Acknowledged {
             return None;
         }
         if held.contains(mark) {
-            return self.spread(held, eligible, me, from, mark);
+            return spread(self.quorums, held, eligible, me, from, mark);
         }
         self.keep_unplaced(from, mark);
         None
@@ -163,17 +163,6 @@ impl Acknowledged {
             }
         }
         named
-    }
-
-    fn spread(
-        &self,
-        held: &mut Held,
-        eligible: &mut Eligible,
-        me: ReplicaId,
-        from: ReplicaId,
-        mark: Mark,
-    ) -> Option<Mark> {
-        spread(self.quorums, held, eligible, me, from, mark)
     }
 
     /// Who has said to hold exactly this, though it is not here.

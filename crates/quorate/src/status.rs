@@ -125,8 +125,8 @@ fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
     }
     let Some(leader) = reports.iter().find(|report| report.replica == primary) else {
         return Some(format!(
-            "primary {primary} of view {view} does not answer, and this version cannot change the view; restart the \
-             whole cluster"
+            "primary {primary} of view {view} does not answer; start it, or ask again when something was to be ordered: \
+             the others then change the view by themselves within seconds"
         ));
     };
     let linked = 1 + leader.peers.iter().filter(|peer| peer.connected).count();

@@ -34,12 +34,6 @@ impl Rounds {
     pub fn completed(&self) -> u32 {
         self.completed
     }
-
-    /// `first` doubled for each completed round, at most `longest`.
-    #[must_use]
-    pub fn patience(&self, first: u64, longest: u64) -> u64 {
-        first.saturating_mul(1 << self.completed.min(32)).min(longest)
-    }
 }
 
 #[cfg(test)]
@@ -53,11 +47,11 @@ mod tests {
         assert_eq!(rounds.next(two.into_iter()), Some(ReplicaId(1)));
         assert_eq!(rounds.next(two.into_iter()), Some(ReplicaId(3)));
         assert_eq!(rounds.next(three.into_iter()), Some(ReplicaId(2)));
-        assert_eq!(rounds.patience(10, 1000), 10);
+        assert_eq!(rounds.completed(), 0);
         assert_eq!(rounds.next(three.into_iter()), Some(ReplicaId(1)));
-        assert_eq!(rounds.patience(10, 1000), 20);
+        assert_eq!(rounds.completed(), 1);
         assert_eq!(rounds.next(std::iter::empty()), None);
         rounds.reset();
-        assert_eq!(rounds.patience(10, 1000), 10);
+        assert_eq!(rounds.completed(), 0);
     }
 }
