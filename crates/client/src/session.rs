@@ -445,7 +445,7 @@ impl Session {
         }
         match self.stage {
             Stage::Gathering => {}
-            Stage::Registering => self.registration.send(replica, out),
+            Stage::Registering => self.send_registration(out),
             Stage::Open => {
                 // Bundles before the window are complete.
                 let skip = usize::try_from(from.since(self.first)).expect("invariant: within the window");

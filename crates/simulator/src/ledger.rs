@@ -1,7 +1,7 @@
 //! Everything that replicas wrote down: headers by chain digest, batches by lane chain digest. The oracles
 //! read the committed order from here and from no replica's own account.
 
-use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Operation, Seq, SessionId};
+use quorate_types::{BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, Operation, Seq, SessionId};
 use quorate_wire::bundle::{access_operations, encode_operations, request_digest};
 use quorate_wire::{BatchView, DecodeError, Frame, Header, LaneTip, Position};
 use rkyv::rancor::Failure;
@@ -48,6 +48,17 @@ pub struct WrittenBatch {
     pub previous: Digest,
     /// The bundles in order.
     pub bundles: Vec<WrittenBundle>,
+}
+
+/// A header and the bundles that it orders.
+#[derive(Clone, Debug)]
+pub struct Ordered<'a> {
+    /// The slot.
+    pub seq: Seq,
+    /// The header's time.
+    pub timestamp: Nanoseconds,
+    /// The bundles in order.
+    pub bundles: Vec<&'a WrittenBundle>,
 }
 
 /// What was written down.
@@ -153,21 +164,23 @@ impl Ledger {
         tips
     }
 
-    /// The bundles that the chain up to `tip` orders, each with its seq: headers in order, in each the lanes of
-    /// its cut in order, in each lane the batches, in each batch the bundles.
+    /// The headers of the chain up to `tip` in order and the bundles that they order: in each the lanes of its cut in
+    /// order, in each lane the batches, in each batch the bundles.
     #[must_use]
-    pub fn order(&self, tip: Position) -> Option<Vec<(Seq, &WrittenBundle)>> {
+    pub fn order(&self, tip: Position) -> Option<Vec<Ordered<'_>>> {
         let mut headers = self.headers_down(tip, Seq(0))?;
         headers.reverse();
         let mut lanes: BTreeMap<LaneId, LaneNumber> = BTreeMap::new();
         let mut order = Vec::new();
         for (position, header) in &headers {
+            let mut bundles = Vec::new();
             for tip in &header.cut {
                 let executed = lanes.insert(tip.lane, tip.upto).unwrap_or_default();
                 for batch in self.batches_between(executed, tip)? {
-                    order.extend(batch.bundles.iter().map(|bundle| (position.seq, bundle)));
+                    bundles.extend(&batch.bundles);
                 }
             }
+            order.push(Ordered { seq: position.seq, timestamp: header.timestamp, bundles });
         }
         Some(order)
     }

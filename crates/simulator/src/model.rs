@@ -7,8 +7,8 @@
 use crate::ledger::WrittenBundle;
 use crate::sessions::{Admission, Sessions};
 use quorate_types::{
-    BundleNumber, Condition, KeyValue, Operation, OperationError, OperationResult, Seq, SessionId,
-    SessionLimits, Versioned, VersionedEntry, limits,
+    BundleNumber, Condition, KeyValue, Nanoseconds, Operation, OperationError, OperationResult, Seq,
+    SessionId, SessionLimits, Versioned, VersionedEntry, limits,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +67,11 @@ impl Model {
             Admission::Refuse(error, at) => Fate::Answered(at, OperationResult::Error(error)),
             Admission::Nothing => Fate::Nothing,
         }
+    }
+
+    /// The header with this time is executed to its end.
+    pub fn header(&mut self, seq: Seq, timestamp: Nanoseconds) {
+        self.sessions.header(seq, timestamp);
     }
 
     fn operation(&mut self, operation: &Operation) -> OperationResult {

@@ -302,7 +302,14 @@ fn share_keys(random: &mut Random, workload: &mut WorkloadPlan, tuning: &mut Tun
     // A reply has some twenty bytes, and a read of everything a few thousand.
     let reply_bytes_per_client = random.magnitude(1, 20_000);
     let reply_bytes = reply_bytes_per_client * random.between(1, keys);
-    tuning.sessions = SessionLimits { per_client, registration_age, reply_bytes_per_client, reply_bytes };
+    let registration_time = Nanoseconds::from_millis(random.magnitude(1, 2000));
+    tuning.sessions = SessionLimits {
+        per_client,
+        registration_age,
+        registration_time,
+        reply_bytes_per_client,
+        reply_bytes,
+    };
 }
 
 fn draw_network(random: &mut Random) -> NetworkPlan {

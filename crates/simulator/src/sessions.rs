@@ -1,6 +1,8 @@
 //! What becomes of registrations, numbers and evicted sessions, written a second time and as plainly as possible.
 
-use quorate_types::{BundleNumber, Digest, Nonce, OperationError, Seq, SessionId, SessionLimits, limits};
+use quorate_types::{
+    BundleNumber, Digest, Nanoseconds, Nonce, OperationError, Seq, SessionId, SessionLimits, limits,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be done with a bundle of a session.
@@ -52,6 +54,9 @@ pub struct Sessions {
     evicted: BTreeMap<([u8; 32], SessionId), (u64, Seq)>,
     /// Of which results were kept and are no more.
     gone: BTreeSet<(SessionId, BundleNumber)>,
+    /// Which seq was reached when, as often as that is marked, and when the last header was.
+    marks: Vec<(Seq, Nanoseconds)>,
+    now: Nanoseconds,
 }
 
 impl Sessions {
@@ -65,6 +70,8 @@ impl Sessions {
             registered: Vec::new(),
             evicted: BTreeMap::new(),
             gone: BTreeSet::new(),
+            marks: Vec::new(),
+            now: Nanoseconds(0),
         }
     }
 
@@ -89,23 +96,24 @@ impl Sessions {
         recent: u64,
     ) -> Result<SessionId, OperationError> {
         let SessionLimits { per_client, registration_age, .. } = self.limits;
+        let remembered_max = (per_client - 1).max(1);
         let kept = self.rows.iter().find(|(_, row)| (row.client, row.nonce) == (client, nonce));
         if let Some((session, _)) = kept {
             return Ok(*session);
         }
-        let lately: Vec<&Registered> = self
-            .registered
-            .iter()
-            .filter(|past| past.client == client && past.session.seq.0 + registration_age >= seq.0)
-            .collect();
-        if lately.iter().any(|past| past.nonce == nonce) {
+        // The last ones of a key are remembered; what they name must be above those that are not.
+        let mut own: Vec<&Registered> = self.registered.iter().filter(|past| past.client == client).collect();
+        let last = own.split_off(own.len().saturating_sub(remembered_max));
+        let floor = seq.0.saturating_sub(registration_age).min(self.first_within_time());
+        let floor = own.last().map_or(floor, |past| floor.max(past.session.seq.0 + 1));
+        if last.iter().any(|past| past.nonce == nonce && past.session.seq.0 >= floor) {
             return Err(OperationError::RegistrationUsed);
         }
-        if recent > seq.0 || seq.0 - recent > registration_age {
+        if recent > seq.0 || recent < floor {
             return Err(OperationError::RegistrationNotRecent { recent, executing: seq.0 });
         }
-        if lately.len() >= (per_client - 1).max(1) {
-            return Err(OperationError::TooManyRegistrations { sessions: lately.len() as u64 });
+        if last.len() == remembered_max && last[0].session.seq.0 + registration_age >= seq.0 {
+            return Err(OperationError::TooManyRegistrations { sessions: remembered_max as u64 });
         }
         let own = || self.rows.iter().filter(|(_, row)| row.client == client);
         if own().count() == per_client {
@@ -118,6 +126,22 @@ impl Sessions {
         self.registered.push(Registered { client, nonce, session });
         self.rows.insert(session, Row { client, nonce, used: seq, executed: Vec::new(), kept: Vec::new() });
         Ok(session)
+    }
+
+    /// The header with this time is executed to its end.
+    pub fn header(&mut self, seq: Seq, timestamp: Nanoseconds) {
+        let part = self.limits.registration_time.0 / 8;
+        if self.marks.last().is_none_or(|(_, last)| timestamp >= last.plus(part)) {
+            self.marks.push((seq, timestamp));
+        }
+        self.now = timestamp;
+    }
+
+    /// The first header that may be younger than T, as far as every eighth of it is marked.
+    fn first_within_time(&self) -> u64 {
+        let time = self.limits.registration_time.0;
+        let old = self.marks.iter().rev().find(|(_, at)| at.plus(time) <= self.now);
+        old.map_or(0, |(seq, _)| seq.0 + 1)
     }
 
     fn evict(&mut self, seq: Seq, session: SessionId) {
@@ -219,8 +243,16 @@ mod tests {
     const REQUEST: Digest = Digest([5; 32]);
 
     fn sessions() -> Sessions {
-        let limits = SessionLimits { per_client: 2, registration_age: 10, ..SessionLimits::default() };
-        Sessions::new(limits, 1)
+        let registration_time = Nanoseconds(40);
+        let limits = SessionLimits {
+            per_client: 2,
+            registration_age: 10,
+            registration_time,
+            ..SessionLimits::default()
+        };
+        let mut sessions = Sessions::new(limits, 1);
+        (1..20).for_each(|seq| sessions.header(Seq(seq), Nanoseconds(100 * seq)));
+        sessions
     }
 
     fn nonce(byte: u8) -> Nonce {

@@ -23,6 +23,7 @@ mod load;
 mod manifest;
 mod node;
 mod page;
+mod recency;
 mod records;
 mod registration;
 mod reply;

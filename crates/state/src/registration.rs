@@ -1,10 +1,10 @@
 //! Registrations, evictions and bundles of sessions that are gone (DESIGN section 6).
 //!
 //! A registration is executed at most once, whoever sends it again: its nonce is remembered for as long as its session
-//! is kept, and for as long as the seq that it names is recent enough. Sessions are numbered by the order of
+//! is kept, and for as long as the seq that it names is recent enough (`recency`). Sessions are numbered by the order of
 //! execution, so neither clocks nor counters of clients matter.
 
-use quorate_types::{ArchivedOperation, BundleNumber, Nonce, OperationError, Seq, SessionId, SessionLimits};
+use quorate_types::{ArchivedOperation, BundleNumber, Nonce, OperationError, Seq, SessionId};
 
 use crate::reply::{Outcome, SkipReason};
 use crate::state::{BundleInput, Context, State};
@@ -43,20 +43,28 @@ impl State {
 
     /// Why a registration that names `recent` is void.
     fn objection(&self, context: Context, client: &[u8; 32], recent: u64) -> Option<OperationError> {
-        let SessionLimits { per_client, registration_age, .. } = self.sessions.limits();
-        let executing = context.seq.0;
-        if recent > executing || executing - recent > registration_age {
-            return Some(OperationError::RegistrationNotRecent { recent, executing });
+        let limits = self.sessions.limits();
+        let executing = context.seq;
+        let floor = self.recency.floor(executing, &limits).max(self.sessions.floor(client));
+        if recent > executing.0 || recent < floor.0 {
+            return Some(OperationError::RegistrationNotRecent { recent, executing: executing.0 });
         }
-        // One less than it may keep: then none that is used again within that many headers is evicted.
-        let sessions = self.sessions.registrations(client);
-        (sessions >= per_client.saturating_sub(1).max(1))
-            .then_some(OperationError::TooManyRegistrations { sessions: sessions as u64 })
+        let oldest = self.sessions.registration_in_the_way(client)?;
+        (oldest.seq.plus(limits.registration_age) >= executing).then(|| {
+            let sessions = self.sessions.registrations_max() as u64;
+            OperationError::TooManyRegistrations { sessions }
+        })
     }
 
     fn open(&mut self, context: Context, client: &[u8; 32], nonce: Nonce) -> SessionId {
         if let Some((evicted, fields)) = self.sessions.to_evict(client) {
             self.evict(context.seq, evicted, fields);
+        }
+        // Where headers are many, the time of some may not be over yet: more are not remembered for that.
+        if let Some(oldest) = self.sessions.registration_in_the_way(client) {
+            let floor = self.sessions.forget_early(client, oldest);
+            self.remove(&system::registration_key(oldest));
+            self.put(&system::client_key(client), 0, &floor.0.to_le_bytes());
         }
         let SessionId { seq, place } = self.last_opened;
         let place = if seq == context.seq { place + 1 } else { 0 };
@@ -108,7 +116,8 @@ impl State {
 
     /// The header `seq` is executed to its end: forgets the registrations that are void for their age from the next one on.
     pub(crate) fn forget_registrations(&mut self, seq: Seq) {
-        while let Some(session) = self.sessions.forget_registration(seq) {
+        let floor = self.recency.floor(seq.next(), &self.sessions.limits());
+        while let Some(session) = self.sessions.forget_registration(floor) {
             self.remove(&system::registration_key(session));
         }
     }

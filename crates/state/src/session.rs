@@ -34,8 +34,10 @@ struct Client {
     evicted: BTreeMap<SessionId, BundleNumber>,
     /// They, those first that were evicted first.
     by_eviction: BTreeSet<(Seq, SessionId)>,
-    /// How many of its registrations are remembered.
-    registrations: usize,
+    /// Its registrations that are remembered, by the sessions that they have opened.
+    registrations: BTreeSet<SessionId>,
+    /// The lowest seq that its registrations may name: those were forgotten that opened sessions below.
+    floor: Seq,
 }
 
 impl Client {
@@ -81,9 +83,11 @@ impl Sessions {
             remembered: BTreeMap::new(),
         };
         let [start, end] = &system::CLIENTS;
-        for client in tree.range(start, end).filter_map(|(key, _)| system::client_of(key)) {
-            index.places.insert(client, index.clients.len());
-            index.clients.push(Client::default());
+        for (key, record) in tree.range(start, end) {
+            if let Some(client) = system::client_of(key) {
+                index.places.insert(client, index.clients.len());
+                index.clients.push(Client { floor: system::floor_of(record.value), ..Client::default() });
+            }
         }
         let [start, end] = &system::SESSIONS;
         for (key, record) in tree.range(start, end) {
@@ -146,9 +150,21 @@ impl Sessions {
         kept.max(self.remembered.last_key_value().map(|(id, _)| *id))
     }
 
-    /// How many registrations of an allowed client are remembered.
-    pub(crate) fn registrations(&self, client: &[u8; 32]) -> usize {
-        self.places.get(client).map_or(0, |place| self.clients[*place].registrations)
+    /// How many registrations of a client are remembered at once. One less than it may keep sessions: then none that is
+    /// used again within A headers is evicted.
+    pub(crate) fn registrations_max(&self) -> usize {
+        self.limits.per_client.saturating_sub(1).max(1)
+    }
+
+    /// The oldest registration of a client that must be forgotten before another is remembered, if one must.
+    pub(crate) fn registration_in_the_way(&self, client: &[u8; 32]) -> Option<SessionId> {
+        let registrations = &self.clients[*self.places.get(client)?].registrations;
+        registrations.first().copied().filter(|_| registrations.len() >= self.registrations_max())
+    }
+
+    /// The lowest seq that registrations of a client may name, for those of its that were forgotten early.
+    pub(crate) fn floor(&self, client: &[u8; 32]) -> Seq {
+        self.places.get(client).map_or(Seq(0), |place| self.clients[*place].floor)
     }
 
     /// The next bundle of a session of this client that was evicted, if that is known.
@@ -212,25 +228,33 @@ impl Sessions {
     /// Notes a registration that was executed.
     pub(crate) fn remember(&mut self, id: SessionId, client: [u8; 32], nonce: Nonce) {
         let place = *self.places.get(&client).expect("invariant: a client that registers is allowed");
-        self.clients[place].registrations += 1;
+        self.clients[place].registrations.insert(id);
         self.nonces.insert((client, nonce), id);
         self.remembered.insert(id, (client, nonce));
     }
 
-    /// Forgets one registration that is void for its age in every header after `seq`, if there is one; returns the session
-    /// that it opened.
-    pub(crate) fn forget_registration(&mut self, seq: Seq) -> Option<SessionId> {
-        let oldest = self.remembered.first_entry()?;
-        let id = *oldest.key();
-        if id.seq.plus(self.limits.registration_age) > seq {
-            return None;
-        }
-        let (client, nonce) = oldest.remove();
-        self.clients[self.places[&client]].registrations -= 1;
+    /// Forgets one registration that names a seq below `floor`, if there is one; returns the session that it opened.
+    pub(crate) fn forget_registration(&mut self, floor: Seq) -> Option<SessionId> {
+        let oldest = self.remembered.first_key_value().map(|(id, _)| *id)?;
+        // It names a seq up to that of its session.
+        (oldest.seq < floor).then(|| self.forget(oldest))
+    }
+
+    /// Forgets a registration before its time: from now on its client may name no seq up to that of its session.
+    pub(crate) fn forget_early(&mut self, client: &[u8; 32], id: SessionId) -> Seq {
+        self.forget(id);
+        let client = &mut self.clients[self.places[client]];
+        client.floor = client.floor.max(id.seq.next());
+        client.floor
+    }
+
+    fn forget(&mut self, id: SessionId) -> SessionId {
+        let (client, nonce) = self.remembered.remove(&id).expect("invariant: it is remembered");
+        self.clients[self.places[&client]].registrations.remove(&id);
         if !self.sessions.contains_key(&id) {
             self.nonces.remove(&(client, nonce));
         }
-        Some(id)
+        id
     }
 
     pub(crate) fn insert(&mut self, id: SessionId, fields: SessionFields, used: Seq) {
@@ -288,7 +312,7 @@ impl Sessions {
         for client in &self.clients {
             assert!(client.without_results.len() + client.with_results.len() <= self.limits.per_client);
             assert!(client.evicted.len() <= self.limits.per_client);
-            assert!(client.registrations <= self.limits.per_client);
+            assert!(client.registrations.len() <= self.limits.per_client);
         }
     }
 }

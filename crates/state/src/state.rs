@@ -12,6 +12,7 @@ use rkyv::vec::ArchivedVec;
 use crate::execute::Execution;
 use crate::frozen::Frozen;
 use crate::leaf::VersionedRef;
+use crate::recency::Recency;
 use crate::reply::{Outcome, Reply, SkipReason};
 use crate::results::Results;
 use crate::session::Sessions;
@@ -50,6 +51,7 @@ pub struct State {
     pub(crate) totals: Totals,
     pub(crate) sessions: Sessions,
     pub(crate) results: Results,
+    pub(crate) recency: Recency,
     /// The session that was opened last.
     pub(crate) last_opened: SessionId,
     window: Window,
@@ -127,6 +129,7 @@ impl State {
             sessions: Sessions::rebuild(&tree, limits),
             tree,
             results: Results::default(),
+            recency: Recency::default(),
             last_opened: SessionId::NONE,
             window: Window::default(),
             page: Vec::new(),
@@ -134,7 +137,10 @@ impl State {
             bytes_since: 0,
         };
         state.last_opened = state.sessions.last().unwrap_or_default();
-        state.checkpointed = state.header().map_or(Seq(0), |header| header.seq);
+        if let Some(header) = state.header() {
+            state.checkpointed = header.seq;
+            state.recency = Recency::rebuild(&state.tree, header.timestamp);
+        }
         state
     }
 
@@ -228,6 +234,9 @@ impl State {
             let key = system::revision_key();
             let change = self.tree.put(&key, 0, &self.totals.revision.to_le_bytes());
             self.totals.count(key.len(), change);
+        }
+        if let Some(marks) = self.recency.note(seq, timestamp, &self.sessions.limits()) {
+            self.put(&system::marks_key(), 0, &marks);
         }
         self.forget_registrations(seq);
     }
@@ -338,6 +347,9 @@ impl State {
     pub fn check_invariants(&self) {
         self.tree.check_invariants();
         self.sessions.check_invariants(&self.tree);
+        if let Some(header) = self.header() {
+            assert_eq!(self.recency, Recency::rebuild(&self.tree, header.timestamp));
+        }
         let Totals { user_keys, stored_bytes, revision } = Totals::rebuild(&self.tree);
         assert_eq!((self.totals.user_keys, self.totals.stored_bytes), (user_keys, stored_bytes));
         assert!(revision <= self.totals.revision, "the revision never falls");

@@ -5,12 +5,13 @@
 //! | --- | --- | --- |
 //! | 0 | digest and timestamp of the last executed header | its seq |
 //! | 1 | revision of the last write up to that header, absent before the first | 0 |
-//! | 2 ‖ client key | nothing; present = allowed | 0 |
+//! | 2 ‖ client key | present = allowed; the lowest seq that its registrations may name, if any was forgotten early | 0 |
 //! | 3 ‖ lane | number and chain digest of the lane's executed tip | 0 |
 //! | 4 ‖ session | client key, nonce, next bundle, first kept results, bytes of kept results | seq of the last bundle |
 //! | 4 ‖ session ‖ slot | archived results of the bundle with number mod 64 = slot, if kept, and the digest of its request | its seq |
 //! | 5 ‖ session | client key and nonce of the registration, for as long as it could be executed again | 0 |
 //! | 6 ‖ client key ‖ session | next bundle of a session that was evicted | seq of the eviction |
+//! | 7 | marks: seq and timestamp of a few headers | 0 |
 //!
 //! Numbers in values are little-endian; sessions in keys are big-endian, so that they lie in the order in which they were
 //! opened. Replies reuse their slots, so the tree keeps its shape while a session runs.
@@ -37,6 +38,7 @@ const LANE: u8 = 3;
 const SESSION: u8 = 4;
 const REGISTRATION: u8 = 5;
 const EVICTED: u8 = 6;
+const MARKS: u8 = 7;
 
 const SESSION_KEY_BYTES: usize = 2 + SessionId::BYTES;
 const REPLY_KEY_BYTES: usize = SESSION_KEY_BYTES + 1;
@@ -51,6 +53,10 @@ pub(crate) fn header_key() -> [u8; 2] {
 
 pub(crate) fn revision_key() -> [u8; 2] {
     [SYSTEM, REVISION]
+}
+
+pub(crate) fn marks_key() -> [u8; 2] {
+    [SYSTEM, MARKS]
 }
 
 pub(crate) fn client_key(client: &[u8; 32]) -> [u8; 34] {
@@ -208,6 +214,29 @@ impl SessionFields {
 /// The revision in its record.
 pub(crate) fn revision_of(value: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(value.try_into().ok()?))
+}
+
+/// Which seq was reached when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) seq: Seq,
+    pub(crate) at: Nanoseconds,
+}
+
+pub(crate) fn marks_value(marks: &[Mark]) -> Vec<u8> {
+    marks.iter().flat_map(|mark| [mark.seq.0.to_le_bytes(), mark.at.0.to_le_bytes()].concat()).collect()
+}
+
+pub(crate) fn marks_of(value: &[u8]) -> Vec<Mark> {
+    let (numbers, _) = value.as_chunks::<8>();
+    let (marks, _) = numbers.as_chunks::<2>();
+    let number = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+    marks.iter().map(|[seq, at]| Mark { seq: Seq(number(*seq)), at: Nanoseconds(number(*at)) }).collect()
+}
+
+/// The lowest seq that registrations of a client may name, in its record.
+pub(crate) fn floor_of(value: &[u8]) -> Seq {
+    value.try_into().map_or(Seq(0), |bytes| Seq(u64::from_le_bytes(bytes)))
 }
 
 /// The value of a registration's record.

@@ -40,7 +40,7 @@ fn the_canonical_encoding_has_not_changed() {
     assert_eq!(empty.root().to_hex(), "42f7f925ab4c2f80a4694eff5d0dc21663901c2325eed25261590932a8147fd3");
     let (mut state, _) = fixed_history();
     state.check_invariants();
-    assert_eq!(state.root().to_hex(), "ad7fdf2f8762df7e6757733dfb64a057418622bf65b078da4cb55dead7aea53b");
+    assert_eq!(state.root().to_hex(), "d450f3a77da9b72e56d1f0107968a66c2699d560135c8d84fa16d61b861ba9ef");
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
 use common::{Client, executed, opened, results};
 use proptest::prelude::*;
 use quorate_state::{Outcome, SkipReason, State};
@@ -37,7 +35,8 @@ fn refusal(outcome: &Outcome) -> (OperationError, u64) {
 }
 
 fn limited(per_client: usize, registration_age: u64) -> SessionLimits {
-    SessionLimits { per_client, registration_age, ..SessionLimits::default() }
+    let registration_time = Nanoseconds(0);
+    SessionLimits { per_client, registration_age, registration_time, ..SessionLimits::default() }
 }
 
 /// The header is executed to its end.
@@ -138,6 +137,7 @@ fn the_state_numbers_sessions_and_a_retried_registration_gets_the_same_number() 
 fn a_registration_is_void_unless_the_seq_that_it_names_is_recent() {
     let client = Client::new(1, 1);
     let mut state = State::with_limits([client.key], limited(4, 10));
+    finish(&mut state, 49);
     let root = state.root();
     let not_recent = |recent| OperationError::RegistrationNotRecent { recent, executing: 50 };
     for recent in [0, 39, 51, u64::MAX] {
@@ -244,6 +244,83 @@ fn a_key_registers_fewer_sessions_within_a_headers_than_it_may_keep() {
     }
     assert!(opened.len() > 50, "the others make room again and again: {}", opened.len());
     assert_eq!(used.next, 20, "it is never evicted");
+}
+
+/// A cluster that executes 500 headers a second, up to and with header `upto`.
+fn run_fast(state: &mut State, upto: u64) {
+    let from = state.header().map_or(1, |header| header.seq.0 + 1);
+    for seq in from..=upto {
+        state.note_header(Seq(seq), Digest::ZERO, Nanoseconds::from_millis(2 * seq));
+    }
+}
+
+#[test]
+fn a_registration_from_far_away_is_recent_for_ten_seconds_however_many_headers_that_are() {
+    let mut client = Client::new(1, 1);
+    let mut state = State::new([client.key]);
+    run_fast(&mut state, 20_000);
+    let age = limits::REGISTRATION_AGE_MAX;
+    let not_recent = |recent| OperationError::RegistrationNotRecent { recent, executing: 20_001 };
+    for recent in [0, 20_000 - 6000, 20_002] {
+        let outcome = client.send_registration(&mut state, 20_001, recent);
+        assert_eq!(refusal(&outcome).0, not_recent(recent));
+    }
+    // Nine seconds ago, and four times A.
+    let recent = 20_000 - 4500;
+    assert!(20_001 - recent > 4 * age);
+    let outcome = client.send_registration(&mut state, 20_001, recent);
+    let Outcome::Registration { session: Some(session), fresh: true, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    (client.session, client.next) = (session, 1);
+    client.run(&mut state, 20_001, &[increment()]);
+    state.check_invariants();
+    // Ten seconds without any header are long, but no header came.
+    state.note_header(Seq(20_001), Digest::ZERO, Nanoseconds::from_millis(90_000));
+    let outcome = Client::new(1, 2).send_registration(&mut state, 20_002, 20_002 - age);
+    assert!(matches!(outcome, Outcome::Registration { session: Some(_), .. }), "{outcome:?}");
+    state.check_invariants();
+}
+
+/// As long as it could be executed again a registration is remembered, however many headers that are.
+#[test]
+fn a_replayed_registration_does_nothing_in_a_fast_cluster_either() {
+    let limits = SessionLimits { per_client: 3, registration_age: 100, ..SessionLimits::default() };
+    let mut old = Client::new(1, 1);
+    let mut state = State::with_limits([old.key], limits);
+    run_fast(&mut state, 99);
+    old.register(&mut state, 100);
+    let mut seq = 100;
+    let mut opened = 1;
+    // Others of its key displace it; what is remembered of a key stays as little.
+    while seq < 12_000 {
+        run_fast(&mut state, seq);
+        seq += 150;
+        let mut restarted = State::from_frozen(&state.freeze(), limits);
+        for state in [&mut restarted, &mut state] {
+            let replayed = old.send_registration(state, seq, 99);
+            match replayed {
+                Outcome::Registration { session: Some(session), fresh: false, .. } if opened <= 3 => {
+                    assert_eq!(session, old.session);
+                }
+                _ => {
+                    let (error, _) = refusal(&replayed);
+                    let executing = seq;
+                    let expected = OperationError::RegistrationNotRecent { recent: 99, executing };
+                    assert!(error == OperationError::RegistrationUsed || error == expected, "{error}");
+                }
+            }
+        }
+        let mut next = Client::new(1, 2 + u8::try_from(opened).unwrap());
+        let outcome = next.send_registration(&mut state, seq, seq - 101);
+        let Outcome::Registration { session: Some(session), fresh: true, .. } = outcome else {
+            panic!("101 headers are a fifth of a second: {outcome:?}");
+        };
+        (next.session, next.next) = (session, 1);
+        opened += 1;
+        state.check_invariants();
+    }
+    assert!(opened > 70);
 }
 
 #[test]
@@ -380,22 +457,40 @@ fn the_session_that_was_evicted_last_is_remembered_longest() {
 #[derive(Default)]
 struct Table {
     rows: Vec<(Client, u64)>,
-    /// Every registration that was executed, with its seq.
-    registered: BTreeMap<(u8, u8), u64>,
+    /// Every registration that was executed, with its seq, in order.
+    registered: Vec<((u8, u8), u64)>,
+    /// Every header, with its time.
+    headers: Vec<(u64, u64)>,
 }
 
 impl Table {
     fn objects(&self, seed: u8, nonce: u8, seq: u64, recent: u64, limits: SessionLimits) -> bool {
-        let lately = |at: &u64| *at + limits.registration_age >= seq;
-        let own = self.registered.iter().filter(|((other, _), at)| *other == seed && lately(at)).count();
-        let used = self.registered.get(&(seed, nonce)).is_some_and(lately);
-        used || recent > seq
-            || recent + limits.registration_age < seq
-            || own >= (limits.per_client - 1).max(1)
+        let floor = seq.saturating_sub(limits.registration_age).min(self.first_within_time(limits));
+        // So many of a key are remembered, and none that is void anyway.
+        let most = (limits.per_client - 1).max(1);
+        let mut own: Vec<_> = self.registered.iter().filter(|((other, _), _)| *other == seed).collect();
+        let remembered = own.split_off(own.len().saturating_sub(most));
+        let floor = own.last().map_or(floor, |(_, at)| floor.max(at + 1));
+        let used = remembered.iter().any(|((_, other), at)| *other == nonce && *at >= floor);
+        let full = remembered.len() == most && remembered[0].1 + limits.registration_age >= seq;
+        used || recent > seq || recent < floor || full
+    }
+
+    /// The first header that may be younger than T, as far as every eighth of it is marked.
+    fn first_within_time(&self, limits: SessionLimits) -> u64 {
+        let time = limits.registration_time.0;
+        let mut marks: Vec<(u64, u64)> = Vec::new();
+        for (seq, at) in &self.headers {
+            if marks.last().is_none_or(|(_, last)| *at >= last + time / 8) {
+                marks.push((*seq, *at));
+            }
+        }
+        let now = self.headers.last().map_or(0, |(_, at)| *at);
+        marks.iter().rev().find(|(_, at)| at + time <= now).map_or(0, |(seq, _)| seq + 1)
     }
 
     fn open(&mut self, client: Client, seed: u8, nonce: u8, seq: u64, limits: SessionLimits) {
-        self.registered.insert((seed, nonce), seq);
+        self.registered.push(((seed, nonce), seq));
         let own = |row: &(Client, u64)| row.0.key == client.key;
         if self.rows.iter().filter(|row| own(row)).count() == limits.per_client {
             let at = (0..self.rows.len())
@@ -415,9 +510,11 @@ proptest! {
     fn sessions_agree_with_a_plain_table_and_survive_restarts(
         per_client in 1usize..5,
         registration_age in 0u64..12,
-        steps in prop::collection::vec((0u8..3, 0u8..16, 0u64..14, 0u8..8), 1..150),
+        registration_time in 0u64..200,
+        steps in prop::collection::vec((0u8..3, 0u8..16, 0u64..20, 0u8..8), 1..150),
     ) {
-        let limits = limited(per_client, registration_age);
+        let registration_time = Nanoseconds(registration_time.saturating_sub(60));
+        let limits = SessionLimits { registration_time, ..limited(per_client, registration_age) };
         let mut state = State::with_limits((0..3).map(|seed| Client::new(seed, 0).key), limits);
         let mut table = Table::default();
         let mut noted = 0;
@@ -425,7 +522,10 @@ proptest! {
             let seq = 1 + step as u64 / 3;
             while noted + 1 < seq {
                 noted += 1;
-                finish(&mut state, noted);
+                // Three headers in quick succession, then a while.
+                let at = 3 * noted + noted / 3 * 10;
+                state.note_header(Seq(noted), Digest::ZERO, Nanoseconds(at));
+                table.headers.push((noted, at));
             }
             let mut client = Client::new(seed, nonce);
             let same = |row: &(Client, u64)| row.0.key == client.key && row.0.nonce == client.nonce;

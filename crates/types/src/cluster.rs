@@ -153,8 +153,10 @@ impl Member {
 pub struct SessionLimits {
     /// The sessions of one client key; one less may register within [`SessionLimits::registration_age`] headers.
     pub per_client: usize,
-    /// How many headers after the seq that it names a registration may be executed, and how long it is remembered.
+    /// How many headers after the seq that it names a registration may be executed, however long they took.
     pub registration_age: u64,
+    /// How long after that seq it may be executed, in the time of headers, however many there were.
+    pub registration_time: Nanoseconds,
     /// The bytes of results that are kept for all sessions of one client key.
     pub reply_bytes_per_client: u64,
     /// The bytes of results that are kept for all keys together, over which a key keeps no more than an equal part.
@@ -166,6 +168,7 @@ impl Default for SessionLimits {
         Self {
             per_client: limits::SESSIONS_PER_CLIENT_MAX,
             registration_age: limits::REGISTRATION_AGE_MAX,
+            registration_time: limits::REGISTRATION_TIME_MAX,
             reply_bytes_per_client: limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX,
             reply_bytes: limits::REPLY_BYTES_KEPT_IN_ALL_MAX,
         }
@@ -366,9 +369,14 @@ impl ClusterConfig {
         writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
-        let SessionLimits { per_client, registration_age, reply_bytes_per_client, reply_bytes } =
-            self.tuning.sessions;
-        writer.u64(per_client as u64).u64(registration_age);
+        let SessionLimits {
+            per_client,
+            registration_age,
+            registration_time,
+            reply_bytes_per_client,
+            reply_bytes,
+        } = self.tuning.sessions;
+        writer.u64(per_client as u64).u64(registration_age).u64(registration_time.0);
         writer.u64(reply_bytes_per_client).u64(reply_bytes);
         if let Some(root) = &self.genesis_root {
             writer.digest(root);

@@ -37,6 +37,8 @@ pub const REPLY_BYTES_KEPT_IN_ALL_MAX: u64 = 1024 * 1024 * 1024;
 pub const SESSIONS_PER_CLIENT_MAX: usize = 4096;
 /// A: how many headers after the seq that it names a registration may be executed.
 pub const REGISTRATION_AGE_MAX: u64 = 1024;
+/// T: how long after that seq, in the time of headers, however many there were. Longer than any way to a cluster and back.
+pub const REGISTRATION_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(10_000);
 /// The size from which a batch is full, in bytes. A batch ends with the bundle that reaches it.
 pub const BATCH_BYTES_FULL: usize = 512 * 1024;
 /// The largest batch on the wire, in bytes: a full one may have been one byte short before its last bundle.

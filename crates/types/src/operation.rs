@@ -249,8 +249,9 @@ pub enum OperationError {
     Misplaced,
     /// A registration names a seq that is too old, or one that is not executed yet; sign another.
     #[error(
-        "the registration names seq {recent}, which is not within {} headers before {executing}",
-        crate::limits::REGISTRATION_AGE_MAX
+        "the registration names seq {recent}, which is above {executing}, or more than {} headers and {} s below it",
+        crate::limits::REGISTRATION_AGE_MAX,
+        crate::limits::REGISTRATION_TIME_MAX.0 / 1_000_000_000
     )]
     RegistrationNotRecent {
         /// The seq that it names.

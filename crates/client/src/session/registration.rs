@@ -67,7 +67,7 @@ impl Registration {
         }
     }
 
-    pub(super) fn send(&self, replica: ReplicaId, out: &mut Vec<Action>) {
+    fn send(&self, replica: ReplicaId, out: &mut Vec<Action>) {
         if let Some((frame, _)) = &self.signed {
             out.push(Action::Send { replica, frame: frame.clone() });
         }
@@ -106,18 +106,25 @@ impl Session {
         }
     }
 
-    /// Patience is at its end before a quorum has reported: f+1 reports are enough for a seq that is executed. What is
-    /// signed waits to be sent.
+    /// Patience is at its end before a quorum has reported: f+1 reports are enough for a seq that is executed.
     pub(super) fn register_with_fewer(&mut self) {
         if self.registration.reports.iter().flatten().count() >= self.config.quorums().weak {
-            self.sign_registration();
+            self.stage = Stage::Registering;
         }
     }
 
     fn register(&mut self, now: Nanoseconds, out: &mut Vec<Action>) {
-        self.sign_registration();
+        self.stage = Stage::Registering;
         self.send_all_again(now, out);
         self.retry = Some(Retry { from: self.first, at: now.plus(ATTACHMENT_GRACE.0) });
+    }
+
+    /// Sends the registration to the home. It is signed when it is sent first, so that the seq that it names is not old.
+    pub(super) fn send_registration(&mut self, out: &mut Vec<Action>) {
+        if self.registration.signed.is_none() {
+            self.sign_registration();
+        }
+        self.registration.send(self.home, out);
     }
 
     /// Signs the registration, which names the seq that f+1 replicas have reached.
@@ -133,7 +140,6 @@ impl Session {
             request = bundle::write(out, config, key, SessionId::NONE, NUMBER, &vec![operation]);
         });
         registration.signed = Some((frame, request));
-        self.stage = Stage::Registering;
     }
 
     pub(super) fn on_registration_reply(
@@ -191,7 +197,7 @@ impl Session {
         (self.id, self.retry) = (SessionId::NONE, None);
         self.attach_everywhere(out);
         if wait {
-            self.sign_registration();
+            self.stage = Stage::Registering;
             self.send_later(now, self.first);
         } else {
             self.register(now, out);

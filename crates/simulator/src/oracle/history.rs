@@ -4,7 +4,7 @@
 //! that replays the order, and a bundle that was complete before another was submitted must come before it.
 
 use super::Violation;
-use crate::ledger::WrittenBundle;
+use crate::ledger::{Ordered, WrittenBundle};
 use crate::model::{Fate, Model};
 use quorate_types::{
     BundleNumber, Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId,
@@ -87,27 +87,34 @@ pub struct Replay {
     pub model: Model,
 }
 
-/// Replays the committed order of bundles of so many client keys.
-#[must_use]
-pub fn replay(order: &[(Seq, &WrittenBundle)], limits: SessionLimits, clients: usize) -> Replay {
-    let mut replay =
-        Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits, clients) };
-    for (seq, bundle) in order {
-        let (seq, session, number, request) = (*seq, bundle.session, bundle.number, bundle.request);
-        match replay.model.bundle(seq, bundle) {
+impl Replay {
+    fn bundle(&mut self, seq: Seq, bundle: &WrittenBundle) {
+        let (session, number, request) = (bundle.session, bundle.number, bundle.request);
+        match self.model.bundle(seq, bundle) {
             Fate::Executed(results) => {
                 let operations = bundle.operations.clone();
                 let name = Answered { session, number, request, seq, evicted: false };
-                replay.answers.insert(name, results.clone());
-                replay.executed.push(Executed { seq, session, number, request, operations, results });
+                self.answers.insert(name, results.clone());
+                self.executed.push(Executed { seq, session, number, request, operations, results });
             }
             Fate::Answered(at, result) => {
                 let results = vec![result];
                 let evicted = Answered::says_evicted(&results);
-                replay.answers.insert(Answered { session, number, request, seq: at, evicted }, results);
+                self.answers.insert(Answered { session, number, request, seq: at, evicted }, results);
             }
             Fate::Nothing => {}
         }
+    }
+}
+
+/// Replays the committed order of bundles of so many client keys.
+#[must_use]
+pub fn replay(order: &[Ordered<'_>], limits: SessionLimits, clients: usize) -> Replay {
+    let mut replay =
+        Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits, clients) };
+    for Ordered { seq, timestamp, bundles } in order {
+        bundles.iter().for_each(|bundle| replay.bundle(*seq, bundle));
+        replay.model.header(*seq, *timestamp);
     }
     replay
 }
@@ -256,7 +263,8 @@ mod tests {
         let register = bundle(SessionId::NONE, 0, Operation::Register { nonce, recent: 1 });
         let add = bundle(session(0), 1, Operation::IncrementBy { key: b"n".to_vec(), by: 1 });
         let read = bundle(session(0), 2, Operation::Get { key: b"n".to_vec() });
-        let order = [(Seq(1), &register), (Seq(2), &add), (Seq(3), &add), (Seq(3), &read)];
+        let header = |seq, bundles| Ordered { seq: Seq(seq), timestamp: Nanoseconds(seq), bundles };
+        let order = [header(1, vec![&register]), header(2, vec![&add]), header(3, vec![&add, &read])];
         let Replay { executed, answers, .. } = replay(&order, SessionLimits::default(), 1);
         assert_eq!((executed.len(), answers.len()), (2, 3));
         let OperationResult::Value(Some(found)) = &executed[1].results[0] else { panic!("the key exists") };

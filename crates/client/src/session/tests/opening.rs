@@ -66,9 +66,13 @@ fn a_key_that_registers_too_often_waits() {
     let error = OperationError::TooManyRegistrations { sessions: 4095 };
     fixture.answer_registration(OperationResult::Error(error));
     assert_eq!(fixture.happened(), "0:Attach 1:Attach 2:Attach 3:Attach");
+    // Much may be executed meanwhile: what it names when it is sent is recent then.
+    fixture.attached(0, 5000);
+    fixture.attached(2, 6000);
     let deadline = fixture.session.deadline().unwrap();
     fixture.at(deadline);
     assert_eq!(fixture.happened(), "1:b0");
+    assert_eq!(fixture.recent, 5000);
 }
 
 /// Tells that the session is evicted and `next` was its next bundle.
@@ -117,6 +121,43 @@ fn what_was_sent_in_an_evicted_session_that_nobody_remembers_is_unknown() {
     fixture
         .answer_registration(OperationResult::Registered { session: SessionId { seq: Seq(90), place: 0 } });
     assert_eq!(fixture.happened(), "0:Attach 1:Attach 2:Attach 3:Attach 1:b1", "the third was never sent");
+}
+
+/// Its results are not here, but f+1 have told their digest: it was executed, whatever is not known any more.
+#[test]
+fn what_f_plus_1_agreed_on_before_the_session_was_evicted_is_done() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.submit();
+    fixture.happened();
+    fixture.answer(0, 1, 9, &value_of(1), Form::Digest);
+    fixture.answer(3, 1, 9, &value_of(1), Form::Digest);
+    assert_eq!(fixture.happened(), "", "the body is missing");
+    evict(&mut fixture, 2, 0);
+    assert_eq!(fixture.happened(), "b1@s80:gone b2:unknown 0:Attach 1:Attach 2:Attach 3:Attach 1:b0");
+}
+
+/// A home may decline what it was never sent, and take what is sent in doubt: then it is not sent in another session too.
+#[test]
+fn a_bundle_that_was_voided_before_it_was_sent_counts_as_sent_once_it_is() {
+    let mut fixture = Fixture::registered();
+    for replica in [0, 2, 3] {
+        fixture.disconnect(replica);
+    }
+    fixture.submit();
+    fixture.busy(1, 1);
+    fixture.submit();
+    assert_eq!(fixture.happened(), "1:b1", "the second waits behind the first");
+    fixture.decline(1, 2, BusyReason::ReadOnly);
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        let deadline = fixture.session.deadline().unwrap();
+        fixture.at(deadline);
+        sent.extend(fixture.happened().split(' ').map(str::to_owned));
+    }
+    assert!(sent.iter().any(|what| what == "1:b2"), "in doubt the bundle itself is sent: {sent:?}");
+    evict(&mut fixture, 1, 0);
+    assert_eq!(fixture.happened(), "b1:unknown b2:unknown 1:Attach 1:b0");
 }
 
 #[test]
