@@ -94,8 +94,6 @@ pub enum Outcome {
         path: PathBuf,
         /// How much is needed there.
         needed_bytes: u64,
-        /// What the system said, where it is no room on the disk that is wanting.
-        other: Option<String>,
     },
     /// Not of a job: blocks were read back. What was bad is told in the log and written anew.
     Scrubbed {
@@ -237,8 +235,6 @@ enum Attempt {
         needed_bytes: u64,
         /// Whether the disk seemed to have them.
         is_surprise: bool,
-        /// What the system said, where it is no room on the disk that is wanting.
-        other: Option<String>,
     },
     /// The replica stops.
     Stopped,
@@ -300,10 +296,10 @@ impl Writer {
                     self.waits = None;
                     self.finish(Outcome::Durable(written), &done);
                 }
-                Ok(Attempt::NoRoom { needed_bytes, is_surprise, other }) => {
+                Ok(Attempt::NoRoom { needed_bytes, is_surprise }) => {
                     self.wait_for_room(needed_bytes, is_surprise);
                     let (position, path) = (job.position, self.folder.path().to_owned());
-                    self.tell(Outcome::PutOff { position, path, needed_bytes, other }, &done);
+                    self.tell(Outcome::PutOff { position, path, needed_bytes }, &done);
                     newest = Some((job, done));
                 }
                 Ok(Attempt::Stopped) => return,
@@ -489,7 +485,7 @@ impl Writer {
                     is_measured = true;
                     let needed_bytes = needed_bytes(checkpoint);
                     if self.folder.free_bytes() < needed_bytes {
-                        return Ok(Some(Attempt::NoRoom { needed_bytes, is_surprise: false, other: None }));
+                        return Ok(Some(Attempt::NoRoom { needed_bytes, is_surprise: false }));
                     }
                 }
                 Progress::Pause => {}
@@ -500,13 +496,12 @@ impl Writer {
     }
 
     fn on_error(&mut self, checkpoint: Checkpoint, error: FolderError) -> Result<Attempt, FolderError> {
-        if !error.may_pass() {
+        if !error.is_full_disk() {
             return Err(error);
         }
         let needed_bytes = needed_bytes(&checkpoint);
         self.undo(checkpoint)?;
-        let other = (!error.is_full_disk()).then(|| error.to_string());
-        Ok(Attempt::NoRoom { needed_bytes, is_surprise: true, other })
+        Ok(Attempt::NoRoom { needed_bytes, is_surprise: true })
     }
 
     fn undo(&mut self, checkpoint: Checkpoint) -> Result<(), FolderError> {

@@ -61,12 +61,17 @@ impl<I: Copy> Clients<I> {
         let own = self.per_key.get(key).copied().unwrap_or(0);
         let most =
             self.per_key.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own + 1);
-        let (crowd, is_own) = most.map_or((key, true), |(crowd, _)| (crowd, false));
-        let of_crowd = self.clients.values().filter(|client| client.key == *crowd);
-        let quietest =
-            of_crowd.filter_map(|client| Some((heard(client.id)?, client.id))).min_by_key(|(at, _)| *at);
-        match quietest {
-            Some((at, id)) if !is_own || now.saturating_duration_since(at) >= IDLE => Welcome::Instead(id),
+        // Where no key has more than its part, one that is idle gives way: of the same key, or to a key that has none.
+        let may_go = |client: &&Client<I>| match most {
+            Some((crowd, _)) => client.key == *crowd,
+            None => own == 0 || client.key == *key,
+        };
+        let times =
+            self.clients.values().filter(may_go).filter_map(|client| Some((heard(client.id)?, client.id)));
+        match times.min_by_key(|(at, _)| *at) {
+            Some((at, id)) if most.is_some() || now.saturating_duration_since(at) >= IDLE => {
+                Welcome::Instead(id)
+            }
             _ => Welcome::Full,
         }
     }
@@ -115,6 +120,17 @@ mod tests {
         assert_eq!(clients.welcome(&B, start, heard), Welcome::Full, "equal parts");
         let other = [3; 32];
         assert!(matches!(clients.welcome(&other, start, heard), Welcome::Instead(_)));
+        for (number, key) in [(0, [7; 32]), (1, [8; 32]), (4, [9; 32])] {
+            let id = clients.get(number).unwrap();
+            clients.remove(number);
+            clients.insert(number, id, key);
+        }
+        assert_eq!(
+            clients.welcome(&other, start, heard),
+            Welcome::Full,
+            "as many keys as places, all in use"
+        );
+        assert_eq!(clients.welcome(&other, start + IDLE, heard), Welcome::Instead(3), "an idle one");
         (0..6).for_each(|number| clients.remove(number));
         assert_eq!((clients.len(), clients.per_key.len()), (0, 0));
     }

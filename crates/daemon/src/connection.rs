@@ -35,7 +35,7 @@ pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     /// When the handshake must be complete.
     pub(crate) expires: Instant,
-    /// When the other side has said something last.
+    /// When the other side has said something last, or was told something.
     pub(crate) heard: Instant,
 }
 

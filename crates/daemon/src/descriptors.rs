@@ -13,8 +13,8 @@ const FILES: u64 = 64;
 const FILES_PER_CORE: u64 = 32;
 /// The sockets of one link to one replica: the one that stands, a newer one, and both sides' handshakes.
 const SOCKETS_PER_LINK: u64 = 4;
-/// Sockets of one core that are closed and not gone yet.
-const CLOSING: usize = 64;
+/// Sockets of one core that are refused and not gone yet; the oldest are cut short.
+pub(crate) const CLOSING: usize = 64;
 /// The most half-open connections of clients, and of replicas, at one core.
 const HALF_OPEN_CLIENTS_MAX: usize = 1024;
 const HALF_OPEN_REPLICAS_MAX: usize = 256;
@@ -28,7 +28,9 @@ const CLIENTS_MIN: usize = 16;
 pub(crate) struct Doors {
     pub(crate) clients: usize,
     pub(crate) half_open_clients: HalfOpenLimits,
-    pub(crate) half_open_replicas: HalfOpenLimits,
+    /// At the doors of the links: of those who come from the addresses of members, and of anybody else.
+    pub(crate) half_open_members: HalfOpenLimits,
+    pub(crate) half_open_strangers: HalfOpenLimits,
 }
 
 /// The limit of open files is too low to start.
@@ -67,10 +69,14 @@ impl Doors {
             let needed = reserved + (share * cores) as u64;
             return Err(TooFew { limit, cores, links, needed });
         }
-        let of = |all: usize| HalfOpenLimits { all, per_source: (all / 2).max(1) };
-        // Several replicas may share one address.
-        let replicas = HalfOpenLimits { all: half_open_replicas, per_source: half_open_replicas };
-        Ok(Self { clients, half_open_clients: of(half_open_clients), half_open_replicas: replicas })
+        let of = |all: usize, sources: usize| HalfOpenLimits { all, per_source: (all / sources).max(1) };
+        Ok(Self {
+            clients,
+            half_open_clients: of(half_open_clients, 2),
+            // All replicas may share one address.
+            half_open_members: of(half_open_replicas / 2, 1),
+            half_open_strangers: of(half_open_replicas / 2, 4),
+        })
     }
 }
 
@@ -84,10 +90,11 @@ mod tests {
             [(1024, 1, 3), (1024, 2, 6), (4096, 4, 36), (1 << 20, 8, 99), (400, 1, 3)]
         {
             let doors = Doors::budget(limit, cores, links).unwrap();
-            let core = doors.clients + doors.half_open_clients.all + doors.half_open_replicas.all + CLOSING;
+            let replicas = doors.half_open_members.all + doors.half_open_strangers.all;
+            let core = doors.clients + doors.half_open_clients.all + replicas + CLOSING;
             let reserved = FILES + FILES_PER_CORE * cores as u64 + SOCKETS_PER_LINK * links as u64;
             assert!(reserved + (core * cores) as u64 <= limit, "{limit} {cores} {links}: {doors:?}");
-            assert!(doors.half_open_replicas.all >= 16, "{doors:?}");
+            assert!(doors.half_open_members.all >= 8, "{doors:?}");
         }
         assert_eq!(Doors::budget(1 << 20, 2, 6).unwrap().clients, CLIENTS_MAX);
     }

@@ -5,7 +5,7 @@ use crate::clients::{Clients, Welcome};
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, HANDSHAKE_TIME_MAX, Phase};
-use crate::descriptors::Doors;
+use crate::descriptors::{CLOSING, Doors};
 use crate::half_open::HalfOpen;
 use crate::log_driver::{Damages, LogDriver, LogNews, LogSetup};
 use crate::log_error::LogError;
@@ -25,9 +25,9 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
 use quorate_wire::{Assembler, FrameRef, Kind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
@@ -76,12 +76,15 @@ pub(crate) struct Driver {
     /// Accepted connections whose handshake is not complete. Each door has places of its own, so that a crowd at the
     /// clients' keeps no replica out.
     half_open_clients: HalfOpen<ConnectionId>,
-    half_open_replicas: HalfOpen<ConnectionId>,
+    half_open_members: HalfOpen<ConnectionId>,
+    half_open_strangers: HalfOpen<ConnectionId>,
+    /// Those that were refused and may still take the answer, with others that are gone, oldest first.
+    leaving: VecDeque<ConnectionId>,
     /// Dialed connections whose handshake is not complete.
     dialing: usize,
     turned_away: TurnedAway,
     /// When this tick began.
-    tick: Instant,
+    pub(crate) tick: Instant,
     /// Stands in for an assembler that is in use.
     spare_assembler: Option<Assembler>,
     pub(crate) clock: Clock,
@@ -141,7 +144,9 @@ impl Driver {
             doors,
             client_count: 0,
             half_open_clients: HalfOpen::new(room.half_open_clients),
-            half_open_replicas: HalfOpen::new(room.half_open_replicas),
+            half_open_members: HalfOpen::new(room.half_open_members),
+            half_open_strangers: HalfOpen::new(room.half_open_strangers),
+            leaving: VecDeque::new(),
             dialing: 0,
             turned_away: TurnedAway::default(),
             tick: Instant::now(),
@@ -311,15 +316,7 @@ impl Driver {
                 Ok(())
             }
             Outcome::Replaced(_) => Ok(()),
-            Outcome::PutOff { position, other: Some(error), .. } => {
-                self.shared.set_checkpoint_waits(true);
-                warn!(
-                    "{error}: the checkpoint after header {} is tried again by itself; until it is written, writes are declined",
-                    position.seq
-                );
-                Ok(())
-            }
-            Outcome::PutOff { position, path, needed_bytes, other: None } => {
+            Outcome::PutOff { position, path, needed_bytes } => {
                 if !self.shared.set_checkpoint_waits(true) {
                     warn!(
                         "{}: no room for the checkpoint after header {}, which takes {} MiB; make room on this disk, \
@@ -411,7 +408,10 @@ impl Driver {
         let phase = Phase::Listening { listener, accepts };
         self.connections.insert(connection, Connection::new(phase, address, now));
         let gives_way = match accepts {
-            Accepts::Replicas { .. } => self.half_open_replicas.begin(connection, address.ip()),
+            Accepts::Replicas { link } if self.is_of_a_member(address.ip(), link) => {
+                self.half_open_members.begin(connection, address.ip())
+            }
+            Accepts::Replicas { .. } => self.half_open_strangers.begin(connection, address.ip()),
             Accepts::Clients => self.half_open_clients.begin(connection, address.ip()),
         };
         if let Some(oldest) = gives_way {
@@ -424,7 +424,14 @@ impl Driver {
 
     /// Whether any handshake is under way.
     fn shakes_hands(&self) -> bool {
-        self.dialing + self.half_open_clients.len() + self.half_open_replicas.len() > 0
+        let accepted = [&self.half_open_clients, &self.half_open_members, &self.half_open_strangers];
+        self.dialing > 0 || accepted.iter().any(|door| door.len() > 0)
+    }
+
+    /// Whether a member may come from there.
+    fn is_of_a_member(&self, address: IpAddr, link: LinkId) -> bool {
+        let members = self.config.cluster.members();
+        members.iter().any(|member| member.mesh_address(link).ip() == address.to_canonical())
     }
 
     /// The handshake of a connection is over, for the better or the worse.
@@ -432,7 +439,10 @@ impl Driver {
         match phase {
             Phase::Connecting { .. } | Phase::Dialing { .. } => self.dialing -= 1,
             Phase::Listening { accepts: Accepts::Clients, .. } => self.half_open_clients.end(id),
-            Phase::Listening { .. } => self.half_open_replicas.end(id),
+            Phase::Listening { .. } => {
+                self.half_open_members.end(id);
+                self.half_open_strangers.end(id);
+            }
             Phase::Peer { .. } | Phase::Client { .. } | Phase::Closing => {}
         }
     }
@@ -653,6 +663,13 @@ impl Driver {
             Some(refusal) => {
                 self.reactor.send(id, refusal_frame(refusal).bytes());
                 self.reactor.finish(id);
+                // Whoever does not read the answer takes no descriptor from others.
+                self.leaving.push_back(id);
+                if self.leaving.len() > CLOSING
+                    && let Some(oldest) = self.leaving.pop_front()
+                {
+                    self.reactor.close(oldest);
+                }
             }
             None => self.reactor.close(id),
         }

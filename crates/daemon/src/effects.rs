@@ -2,7 +2,7 @@
 
 use crate::checkpointer::{Checkpointer, Contents, Job};
 use crate::clock::nanoseconds;
-use crate::connection::{Phase, is_small};
+use crate::connection::{Connection, Phase, is_small};
 use crate::data_directory;
 use crate::driver::Driver;
 use crate::report;
@@ -185,11 +185,14 @@ impl Driver {
 
     fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
         let Some(id) = self.clients.get(connection.number) else { return };
-        if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate)
-            && let Some(Phase::Client { questions, .. }) =
-                self.connections.get_mut(&id).map(|found| &mut found.phase)
+        if let Some(Connection { phase: Phase::Client { questions, .. }, heard, .. }) =
+            self.connections.get_mut(&id)
         {
-            *questions = questions.saturating_sub(1);
+            // Whoever only listens, as all but a session's home are listened to, is not idle either.
+            *heard = self.tick;
+            if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate) {
+                *questions = questions.saturating_sub(1);
+            }
         }
         if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
             warn!("a client does not read its replies; closing its connection");

@@ -4,7 +4,7 @@
 //! they hold is `quorate_state`'s. A manifest is written beside its place and renamed. Blocking calls: for threads that
 //! nobody waits for, and for tools.
 
-use crate::space;
+use crate::space::{self, opened};
 use quorate_state::{
     CheckpointHead, FILE_HEAD_BYTES, FileNumber, Frozen, Known, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
     Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored, StoreOptions,
@@ -60,12 +60,6 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    /// Whether it may pass by itself: the disk is full, or what this user may have of it, or there is no descriptor left.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        self.is_full_disk() || matches!(self, Self::Io { cause, .. } if space::lacks_descriptors(cause))
-    }
-
     /// Whether the disk is full, or what this user may have of it.
     #[must_use]
     pub fn is_full_disk(&self) -> bool {
@@ -185,7 +179,7 @@ impl PageFolder {
     /// The files that are there; none where the folder is not. Others than its own are passed over.
     pub fn list(&self) -> Result<Listing, FolderError> {
         let mut listing = Listing::default();
-        let entries = match fs::read_dir(&self.path) {
+        let entries = match opened(|| fs::read_dir(&self.path)) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(listing),
             entries => entries.map_err(failed("list", &self.path))?,
         };
@@ -240,7 +234,7 @@ impl PageFolder {
 
     fn write_copy(&self, manifest: &Manifest, path: &Path) -> Result<(), FolderError> {
         let unfinished = unfinished(path);
-        let mut file = File::create(&unfinished).map_err(failed("create", &unfinished))?;
+        let mut file = opened(|| File::create(&unfinished)).map_err(failed("create", &unfinished))?;
         file.write_all(&manifest.encode()).map_err(failed("write", &unfinished))?;
         if self.synchronous {
             file.sync_all().map_err(failed("make durable", &unfinished))?;
@@ -276,14 +270,15 @@ impl PageFolder {
     pub fn write(&mut self, write: &PageWrite) -> Result<(), FolderError> {
         let path = self.page_file(write.file);
         if write.offset == 0 {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+            let file = opened(|| OpenOptions::new().write(true).create(true).truncate(true).open(&path));
             self.written.insert(write.file, file.map_err(failed("create", &path))?);
             self.is_entry_loose = true;
         }
         let file = match self.written.get(&write.file) {
             Some(file) => file,
             None => {
-                let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+                let file =
+                    opened(|| OpenOptions::new().write(true).open(&path)).map_err(failed("open", &path))?;
                 self.written.entry(write.file).or_insert(file)
             }
         };
@@ -347,7 +342,7 @@ impl PageFolder {
     /// Writes a block anew where it stands; others are not touched.
     pub(crate) fn rewrite(&self, stored: &Stored) -> Result<(), FolderError> {
         let path = self.page_file(stored.file);
-        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+        let file = opened(|| OpenOptions::new().write(true).open(&path)).map_err(failed("open", &path))?;
         file.write_all_at(&stored.bytes, u64::from(stored.offset)).map_err(failed("write", &path))?;
         if self.synchronous {
             file.sync_data().map_err(failed("make durable", &path))?;
@@ -375,7 +370,8 @@ impl PageFolder {
         for (number, bytes) in &undo.cut {
             self.written.remove(number);
             let path = self.page_file(*number);
-            let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+            let file =
+                opened(|| OpenOptions::new().write(true).open(&path)).map_err(failed("open", &path))?;
             file.set_len(u64::from(*bytes)).map_err(failed("shorten", &path))?;
         }
         self.unsynced_bytes = 0;
@@ -393,7 +389,7 @@ impl PageFolder {
 
     fn make_durable(&self, path: &Path) -> Result<(), FolderError> {
         if self.synchronous {
-            let file = File::open(path).map_err(failed("open", path))?;
+            let file = opened(|| File::open(path)).map_err(failed("open", path))?;
             file.sync_all().map_err(failed("make durable", path))?;
             #[cfg(test)]
             self.made_durable.borrow_mut().push(path.to_owned());
@@ -405,7 +401,8 @@ impl PageFolder {
 impl ReadPages for PageFolder {
     fn read(&mut self, number: FileNumber, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         if self.reading.as_ref().is_none_or(|(open, _)| *open != number) {
-            self.reading = Some((number, File::open(self.page_file(number))?));
+            let path = self.page_file(number);
+            self.reading = Some((number, opened(|| File::open(&path))?));
         }
         match &self.reading {
             Some((_, file)) => file.read_exact_at(buffer, offset),
@@ -546,7 +543,7 @@ fn read_copy(path: &Path) -> Result<Manifest, FolderError> {
     if length > MANIFEST_BYTES_MAX as u64 {
         return Err(FolderError::Manifest { path: path.to_owned(), fault: ManifestFault::Length });
     }
-    let bytes = fs::read(path).map_err(failed("read", path))?;
+    let bytes = opened(|| fs::read(path)).map_err(failed("read", path))?;
     Manifest::decode(&bytes).map_err(|fault| FolderError::Manifest { path: path.to_owned(), fault })
 }
 

@@ -5,6 +5,8 @@ use quorate_types::ClusterConfig;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// The bytes that are free on the disk of `path`, for this user.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
@@ -17,11 +19,31 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// How long a file waits for a descriptor at most, and between two attempts.
+const DESCRIPTOR_TIME_MAX: Duration = Duration::from_secs(600);
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
 /// Whether an error says that there is no descriptor left, of the process or of the system: that says nothing of the disk, and
 /// passes.
 pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     matches!(number, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+/// What `open` gives; where there is no descriptor left, once there is. For threads that may wait.
+pub(crate) fn opened<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match open() {
+            Err(error) if lacks_descriptors(&error) && begun.elapsed() < DESCRIPTOR_TIME_MAX => {
+                if begun.elapsed() < DESCRIPTOR_PAUSE {
+                    warn!("a file waits for a descriptor: {error}");
+                }
+                std::thread::park_timeout(DESCRIPTOR_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// What the records of one header take in a log beside its batches, with what groups are filled up with: its Accept, its

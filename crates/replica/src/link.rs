@@ -183,7 +183,11 @@ impl LinkRole {
         if operations.iter().any(ArchivedOperation::writes) {
             return Some(BusyReason::ReadOnly);
         }
-        let needed = if operations.iter().all(ends) { Intake::Endings } else { Intake::Reads };
+        let needed = if !operations.is_empty() && operations.iter().all(ends) {
+            Intake::Endings
+        } else {
+            Intake::Reads
+        };
         (self.intake < needed).then_some(BusyReason::Full)
     }
 }

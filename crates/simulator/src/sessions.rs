@@ -104,9 +104,9 @@ impl Sessions {
         // The last ones of a key are remembered; what they name must be above those that are not.
         let mut own: Vec<&Registered> = self.registered.iter().filter(|past| past.client == client).collect();
         let last = own.split_off(own.len().saturating_sub(remembered_max));
-        let floor = seq.0.saturating_sub(registration_age).min(self.first_within_time());
-        let floor = own.last().map_or(floor, |past| floor.max(past.session.seq.0 + 1));
-        if last.iter().any(|past| past.nonce == nonce && past.session.seq.0 >= floor) {
+        let recent_from = seq.0.saturating_sub(registration_age).min(self.first_within_time());
+        let floor = own.last().map_or(recent_from, |past| recent_from.max(past.session.seq.0 + 1));
+        if last.iter().any(|past| past.nonce == nonce && past.session.seq.0 >= recent_from) {
             return Err(OperationError::RegistrationUsed);
         }
         if recent > seq.0 || recent < floor {

@@ -178,9 +178,7 @@ fn a_checkpoint_that_meets_a_full_disk_is_undone_and_tried_again() {
     std::os::unix::fs::symlink("/dev/full", folder.path().join("manifest-00000002.new")).unwrap();
     change(&mut state, 2);
     running.write(job(2, Contents::State(state.freeze())));
-    let Outcome::PutOff { position, path, needed_bytes, other: None } = running.outcome() else {
-        panic!("not put off")
-    };
+    let Outcome::PutOff { position, path, needed_bytes } = running.outcome() else { panic!("not put off") };
     assert_eq!((position.seq, &*path), (Seq(2), folder.path()));
     assert!(needed_bytes > SPARE_BYTES);
     assert_eq!(names(folder.path()), before, "nothing is left of it");
