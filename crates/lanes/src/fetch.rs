@@ -130,6 +130,12 @@ impl Lost {
         }
         next
     }
+
+    /// Somebody may have what was lost: the next pass waits for nothing. One that is under way goes on, or a peer that comes
+    /// and goes would keep it from ever reaching what is last.
+    pub(crate) fn go_on(&mut self) {
+        (self.looks, self.rest) = (0, 0);
+    }
 }
 
 /// What is being fetched of one lane.

@@ -215,6 +215,8 @@ impl Lane {
             if let Some(node) = self.held.get(mark) {
                 if node.why < why {
                     self.raise(mark, why, lsn);
+                    // If the disk loses a record of it, it is this one that must be written again.
+                    self.held.moved(mark, lsn);
                 }
                 continue;
             }

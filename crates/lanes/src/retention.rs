@@ -153,7 +153,9 @@ impl Lanes {
         let tip = records[index].1;
         let found = self.shares.get(&tip.lane).and_then(|share| share.lane.find_any(tip.mark()));
         if let Some((batch, why)) = found.map(|(batch, why)| (Arc::clone(batch), why)) {
-            self.write(&batch, why, out);
+            let lsn = self.write(&batch, why, out);
+            let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
+            share.lane.moved(tip.mark(), lsn);
         }
     }
 

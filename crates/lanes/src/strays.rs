@@ -35,19 +35,33 @@ pub(crate) struct Strays {
 }
 
 impl Strays {
-    /// Keeps what was found, in the order of the numbers. Of one that was written several times the best reason counts.
+    /// Keeps what was found, in the order of the numbers. Of one that was written several times the best reason counts, and
+    /// stands for all before it that is here: see [`Lane::recover`](crate::lane::Lane::recover).
     pub(crate) fn keep(&mut self, (lsn, batch, why): Found) {
         let mark = batch.mark();
+        let stray = Stray { batch, lsn, why };
+        if why != Why::Named {
+            self.vouch_before(stray.parent());
+        }
         if let Some(known) = self.strays.get_mut(&mark) {
-            known.why = known.why.max(why);
+            if known.why < why {
+                (known.why, known.lsn) = (why, lsn);
+            }
             return;
         }
-        let stray = Stray { batch, lsn, why };
         if !self.strays.contains_key(&stray.parent()) {
             self.holes.insert(stray.parent());
         }
         self.bytes += stray.batch.bytes();
         self.strays.insert(mark, stray);
+    }
+
+    /// What lies at a place and before it, and was found for its name alone, was held for a better reason.
+    fn vouch_before(&mut self, mut place: Mark) {
+        while let Some(stray) = self.strays.get_mut(&place).filter(|stray| stray.why == Why::Named) {
+            stray.why = Why::Acknowledged;
+            place = stray.parent();
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -219,6 +219,66 @@ fn the_journal_keeps_what_was_lost_and_found_when_it_goes_bad_again() {
     assert_eq!(node.take().appended(), [Lsn(5)], "it is in memory");
 }
 
+/// Listed mistake: of what was written again for a better reason only the first record is watched, which says less.
+#[test]
+fn what_tells_why_a_batch_is_held_is_written_again_when_it_goes_bad() {
+    let chain = chain(R1, 3);
+    for lost in [&[][..], &[2]] {
+        let mut recovered = journal(chain.frames.iter().chain([chain.frame(3)]), &[]);
+        recovered.batches[2].2 = Why::Named;
+        recovered.batches[3].2 = Why::Acknowledged;
+        recovered.batches.retain(|(lsn, ..)| !lost.contains(&lsn.0));
+        let mut node = restarted(recovered);
+        node.take();
+        node.lanes.on_lost(Lsn(4), &mut node.out);
+        let written = node.take().0.into_iter().find_map(|output| match output {
+            Output::Append { lsn, why, .. } => Some((lsn, why)),
+            _ => None,
+        });
+        assert_eq!(written, Some((Lsn(5), Why::Acknowledged)), "without {lost:?}");
+    }
+}
+
+/// What is found of a stray for its name alone was held for a better reason if what lies behind it was.
+#[test]
+fn a_hole_below_named_strays_was_acknowledged_if_what_follows_them_was() {
+    let chain = chain(R1, 6);
+    let mut recovered = without(&chain, &[3], &[]);
+    let named = |lsn: &Lsn| (4..=5).contains(&lsn.0);
+    recovered.batches.iter_mut().filter(|(lsn, ..)| named(lsn)).for_each(|(.., why)| *why = Why::Named);
+    let mut node = restarted(recovered);
+    let (server, question) = node.take().question();
+    assert_eq!((question.upto, question.chain), (LaneNumber(3), chain.tips[3].chain));
+    node.fetched(server, &chain.answer(3, 3)).unwrap();
+    node.tick();
+    assert_eq!(node.take().acknowledgements(), [(chain.tip(), Lsn(7))]);
+}
+
+/// Nobody has the first hole, and a peer comes again before each look of the timer.
+#[test]
+fn a_peer_that_comes_and_goes_does_not_keep_later_holes_from_being_looked_for() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(without(&chain, &[2, 5], &[]));
+    let mut asked = BTreeSet::new();
+    for _ in 0..20 {
+        loop {
+            let questions = node.take().questions();
+            for (server, question) in &questions {
+                asked.insert(question.upto.0);
+                node.fetched(*server, &chain.answer_to(question, 0, 1)).unwrap();
+            }
+            if questions.is_empty() {
+                break;
+            }
+        }
+        node.disconnect(R2);
+        node.lanes.on_connected(R2, LINK);
+        node.now = node.now.plus(node.config.tuning().idle.0);
+        node.tick();
+    }
+    assert_eq!(asked, BTreeSet::from([2, 5]));
+}
+
 #[test]
 fn strays_of_a_chain_that_will_never_be_executed_are_forgotten() {
     let (config, trunk) = (config(|_| ()), chain(R1, 3));

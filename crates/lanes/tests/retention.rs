@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use quorate_lanes::{Output, Reject};
 use quorate_types::{LaneNumber, Lsn, Nanoseconds};
+use quorate_wire::message::FetchBatches;
 
 fn durable(node: &mut Node, upto: u64) {
     node.lanes.on_durable(Nanoseconds(0), Lsn(upto), &mut node.out);
@@ -52,6 +53,25 @@ fn a_batch_that_the_disk_has_lost_is_appended_again_from_memory() {
     assert_eq!(lost(2), [(Lsn(4), chain.frames[1].bytes().to_vec())]);
     assert_eq!(lost(9), [], "nothing lies there");
     assert_eq!(lost(1), [(Lsn(5), chain.frames[0].bytes().to_vec())]);
+}
+
+/// The place that went bad is not where others' questions are answered from.
+#[test]
+fn what_was_lost_and_appended_again_is_read_back_from_there() {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_kept_max = 0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    node.receive(&chain, 1..=3);
+    node.tick();
+    durable(&mut node, 3);
+    node.lanes.on_lost(Lsn(2), &mut node.out);
+    durable(&mut node, 4);
+    node.lanes.on_executed(&[chain.tips[3]]);
+    node.take();
+    let (lane, chain) = (chain.lane, chain.tips[2].chain);
+    let question = FetchBatches { lane, upto: LaneNumber(2), chain, above: LaneNumber(1) };
+    node.lanes.on_fetch(R2, LINK, &question).unwrap();
+    node.tick();
+    assert_eq!(node.take().read_back(), [4]);
 }
 
 #[test]
