@@ -158,6 +158,7 @@ impl ExecutionRole {
             (None, None) => Self::new(config, me),
         };
         role.stable = stable;
+        role.library = Library::of(first.as_ref().map(|first| first.root));
         if role.state.header().is_some() {
             let (position, frozen) = (role.executed, role.state.freeze());
             role.add_durable(position, frozen.root(), frozen);

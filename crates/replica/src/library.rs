@@ -78,6 +78,9 @@ pub(crate) enum Reader {
 #[derive(Debug, Default)]
 pub(crate) struct Library {
     states: VecDeque<Served>,
+    /// The root of the state that the cluster began with, if its configuration names it: as good as certified for whoever
+    /// lacks it.
+    first: Option<Digest>,
     /// The tips above which batches are kept.
     pinned: Option<Arc<[LaneTip]>>,
     /// What is to be answered, the oldest first: a few questions of each reader, so everyone has a turn.
@@ -89,6 +92,11 @@ pub(crate) struct Library {
 }
 
 impl Library {
+    /// That of a cluster whose configuration names the root of the state that it began with.
+    pub(crate) fn of(first: Option<Digest>) -> Self {
+        Self { first, ..Self::default() }
+    }
+
     /// A newer state is durable.
     pub(crate) fn add(
         &mut self,
@@ -221,7 +229,8 @@ impl Library {
     }
 
     fn newest_certified(&self) -> Option<usize> {
-        self.states.iter().rposition(|served| served.certificate.is_some())
+        let is_proven = |served: &Served| served.certificate.is_some() || Some(served.root) == self.first;
+        self.states.iter().rposition(is_proven)
     }
 
     /// When there is something to do: at once while questions wait, or when a state may be let go of.
@@ -359,6 +368,23 @@ mod tests {
         shelf.now = shelf.now.plus(1_000 * SECOND);
         shelf.end_tick();
         assert_eq!(shelf.roots(), [fourth]);
+    }
+
+    /// It has no certificate, and is all that a replica can take over before there is one.
+    #[test]
+    fn the_state_that_a_cluster_began_with_stays_until_one_is_certified() {
+        let mut shelf = Shelf::new();
+        let mut began = State::new([[7; 32]]);
+        let first = began.root();
+        shelf.library = Library::of(Some(first));
+        shelf.library.add(first, began.freeze(), Arc::new([]), None);
+        let second = shelf.add(20);
+        shelf.wait(1_000 * SECOND);
+        assert_eq!(shelf.roots(), [first, second]);
+        assert_eq!(shelf.library.certified(shelf.now), None, "nobody has signed it");
+        shelf.certify(20, second);
+        shelf.wait(1_000 * SECOND);
+        assert_eq!(shelf.roots(), [second]);
     }
 
     #[test]
