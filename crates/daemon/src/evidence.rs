@@ -78,6 +78,11 @@ impl<'a> Evidence<'a> {
         self.lost().map_or(Verdict::Vote, Verdict::Learn)
     }
 
+    /// The log of the votes.
+    fn first(&self) -> Option<&(CoreId, &'a Path, &'a Scan)> {
+        self.logs.iter().find(|(core, ..)| *core == FIRST_CORE)
+    }
+
     fn unknown(&self) -> Option<String> {
         self.logs.iter().find_map(|(_, path, scan)| match &scan.damage {
             Damage::Unknown { what } => Some(format!(
@@ -90,7 +95,7 @@ impl<'a> Evidence<'a> {
 
     /// What was taken away of the votes.
     fn absent(&self) -> Option<String> {
-        let first = self.logs.iter().find(|(core, ..)| *core == FIRST_CORE);
+        let first = self.first();
         if let Some((_, path, scan)) = first
             && let Some(absent) = &scan.absent
         {
@@ -108,6 +113,10 @@ impl<'a> Evidence<'a> {
     fn absent_checkpoint(&self) -> Option<String> {
         if !self.pages.is_there {
             return Some("pages is not there: it was made with the directory".to_owned());
+        }
+        if self.first().is_some_and(|(_, _, scan)| scan.votes_are_lost()) {
+            // So may be the certificates that tell up to which one it was trimmed.
+            return None;
         }
         let trimmed = self.trimmed.filter(|_| !self.pages.has_unreadable)?;
         let is_covered = self.pages.oldest.is_some_and(|oldest| oldest <= trimmed);
@@ -134,7 +143,7 @@ impl<'a> Evidence<'a> {
                 return Some(format!("{}: {}", path.display(), scan.damage));
             }
         }
-        let first = self.logs.iter().find(|(core, ..)| *core == FIRST_CORE);
+        let first = self.first();
         if first.is_none_or(|(_, _, scan)| scan.is_empty())
             && let Some(shown) = self.shown()
         {
@@ -315,7 +324,15 @@ mod tests {
     fn lost_votes_make_a_learner_that_stays_one_whatever_is_missing() {
         let reason = "group 3 is missing".to_owned();
         let lost = with(used(), |scan| scan.damage = Damage::LostVotes { reason });
-        learns(judge(&[lost], |_| {}), "votes lost, never to vote again: group 3 is missing");
+        learns(
+            judge(std::slice::from_ref(&lost), |_| {}),
+            "votes lost, never to vote again: group 3 is missing",
+        );
+        // With them the certificates went that tell up to where the log was trimmed.
+        let trimmed = |evidence: &mut Evidence<'_>| {
+            (evidence.trimmed, evidence.pages.oldest) = (Some(Seq(64)), Some(Seq(128)));
+        };
+        learns(judge(&[lost], trimmed), "votes lost, never to vote again: group 3 is missing");
         let learner = Identity { role: Role::Learner { reason: "a disk".to_owned() }, ..founding() };
         learns(judge_with(&learner, &[], |evidence| evidence.has_spoken = true), "a disk");
     }
