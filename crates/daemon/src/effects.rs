@@ -27,13 +27,15 @@ const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const _: () = assert!(PEER_QUEUE_BYTES_MAX > 2 * quorate_types::limits::FRAME_BYTES_MAX);
 const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * quorate_types::limits::RESULTS_BYTES_MAX);
 
-/// The replica stops. That is noted before anything else: if it is killed while its threads end, it must not go on either.
+/// The replica stops: nothing leaves it from here on, on whatever core. That is noted at once, not when its threads have
+/// ended: if it is killed before that, it must not go on either.
 pub(crate) fn halt(shared: &Shared, directory: &Path, reason: String) {
+    // First, as a disk takes its time.
+    shared.halt(reason.clone());
     error!("halting, because going on would not be safe: {reason}");
     if let Err(error) = data_directory::note_halted(directory, &reason) {
         error!("that it has halted could not be noted, and is tried again at the end: {error}");
     }
-    shared.halt(reason);
 }
 
 impl Driver {
