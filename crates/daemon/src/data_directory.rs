@@ -175,7 +175,7 @@ pub fn format(path: &Path, identity: &Identity) -> Result<(), DirectoryError> {
 }
 
 /// As [`format()`] for a replica that votes with the key in `key_file`, with which nobody has ever spoken: it belongs to this
-/// directory when this returns, and to no other one once anything of the directory is there.
+/// directory when this returns, and to no other one once the directory says so of itself.
 ///
 /// # Errors
 /// As for [`format()`].
@@ -188,8 +188,10 @@ pub fn format_voter(
     if let Some(found) = entries(path)?.into_iter().next() {
         return Err(DirectoryError::NotEmpty { path: path.to_owned(), found });
     }
+    // One that cannot be made whole has not taken the key: another one may. As by a start, which goes on after a kill here.
+    build(path, &Identity { claimed: false, ..identity.clone() })?;
     never_spoken::assign(key_file, key, &identity.directory)?;
-    build(path, &Identity { claimed: true, ..identity })?;
+    Identity { claimed: true, ..identity.clone() }.write(path)?;
     never_spoken::consume(key_file, key, &identity.directory)
 }
 
@@ -734,6 +736,26 @@ mod tests {
         std::fs::write(other.path().join("thesis.tex"), "").unwrap();
         let error = format_learner(other.path(), &cluster(1), ME, String::new()).unwrap_err();
         assert!(matches!(error, DirectoryError::NotEmpty { .. }), "{error}");
+    }
+
+    /// The disk is full, or the place above it may not be written.
+    #[test]
+    fn a_directory_that_cannot_be_made_has_not_taken_the_key() {
+        let parent = tempfile::tempdir().unwrap();
+        let (key_file, key) = (parent.path().join("key"), SigningKey::from_seed(&[1; 32]).public());
+        never_spoken::mark(&key_file, &key).unwrap();
+        // No directory is made over a link that leads nowhere.
+        let nowhere = parent.path().join("nowhere");
+        std::os::unix::fs::symlink(parent.path().join("gone"), &nowhere).unwrap();
+        let make = |path: &Path, directory| {
+            format_voter(path, Identity { directory, ..founding() }, &key_file, &key)
+        };
+        make(&nowhere, [7; 16]).unwrap_err();
+        assert!(never_spoken::is_marked(&key_file, &key, &[8; 16]).unwrap());
+        let path = parent.path().join("data");
+        make(&path, [8; 16]).unwrap();
+        assert!(formatted(&path).identity().claimed);
+        assert!(!never_spoken::mark_path(&key_file).exists());
     }
 
     #[test]

@@ -11,12 +11,15 @@ use quorate_types::PublicKey;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// What the name of the mark ends with, behind that of the key file.
 const SUFFIX: &str = ".never-spoken";
 
 /// What precedes the directory that is about to take the key into use.
 const DIRECTORY: &str = "directory: ";
+/// The length of its name, which is hexadecimal.
+const NAME_DIGITS: usize = 32;
 
 /// The path of the mark of the key in `key_file`.
 #[must_use]
@@ -38,7 +41,20 @@ pub fn mark_text(key: &PublicKey) -> String {
 
 /// What the mark of a key says once a directory is about to take the key into use.
 fn assigned_text(key: &PublicKey, directory: &[u8; 16]) -> String {
-    format!("{}{DIRECTORY}{}\n", mark_text(key), hex::encode(directory))
+    format!("{}{}", mark_text(key), directory_line(directory))
+}
+
+fn directory_line(directory: &[u8; 16]) -> String {
+    format!("{DIRECTORY}{}\n", hex::encode(directory))
+}
+
+/// Whether a mark is no directory's yet: whoever was killed while it wrote the line of one has not said so of itself.
+fn is_unassigned(text: &str, key: &PublicKey) -> bool {
+    let Some(line) = text.strip_prefix(&mark_text(key)) else { return false };
+    match line.strip_prefix(DIRECTORY) {
+        Some(name) => name.len() <= NAME_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => DIRECTORY.starts_with(line),
+    }
 }
 
 /// Whether the key in `key_file`, which is `key`, is marked as one with which nobody has ever spoken, and that a directory
@@ -47,13 +63,17 @@ fn assigned_text(key: &PublicKey, directory: &[u8; 16]) -> String {
 /// # Errors
 /// When the system does not let it be read.
 pub fn is_marked(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<bool, DirectoryError> {
-    let path = mark_path(key_file);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text == mark_text(key) || text == assigned_text(key, directory)),
+    let text = read(&mark_path(key_file))?;
+    Ok(is_unassigned(&text, key) || text == assigned_text(key, directory))
+}
+
+/// What a mark says; nothing where there is none.
+fn read(path: &Path) -> Result<String, DirectoryError> {
+    match std::fs::read_to_string(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            Ok(false)
+            Ok(String::new())
         }
-        Err(error) => Err(failed(&path, "read whether the key was ever used")(error)),
+        text => text.map_err(failed(path, "read whether the key was ever used")),
     }
 }
 
@@ -68,16 +88,21 @@ pub fn assign(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match write_durably(directory_of(&path), &name, text.as_bytes()) {
         Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            assign_in_place(&path, &text)
+            assign_in_place(&path, key, directory)
         }
         written => written,
     }
 }
 
-/// Where the file may be written and its directory may not. Half a mark is none.
-fn assign_in_place(path: &Path, text: &str) -> Result<(), DirectoryError> {
-    let write = |mut file: File| file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    let written = OpenOptions::new().write(true).truncate(true).open(path).and_then(write);
+/// Where the file may be written and its directory may not. What it says already stays whole meanwhile: a kill leaves it as
+/// it was, or with a part of the line that counts as none.
+fn assign_in_place(path: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<(), DirectoryError> {
+    let write = |mut file: File| {
+        file.set_len(mark_text(key).len() as u64)?;
+        file.write_all(directory_line(directory).as_bytes())?;
+        file.sync_all()
+    };
+    let written = OpenOptions::new().append(true).open(path).and_then(write);
     written.map_err(failed(path, "write which directory takes the key into use"))
 }
 
@@ -91,17 +116,35 @@ pub fn mark(key_file: &Path, key: &PublicKey) -> Result<(), DirectoryError> {
     write_durably(directory_of(&path), &name, mark_text(key).as_bytes())
 }
 
-/// Consumes the mark of the key in `key_file`, which is `key`, if there is one for this directory: durable when this returns. Where the file
-/// may be written and its directory may not, it is emptied: half a mark is none.
+/// Consumes the mark of the key in `key_file`, which is `key`, if there is one for this directory, which has the key in use:
+/// durable when this returns. Where the file may be written and its directory may not, it is emptied: half a mark is none.
+/// One that names this directory is no other one's, and may stay where the system lets it be neither removed nor emptied.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn consume(key_file: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<(), DirectoryError> {
-    if !is_marked(key_file, key, directory)? {
+    consume_with(key_file, key, directory, |path| consume_by(path, |path| std::fs::remove_file(path)))
+}
+
+fn consume_with(
+    key_file: &Path,
+    key: &PublicKey,
+    directory: &[u8; 16],
+    consume: impl Fn(&Path) -> Result<(), DirectoryError>,
+) -> Result<(), DirectoryError> {
+    let path = mark_path(key_file);
+    let text = read(&path)?;
+    let is_own = text == assigned_text(key, directory);
+    if !is_own && !is_unassigned(&text, key) {
         return Ok(());
     }
-    let path = mark_path(key_file);
-    consume_by(&path, |path| std::fs::remove_file(path))
+    match consume(&path) {
+        Err(error) if is_own => {
+            warn!("the mark names this directory, which has the key in use, and stays: {error}");
+            Ok(())
+        }
+        consumed => consumed,
+    }
 }
 
 fn consume_by(path: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> Result<(), DirectoryError> {
@@ -168,7 +211,7 @@ mod tests {
         for in_place in [false, true] {
             mark(&key_file, &key).unwrap();
             if in_place {
-                assign_in_place(&mark_path(&key_file), &assigned_text(&key, &own)).unwrap();
+                assign_in_place(&mark_path(&key_file), &key, &own).unwrap();
             } else {
                 assign(&key_file, &key, &own).unwrap();
             }
@@ -180,5 +223,37 @@ mod tests {
             consume(&key_file, &key, &own).unwrap();
             assert!(!mark_path(&key_file).exists());
         }
+    }
+
+    /// Where the directory of the key is not the replica's own, the mark is written where it lies.
+    #[test]
+    fn a_kill_while_a_directory_is_named_leaves_the_mark_to_any() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key_file, key) = (directory.path().join("key"), SigningKey::from_seed(&[1; 32]).public());
+        let (own, other) = ([0xa7; 16], [8; 16]);
+        let is_marked = |directory| is_marked(&key_file, &key, directory).unwrap();
+        let path = mark_path(&key_file);
+        let whole = assigned_text(&key, &own);
+        for length in mark_text(&key).len()..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(is_marked(&own) && is_marked(&other), "{length} bytes");
+            assign_in_place(&path, &key, &other).unwrap();
+            assert!(!is_marked(&own) && is_marked(&other), "{length} bytes");
+        }
+        std::fs::write(&path, format!("{whole}{DIRECTORY}")).unwrap();
+        assert!(!is_marked(&own) && !is_marked(&other), "it is another file");
+    }
+
+    #[test]
+    fn a_mark_that_names_the_directory_in_use_may_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key_file, key) = (directory.path().join("key"), SigningKey::from_seed(&[1; 32]).public());
+        let refuse = |path: &Path| consume_by(path, |_| Err(io::ErrorKind::ReadOnlyFilesystem.into()));
+        mark(&key_file, &key).unwrap();
+        let error = consume_with(&key_file, &key, &[7; 16], refuse).unwrap_err();
+        assert!(error.to_string().contains("make the disk writable"), "any directory could take it: {error}");
+        assign(&key_file, &key, &[7; 16]).unwrap();
+        consume_with(&key_file, &key, &[7; 16], refuse).unwrap();
+        assert!(!is_marked(&key_file, &key, &[8; 16]).unwrap());
     }
 }
