@@ -8,13 +8,17 @@ use std::process::Command;
 /// As many connections as there may be half open at one door of one core, and some.
 const IDLE: usize = 1_100;
 
-/// This process may hold as many descriptors as it likes.
-fn raise_own_limit() {
+/// Descriptors that the crowd takes, with room for what else a test does.
+const NEEDED: u64 = 6_000;
+
+/// This process may hold as many descriptors as the hard limit says; whether those suffice.
+fn raise_own_limit() -> bool {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
+    maximum.is_none_or(|maximum| maximum >= NEEDED)
 }
 
-/// Connections that say nothing. Fewer where this process may not hold so many.
+/// Connections that say nothing.
 fn crowd(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let connect = |_| TcpStream::connect(address).expect("the port listens");
     (0..count).map(connect).collect()
@@ -37,7 +41,12 @@ fn kv(cluster: &Cluster, words: &[&str]) -> String {
 /// With the usual soft limit of 1,024 open files that would have ended every replica.
 #[test]
 fn idle_connections_lock_out_no_client_and_no_replica() {
-    raise_own_limit();
+    if !raise_own_limit() {
+        println!(
+            "skipped: idle_connections_lock_out_no_client_and_no_replica needs a hard limit of {NEEDED} open files"
+        );
+        return;
+    }
     let mut cluster = Cluster::prepare(4, &[]);
     for replica in 0..4 {
         cluster.start_replica_with_open_files(replica, 1_024);
