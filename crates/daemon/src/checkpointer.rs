@@ -195,9 +195,7 @@ impl Checkpointer {
         let hurry = Arc::new(Hurry::default());
         let hurried = Arc::clone(&hurry);
         let shelf = newest.map(|(manifest, state)| Shelf::new(manifest, state));
-        let mut writer =
-            Writer { folder, store, hurry: hurried, outcomes: finished, waits: None, shelf: None };
-        writer.shelf = shelf;
+        let writer = Writer { folder, store, hurry: hurried, outcomes: finished, waits: None, shelf };
         let body = move || {
             if let Err(error) = quorate_reactor::be_nicer(NICE) {
                 debug!("checkpoints are written with the priority of the cores: {error}");

@@ -1,13 +1,13 @@
 //! The clients that are connected to one core, and who gives way when there is no room (DESIGN section 7, "after somebody is
 //! known").
 //!
-//! The account is per key: whoever has most connections gives way first, with the one that has said nothing for longest. So no
+//! The account is per key: whoever has most connections gives way first, with the one that has been silent for longest, both ways. So no
 //! key, however many connections it opens, keeps another one out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A connection that has said something within so long is not idle: its own key's newer connections wait.
+/// A connection on which something went within so long is not idle: its own key's newer connections wait.
 const IDLE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ impl<I: Copy> Clients<I> {
         self.clients.get(&number).map(|client| client.id)
     }
 
-    /// Whether one more connection of this key may come. `heard` says when a connection has said something last.
+    /// Whether one more connection of this key may come. `heard` says when something went on a connection last.
     pub(crate) fn welcome(
         &self,
         key: &[u8; 32],

@@ -71,7 +71,9 @@ impl Driver {
             }
             Effect::CloseClient { connection, reject } => {
                 warn!("closing a client's connection: {reject}");
-                self.clients.get(connection.number).into_iter().for_each(|id| self.close(id));
+                if let Some(id) = self.clients.get(connection.number) {
+                    self.close(id);
+                }
             }
             Effect::Mail { core, mut mail } => {
                 if let Mail::Link(LinkMail::Replied { executed, .. }) = &mut mail {

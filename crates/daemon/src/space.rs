@@ -192,6 +192,25 @@ mod tests {
     use quorate_types::SigningKey;
 
     #[test]
+    fn a_file_waits_for_a_descriptor_and_for_nothing_else() {
+        let errors = |number: i32| io::Error::from_raw_os_error(number);
+        for lacking in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+            let mut left = 2;
+            let found = opened(|| {
+                left -= 1;
+                if left > 0 { Err(errors(lacking.raw_os_error())) } else { Ok("open") }
+            });
+            assert_eq!((found.unwrap(), left), ("open", 0));
+        }
+        let mut attempts = 0;
+        let denied = opened::<()>(|| {
+            attempts += 1;
+            Err(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((denied.unwrap_err().kind(), attempts), (io::ErrorKind::PermissionDenied, 1));
+    }
+
+    #[test]
     fn writes_stop_before_the_end_and_go_on_only_with_room_to_spare() {
         let limits = Limits { journal_bytes_max: 800, free_bytes_min: 100 };
         let steps = [
