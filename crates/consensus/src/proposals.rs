@@ -5,7 +5,8 @@ use crate::chain::Slot;
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
-use quorate_types::{After, Nanoseconds, Seq, Signature, Support, limits};
+use quorate_types::mistakes::is_made;
+use quorate_types::{After, Mistake, Nanoseconds, Seq, Signature, Support, limits};
 use quorate_wire::message::PrePrepare;
 use quorate_wire::{Header, LaneTip, Position};
 use std::sync::Arc;
@@ -120,7 +121,7 @@ impl Consensus {
         if !self.is_primary()
             || self.lacks_batches()
             || self.has_fallen_behind()
-            || !self.is_above_its_promises()
+            || (!self.is_above_its_promises() && !is_made(Mistake::AcceptsBelowStable))
             || self.lacks_what_is_certified()
         {
             return;
@@ -218,14 +219,16 @@ impl Consensus {
     fn judge(&self, header: &Header, now: Nanoseconds) -> Verdict {
         let parent = self.chain.accepted();
         let stable = self.checkpoints.stable().seq;
-        if self.lacks_what_is_certified() || !self.is_above_its_promises() {
+        if self.lacks_what_is_certified()
+            || (!self.is_above_its_promises() && !is_made(Mistake::AcceptsBelowStable))
+        {
             return Verdict::Later;
         }
         assert_eq!(header.seq, parent.seq.next(), "the next header is judged");
         if header.parent != parent.digest {
             return Verdict::Refuse(Reject::Parent);
         }
-        if header.seq <= stable || self.is_full() {
+        if (header.seq <= stable && !is_made(Mistake::AcceptsBelowStable)) || self.is_full() {
             return Verdict::Later;
         }
         if header.epoch != self.config.epoch() {

@@ -7,6 +7,7 @@ use quorate_simulator::faults::Fault;
 use quorate_simulator::runner::{describe_running, replay_command};
 use quorate_simulator::trace::{Detail, Trace, time};
 use quorate_simulator::{Plan, Report, run, run_many};
+use quorate_types::Mistake;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, stdout};
 use std::process::ExitCode;
@@ -36,6 +37,15 @@ struct Arguments {
     /// Stops after so many findings.
     #[arg(long, default_value_t = 10)]
     findings: usize,
+    /// Lets all replicas make this mistake.
+    #[arg(long, value_parser = mistake)]
+    mistake: Option<Mistake>,
+}
+
+fn mistake(name: &str) -> Result<Mistake, String> {
+    let names = || Mistake::ALL.iter().map(|mistake| mistake.name()).collect::<Vec<_>>().join(", ");
+    let found = Mistake::ALL.iter().copied().find(|mistake| mistake.name() == name);
+    found.ok_or_else(|| format!("no mistake of this name; there are: {}", names()))
 }
 
 /// A kind of history.
@@ -69,13 +79,13 @@ fn main() -> Result<ExitCode> {
     }
     name_seed_in_panics();
     Ok(match arguments.seed {
-        Some(seed) => replay(seed, arguments.verbose),
+        Some(seed) => replay(seed, arguments.verbose, arguments.mistake),
         None => run_all(&arguments),
     })
 }
 
-fn replay(seed: u64, verbose: bool) -> ExitCode {
-    let plan = Plan::of(seed);
+fn replay(seed: u64, verbose: bool, mistake: Option<Mistake>) -> ExitCode {
+    let plan = Plan { mistake, ..Plan::of(seed) };
     println!("seed {seed}: {plan}");
     for fault in &plan.faults {
         println!("  {} to {}: {:?}", time(fault.begin), end(fault), fault.kind);
@@ -117,6 +127,7 @@ struct Totals {
     pending_peak: usize,
     held_peak: usize,
     kept_peak: usize,
+    differences: u64,
 }
 
 impl Totals {
@@ -130,6 +141,7 @@ impl Totals {
         self.broken += report.broken;
         self.pending_peak = self.pending_peak.max(report.pending_peak);
         self.held_peak = self.held_peak.max(report.held_peak);
+        self.differences += report.differences;
         self.kept_peak = self.kept_peak.max(report.kept_peak);
         for (label, count) in &report.rejects {
             *self.rejects.entry(label).or_default() += count;
@@ -141,7 +153,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
     let mut totals = Totals::default();
     let seeds = arguments.start..arguments.start.saturating_add(arguments.seeds);
     let wanted = |plan: &Plan| arguments.kind.is_none_or(|kind| kind == Kind::of(plan));
-    run_many(seeds, arguments.threads, arguments.findings, wanted, |report| {
+    run_many(seeds, arguments.threads, arguments.mistake, arguments.findings, wanted, |report| {
         totals.add(report);
         if let Some(finding) = &report.finding {
             println!("FINDING {finding}\n  replay: {}", replay_command(report.seed));
@@ -163,6 +175,9 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         "most in one core: {} bytes pending, {} effects held back, {} items kept",
         totals.pending_peak, totals.held_peak, totals.kept_peak
     );
+    if let Some(mistake) = arguments.mistake {
+        println!("the mistake {} has made a difference {} times", mistake.name(), totals.differences);
+    }
     if totals.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -6,7 +6,7 @@
 use crate::faults::{self, Fault, FaultKind};
 use crate::random::{Random, Stream};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
-use quorate_types::{Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
+use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
 use std::fmt;
 
 /// Client keys that the test configuration of `wire` allows.
@@ -115,6 +115,8 @@ impl WorkloadPlan {
 pub struct Plan {
     /// The seed from which everything is drawn.
     pub seed: u64,
+    /// The mistake that all replicas make, if any.
+    pub mistake: Option<Mistake>,
     /// The number of replicas.
     pub replicas: u8,
     /// The number of links between two replicas.
@@ -188,6 +190,7 @@ impl Plan {
         let log = draw_log(random, tuning.batch_bytes_full + workload.bundle_bytes_max());
         let mut plan = Self {
             seed,
+            mistake: None,
             replicas,
             links,
             cores,

@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 use crate::oracle::{Finding, Violation};
 use crate::plan::Plan;
 use crate::trace::Trace;
-use quorate_types::Nanoseconds;
+use quorate_types::{Mistake, Nanoseconds, mistakes};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -46,12 +46,15 @@ pub struct Report {
     pub held_peak: usize,
     /// The most headers, votes and positions that one core kept.
     pub kept_peak: usize,
+    /// How often the mistake that was made on purpose has made a difference.
+    pub differences: u64,
 }
 
 /// Runs the history of a plan. A panic inside a replica is a finding.
 #[must_use]
 pub fn run(plan: Plan, trace: Trace) -> Report {
     let seed = plan.seed;
+    mistakes::make(plan.mistake);
     let mut cluster = Cluster::new(plan, trace);
     let mut finding = None;
     loop {
@@ -71,6 +74,8 @@ pub fn run(plan: Plan, trace: Trace) -> Report {
         }
     }
     RUNNING.set(None);
+    let differences = mistakes::differences();
+    mistakes::make(None);
     let oracles = cluster.oracles();
     Report {
         seed,
@@ -86,6 +91,7 @@ pub fn run(plan: Plan, trace: Trace) -> Report {
         pending_peak: oracles.resources.pending_peak(),
         held_peak: oracles.resources.held_peak(),
         kept_peak: oracles.resources.kept_peak(),
+        differences,
     }
 }
 
@@ -94,11 +100,12 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
-/// Runs those of the seeds whose plan is `wanted`, on `threads` threads; calls `each` for every report, in any order.
+/// Runs those of the seeds whose plan is `wanted`, with a mistake or without, on `threads` threads; calls `each` for every report, in any order.
 /// Stops early once `findings_max` histories have a finding.
 pub fn run_many(
     seeds: Range<u64>,
     threads: usize,
+    mistake: Option<Mistake>,
     findings_max: usize,
     wanted: impl Fn(&Plan) -> bool + Sync,
     each: impl FnMut(&Report) + Send,
@@ -112,7 +119,7 @@ pub fn run_many(
             if seed >= seeds.end {
                 return;
             }
-            let plan = Plan::of(seed);
+            let plan = Plan { mistake, ..Plan::of(seed) };
             if !wanted(&plan) {
                 continue;
             }

@@ -10,6 +10,7 @@ fn three_hundred_histories_keep_every_promise() {
     run_many(
         0..300,
         2,
+        None,
         5,
         |_| true,
         |report| {

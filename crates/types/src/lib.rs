@@ -14,6 +14,7 @@ mod identifiers;
 mod keys;
 mod lane;
 pub mod limits;
+pub mod mistakes;
 mod operation;
 mod page;
 mod quorum;
@@ -33,6 +34,7 @@ pub use identifiers::{
 };
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
 pub use lane::{BoardEntry, LaneUpdate, Support, Why};
+pub use mistakes::Mistake;
 pub use operation::{
     ArchivedCondition, ArchivedKeyValue, ArchivedOperation, ArchivedOperationError, ArchivedOperationResult,
     ArchivedVersioned, ArchivedVersionedEntry, Condition, KeyValue, Operation, OperationError,
