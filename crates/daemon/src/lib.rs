@@ -40,8 +40,8 @@ pub use config::{
     ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
 };
 pub use data_directory::{
-    DataDirectory, DirectoryError, FormatError, examine, format, format_learner, format_voter,
-    format_with_state, open, sync_directory, write_durably,
+    DataDirectory, DirectoryError, FormatError, create_durably, examine, format, format_learner,
+    format_with_key, format_with_state, make_directory, open, sync_directory, write_durably,
 };
 pub use descriptors::TooFew;
 pub use identity::{Identity, Role};

@@ -12,7 +12,7 @@ use crate::identity::Role;
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
 use crate::log_reader::ReaderThread;
-use crate::never_spoken;
+use crate::never_spoken::{self, Mark};
 use crate::page_folder::{FolderError, PageFolder};
 use crate::recover::{self, Beginning, recover};
 use crate::segment_files::Opening;
@@ -250,25 +250,29 @@ fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
 
 /// From here on the key belongs to this directory, and no other one is ever made for it.
 fn take_key_into_use(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
-    if *data.role() != Role::Founding {
+    let (key_file, directory) = (&config.key_file, data.identity().directory);
+    // A key that was taken into use is nobody's to fight for.
+    let is_settled = data.identity().claimed && !never_spoken::is_there(key_file)?;
+    if *data.role() != Role::Founding || is_settled {
         return Ok(());
     }
-    claim_key(config, data)?;
-    Ok(never_spoken::consume(&config.key_file, &config.key.public(), &data.identity().directory)?)
+    let mark = Mark::hold(key_file, &config.key.public())?;
+    claim_key(&mark, config, data)?;
+    Ok(mark.consume(&directory)?)
 }
 
 /// The directory says that the key is its own. Before it does, the mark of the key is no other directory's any more: a kill
 /// between the two, or before the mark is gone, must leave none with which another directory becomes a second voter.
-fn claim_key(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
-    let (key_file, key, directory) = (&config.key_file, config.key.public(), data.identity().directory);
+fn claim_key(mark: &Mark, config: &NodeConfig, data: &mut DataDirectory) -> Result<(), StartError> {
+    let directory = data.identity().directory;
     if data.identity().claimed {
         return Ok(());
     }
-    if !never_spoken::is_marked(key_file, &key, &directory)? {
-        let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(key_file));
+    if !mark.is_free_for(&directory)? {
+        let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(&config.key_file));
         return Err(StartError::KeyInUse { path, mark });
     }
-    never_spoken::assign(key_file, &key, &directory)?;
+    mark.assign(&directory)?;
     Ok(data.claim()?)
 }
 
@@ -364,7 +368,17 @@ mod tests {
     fn new_directory(config: &NodeConfig) {
         let identity = Identity::new(&config.cluster, config.replica, Role::Founding);
         format(&config.data_directory, &identity).unwrap();
+        std::fs::write(&config.key_file, "").unwrap();
         never_spoken::mark(&config.key_file, &config.key.public()).unwrap();
+    }
+
+    /// Another directory for the same replica and key.
+    fn beside(config: &NodeConfig, name: &str) -> NodeConfig {
+        let other =
+            NodeConfig { data_directory: config.data_directory.with_file_name(name), ..config.clone() };
+        let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
+        format(&other.data_directory, &identity).unwrap();
+        other
     }
 
     #[test]
@@ -376,9 +390,7 @@ mod tests {
             assert!(open_directory(&config).unwrap().identity().claimed);
             assert!(!never_spoken::mark_path(&config.key_file).exists());
         }
-        let other = NodeConfig { data_directory: directory.path().join("other"), ..config.clone() };
-        let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
-        format(&other.data_directory, &identity).unwrap();
+        let other = beside(&config, "other");
         let refused = open_directory(&other).unwrap_err();
         assert!(matches!(refused, StartError::KeyInUse { .. }), "{refused}");
         assert!(refused.to_string().contains("replica-2.key.never-spoken is gone, or names"), "{refused}");
@@ -397,18 +409,51 @@ mod tests {
         let config = config(directory.path(), Durability::Sync);
         new_directory(&config);
         let mut data = data_directory::open(&config.data_directory, &config.cluster, config.replica).unwrap();
-        claim_key(&config, &mut data).unwrap();
+        let mark = Mark::hold(&config.key_file, &config.key.public()).unwrap();
+        claim_key(&mark, &config, &mut data).unwrap();
+        drop(mark);
         assert!(data.identity().claimed && never_spoken::mark_path(&config.key_file).exists());
         drop(data);
-        let other = NodeConfig { data_directory: directory.path().join("other"), ..config.clone() };
-        let identity = Identity::new(&other.cluster, other.replica, Role::Founding);
-        format(&other.data_directory, &identity).unwrap();
+        let other = beside(&config, "other");
         let refused = open_directory(&other).unwrap_err();
         assert!(matches!(refused, StartError::KeyInUse { .. }), "{refused}");
-        let marked = never_spoken::is_marked(&config.key_file, &config.key.public(), &identity.directory);
-        assert!(!marked.unwrap(), "a directory that is formatted now is a learner's");
+        let mark = Mark::hold(&config.key_file, &config.key.public()).unwrap();
+        assert!(!mark.is_free_for(&[9; 16]).unwrap(), "a directory that is formatted now is a learner's");
+        drop(mark);
         open_directory(&config).unwrap();
         assert!(!never_spoken::mark_path(&config.key_file).exists());
+    }
+
+    /// Each pair of starts has a key of its own, and both look at its mark at the same moment.
+    #[test]
+    fn of_two_starts_with_one_key_at_the_same_moment_one_goes_on() {
+        for round in 0..40 {
+            let directory = tempfile::tempdir().unwrap();
+            let config = config(directory.path(), Durability::Sync);
+            new_directory(&config);
+            let both = [config.clone(), beside(&config, "other")];
+            let gate = std::sync::Barrier::new(2);
+            let start = |config: &NodeConfig| {
+                gate.wait();
+                open_directory(config).map(drop)
+            };
+            let outcomes = std::thread::scope(|scope| {
+                both.each_ref().map(|config| scope.spawn(|| start(config))).map(|one| one.join().unwrap())
+            });
+            let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+            assert_eq!(refused.len(), 1, "round {round}: {outcomes:?}");
+            assert!(
+                matches!(
+                    refused[0],
+                    StartError::KeyInUse { .. } | StartError::Directory(DirectoryError::KeyBusy { .. })
+                ),
+                "{outcomes:?}"
+            );
+            let winner = outcomes.iter().position(Result::is_ok).unwrap();
+            for (index, config) in both.iter().enumerate() {
+                assert_eq!(open_directory(config).is_ok(), index == winner, "round {round}: it stays so");
+            }
+        }
     }
 
     /// Threads may take their time to end, and be killed in it.

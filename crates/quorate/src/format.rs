@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use clap::Args;
-use quorate_daemon::{Identity, NodeConfig, Role, never_spoken};
+use quorate_daemon::{NodeConfig, Role};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,20 +50,12 @@ pub(crate) fn run(arguments: &FormatArguments) -> Result<ExitCode, Failure> {
 
 /// Makes the directory of a voter where the key was never used, else of a learner.
 fn format(config: &NodeConfig) -> Result<String, Failure> {
-    let voter = Identity::new(&config.cluster, config.replica, Role::Founding);
     let (path, key_file, key) = (&config.data_directory, &config.key_file, config.key.public());
-    if never_spoken::is_marked(key_file, &key, &voter.directory)? {
-        quorate_daemon::format_voter(path, voter, key_file, &key)?;
-        return Ok(describe(config, true, ""));
-    }
-    let mark = never_spoken::mark_path(key_file);
-    let reason =
-        format!("its key may have voted before: there was no {} when it was formatted", mark.display());
-    quorate_daemon::format(path, &Identity { role: Role::Learner { reason }, ..voter })?;
-    let why = format!(
-        ", which casts no votes: its key may have voted before, as {} is not there, or names another directory",
-        mark.display()
-    );
+    let role = quorate_daemon::format_with_key(path, &config.cluster, config.replica, (key_file, &key))?;
+    let why = match role {
+        Role::Founding => String::new(),
+        Role::Learner { reason } => format!(", which casts no votes: {reason}"),
+    };
     Ok(describe(config, true, &why))
 }
 

@@ -1,0 +1,133 @@
+//! The names in a data directory, and how what stands under them is made durable.
+
+use super::{DirectoryError, failed};
+use crate::identity::{IDENTITY, IDENTITY_COPY};
+use crate::segment_files::MADE;
+use quorate_types::CoreId;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// There once the replica has said something.
+const SPOKEN: &str = "spoken";
+/// Locked by the process that uses the directory.
+pub(super) const LOCK: &str = "lock";
+const LOG: &str = "log-";
+pub(super) const PAGES: &str = "pages";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// What a new file is called until it is whole.
+pub(super) const UNFINISHED: &str = ".new";
+/// File systems put this into their roots.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Whether the replica of a data directory has ever said something.
+pub(crate) fn has_spoken(directory: &Path) -> Result<bool, DirectoryError> {
+    let path = directory.join(SPOKEN);
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(&path, "see whether the replica has spoken")(error)),
+    }
+}
+
+/// Notes that the replica of a data directory says something from here on; durable when this returns.
+pub(crate) fn note_spoken(directory: &Path) -> Result<(), DirectoryError> {
+    write_durably(directory, SPOKEN, b"The replica has said something: its log is not empty.\n")
+}
+
+/// Replaces the file `name` of a directory as a whole; durable when this returns.
+///
+/// # Errors
+/// When the system refuses; the old file is there then, or the new one.
+pub fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let unfinished = directory.join(format!("{name}{UNFINISHED}"));
+    let path = directory.join(name);
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+    let written = file.and_then(|file| write_synced(file, bytes));
+    written.and_then(|()| std::fs::rename(&unfinished, &path)).map_err(failed(&path, "write it"))?;
+    sync_directory(directory)
+}
+
+/// Makes a file that was not there, with the rights `mode`. What it holds is durable when this returns; its name is so
+/// after [`sync_directory`], once for all that were made.
+///
+/// # Errors
+/// When there is a file already, or the system refuses; then nothing of it is left in the way of another attempt.
+pub fn create_durably(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let written = write_synced(file.map_err(failed(path, "create it"))?, bytes);
+    written.inspect_err(|_| drop(std::fs::remove_file(path))).map_err(failed(path, "write it"))
+}
+
+/// All that must not be forgotten, and every key, goes to its disk through here.
+fn write_synced(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// When the system refuses.
+pub fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed(path, "sync it"))
+}
+
+/// Makes a directory, and those above it, with the rights `mode` and with their names durable, unless it is there.
+///
+/// # Errors
+/// When the system refuses.
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), DirectoryError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_directory(parent, mode)?;
+    DirBuilder::new().mode(mode).create(path).map_err(failed(path, "create it"))?;
+    sync_directory(parent)
+}
+
+/// Makes a directory of data as [`make_directory`] does, for its owner alone.
+pub(super) fn make_private(path: &Path) -> Result<(), DirectoryError> {
+    make_directory(path, 0o700)
+}
+
+/// The names in a directory; none for a directory that does not exist.
+pub(super) fn entries(path: &Path) -> Result<Vec<String>, DirectoryError> {
+    let found = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let found = found.map_err(failed(path, "read it"))?;
+    let names = found.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != LOST_AND_FOUND).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Whether an entry is part of a replica's data.
+pub(super) fn is_known(name: &str) -> bool {
+    let name = name.strip_suffix(UNFINISHED).unwrap_or(name);
+    let log = name.strip_suffix(MADE).unwrap_or(name).strip_prefix(LOG);
+    let log = log.is_some_and(|core| core.parse::<u8>().is_ok());
+    log || [IDENTITY, IDENTITY_COPY, SPOKEN, LOCK, PAGES, CHECKPOINTS, crate::sync_probe::SCRATCH]
+        .contains(&name)
+}
+
+/// The directories of segments that are there, by core.
+pub(super) fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
+    let cores = entries(path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
+    let mut found: Vec<_> = cores.map(|core: u8| (CoreId(core), log_path(path, CoreId(core)))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The directory of the segments of one core.
+pub(super) fn log_path(directory: &Path, core: CoreId) -> PathBuf {
+    directory.join(format!("{LOG}{}", core.0))
+}
