@@ -2,15 +2,14 @@
 
 use crate::failure::Failure;
 use anyhow::Context;
-use quorate_daemon::{Identity, NodeConfig, Role, never_spoken};
+use quorate_daemon::{
+    DirectoryError, Identity, NodeConfig, Role, create_durably, make_directory, never_spoken,
+};
 use quorate_state::Frozen;
 use quorate_types::{ClusterConfig, PublicKey, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The name of the file that all replicas and clients share.
 pub(crate) const CLUSTER_FILE: &str = "cluster.toml";
@@ -104,8 +103,7 @@ impl NewCluster {
 
     fn write_files(&self, directory: &Path, state: Option<FirstState<'_>>) -> Result<Vec<String>, Failure> {
         let (files, state) = self.files(state)?;
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+        make_directory(directory, 0o777)?;
         for file in &files {
             let path = directory.join(&file.name);
             if path.exists() {
@@ -322,14 +320,8 @@ impl NewFile {
         Self { name, mode: 0o600, text: key.to_hex() + "\n" }
     }
 
-    fn write(&self, directory: &Path) -> anyhow::Result<()> {
-        let path: PathBuf = directory.join(&self.name);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(self.mode);
-        let write =
-            |mut file: std::fs::File| file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
-        let written = options.open(&path).and_then(write);
-        written.with_context(|| format!("cannot write {}", path.display()))
+    fn write(&self, directory: &Path) -> Result<(), DirectoryError> {
+        create_durably(&directory.join(&self.name), self.mode, self.text.as_bytes())
     }
 }
 

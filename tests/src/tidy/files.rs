@@ -25,6 +25,24 @@ const SLEEPERS: [&str; 8] = [
     "crates/daemon/src/hasher.rs",
 ];
 
+/// Who opens files for writing, each with how what it writes is made durable, or why it need not be. Keys and whatever else
+/// must not be forgotten go through the first: `write_durably` and `create_durably`.
+const WRITERS: [(&str, &str); 12] = [
+    ("crates/daemon/src/data_directory/layout.rs", "synced, and its name with it"),
+    ("crates/daemon/src/data_directory/lock.rs", "a lock ends with its process"),
+    ("crates/daemon/src/never_spoken.rs", "synced; the mark lies in a directory that may not be written"),
+    ("crates/daemon/src/segment_files.rs", "synced, and its name with it"),
+    ("crates/daemon/src/log_reader.rs", "only reads, past the cache"),
+    ("crates/daemon/src/page_folder.rs", "synced, unless the replica is not"),
+    ("crates/daemon/src/sync_probe.rs", "measures the disk"),
+    ("crates/daemon/src/dump.rs", "figures"),
+    ("crates/quorate/src/backup.rs", "synced, and its name with it"),
+    ("crates/quorate/src/histograms.rs", "figures"),
+    ("crates/quorate/src/local_cluster.rs", "what replicas say"),
+    ("crates/bench/src/", "figures"),
+];
+const WRITES: [&str; 4] = ["File :: create", "File :: create_new", "fs :: write", "OpenOptions :: new"];
+
 /// Everything that is wrong with single files.
 #[must_use]
 pub fn check(sources: &[Source]) -> Vec<Violation> {
@@ -35,6 +53,7 @@ pub fn check(sources: &[Source]) -> Vec<Violation> {
         check_macros(source, &mut found);
         check_ignored(source, &mut found);
         check_sleeps(source, &mut found);
+        check_writes(source, &mut found);
     }
     found
 }
@@ -108,6 +127,21 @@ fn check_sleeps(source: &Source, found: &mut Vec<Violation>) {
     }
 }
 
+fn check_writes(source: &Source, found: &mut Vec<Violation>) {
+    let of_product = source.is_in_src() && source.path.starts_with("crates/");
+    if !of_product || WRITERS.iter().any(|(writer, _)| source.path.starts_with(writer)) {
+        return;
+    }
+    for write in WRITES {
+        for token in source.find(write).filter(|token| !token.test) {
+            let rule = format!("durability (DESIGN section 5): `{}`", write.replace(' ', ""));
+            let remedy =
+                "write it by `write_durably` or `create_durably`, or say in WRITERS why that is not needed";
+            found.push(Violation::new(&source.path, token.line, rule, remedy));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +194,18 @@ mod tests {
             complaints("crates/a/tests/b.rs", "#[test]\n#[ignore = \"slow\"]\nfn c() {}"),
             one(2, "tests")
         );
+    }
+
+    #[test]
+    fn who_writes_files_says_how_they_are_made_durable() {
+        for write in ["std::fs::write(b, c)", "File::create(b)", "File::create_new(b)", "OpenOptions::new()"]
+        {
+            let text =
+                format!("//! a\nfn b() {{ {write}; }}\n#[cfg(test)] mod tests {{ fn c() {{ {write}; }} }}");
+            assert_eq!(complaints("crates/a/src/b.rs", &text), one(2, "durability"), "{write}");
+            assert!(complaints("crates/daemon/src/data_directory/layout.rs", &text).is_empty());
+            assert!(complaints("crates/a/tests/b.rs", &text).is_empty());
+        }
     }
 
     #[test]
