@@ -6,7 +6,7 @@ use quorate_client::{Client, ClientOptions};
 use quorate_types::{ClusterConfig, Condition, Operation, ReplicaId, SigningKey};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -73,6 +73,8 @@ pub struct Cluster {
     directory: tempfile::TempDir,
     config: Arc<ClusterConfig>,
     replicas: Vec<Option<Child>>,
+    /// Nobody else takes its ports while a replica is down: see `--free-ports`.
+    _guard: TcpListener,
 }
 
 impl Cluster {
@@ -95,6 +97,15 @@ impl Cluster {
     }
 
     fn made_by(command: &str, replicas: usize, arguments: &[&str]) -> Self {
+        loop {
+            if let Some(cluster) = Self::try_made_by(command, replicas, arguments) {
+                return cluster;
+            }
+        }
+    }
+
+    /// Nothing where somebody else was quicker to take the ports that were chosen.
+    fn try_made_by(command: &str, replicas: usize, arguments: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let output = Command::new(binary())
             .args([command, "--free-ports", "--clients", "4", "--replicas", &replicas.to_string()])
@@ -106,7 +117,9 @@ impl Cluster {
         assert!(output.status.success(), "quorate {command}: {}", String::from_utf8_lossy(&output.stderr));
         let text = std::fs::read_to_string(directory.path().join("cluster.toml")).expect("init wrote it");
         let config = Arc::new(ClusterConfig::parse(&text).expect("init writes a valid file"));
-        Self { directory, config, replicas: (0..replicas).map(|_| None).collect() }
+        let first: SocketAddr = config.members()[0].client;
+        let guard = TcpListener::bind((first.ip(), first.port() - 1)).ok()?;
+        Some(Self { directory, config, replicas: (0..replicas).map(|_| None).collect(), _guard: guard })
     }
 
     /// A running cluster of `replicas` replicas.

@@ -1,6 +1,7 @@
 //! The files of a new cluster: `cluster.toml`, a configuration and a key for each party, and the data directories.
 
 use crate::failure::Failure;
+use crate::ports::Reservation;
 use anyhow::Context;
 use quorate_daemon::{
     DirectoryError, Identity, NodeConfig, Role, create_durably, make_directory, never_spoken,
@@ -8,16 +9,11 @@ use quorate_daemon::{
 use quorate_state::Frozen;
 use quorate_types::{ClusterConfig, PublicKey, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// The name of the file that all replicas and clients share.
 pub(crate) const CLUSTER_FILE: &str = "cluster.toml";
-/// Free ports are looked for here: above the privileged ones and below those that the kernel gives to outgoing
-/// connections, where a port found free may be taken a moment later.
-const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
-const FREE_PORTS_ATTEMPTS: usize = 200;
-
 /// The name of the configuration of a replica.
 pub(crate) fn replica_file(replica: usize) -> String {
     format!("replica-{replica}.toml")
@@ -51,13 +47,18 @@ pub(crate) struct NewCluster {
 }
 
 impl NewCluster {
-    /// A cluster on ports of 127.0.0.1 that are free now.
-    pub(crate) fn local(replicas: usize, clients: usize, durability: &'static str) -> Result<Self, Failure> {
+    /// A cluster on ports of 127.0.0.1 that are free, and stay so for it.
+    pub(crate) fn local(
+        replicas: usize,
+        clients: usize,
+        durability: &'static str,
+    ) -> Result<(Self, Reservation), Failure> {
         let host = IpAddr::from([127, 0, 0, 1]);
         let mut cluster = Self { replicas, clients, links: 1, host, base_port: 1, durability };
         cluster.check()?;
-        cluster.base_port = free_ports(host, cluster.ports())?;
-        Ok(cluster)
+        let reservation = Reservation::of(host, cluster.ports())?;
+        cluster.base_port = reservation.first();
+        Ok((cluster, reservation))
     }
 
     /// Refuses what no cluster can have.
@@ -335,27 +336,6 @@ fn draw_keys(count: usize) -> anyhow::Result<Vec<SigningKey>> {
     (0..count).map(|_| Ok(SigningKey::from_seed(&draw()?))).collect()
 }
 
-/// The first of `count` adjacent ports that are free now.
-pub(crate) fn free_ports(host: IpAddr, count: usize) -> Result<u16, Failure> {
-    let room = FREE_PORTS.len().saturating_sub(count);
-    for _ in 0..FREE_PORTS_ATTEMPTS {
-        let random = u32::from_le_bytes(*draw()?.first_chunk().expect("invariant: 32 bytes hold 4"));
-        let offset = random as usize % (room + 1);
-        let first = FREE_PORTS.start + u16::try_from(offset).expect("invariant: inside the range of ports");
-        let last = u16::try_from(usize::from(first) + count - 1).unwrap_or(u16::MAX);
-        let listeners: Result<Vec<_>, _> =
-            (first..=last).map(|port| TcpListener::bind((host, port))).collect();
-        if listeners.is_ok() {
-            return Ok(first);
-        }
-    }
-    Err(Failure::Run(anyhow::anyhow!(
-        "found no {count} adjacent free ports on {host} in {} to {}; stop what holds them (ss -ltnp)",
-        FREE_PORTS.start,
-        FREE_PORTS.end
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,7 +343,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_replicas_accept_and_only_its_owner_reads_keys() {
         let directory = tempfile::tempdir().unwrap();
-        let mut cluster = NewCluster::local(7, 2, "sync").unwrap();
+        let (mut cluster, _) = NewCluster::local(7, 2, "sync").unwrap();
         cluster.links = 3;
         let names = cluster.write(directory.path()).unwrap();
         assert_eq!(names.len(), 1 + 7 * 4 + 2);
@@ -382,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_last_port_is_used_and_no_port_beyond_it() {
-        let mut cluster = NewCluster::local(4, 1, "sync").unwrap();
+        let (mut cluster, _) = NewCluster::local(4, 1, "sync").unwrap();
         cluster.base_port = 65_528;
         cluster.check().unwrap();
         cluster.files(None).unwrap();

@@ -60,9 +60,11 @@ fn start(arguments: &DevArguments) -> Result<LocalCluster, Failure> {
         return LocalCluster::start_new("quorate-dev-", arguments.replicas.unwrap_or(4), 1, "sync");
     };
     if !directory.join(CLUSTER_FILE).exists() {
-        NewCluster::local(arguments.replicas.unwrap_or(4), 1, "sync")?.write(directory)?;
+        let (cluster, reservation) = NewCluster::local(arguments.replicas.unwrap_or(4), 1, "sync")?;
+        cluster.write(directory)?;
+        return LocalCluster::start_in(directory, Some(reservation));
     }
-    let cluster = LocalCluster::start_in(directory)?;
+    let cluster = LocalCluster::start_in(directory, None)?;
     check_size(arguments.replicas, cluster.config().members().len(), directory)?;
     Ok(cluster)
 }

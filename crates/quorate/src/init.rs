@@ -1,7 +1,8 @@
 //! `quorate init`: writes the files of a new cluster.
 
-use crate::cluster_files::{CLUSTER_FILE, NewCluster, free_ports, replica_file};
+use crate::cluster_files::{CLUSTER_FILE, NewCluster, replica_file};
 use crate::failure::Failure;
+use crate::ports::Reservation;
 use clap::Args;
 use quorate_types::Quorums;
 use std::net::IpAddr;
@@ -43,7 +44,8 @@ pub(crate) struct NewClusterArguments {
     /// First of the ports; `quorate init --help` says which follow it.
     #[arg(long, value_name = "PORT", default_value_t = 7400)]
     base_port: u16,
-    /// Take ports that are free now instead of those from `--base-port` on.
+    /// Take ports that are free now instead of those from `--base-port` on. Whoever listens on the port before them keeps
+    /// others that ask for free ports away from all of them.
     #[arg(long, conflicts_with = "base_port")]
     free_ports: bool,
     /// Parallel connections between each pair of replicas, 1 to 64. More pay only with as many cores per replica.
@@ -67,7 +69,7 @@ impl NewClusterArguments {
         };
         cluster.check()?;
         if self.free_ports {
-            cluster.base_port = free_ports(cluster.host, cluster.ports())?;
+            cluster.base_port = Reservation::of(cluster.host, cluster.ports())?.first();
         }
         Ok(cluster)
     }

@@ -6,6 +6,7 @@
 
 use crate::cluster_files::{CLUSTER_FILE, NewCluster, client_key_file, replica_file};
 use crate::failure::Failure;
+use crate::ports::Reservation;
 use crate::report::{POSITIONS, ask_all};
 use anyhow::{Context, anyhow, bail};
 use quorate_daemon::{NodeConfig, read_cluster, read_key};
@@ -46,6 +47,8 @@ pub(crate) struct LocalCluster {
     config: Arc<ClusterConfig>,
     client_keys: Vec<SigningKey>,
     replicas: Vec<Replica>,
+    /// Nobody else takes its ports while a replica is down.
+    _ports: Option<Reservation>,
 }
 
 /// One process.
@@ -66,19 +69,19 @@ impl LocalCluster {
         clients: usize,
         durability: &'static str,
     ) -> Result<Self, Failure> {
-        let cluster = NewCluster::local(replicas, clients, durability)?;
+        let (cluster, reservation) = NewCluster::local(replicas, clients, durability)?;
         let directory =
             tempfile::Builder::new().prefix(prefix).tempdir().context("cannot make a temporary directory")?;
         cluster.write(directory.path())?;
-        Self::start(Directory::Temporary(directory))
+        Self::start(Directory::Temporary(directory), Some(reservation))
     }
 
-    /// Starts the cluster whose files are in `directory`, which stays.
-    pub(crate) fn start_in(directory: &Path) -> Result<Self, Failure> {
-        Self::start(Directory::Kept(directory.to_owned()))
+    /// Starts the cluster whose files are in `directory`, which stays, with its ports if they were chosen just now.
+    pub(crate) fn start_in(directory: &Path, ports: Option<Reservation>) -> Result<Self, Failure> {
+        Self::start(Directory::Kept(directory.to_owned()), ports)
     }
 
-    fn start(directory: Directory) -> Result<Self, Failure> {
+    fn start(directory: Directory, ports: Option<Reservation>) -> Result<Self, Failure> {
         let path = directory.path();
         let config = Arc::new(read_cluster(&path.join(CLUSTER_FILE))?);
         let client_keys = read_client_keys(path, config.clients().len())?;
@@ -87,7 +90,7 @@ impl LocalCluster {
         for file in &files {
             NodeConfig::read(file)?;
         }
-        let mut cluster = Self { directory, config, client_keys, replicas: Vec::new() };
+        let mut cluster = Self { directory, config, client_keys, replicas: Vec::new(), _ports: ports };
         for (replica, file) in cluster.config.replica_ids().zip(&files) {
             let log = file.with_extension("log");
             cluster.replicas.push(Replica::start(replica, file, log)?);

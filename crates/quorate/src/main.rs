@@ -20,6 +20,7 @@ mod interrupt;
 mod kv;
 mod local_cluster;
 mod output;
+mod ports;
 mod report;
 mod restore;
 mod start;

@@ -5,6 +5,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -139,15 +140,30 @@ pub(crate) fn signal(id: u32, signal: Signal) {
 #[derive(Debug)]
 pub(crate) struct Files {
     directory: TempDir,
+    /// Nobody else takes its ports while a replica is down: see `--free-ports`.
+    _guard: TcpListener,
 }
 
 impl Files {
     pub(crate) fn new(replicas: usize) -> Self {
+        loop {
+            if let Some(files) = Self::try_new(replicas) {
+                return files;
+            }
+        }
+    }
+
+    /// Nothing where somebody else was quicker to take the ports that were chosen.
+    fn try_new(replicas: usize) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let (path, replicas) = (directory.path().display().to_string(), replicas.to_string());
         let outcome = quorate(&["init", "--free-ports", "--replicas", &replicas, "--dir", &path]);
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        Self { directory }
+        let text = std::fs::read_to_string(directory.path().join("cluster.toml")).unwrap();
+        let first = text.lines().find_map(|line| line.strip_prefix("client = \"")).unwrap();
+        let first: SocketAddr = first.trim_end_matches('"').parse().unwrap();
+        let guard = TcpListener::bind((first.ip(), first.port() - 1)).ok()?;
+        Some(Self { directory, _guard: guard })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
