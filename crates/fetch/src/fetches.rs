@@ -232,11 +232,16 @@ impl<K: Ord + Clone> Fetches<K> {
         fetch.close(&mut self.servers);
     }
 
-    /// It is no longer wanted.
+    /// It is no longer wanted. Whoever others were asked beside is thought less well of, as if all of it had come.
     pub fn forget(&mut self, key: &K) {
-        if let Some(fetch) = self.fetches.remove(key) {
-            fetch.close(&mut self.servers);
+        let (Some(mut fetch), now) = (self.fetches.remove(key), self.seen) else { return };
+        expire(now, &mut fetch, &mut self.servers);
+        for (server, turn) in &fetch.turns {
+            if turn.lags().is_some_and(|lags| now >= lags) {
+                self.servers.slow(now, *server);
+            }
         }
+        fetch.close(&mut self.servers);
     }
 
     /// The connection to this server is gone, and what was asked of it. Going away without an answer is slow.

@@ -43,6 +43,17 @@ fn a_silent_server_is_joined_by_the_next_and_asked_last_afterwards() {
     assert_eq!(ask(&mut fetches, 210), [R2]);
 }
 
+/// What is no longer wanted is no excuse for having kept everybody waiting.
+#[test]
+fn a_silent_server_is_asked_last_after_what_is_no_longer_wanted() {
+    let mut fetches = begun(100);
+    assert_eq!(ask(&mut fetches, 0), [R1]);
+    assert_eq!(ask(&mut fetches, 100), [R2]);
+    fetches.forget(&0);
+    fetches.begin(milliseconds(110), 0, 100, 0);
+    assert_eq!(ask(&mut fetches, 110), [R2]);
+}
+
 #[test]
 fn whoever_gives_goes_on_alone() {
     let mut fetches = begun(100);

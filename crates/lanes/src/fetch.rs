@@ -6,7 +6,7 @@
 //! need not come.
 
 use crate::batch::Batch;
-use crate::lanes::{Destination, Lanes, Output, Reject};
+use crate::lanes::{Destination, Lanes, Output, Reject, Share};
 use crate::strays::Strays;
 use quorate_types::{LaneId, LinkId, Mark, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches};
@@ -144,7 +144,9 @@ pub(crate) struct Walks {
     /// Tips that headers name, fetched in the order in which they were asked for.
     wanted: VecDeque<Mark>,
     walks: BTreeMap<Purpose, Walk>,
-    /// What f+1 others have acknowledged and was fetched last, or tried to be.
+    /// What f+1 others had acknowledged for long when the timer looked last, ascending; and which of that was fetched last,
+    /// or tried to be.
+    due: Vec<Mark>,
     tried: Mark,
     pub(crate) lost: Lost,
 }
@@ -241,6 +243,10 @@ impl Lanes {
         self.ask(now, key, out);
     }
 
+    fn target(&self, key: Key) -> Option<Mark> {
+        self.shares.get(&key.0)?.walks.walks.get(&key.1).map(|walk| walk.target)
+    }
+
     fn end_walk(&mut self, key: Key) -> Option<Walk> {
         self.fetches.forget(&key);
         self.share_mut(key.0)?.walks.walks.remove(&key.1)
@@ -318,7 +324,9 @@ impl Lanes {
     fn give_up(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
         let (lane, purpose) = key;
         if purpose != Purpose::Named {
+            let target = self.target(key);
             self.end_walk(key);
+            self.walk_to_acknowledged(now, lane, target, out);
             return;
         }
         let Some(share) = self.share_mut(lane) else { return };
@@ -333,26 +341,52 @@ impl Lanes {
     pub(crate) fn fetch_lacking(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
         self.walk_to_wanted(now, lane, out);
         let (me, is_settling) = (self.me(), self.is_settling(lane));
-        let rests = self.rests(lane);
         let Some(share) = self.share_mut(lane) else { return };
         let has_moved =
             std::mem::replace(&mut share.seen_tip, share.lane.held.tip()) != share.lane.held.tip();
         let due = share.lane.acknowledged.look(me, has_moved);
         // An origin that was restarted does nothing before it has this.
-        let due = if is_settling { share.lane.acknowledged.lacking(me) } else { due };
-        let is_fetching = share.walks.walks.contains_key(&Purpose::Acknowledged);
+        share.walks.due = if is_settling { share.lane.acknowledged.lacking(me) } else { due };
         // There may be a connection now, or room on the disk.
         PURPOSES.into_iter().for_each(|purpose| self.ask_or_give_up(now, (lane, purpose), out));
-        if rests || is_fetching {
+        self.walk_to_acknowledged(now, lane, None, out);
+    }
+
+    /// Fetches the next of what is due, but not what was tried just now: that waits for the timer. A walk under way goes on as
+    /// long as f+1 others have acknowledged its target. When too few are left, because the others have nothing of it, it may
+    /// be that of silent liars alone, and holds up nothing else.
+    fn walk_to_acknowledged(
+        &mut self,
+        now: Nanoseconds,
+        lane: LaneId,
+        tried: Option<Mark>,
+        out: &mut Vec<Output>,
+    ) {
+        let rests = self.rests(lane);
+        let Some(Share { lane: of_lane, walks, .. }) = self.share_mut(lane) else { return };
+        if rests || walks.due.is_empty() {
+            return;
+        }
+        let is_lacking = |mark: &Mark| {
+            !of_lane.held.contains(*mark)
+                && of_lane.is_vouched_for(of_lane.acknowledged.holders_of_unplaced(*mark))
+        };
+        walks.due.retain(is_lacking);
+        let walk = walks.walks.get(&Purpose::Acknowledged);
+        if walk.is_some_and(|walk| is_lacking(&walk.target)) {
             return;
         }
         // The highest brings the most; what it does not bring is on another chain, and has its turn.
-        let Some(share) = self.share_mut(lane) else { return };
-        let below = due.iter().rev().find(|mark| **mark < share.walks.tried);
-        let Some(target) = below.or(due.last()).copied() else { return };
-        share.walks.tried = target;
-        let floor = self.shares.get(&lane).map(|share| share.lane.held.executed()).unwrap_or_default();
-        self.begin_walk(now, (lane, Purpose::Acknowledged), target, floor, usize::MAX, out);
+        let below = walks.due.iter().rev().find(|mark| **mark < walks.tried);
+        let Some(target) = below.or(walks.due.last()).copied() else { return };
+        if tried == Some(target) {
+            return;
+        }
+        walks.tried = target;
+        let floor = of_lane.held.executed();
+        let key = (lane, Purpose::Acknowledged);
+        self.end_walk(key);
+        self.begin_walk(now, key, target, floor, usize::MAX, out);
     }
 
     /// Every T_retx: fetches what this replica has acknowledged and lost. Without it, what is intact behind it is of no use
@@ -390,20 +424,25 @@ impl Lanes {
     ) -> Result<(), Reject> {
         let (asked, payloads) = decode_fetched_batches(frame.payload)?;
         let (lane, asked) = (asked.lane, asked.mark());
-        let share = self.share_on(lane, link)?;
-        let is_asked = |purpose: &Purpose| {
-            share.walks.walks.get(purpose).is_some_and(|walk| walk.asked.get(&from) == Some(&asked))
-        };
-        // A server answers a question once, though walks may have met that ask it for the same.
-        let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(is_asked).collect();
+        self.share_on(lane, link)?;
         let mut result = Ok(());
-        for key in purposes.into_iter().map(|purpose| (lane, purpose)) {
-            if self.fetches.is_asked(&key, from) {
+        // A server answers a question once, though walks may have met that ask it for the same. What one of them has from
+        // it may end another, and begin the next.
+        for key in PURPOSES.into_iter().map(|purpose| (lane, purpose)) {
+            if self.is_asked(key, from, asked) {
+                let target = self.target(key);
                 result = result.and(self.take_answer(now, from, key, asked, &payloads));
                 self.go_on(now, key, out);
+                self.walk_to_acknowledged(now, lane, target, out);
             }
         }
         result
+    }
+
+    /// Whether this is what a server was asked for last, and has not answered.
+    fn is_asked(&self, key: Key, from: ReplicaId, asked: Mark) -> bool {
+        let walk = self.shares.get(&key.0).and_then(|share| share.walks.walks.get(&key.1));
+        walk.is_some_and(|walk| walk.asked.get(&from) == Some(&asked)) && self.fetches.is_asked(&key, from)
     }
 
     fn take_answer(

@@ -48,6 +48,57 @@ fn a_dead_target_keeps_nothing_from_being_fetched() {
     );
 }
 
+/// f+1 have said to hold what is dead by now: the honest one of them says so, and the liar nothing. What others wait for is
+/// fetched at once, of the honest one first.
+#[test]
+fn a_silent_liar_holds_up_nothing_that_others_wait_for() {
+    let mut node = Node::new(R0);
+    let (alive, dead) = forked(&node, 2, 19);
+    node.receive(&alive, 1..=1);
+    node.tick();
+    for (from, tip) in [(R1, dead.tip()), (R2, dead.tip()), (R1, alive.tip()), (R2, alive.tip())] {
+        node.ack(from, tip);
+    }
+    node.wait(2);
+    let (liar, question) = node.take().question();
+    assert_eq!((liar, question.chain), (R1, dead.tip().chain));
+    node.wait(2);
+    let (honest, question) = node.take().question();
+    assert_eq!((honest, question.chain), (R2, dead.tip().chain), "the liar is not waited for alone");
+    node.fetched(honest, &encode_fetched_batches(&dead.tip(), std::iter::empty())).unwrap();
+    let (server, question) = node.take().question();
+    assert_eq!((server, question.chain), (R2, alive.tip().chain), "and for what it alone says, not at all");
+    node.fetched(server, &alive.answer(3, 2)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers(), [2, 3]);
+}
+
+/// Two walks have asked one server for the same. With its answer one of them ends, and the other goes on with something else,
+/// for which it asks the same server.
+#[test]
+fn an_answer_is_none_to_the_question_that_it_leads_to() {
+    let mut node = Node::new(R0);
+    let (low, high) = forked(&node, 2, 3);
+    node.receive(&low, 1..=1);
+    node.tick();
+    for (from, tip) in [(R1, low.tip()), (R2, low.tip()), (R1, high.tip()), (R2, high.tip())] {
+        node.ack(from, tip);
+    }
+    node.wait(2);
+    node.want(high.tip());
+    let questions = node.take().questions();
+    assert_eq!(
+        questions.iter().map(|(to, asked)| (*to, asked.chain)).collect::<Vec<_>>(),
+        [(R1, high.tip().chain), (R1, high.tip().chain)]
+    );
+    assert_eq!(node.fetched(R1, &high.answer(4, 2)), Ok(()), "it is what was asked for");
+    let (server, question) = node.take().question();
+    assert_eq!((server, question.chain), (R1, low.tip().chain));
+    node.fetched(server, &low.answer(3, 2)).unwrap();
+    node.tick();
+    assert_eq!(node.take().held_numbers(), [2, 3]);
+}
+
 /// However much a peer has said of what cannot be placed, what its newest frontier names counts.
 #[test]
 fn facts_that_cannot_be_placed_give_way_to_a_frontier() {
