@@ -315,6 +315,19 @@ impl Held {
     /// The chain through a held batch is the one that goes on.
     pub(crate) fn prefer(&mut self, mark: Mark) {
         self.chains.prefer(mark);
+        self.go_on_sayable();
+    }
+
+    /// The main chain goes on along what this replica acknowledges: what is merely named may be anybody's, however long.
+    fn go_on_sayable(&mut self) {
+        if self.chains.forked() == 0 {
+            return;
+        }
+        let end = self.end();
+        let behind = self.live_tips().into_iter().filter(|tip| *tip != end && self.descends(*tip, end));
+        if let Some(tip) = behind.max() {
+            self.chains.prefer(tip);
+        }
     }
 
     /// Batches up to `tip` are executed. Returns those that will never be, each after its parent.
@@ -334,6 +347,7 @@ impl Held {
             return dead;
         }
         let dead = self.chains.decide(tip);
+        self.go_on_sayable();
         for (_, node) in &dead {
             let cost = self.cost(node.batch.bytes());
             *self.open_bytes(node.why) -= cost;

@@ -351,6 +351,59 @@ fn a_made_up_batch_does_not_keep_an_origin_from_sealing() {
 }
 
 /// Listed mistake: a proposal that is fetched only when f+1 others have acknowledged it.
+/// Where an origin's lane is executed along a fork, what it has acknowledged behind that may be shorter than what a primary
+/// has made up there.
+#[test]
+fn an_origin_seals_behind_what_it_has_acknowledged_however_long_the_rest_is() {
+    let mut node = Node::new(R0);
+    let own = Chain::new(&node.config, R0, 2, 5);
+    let made_up = own.upto(1).grown(&node.config, 3, 9, 16);
+    assert!(node.admit(16));
+    node.tick();
+    for (chain, count) in [(&own, 2), (&made_up, 4)] {
+        node.take();
+        node.want(chain.tip());
+        let (server, _) = node.take().question();
+        node.fetched(server, &chain.answer(count, 1)).expect("an honest answer");
+        node.tick();
+    }
+    for peer in [R1, R2] {
+        node.ack(peer, own.tip());
+    }
+    node.tick();
+    assert_eq!(said(&node.take()), [own.tip()]);
+    node.lanes.on_executed(&[own.tips[1]]);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts(), [(3, 1)], "what is dead is sealed again");
+    assert_eq!(outputs.held()[0].previous(), own.tip().chain);
+}
+
+/// A restarted origin finds two chains of its own, and takes the one up to where others have acknowledged it.
+#[test]
+fn a_restarted_origin_seals_behind_what_it_has_acknowledged_however_long_the_rest_is() {
+    let config = config(|_| ());
+    let own = Chain::new(&config, R0, 3, 5);
+    let made_up = own.upto(2).grown(&config, 2, 9, 16);
+    let last = Chain::new(&config, R0, 1, 6);
+    let frames = own.frames.iter().chain(&made_up.frames[2..]).chain(&last.frames);
+    let mut recovered = journal(frames, &[]);
+    recovered.batches[3..5].iter_mut().for_each(|(.., why)| *why = Why::Named);
+    let mut node = Node::recovered(R0, config, recovered);
+    node.tick();
+    for peer in [R1, R2] {
+        node.acks(peer, true, vec![own.tips[2]]);
+    }
+    assert!(node.admit(16));
+    node.tick();
+    assert!(!node.lanes.is_adopting() && node.take().broadcasts().is_empty(), "two chains are its own");
+    node.lanes.on_executed(&[own.tips[2]]);
+    node.tick();
+    let outputs = node.take();
+    assert_eq!(outputs.broadcasts(), [(4, 2)], "what is dead is sealed again");
+    assert!(outputs.held().iter().any(|batch| batch.previous() == own.tip().chain));
+}
+
 #[test]
 fn what_a_primary_proposes_is_fetched_whatever_anybody_has_acknowledged() {
     let mut node = Node::new(R0);

@@ -386,8 +386,10 @@ impl World {
             Output::Send { to, frame, after, .. } => {
                 if frame.kind() == Kind::Batch && to == Destination::Others {
                     let view = BatchView::parse(frame.payload()).expect("an own batch");
-                    self.sealed
-                        .insert((view.head.lane, Mark { upto: view.head.number, chain: view.chain() }));
+                    let (lane, mark) = (view.head.lane, Mark { upto: view.head.number, chain: view.chain() });
+                    let before = Mark { upto: mark.upto.previous(), chain: view.head.previous };
+                    self.check_seal(at, lane, mark, before);
+                    self.sealed.insert((lane, mark));
                 }
                 self.send(at, to, frame, after.unwrap_or_default());
             }

@@ -36,6 +36,20 @@ impl World {
         behind.any(|(other, why)| why > Why::Named && self.extends(lane, other, mark))
     }
 
+    /// An honest origin seals behind all that it has acknowledged of a chain: it forks its lane only when it has lost a tail.
+    pub(super) fn check_seal(&mut self, at: usize, lane: LaneId, mark: Mark, before: Mark) {
+        let machine = &self.machines[at];
+        let is_beside = |(other, why): &(Mark, Why)| {
+            other.upto == mark.upto
+                && *other != mark
+                && *why > Why::Named
+                && self.registry[&(lane, *other)].0 == before
+        };
+        if let Some((other, _)) = machine.disk.durable_above(lane, before).find(is_beside) {
+            self.violations.push(format!("r{} seals {mark:?} beside {other:?}", machine.me));
+        }
+    }
+
     /// Of the lane of an honest origin nothing is committed that it has not sealed.
     pub(super) fn check_origins(&mut self, cut: &Cut) {
         for (lane, tip) in cut {
