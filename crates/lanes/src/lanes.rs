@@ -182,6 +182,8 @@ pub struct Lanes {
     journal: JournalId,
     pub(crate) last_lsn: Lsn,
     pub(crate) links: BTreeMap<LinkId, Link>,
+    /// The keys of `links`.
+    link_ids: Vec<LinkId>,
     pub(crate) shares: BTreeMap<LaneId, Share>,
     pub(crate) fetches: quorate_fetch::Fetches<Key>,
     /// Answers that are read back from the journal.
@@ -207,7 +209,7 @@ impl Lanes {
         let lanes = config.lanes().filter(|lane| links.contains(&lane.link));
         let share = |lane| (lane, Share::new(Lane::new(lane, me, &config, journal, Mark::default())));
         let shares = lanes.map(share).collect();
-        let links = links.iter().map(|id| (*id, Link::new())).collect();
+        let links: BTreeMap<LinkId, Link> = links.iter().map(|id| (*id, Link::new())).collect();
 
         Self {
             fetches: scheduler(config.tuning()),
@@ -215,6 +217,7 @@ impl Lanes {
             me,
             journal,
             last_lsn: Lsn(0),
+            link_ids: links.keys().copied().collect(),
             links,
             shares,
             readings: Vec::new(),
@@ -428,8 +431,11 @@ impl Lanes {
         if self.unchecked.is_empty() {
             self.throttles.nothing_waits();
         }
-        let links: Vec<LinkId> = self.links.keys().copied().filter(|link| self.may_seal(*link)).collect();
-        for link in links {
+        for at in 0..self.link_ids.len() {
+            let link = self.link_ids[at];
+            if !self.may_seal(link) {
+                continue;
+            }
             let Some(state) = self.links.get_mut(&link) else { continue };
             let liars = state.own.settle(verdicts);
             out.extend(liars.into_iter().map(|owner| Output::Forged { owner }));
@@ -508,9 +514,8 @@ impl Lanes {
 
     /// The burst of inputs is over: seal, acknowledge, report, and send again what may be lost.
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
-        for link in &links {
-            self.seal(*link, out);
+        for at in 0..self.link_ids.len() {
+            self.seal(self.link_ids[at], out);
         }
         self.raise_vouched_for(out);
         if self.fetches.deadline().is_some_and(|deadline| now >= deadline) {
@@ -519,9 +524,9 @@ impl Lanes {
         if now >= self.timer {
             self.on_timer(now, out);
         }
-        for link in &links {
-            self.acknowledge(*link, out);
-            self.answer(*link, out);
+        for at in 0..self.link_ids.len() {
+            self.acknowledge(self.link_ids[at], out);
+            self.answer(self.link_ids[at], out);
         }
         for share in self.shares.values_mut() {
             let Some(update) = share.lane.report() else { continue };
