@@ -68,8 +68,11 @@ struct CheckpointFound {
 #[derive(Clone, Copy, Debug)]
 enum Beginning {
     Whole(Seq),
-    /// Its pages cannot all be read.
-    Broken(Seq),
+    /// Its pages cannot all be read; the slot of a later own state that can, if there is one.
+    Broken {
+        seq: Seq,
+        ahead: Option<Seq>,
+    },
     Nothing,
 }
 
@@ -154,7 +157,10 @@ fn begin(
     let pages = page_folder::find(folder, StoreOptions::default(), found.known());
     Some(pages.map(|pages| match (pages.restored.whole, pages.restored.broken) {
         (Some((manifest, _)), _) => Beginning::Whole(manifest.head.seq),
-        (None, Some(manifest)) => Beginning::Broken(manifest.head.seq),
+        (None, Some(manifest)) => {
+            let ahead = pages.restored.ahead.map(|(manifest, _)| manifest.head.seq);
+            Beginning::Broken { seq: manifest.head.seq, ahead }
+        }
         (None, None) => Beginning::Nothing,
     }))
 }
@@ -305,10 +311,16 @@ impl Inspection {
                 "It begins with the state after seq {seq}, and takes that after seq {stable} from other replicas if they \
                  do not keep what is between."
             ),
-            Some(Ok(Beginning::Broken(seq))) => format!(
-                "It stands after seq {seq}, serves the pages that are intact, and executes nothing before it has the \
-                 others from other replicas."
-            ),
+            Some(Ok(Beginning::Broken { seq, ahead })) => {
+                let or = ahead.map(|ahead| {
+                    format!(", or its log is known to be committed up to its own state after seq {ahead}")
+                });
+                format!(
+                    "It stands after seq {seq}, serves the pages that are intact, and executes nothing before it has the \
+                     others from other replicas{}.",
+                    or.unwrap_or_default()
+                )
+            }
             Some(Err(error)) => format!("But it does not start before this can be read: {error}."),
             _ if stable == 0 => "It begins with the empty state.".to_owned(),
             _ => format!(
