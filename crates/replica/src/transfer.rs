@@ -156,9 +156,13 @@ impl Transfer {
         let is_ahead = |stable: &&Arc<CheckpointCertificate>| {
             stable.position.seq > executed || (lacks_state && stable.position.seq == executed)
         };
+        let is_known = stable.is_some();
         let Some(stable) = stable.filter(is_ahead) else {
-            // Execution got there by itself.
-            (self.reached, self.fetching, self.due, self.salvage) = (None, None, None, None);
+            (self.reached, self.fetching, self.due) = (None, None, None);
+            if is_known && !lacks_state {
+                // Execution got there by itself. Before anything is known to be certified, nobody can tell.
+                self.salvage = None;
+            }
             return Vec::new();
         };
         let step = tuning.retransmit.0;
@@ -305,8 +309,10 @@ impl Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_state::State;
-    use std::collections::VecDeque;
+    use quorate_state::{
+        CheckpointHead, FileNumber, Known, PageStore, Progress, ReadPages, State, StoreOptions,
+    };
+    use std::collections::{BTreeMap, VecDeque};
 
     const STEP: Nanoseconds = Nanoseconds::from_millis(50);
 
@@ -425,6 +431,63 @@ mod tests {
         assert_eq!(given, position(10));
         assert!(whole(&mut transfer).is_none(), "once");
         assert!(transfer.on_durable(position(10)).is_some() && !transfer.is_fetching());
+    }
+
+    /// Page files in memory.
+    struct Files(BTreeMap<FileNumber, Vec<u8>>);
+
+    impl ReadPages for Files {
+        fn read(&mut self, number: FileNumber, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+            let (file, from) = (&self.0[&number], usize::try_from(offset).expect("a small file"));
+            buffer.copy_from_slice(&file[from..from + buffer.len()]);
+            Ok(())
+        }
+    }
+
+    /// What is intact of a state on a disk where its root is not.
+    fn salvaged(state: &Frozen, seq: u64) -> Arc<Salvage> {
+        let mut store = PageStore::new(StoreOptions::default(), [], []);
+        let position = position(seq);
+        let (timestamp, certificate) = (Nanoseconds(seq), Vec::new());
+        let head = CheckpointHead { seq: position.seq, digest: position.digest, timestamp, certificate };
+        let (mut checkpoint, mut files) = (store.begin(head, state), Files(BTreeMap::new()));
+        loop {
+            match checkpoint.advance(&mut store) {
+                Progress::Write(write) => files.0.entry(write.file).or_default().extend(write.bytes),
+                Progress::Finished => break,
+                Progress::Remove(_) | Progress::Pause => {}
+            }
+        }
+        let manifest = checkpoint.manifest(&store);
+        let root = manifest.roots[0].address;
+        files.0.get_mut(&root.file).expect("it is there")[root.offset as usize + 13] ^= 1;
+        let lengths: Vec<_> = files.0.iter().map(|(number, bytes)| (*number, bytes.len() as u64)).collect();
+        let mut store = PageStore::new(StoreOptions::default(), lengths, [manifest.number]);
+        let known = Known { certificate: None, upto: Seq(u64::MAX) };
+        store.restore([manifest], false, known, &mut files).expect("nothing refuses").salvage.expect("pages")
+    }
+
+    /// A learner whose log is lost knows of no certificate when it starts, and has most of the pages all the same.
+    #[test]
+    fn what_is_intact_is_kept_until_something_is_known_to_be_certified() {
+        let (state, stable) = certified(10);
+        let mut transfer = Transfer::resuming(None, Some(salvaged(&state, 10)));
+        transfer.on_peer(ReplicaId(1), true);
+        transfer.on_time(after(0), &tuning(), None, at(0), nothing);
+        let begins = 1 + STANDSTILL_TIMES;
+        transfer.on_time(after(1), &tuning(), Some(&stable), at(0), nothing);
+        let mut told = transfer.on_time(after(begins), &tuning(), Some(&stable), at(0), nothing);
+        while let Some(ToPeer::Ask(peer, question)) = told.pop() {
+            let answer = answer(&state, question, usize::MAX);
+            told.extend(transfer.on_answer(after(begins), &tuning(), peer, answer).expect("sound pages"));
+        }
+        let (fetched, _) = transfer.figures().expect("a walk");
+        let _ = transfer.take_whole(Seq(0)).expect("a sound state").expect("it is whole");
+        assert_eq!(fetched, 1, "the root is all that it lacked");
+        // One that execution has reached by itself needs none.
+        let mut reached = Transfer::resuming(None, Some(salvaged(&state, 10)));
+        reached.on_time(after(0), &tuning(), Some(&stable), at(10), nothing);
+        assert!(reached.salvage.is_none());
     }
 
     #[test]
