@@ -472,6 +472,35 @@ mod tests {
         assert!(matches!(&refused, StartError::Halted { reason, .. } if reason == "two roots"), "{refused}");
     }
 
+    /// A disk takes its time, in which other cores could send what follows from what made the replica halt.
+    #[test]
+    fn all_cores_have_stopped_before_the_disk_has_noted_that_it_halted() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), Durability::Sync);
+        new_directory(&config);
+        let mut data = open_directory(&config).unwrap();
+        // Whoever opens it to write waits for a reader.
+        let slow = config.data_directory.join("identity.copy.new");
+        mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let shared = Arc::new(Shared::new(&config.cluster, 1));
+        let (told, path) = (Arc::clone(&shared), config.data_directory.clone());
+        let halting = std::thread::spawn(move || crate::effects::halt(&told, &path, "two roots".to_owned()));
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while shared.halted().is_none() {
+            assert!(std::time::Instant::now() < end && !halting.is_finished(), "cores go on meanwhile");
+            std::thread::yield_now();
+        }
+        assert!(shared.should_stop() && !halting.is_finished(), "the disk has not taken it yet");
+        drop(std::fs::OpenOptions::new().read(true).open(&slow).unwrap());
+        halting.join().unwrap();
+        // What the disk did not take then is noted at the end.
+        std::fs::remove_file(&slow).unwrap();
+        conclude(&config, &mut data, None, shared.halted()).unwrap();
+        drop(data);
+        assert!(matches!(open_directory(&config).unwrap_err(), StartError::Halted { .. }));
+    }
+
     #[test]
     fn who_has_halted_remembers_it_and_who_stopped_in_order_that_all_is_durable() {
         let directory = tempfile::tempdir().unwrap();

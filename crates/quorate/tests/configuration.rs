@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Files, Outcome, quorate};
+use common::{Files, Outcome, command, quorate, run};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 /// Exit code 2, nothing on standard output, and one line with all of `parts`.
 #[track_caller]
@@ -276,6 +277,44 @@ fn the_data_of_another_replica_or_of_something_else() {
     both_refuse(&files, &["client-0.key", "no part of a replica's data", "data_dir"]);
     files.edit("replica-1.toml", "data_dir = \".\"", "data_dir = \"cluster.toml\"");
     both_refuse(&files, &["replica-1.toml", "cluster.toml is no directory"]);
+}
+
+/// A replica whose user may not read its data, or not write it, is told apart from one whose disk fails.
+#[test]
+fn a_data_directory_that_the_user_has_no_right_to() {
+    const NOBODY: u32 = 65_534;
+    let files = Files::new(4);
+    let mode = |name: &str, mode| {
+        std::fs::set_permissions(files.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let start = command(&["start", "--config", &files.argument("replica-1.toml")]);
+    let as_nobody = || {
+        let id = NOBODY.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(start.get_program());
+        command
+    };
+    // Nothing is denied to root.
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && !as_nobody().arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: a_data_directory_that_the_user_has_no_right_to needs a user without rights");
+        return;
+    }
+    if is_root {
+        mode("", 0o755);
+        std::os::unix::fs::chown(files.path("replica-1.key"), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    for rights in [0o000, 0o555] {
+        mode("data-1", rights);
+        let mut attempt = if is_root { as_nobody() } else { Command::new(start.get_program()) };
+        attempt.args(start.get_args());
+        let outcome = run(attempt);
+        mode("data-1", 0o700);
+        refused(
+            &outcome,
+            &["/data-1", "Permission denied", "give the user that the replica runs as the right"],
+        );
+    }
 }
 
 #[test]
