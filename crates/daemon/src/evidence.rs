@@ -68,8 +68,8 @@ impl<'a> Evidence<'a> {
         if let Role::Learner { reason } = &self.identity.role {
             return Verdict::Learn(reason.clone());
         }
-        let absent = self.absent().map(|absent| format!("{absent}: votes of this replica stand there"));
-        if let Some(absent) = absent.or_else(|| self.absent_checkpoint()) {
+        let votes = self.absent().map(|absent| format!("{absent}: votes of this replica stand there"));
+        if let Some(absent) = votes.or_else(|| self.absent_batches()).or_else(|| self.absent_checkpoint()) {
             return Verdict::Refuse(format!(
                 "{absent}; mount or put back what was taken away. If it is lost, \
                  `quorate format --learner --config FILE` lets the replica go on and cast no votes"
@@ -106,6 +106,18 @@ impl<'a> Evidence<'a> {
         }
         let shown = self.shown()?;
         Some(format!("log-{FIRST_CORE} has no files, and {shown}"))
+    }
+
+    /// What was taken away of the batches of another core. Others count on those that this replica has acknowledged, and
+    /// their digests stand nowhere else: it could not even ask for them.
+    fn absent_batches(&self) -> Option<String> {
+        self.logs.iter().find_map(|(core, path, scan)| {
+            let absent = scan.absent.as_ref().filter(|_| *core != FIRST_CORE)?;
+            Some(format!(
+                "{}: {absent}: batches that this replica has acknowledged stand there",
+                path.display()
+            ))
+        })
     }
 
     /// What was taken away of the checkpoints. A log is trimmed only up to one that is durable, and none that a certificate
@@ -278,7 +290,11 @@ mod tests {
             judge(&[gap()], |_| {}),
             "log: segment 3 is missing: votes of this replica stand there; mount",
         );
-        assert_eq!(judge(&[used(), gap()], |_| {}), Verdict::Vote, "that log has batches alone");
+        let of_another_core = judge(&[used(), gap()], |_| {});
+        refused(
+            of_another_core,
+            "log: segment 3 is missing: batches that this replica has acknowledged stand",
+        );
         // Files, and nothing in them that can be read.
         learns(judge(&[prepared()], |evidence| evidence.has_spoken = true), "nothing of log-0 can be read");
         learns(judge(&[prepared()], |evidence| evidence.pages.follows_headers = true), "later checkpoint");

@@ -216,18 +216,15 @@ pub(crate) fn read_log(
     read_log_by(directory, identity, reading, |file, buffer, offset| file.read_exact_at(buffer, offset))
 }
 
-/// As [`read_log`], by way of `read`.
+/// As [`read_log`], by way of `read`. A directory that is not there has no segments, and what was made of it is absent.
 pub(crate) fn read_log_by(
     directory: &Path,
     identity: LogIdentity,
     Reading { sync, batches }: Reading,
     read: impl Fn(&File, &mut [u8], u64) -> io::Result<()>,
 ) -> Result<LogRead, DirectoryError> {
-    let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let entries = entries.map_err(failed(directory, "list it"))?;
-    let mut numbers: Vec<SegmentNumber> =
-        entries.iter().filter_map(|entry| number(&entry.file_name().to_string_lossy())).collect();
-    numbers.sort();
+    let is_there = directory.try_exists().map_err(failed(directory, "see whether it is there"))?;
+    let numbers = if is_there { numbers(directory)? } else { Vec::new() };
     let (mut scanner, mut unreadable) = (Scanner::new(identity).made(made(directory)?), Vec::new());
     if !batches {
         scanner = scanner.without_batches();
@@ -245,10 +242,20 @@ pub(crate) fn read_log_by(
             file.sync_all().map_err(failed(&path, "sync it"))?;
         }
     }
-    if sync {
+    if sync && is_there {
         sync_directory(directory).map_err(failed(directory, "sync it"))?;
     }
     Ok(LogRead { scan: scanner.finish(), unreadable })
+}
+
+/// The numbers of the segments in a directory, in order.
+fn numbers(directory: &Path) -> Result<Vec<SegmentNumber>, DirectoryError> {
+    let entries = std::fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(failed(directory, "list it"))?;
+    let mut numbers: Vec<SegmentNumber> =
+        entries.iter().filter_map(|entry| number(&entry.file_name().to_string_lossy())).collect();
+    numbers.sort();
+    Ok(numbers)
 }
 
 /// The bytes of a segment, and where the disk does not give them back. There they are zeroes, so that the scan takes what

@@ -4,6 +4,7 @@ use super::{DirectoryError, failed};
 use crate::identity::{IDENTITY, IDENTITY_COPY};
 use crate::segment_files::MADE;
 use quorate_types::CoreId;
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -119,12 +120,12 @@ pub(super) fn is_known(name: &str) -> bool {
         .contains(&name)
 }
 
-/// The directories of segments that are there, by core.
+/// The directories of segments that are there or were, by core: the note of what was made of a log stands beside it, and
+/// outlives its directory.
 pub(super) fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError> {
-    let cores = entries(path)?.into_iter().filter_map(|name| name.strip_prefix(LOG)?.parse().ok());
-    let mut found: Vec<_> = cores.map(|core: u8| (CoreId(core), log_path(path, CoreId(core)))).collect();
-    found.sort();
-    Ok(found)
+    let of_log = |name: &String| name.strip_suffix(MADE).unwrap_or(name).strip_prefix(LOG)?.parse().ok();
+    let cores: BTreeSet<u8> = entries(path)?.iter().filter_map(of_log).collect();
+    Ok(cores.into_iter().map(|core| (CoreId(core), log_path(path, CoreId(core)))).collect())
 }
 
 /// The directory of the segments of one core.

@@ -298,4 +298,9 @@ fn logs_of_all_cores_are_found_in_order() {
     }
     let cores: Vec<u8> = open.logs().unwrap().into_iter().map(|(core, _)| core.0).collect();
     assert_eq!(cores, [0, 2, 10]);
+    // What was made of a log tells of it when its directory is gone.
+    std::fs::write(directory.path().join("log-3.made"), "").unwrap();
+    std::fs::write(directory.path().join("log-2.made"), "").unwrap();
+    let cores: Vec<u8> = open.logs().unwrap().into_iter().map(|(core, _)| core.0).collect();
+    assert_eq!(cores, [0, 2, 3, 10]);
 }
