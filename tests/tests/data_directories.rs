@@ -1,14 +1,20 @@
 //! Data directories that are not what they should be, with real processes: what is absent, of another version, halted or
 //! left by a loss of power is told, and never makes a voter that has forgotten its votes.
 
-use quorate_tests::cluster::{Cluster, Load, wait_for};
+use quorate_tests::cluster::{Cluster, Load, binary, wait_for};
 use quorate_types::ReplicaId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A cluster that has done something, and whose last replica was stopped in order.
 fn loaded(edit: impl Fn(String) -> String) -> Cluster {
-    let mut cluster = Cluster::prepare(4, &[]);
+    loaded_with(&[], edit)
+}
+
+/// As [`loaded`], made by `init` with more arguments.
+fn loaded_with(arguments: &[&str], edit: impl Fn(String) -> String) -> Cluster {
+    let mut cluster = Cluster::prepare(4, arguments);
     for replica in 0..4 {
         cluster.edit(replica, &edit);
         cluster.start_replica(replica);
@@ -73,7 +79,12 @@ fn a_log_that_was_taken_away_is_missed_and_can_be_put_back() {
     let before = content(&data);
     for _ in 0..2 {
         let refused = cluster.refused_start(3);
-        for part in ["log-0 has no files", "mount or put back what was taken away", "format --learner"] {
+        for part in [
+            "/log-0: segment",
+            "votes of this replica stand there",
+            "mount or put back what was taken away",
+            "format --learner",
+        ] {
             assert!(refused.contains(part), "{refused}");
         }
     }
@@ -102,6 +113,31 @@ fn a_log_that_was_taken_away_is_missed_and_can_be_put_back() {
     wait_for("the learner follows", || is_learner(&cluster, 3).then_some(()));
     cluster.assert_works();
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
+}
+
+/// The other cores' logs have no votes, but what was acknowledged.
+#[test]
+fn a_log_of_another_core_that_was_taken_away_is_missed_too() {
+    let mut cluster = loaded_with(&["--links", "2"], |text| text.replace("# cores = [0]", "cores = [0, 1]"));
+    assert_eq!(cluster.stop(3), Some(0), "{}", cluster.log(3));
+    let (data, aside) = (cluster.file("data-3"), cluster.file("aside"));
+    let log = data.join("log-1");
+    let assert_refuses = |cluster: &mut Cluster| {
+        let before = content(&data);
+        let refused = cluster.refused_start(3);
+        for part in ["/log-1: segment", "batches that this replica has acknowledged", "mount or put back"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        assert!(content(&data) == before, "nothing is written");
+    };
+    std::fs::rename(&log, &aside).expect("our own directory");
+    assert_refuses(&mut cluster);
+    // A place to mount it at.
+    std::fs::create_dir(&log).expect("our own directory");
+    assert_refuses(&mut cluster);
+    std::fs::remove_dir(&log).expect("our own directory");
+    std::fs::rename(&aside, &log).expect("our own directory");
+    assert_votes(&mut cluster, 3);
 }
 
 #[test]
@@ -177,6 +213,13 @@ fn a_replica_that_has_halted_halts_again_until_it_is_told_otherwise() {
             assert!(said.contains(part), "{said}");
         }
     }
+    // What is sound and halted is not called damaged.
+    let data = cluster.file("data-3");
+    let inspected = Command::new(binary()).arg("inspect").arg(&data).output().expect("quorate runs");
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    assert_eq!(inspected.status.code(), Some(1), "{said}");
+    assert!(said.contains("Refused. No replica starts on it: it has halted"), "{said}");
+    assert!(!said.contains("DAMAGED"), "{said}");
     let (code, said) = cluster.command(3, "clear-halt", &[]);
     assert!(code == Some(0) && said.contains("replica 3 may start again; it had halted because"), "{said}");
     assert!(cluster.command(3, "clear-halt", &[]).1.contains("replica 3 has not halted"));

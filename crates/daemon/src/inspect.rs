@@ -9,6 +9,7 @@ use crate::data_directory::{self, DirectoryError, Look};
 use crate::evidence::{Evidence, Verdict, boot_id};
 use crate::identity::{Identity, Role};
 use crate::page_folder::{self, FolderError, PageFolder, verify_checkpoint};
+use crate::recover::check_beginning;
 use crate::segment_files::{self, LogRead, Reading, Unreadable};
 use quorate_journal::{
     CONSENSUS_JOURNAL, Damage, Fate, Record, RecordKind, Scan, SegmentHeader, SegmentSummary,
@@ -110,8 +111,8 @@ pub fn inspect(
         Err(error) if look.identity.is_ok() => unlisted = Some(error),
         Err(_) => {}
     }
-    let verdict = judge(path, &look, &logs, &folder)?;
-    let beginning = begin(verdict.as_ref(), &logs, &mut folder);
+    let mut verdict = judge(path, &look, &logs, &folder)?;
+    let beginning = begin(cluster, &mut verdict, &logs, &mut folder);
     let path = path.to_owned();
     let mut found =
         Inspection { path, look, logs, verdict, checkpoints, beginning, unlisted, records, proofs: None };
@@ -135,34 +136,48 @@ fn judge(
     Ok(Some(Evidence::new(identity, &boot, has_spoken, logs, pages).judge()))
 }
 
-/// What a start would go on from, found by what a start uses.
+/// What a start would go on from, found by what a start uses; nothing where that is refused. Whether it is what the
+/// `cluster` began with, its configuration tells.
 fn begin(
-    verdict: Option<&Verdict>,
+    cluster: Option<&ClusterConfig>,
+    verdict: &mut Option<Verdict>,
     logs: &[LogFound],
     folder: &mut PageFolder,
 ) -> Option<Result<Beginning, FolderError>> {
-    let learner = match verdict? {
+    let learner = match verdict.as_ref()? {
         Verdict::Refuse(_) => return None,
         Verdict::Learn(reason) => Some(reason.clone()),
         Verdict::Vote => None,
     };
     // Only a cluster that began with the state of a backup has one of before the first slot.
-    let is_restored = folder.survey().is_ok_and(|survey| survey.oldest == Some(Seq(0)));
+    let has_first = || folder.survey().is_ok_and(|survey| survey.oldest == Some(Seq(0)));
+    let is_restored = cluster.map_or_else(has_first, |cluster| cluster.genesis_root().is_some());
     let mut found = Found { learner, is_restored, ..Found::default() };
     for scan in logs.iter().filter_map(|log| log.scan.as_ref().ok()) {
         let of_consensus = scan.records.iter().filter(|(journal, ..)| *journal == CONSENSUS_JOURNAL);
         found.records.extend(of_consensus.cloned());
         found.ends.extend(&scan.last);
     }
-    let pages = page_folder::find(folder, StoreOptions::default(), found.known());
-    Some(pages.map(|pages| match (pages.restored.whole, pages.restored.broken) {
+    let restored = match page_folder::find(folder, StoreOptions::default(), found.known()) {
+        Ok(pages) => pages.restored,
+        Err(error) => return Some(Err(error)),
+    };
+    let beginning = match (&restored.whole, &restored.broken) {
         (Some((manifest, _)), _) => Beginning::Whole(manifest.head.seq),
         (None, Some(manifest)) => {
-            let ahead = pages.restored.ahead.map(|(manifest, _)| manifest.head.seq);
+            let ahead = restored.ahead.as_ref().map(|(manifest, _)| manifest.head.seq);
             Beginning::Broken { seq: manifest.head.seq, ahead }
         }
         (None, None) => Beginning::Nothing,
-    }))
+    };
+    found.take(restored);
+    if let Some(cluster) = cluster
+        && let Err(problem) = check_beginning(cluster, &found)
+    {
+        *verdict = Some(Verdict::Refuse(problem));
+        return None;
+    }
+    Some(Ok(beginning))
 }
 
 impl Proofs {
@@ -203,7 +218,18 @@ impl Proofs {
 }
 
 impl Inspection {
-    /// Everything that is damaged, a line each. A torn tail is none: it is what a crash leaves.
+    /// Whether nothing is damaged, and a replica starts on it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        !self.is_refused() && self.damages().is_empty()
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Refuse(_)))
+    }
+
+    /// Everything that is damaged, a line each. A torn tail is none: it is what a crash leaves. Nor is what makes a start
+    /// refuse and can be put back or cleared.
     #[must_use]
     pub fn damages(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -237,9 +263,6 @@ impl Inspection {
                 found.push(format!("{path}: {} groups stand at a wrong place", scan.misdirected));
             }
         }
-        if let Some(Verdict::Refuse(reason)) = &self.verdict {
-            found.push(reason.clone());
-        }
         found.extend(self.proofs.iter().flat_map(|proofs| proofs.unproven.iter().cloned()));
         found.extend(self.unlisted.iter().map(ToString::to_string));
         let errors = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.verified.as_ref().err());
@@ -257,7 +280,7 @@ impl Inspection {
             return vec![format!("No replica starts on it, because of {name:?}.")];
         }
         let mut found = vec![self.votes()];
-        if matches!(self.verdict, None | Some(Verdict::Refuse(_))) {
+        if self.verdict.is_none() || self.is_refused() {
             return found;
         }
         for (log, scan) in self.scans() {
@@ -454,7 +477,11 @@ impl fmt::Display for Inspection {
         let damages = self.damages();
         damages.iter().try_for_each(|damage| writeln!(f, "DAMAGED: {damage}"))?;
         let verdict = self.verdict().join(" ");
-        let state = if damages.is_empty() { "Sound." } else { "Damaged." };
+        let state = match damages.is_empty() {
+            true if self.is_refused() => "Refused.",
+            true => "Sound.",
+            false => "Damaged.",
+        };
         writeln!(f, "{state} {verdict}")
     }
 }

@@ -27,24 +27,26 @@ pub(crate) struct Beginning {
 }
 
 /// A cluster that began with the state of a backup has a replica that does not have it.
-pub(crate) fn no_beginning(path: &Path, reason: &str) -> StartError {
-    let problem = format!(
+pub(crate) fn no_beginning(reason: &str) -> String {
+    format!(
         "the cluster began with the state of a backup (genesis_root in the cluster file), and this replica does not \
          have it: {reason}; move the directory away and make it anew with `quorate restore --from BACKUP --config FILE`"
-    );
-    StartError::Recovery { path: path.to_owned(), problem }
+    )
 }
 
 /// Refuses a state that the cluster did not begin with. One that follows a header is proven by its certificate. Without
 /// any, the replica executes nothing before it has taken one over: a certified one, or where what it had itself is damaged,
 /// the first one, whose root the configuration names. It serves what is intact of that to others, who may lack just this.
-fn check_beginning(cluster: &ClusterConfig, path: &Path, found: &Found) -> Result<(), StartError> {
+///
+/// # Errors
+/// The problem, with its remedy.
+pub(crate) fn check_beginning(cluster: &ClusterConfig, found: &Found) -> Result<(), String> {
     let Some(root) = cluster.genesis_root() else { return Ok(()) };
     match &found.state {
         None if found.certificate().is_some() || found.broken.is_some() || found.salvage.is_some() => Ok(()),
-        None => Err(no_beginning(path, "it has no checkpoint, and its logs name no certified state")),
+        None => Err(no_beginning("it has no checkpoint, and its logs name no certified state")),
         Some(state) if state.header().is_none() && state.freeze().root() != root => {
-            Err(no_beginning(path, "its first state has another root"))
+            Err(no_beginning("its first state has another root"))
         }
         Some(_) => Ok(()),
     }
@@ -88,7 +90,7 @@ pub(crate) fn recover(
     }
     let mut pages = load_checkpoint(folder, &mut found)?;
     read_batches(&logs, &mut found)?;
-    check_beginning(&config.cluster, data.path(), &found)?;
+    check_beginning(&config.cluster, &found).map_err(refused)?;
     let (learner, records) = (found.learner.clone(), found.records.len());
     let recovery = Recovery::of(setup, found).map_err(|problem| refused(problem.to_string()))?;
     // It may start. From here on something is changed.
@@ -206,17 +208,17 @@ mod tests {
         let digest = Digest([9; 32]);
         let cluster = testing::restored_config(4, digest);
         let mut found = Found::default();
-        let refused = check_beginning(&cluster, Path::new("data-1"), &found).unwrap_err().to_string();
+        let refused = check_beginning(&cluster, &found).unwrap_err();
         assert!(refused.contains("no certified state; move the directory away"), "{refused}");
-        check_beginning(&testing::config(4), Path::new("data-1"), &found).unwrap();
+        check_beginning(&testing::config(4), &found).unwrap();
         let (position, timestamp) = (genesis(cluster.digest()), Nanoseconds(0));
         found.broken = Some(Broken { position, timestamp, tips: Vec::new() });
-        check_beginning(&cluster, Path::new("data-1"), &found).unwrap();
+        check_beginning(&cluster, &found).unwrap();
         found.broken = None;
         let position = Position { seq: Seq(64), digest };
         let (root, next_config, signatures) = (digest, digest, Vec::new());
         let certificate = Arc::new(CheckpointCertificate { position, root, next_config, signatures });
         found.records.push((CONSENSUS_JOURNAL, Lsn(1), Record::Checkpoint(certificate)));
-        check_beginning(&cluster, Path::new("data-1"), &found).unwrap();
+        check_beginning(&cluster, &found).unwrap();
     }
 }

@@ -237,7 +237,8 @@ fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
     let (path, cluster) = (&config.data_directory, &config.cluster);
     let mut data = match data_directory::open(path, cluster, config.replica) {
         Err(DirectoryError::Unformatted { reason, .. }) if cluster.genesis_root().is_some() => {
-            return Err(recover::no_beginning(path, &reason));
+            let problem = recover::no_beginning(&reason);
+            return Err(StartError::Recovery { path: path.to_owned(), problem });
         }
         opened => opened?,
     };

@@ -17,7 +17,10 @@ The last line says whether the directory is sound, and what a replica that start
 go on as a learner and why, which torn tail it drops, and which batches and states it takes from other replicas. A \
 torn tail is what a crash leaves, and no damage. A backup is verified as `quorate restore` does.
 
-Exit codes: 0 sound, 1 damaged, 2 wrong usage.
+Two things need the replica's own file, and are for a start to judge: whether its key is in use with another directory, \
+and whether its number of cores is that of the logs. With --cluster it is seen whether the cluster began with this state.
+
+Exit codes: 0 sound, 1 damaged or no replica starts on it, 2 wrong usage.
 
 Examples:
   quorate inspect quorate-data/data-0
@@ -53,7 +56,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<ExitCode, Failure> {
     let (directory, records) = (&arguments.directory, arguments.records);
     let inspection = quorate_daemon::inspect::inspect(directory, records, cluster.as_ref())?;
     output::print(inspection.to_string())?;
-    Ok(if inspection.damages().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if inspection.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn inspect_backup(directory: &Path, cluster: Option<&ClusterConfig>) -> Result<ExitCode, Failure> {
