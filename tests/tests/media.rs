@@ -238,6 +238,42 @@ fn a_restored_cluster_starts_with_one_bad_block_of_its_first_state_on_each_repli
     assert_all_there(&cluster, 3, &acknowledged);
 }
 
+/// Who could give what two have lost of the first state is down for a while. Meanwhile nothing of it goes, and nobody starts
+/// from an empty one.
+#[test]
+fn a_restored_cluster_waits_for_those_who_have_what_others_have_lost_of_its_first_state() {
+    let (source, mut acknowledged) = with_checkpoints();
+    let mut cluster = Cluster::restore(&source.file("copy"), 4);
+    drop(source);
+    for replica in [0, 1] {
+        let Manifest { root, .. } = newest_manifest(&cluster, replica).expect("there is one");
+        // The same leaf of both.
+        flip(&cluster, replica, children(&cluster, replica, root)[1]);
+        let before = names(&cluster, replica);
+        cluster.start_replica(replica);
+        assert!(cluster.log(replica).contains("has bad pages"), "{}", cluster.log(replica));
+        assert_eq!(names(&cluster, replica), before, "what is intact stays");
+    }
+    // Once more, as somebody would who wonders why nothing goes on.
+    for replica in [0, 1] {
+        cluster.kill(replica);
+        cluster.start_replica(replica);
+        assert_eq!(cluster.log(replica).matches("has bad pages").count(), 2, "{}", cluster.log(replica));
+    }
+    cluster.start_replica(2);
+    assert_all_there(&cluster, 3, &acknowledged);
+    let recorder = Recorder::start(&cluster, 2, ReplicaId(1));
+    wait_for("it is written to", || (recorder.completed() >= 5).then_some(()));
+    acknowledged.extend(recorder.finish());
+    cluster.start_replica(3);
+    cluster.assert_equal_roots(&[0, 1, 2, 3]);
+    // The two have it whole now, and make a quorum with one of those who had it.
+    cluster.kill(2);
+    cluster.assert_works();
+    assert_all_there(&cluster, 3, &acknowledged);
+    cluster.assert_equal_roots(&[0, 1, 3]);
+}
+
 /// Listed mistake: a restart that drops intact batches because the one before them is bad. Then nobody could begin to fetch
 /// what lies behind all of the bad ones.
 #[test]
