@@ -44,7 +44,7 @@ fn kv(cluster: &Cluster, words: &[&str]) -> (bool, String) {
     let output = Command::new(binary())
         .arg("kv")
         .args(words)
-        .args(["--timeout", "4", "--cluster"])
+        .args(["--timeout", "60", "--cluster"])
         .arg(cluster.file("cluster.toml"))
         .arg("--key")
         .arg(cluster.file("client-2.key"))

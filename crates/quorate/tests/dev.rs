@@ -34,9 +34,12 @@ fn dev(arguments: &[&str], replicas: usize) -> Dev {
 }
 
 fn set_and_get(cluster: &str) {
-    let set = quorate(&["kv", "--cluster", cluster, "set", "greeting", "hello"]);
+    let set = quorate(&["kv", "--timeout", "60", "--cluster", cluster, "set", "greeting", "hello"]);
     assert_eq!(set.code, Some(0), "{set:?}");
-    assert_eq!(quorate(&["kv", "--cluster", cluster, "get", "greeting"]).stdout, "hello\n");
+    assert_eq!(
+        quorate(&["kv", "--timeout", "60", "--cluster", cluster, "get", "greeting"]).stdout,
+        "hello\n"
+    );
 }
 
 fn all_ended(replicas: &[u32]) {

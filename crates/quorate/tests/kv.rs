@@ -23,7 +23,8 @@ fn start() -> (Files, Running) {
 
 fn kv_command(files: &Files, words: &[&str]) -> Command {
     let cluster = files.argument("cluster.toml");
-    command(&[&["kv", "--cluster", &cluster], words].concat())
+    let patient: &[&str] = if words.contains(&"--timeout") { &[] } else { &["--timeout", "60"] };
+    command(&[&["kv", "--cluster", &cluster], words, patient].concat())
 }
 
 /// Sets a key to what standard input holds.
