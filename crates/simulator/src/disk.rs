@@ -13,6 +13,7 @@ use quorate_journal::{Damage, FoundBatch, LogIdentity, LogOptions, Record, Scan}
 use quorate_replica::Found;
 use quorate_types::{CoreId, Digest, JournalId, Lsn, ReplicaId};
 use quorate_wire::Position;
+use std::collections::BTreeSet;
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -46,6 +47,8 @@ pub struct Disk {
     pub pages: PageDisk,
     /// Why the replica must not vote; remembered, whatever is found later.
     pub learner: Option<String>,
+    /// The batches in its logs that have gone bad.
+    pub rotten: BTreeSet<(JournalId, Lsn)>,
 }
 
 impl Disk {
@@ -61,6 +64,7 @@ impl Disk {
             logs: Vec::new(),
             pages: PageDisk::default(),
             learner: None,
+            rotten: BTreeSet::new(),
         };
         disk.logs = (0..cores).map(|core| LogDisk::create(disk.identity(core), options)).collect();
         disk
@@ -83,6 +87,7 @@ impl Disk {
         self.directory[0] += 1;
         self.learner = Some("its disk was lost".to_owned());
         self.pages = PageDisk::default();
+        self.rotten.clear();
         self.logs =
             (0..self.logs.len()).map(|core| LogDisk::create(self.identity(core), self.options)).collect();
     }

@@ -54,6 +54,17 @@ pub enum Event {
         /// The record's position.
         lsn: Lsn,
     },
+    /// The slow reading of a log comes past a record that has gone bad.
+    Lost {
+        /// The replica.
+        life: Life,
+        /// The core of the log.
+        core: CoreId,
+        /// The journal.
+        journal: JournalId,
+        /// The record's position.
+        lsn: Lsn,
+    },
     /// The file of a segment is made, renamed or removed.
     SegmentMade {
         /// The replica.

@@ -5,6 +5,7 @@
 
 use crate::plan::Plan;
 use crate::random::{Random, Stream};
+use crate::scenes;
 use quorate_types::{LinkId, Nanoseconds, Quorums, ReplicaId};
 
 /// What goes wrong.
@@ -106,6 +107,11 @@ pub enum FaultKind {
         /// The replica.
         replica: ReplicaId,
     },
+    /// Batches go bad under a replica that runs, of which others have copies; its slow reading of the log finds them.
+    Decay {
+        /// The replica.
+        replica: ReplicaId,
+    },
 }
 
 /// A fault with its time.
@@ -176,6 +182,7 @@ pub(crate) fn draw(plan: &Plan) -> Vec<Fault> {
     if plan.replicas > 1 && random.percent(30) {
         faults.extend(draw_failing_primaries(&mut random, plan));
     }
+    faults.extend(scenes::draw(plan, is_damaged || is_rotten));
     faults.sort_by_key(|fault| fault.begin);
     faults
 }
@@ -389,7 +396,8 @@ pub(crate) fn blocked_pairs(kind: FaultKind, replicas: u8) -> Vec<(ReplicaId, Re
         | FaultKind::Crash { .. }
         | FaultKind::LoseDisk { .. }
         | FaultKind::Corrupt { .. }
-        | FaultKind::Rot { .. } => false,
+        | FaultKind::Rot { .. }
+        | FaultKind::Decay { .. } => false,
     };
     pairs.filter(|(from, to)| blocked(*from, *to)).collect()
 }

@@ -34,6 +34,8 @@ pub enum Arrival {
     Checkpointed(Position, Digest),
     /// See [`Input::ReadBack`].
     ReadBack(JournalId, Lsn, Option<Record>),
+    /// See [`Input::Lost`].
+    Lost(JournalId, Lsn),
     /// See [`Input::Intake`].
     Intake(Intake),
 }
@@ -57,6 +59,7 @@ impl Arrival {
             Self::Durable(journal, upto) => step(Input::Durable { journal, upto }),
             Self::Checkpointed(position, root) => step(Input::Checkpointed { position, root }),
             Self::ReadBack(journal, lsn, record) => step(Input::ReadBack { journal, lsn, record }),
+            Self::Lost(journal, lsn) => step(Input::Lost { journal, lsn }),
             Self::Intake(intake) => step(Input::Intake(intake)),
         }
     }

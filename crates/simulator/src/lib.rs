@@ -9,8 +9,10 @@
 //!
 //! Disks hold bytes: the segments of the logs, page files, manifests. Replicas crash after any effect, one, several or
 //! all at once, again while they recover, and come back from what their disks give back; at most f of them lose their
-//! disks or find them damaged. Networks lose, double, delay and cut; primaries fail one after the other; disks stall
-//! and fill. Not here: Byzantine replicas, and durability `async`.
+//! disks or find them damaged. Blocks of which there are copies go bad under any number of them, while they are down or
+//! while they run. Networks lose, double, delay and cut; primaries fail one after the other; disks stall and fill. What would
+//! coincide by rare luck alone is drawn as a scene. Mistakes can be made on purpose, and are found ([`quorate_types::Mistake`]).
+//! Not here: Byzantine replicas, and durability `async`.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -27,6 +29,7 @@ pub mod plan;
 pub mod queue;
 pub mod random;
 pub mod runner;
+mod scenes;
 pub mod sessions;
 pub mod trace;
 pub mod workload;

@@ -149,7 +149,7 @@ impl Plan {
     /// Whether blocks go bad of which there are copies.
     #[must_use]
     pub fn has_rot(&self) -> bool {
-        self.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Rot { .. }))
+        self.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Rot { .. } | FaultKind::Decay { .. }))
     }
 
     /// Whether a replica may find that it has lost its votes.

@@ -28,6 +28,8 @@ pub enum Stream {
     Crashes = 8,
     /// Which clients share a key, and which registrations are sent again.
     Sessions = 9,
+    /// Which faults coincide on purpose.
+    Scenes = 10,
 }
 
 /// One stream of chance.

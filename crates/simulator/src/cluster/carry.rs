@@ -64,11 +64,7 @@ impl Cluster {
                 self.post(origin, core, mail);
                 Ok(())
             }
-            Effect::KeepStates(needed) => {
-                self.oracles.durability.on_states_needed(origin.replica, &needed);
-                self.host(origin.replica).disk.pages.keep_states(&needed);
-                Ok(())
-            }
+            Effect::KeepStates(needed) => self.keep_states(origin.replica, &needed),
             Effect::KeepPart { position, root, received } => {
                 let job = job(position, Nanoseconds(0), Contents::Part(root, received));
                 self.write_pages(origin.replica, job);

@@ -86,6 +86,7 @@ impl Cluster {
         let host = &mut self.hosts[replica.index()];
         let was_learner = host.disk.learner.is_some();
         let Restored { found, executed, checkpoint, damage } = host.disk.restore(&mut self.crash_random);
+        self.watch_removals(replica)?;
         let records = found.records.len() + executed.len();
         self.trace.note(self.now, Detail::Readable, &[18, id(replica), records as u64], || {
             let position = checkpoint.map(|(position, _)| position.seq);
@@ -142,7 +143,10 @@ impl Cluster {
         }
         let damaged = std::mem::take(&mut self.hosts[replica.index()].damaged);
         let broken = found.broken.as_ref().map(|broken| broken.position);
-        let restart = Restart { facts, ends: found.ends.clone(), checkpoint, broken, damaged };
+        let keeps_votes = !self.plan.may_forget(replica);
+        let rotten = self.hosts[replica.index()].disk.rotten.clone();
+        let ends = found.ends.clone();
+        let restart = Restart { facts, ends, checkpoint, broken, damaged, keeps_votes, rotten };
         let facts = oracles.durability.on_restart(&oracles.ledger, replica, restart)?;
         oracles.agreement.on_restart(replica);
         oracles.votes.on_restart(replica);

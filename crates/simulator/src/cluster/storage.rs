@@ -4,13 +4,16 @@ use super::{Cluster, core_id};
 use crate::disk::pages::{Contents, Job, Written};
 use crate::event::{Event, Life};
 use crate::host::{Arrival, Stalled};
+use crate::oracle::{Finding, Violation};
 use crate::trace::Detail;
 use quorate_journal::WriteId;
 use quorate_replica::Intake;
-use quorate_types::{CoreId, JournalId, Lsn, Nanoseconds, ReplicaId};
+use quorate_types::{CoreId, JournalId, Lsn, Nanoseconds, ReplicaId, Seq};
 
 /// The longest that writing a checkpoint takes.
 const PAGES_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(50);
+/// The longest from when a batch goes bad to when that is found.
+const SCRUB_TIME: Nanoseconds = Nanoseconds::from_millis(50);
 /// After how much quiet a log confirms its last group.
 const QUIET: Nanoseconds = Nanoseconds::from_millis(30);
 
@@ -116,6 +119,34 @@ impl Cluster {
         self.deliver(life.replica, core, Arrival::ReadBack(journal, lsn, record));
     }
 
+    /// Batches in the logs of a replica that runs go bad, and its slow reading comes past them.
+    pub(super) fn decay(&mut self, replica: ReplicaId) {
+        let replicas = self.plan.replicas;
+        let host = &mut self.hosts[replica.index()];
+        if !host.is_up() {
+            return;
+        }
+        let life = host.life;
+        host.damaged = true;
+        let mut found = 0;
+        for core in 0..self.plan.cores {
+            for (journal, lsn) in host.disk.decay(&mut self.crash_random, core, replicas) {
+                found += 1;
+                let at = self.now.plus(1 + self.crash_random.below(SCRUB_TIME.0));
+                self.queue.push(at, Event::Lost { life, core: core_id(core), journal, lsn });
+            }
+        }
+        self.trace.note(self.now, Detail::Readable, &[24, super::id(replica), found], || {
+            format!("r{replica}: {found} batches go bad")
+        });
+    }
+
+    pub(super) fn on_lost(&mut self, life: Life, core: CoreId, journal: JournalId, lsn: Lsn) {
+        if self.lives(life) && self.host(life.replica).disk.logs[core.index()].needs(journal, lsn) {
+            self.deliver(life.replica, core, Arrival::Lost(journal, lsn));
+        }
+    }
+
     /// A state is to be written beside everything else.
     pub(super) fn write_pages(&mut self, replica: ReplicaId, job: Job) {
         if self.host(replica).disk.pages.add(job) {
@@ -129,17 +160,20 @@ impl Cluster {
         self.queue.push(self.now.plus(delay), Event::PagesWritten { life });
     }
 
-    pub(super) fn on_pages_written(&mut self, life: Life) {
+    pub(super) fn on_pages_written(&mut self, life: Life) -> Result<(), Finding> {
         if !self.lives(life) {
-            return;
+            return Ok(());
         }
         let replica = life.replica;
+        self.note_certified(replica);
         let host = self.host(replica);
         if host.stalls > 0 || host.fills > 0 {
             host.stalled.push(Stalled::Pages);
-            return;
+            return Ok(());
         }
         let (Written { position, root, complete }, more) = host.disk.pages.end();
+        let kept = self.watch_removals(replica);
+        kept.map_err(|violation| self.finding(Some(replica), violation))?;
         if complete {
             let core = core_id(self.plan.cores - 1);
             self.deliver(replica, core, Arrival::Checkpointed(position, root));
@@ -150,6 +184,29 @@ impl Cluster {
         });
         if more {
             self.schedule_pages(replica);
+        }
+        Ok(())
+    }
+
+    /// Of the states that are durable, only those after these slots are needed.
+    pub(super) fn keep_states(&mut self, replica: ReplicaId, needed: &[Seq]) -> Result<(), Violation> {
+        self.oracles.durability.on_states_needed(replica, needed);
+        self.note_certified(replica);
+        self.host(replica).disk.pages.keep_states(needed);
+        self.watch_removals(replica)
+    }
+
+    /// Lets the disk know what is certified durably, for its own judgement.
+    pub(super) fn note_certified(&mut self, replica: ReplicaId) {
+        let stable = self.oracles.durability.stable(replica);
+        self.host(replica).disk.pages.note_certified(stable);
+    }
+
+    /// What cannot be read of checkpoints is not removed before something takes its place.
+    pub(super) fn watch_removals(&mut self, replica: ReplicaId) -> Result<(), Violation> {
+        match self.host(replica).disk.pages.removed_too_early() {
+            None => Ok(()),
+            Some(text) => Err(Violation::new("unreadable is not unneeded", text)),
         }
     }
 

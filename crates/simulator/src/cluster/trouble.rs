@@ -54,6 +54,7 @@ impl Cluster {
                 self.host(replica).downs += 1;
                 self.rot_disk(replica);
             }
+            FaultKind::Decay { replica } => self.decay(replica),
             FaultKind::CutOneWay { .. }
             | FaultKind::CutBothWays { .. }
             | FaultKind::Split { .. }

@@ -1,10 +1,11 @@
-//! Damage to what is on disk while nobody runs. *Corruption* spares nothing and may cost the vote; *rot* takes blocks of
-//! which there are copies, here or elsewhere, so it may cost nothing. Of logs only what later groups vouch for is damaged: nobody can tell a
-//! damaged last group from one that was never written whole, so a disk that does that is beyond what is promised.
+//! Damage to what is on disk. *Corruption* spares nothing and may cost the vote; *rot* takes blocks of which there are
+//! copies, here or elsewhere, so it may cost nothing. Of what stands twice in logs only what later groups vouch for is
+//! damaged: nobody can tell a damaged last group from one that was never written whole, so a disk that does that is
+//! beyond what is promised. A batch may be bad wherever it stands: that is a lost batch and no torn tail.
 
 use super::{Disk, SECTOR_BYTES};
 use crate::random::Random;
-use quorate_journal::{GroupSummary, Scan};
+use quorate_journal::{FoundBatch, GroupSummary, Scan};
 use quorate_types::{JournalId, Lsn};
 use std::collections::BTreeSet;
 
@@ -80,6 +81,10 @@ impl Disk {
             for _ in 0..random.below(4) {
                 told.extend(self.rot_log(random, core, share));
             }
+            if random.percent(60) {
+                let batches = self.rot_batches(random, core, share).len();
+                told.push(format!("core {core}: {batches} batches"));
+            }
         }
         if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
     }
@@ -104,14 +109,45 @@ impl Disk {
             bytes[place] ^= 1 << random.below(8);
         }
         let after = log.scan();
-        if after.votes_are_lost() || !lost(&before, &after).iter().all(|bytes| share.is_own(bytes)) {
+        let lost = lost(&before, &after);
+        if after.votes_are_lost() || !lost.iter().all(|batch| share.is_own(&place_of(batch))) {
             *log.segment_mut(victim.segment)? = whole;
             return None;
         }
+        self.rotten.extend(lost.iter().map(|batch| (batch.journal, batch.lsn)));
         Some(format!(
             "core {core}: a sector of group {} at {sector} of segment {}",
             victim.number, victim.segment
         ))
+    }
+
+    /// Batches of a log that is in use go bad, of which others of the `replicas` have copies. Returns those that the log
+    /// still needs.
+    pub fn decay(&mut self, random: &mut Random, core: usize, replicas: u8) -> Vec<(JournalId, Lsn)> {
+        let share = Share { own: self.replica.0, of: replicas };
+        let mut rotten = self.rot_batches(random, core, share);
+        rotten.retain(|(journal, lsn)| self.logs[core].needs(*journal, *lsn));
+        rotten
+    }
+
+    /// Flips bits in batches of a log, wherever they stand, and in nothing else. Returns in which.
+    fn rot_batches(&mut self, random: &mut Random, core: usize, share: Share) -> Vec<(JournalId, Lsn)> {
+        let log = &mut self.logs[core];
+        let chance = random.between(5, 100);
+        let mut rotten = Vec::new();
+        for batch in log.scan().batches {
+            if !share.is_own(&place_of(&batch)) || !random.percent(chance) {
+                continue;
+            }
+            let start = usize::try_from(batch.place.offset).expect("invariant: segments are small");
+            let at = start + random.index(batch.place.bytes as usize);
+            if let Some(bytes) = log.segment_mut(batch.place.segment) {
+                bytes[at] ^= 1 << random.below(8);
+                rotten.push((batch.journal, batch.lsn));
+            }
+        }
+        self.rotten.extend(rotten.iter().copied());
+        rotten
     }
 
     fn corrupt_checkpoint(&mut self, random: &mut Random) -> String {
@@ -149,10 +185,15 @@ impl Share {
     }
 }
 
-/// The places in their lanes of the batches that a log had and has no more.
-fn lost(before: &Scan, after: &Scan) -> Vec<Vec<u8>> {
+/// The batches that a log had and has no more.
+fn lost(before: &Scan, after: &Scan) -> Vec<FoundBatch> {
     let left: BTreeSet<(JournalId, Lsn)> =
         after.batches.iter().map(|batch| (batch.journal, batch.lsn)).collect();
     let gone = before.batches.iter().filter(|batch| !left.contains(&(batch.journal, batch.lsn)));
-    gone.map(|batch| [&batch.lane.to_bytes()[..], &batch.number.0.to_le_bytes()].concat()).collect()
+    gone.copied().collect()
+}
+
+/// The place of a batch in its lane, in bytes: all replicas that have it, have it there.
+fn place_of(batch: &FoundBatch) -> Vec<u8> {
+    [&batch.lane.to_bytes()[..], &batch.number.0.to_le_bytes()].concat()
 }

@@ -94,6 +94,12 @@ impl LogDisk {
         place.record(bytes)
     }
 
+    /// Whether a record is durable and not trimmed.
+    #[must_use]
+    pub fn needs(&self, journal: JournalId, lsn: Lsn) -> bool {
+        self.log.place(journal, lsn).is_some()
+    }
+
     /// Takes what is to be done with segments; says whether the next of it begins now.
     pub fn begin_action(&mut self) -> bool {
         self.actions.extend(std::iter::from_fn(|| self.log.next_action()));

@@ -12,7 +12,7 @@ use quorate_state::{
 };
 use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 
@@ -83,6 +83,24 @@ pub struct PageDisk {
     waiting: Option<Job>,
     /// The slots whose states are needed, if the store has not been told.
     needed: Option<Vec<Seq>>,
+    /// What must stay, as something of it cannot be read.
+    unreadable: Option<Unreadable>,
+    /// The slot of the newest certificate that is durable.
+    certified: Seq,
+    /// What was removed all the same, in words.
+    removed: Option<String>,
+}
+
+/// What was there when something of it could not be read: all of it stays until a whole certified checkpoint takes its
+/// place (DESIGN section 5).
+#[derive(Debug)]
+struct Unreadable {
+    /// The slot that such a checkpoint has at least.
+    until: Seq,
+    manifests: BTreeSet<u64>,
+    files: BTreeSet<FileNumber>,
+    /// The manifests of which not all pages can be read.
+    damaged: BTreeSet<u64>,
 }
 
 impl Default for PageDisk {
@@ -94,6 +112,9 @@ impl Default for PageDisk {
             under_way: None,
             waiting: None,
             needed: None,
+            unreadable: None,
+            certified: Seq(0),
+            removed: None,
         }
     }
 }
@@ -163,12 +184,42 @@ impl PageDisk {
                 put(self.files.entry(file).or_default(), offset as usize, &bytes);
             }
             Step::Remove(Removal { manifests, pages }) => {
+                self.watch_removal(&manifests, &pages);
                 manifests.iter().for_each(|number| drop(self.manifests.remove(number)));
                 pages.iter().for_each(|number| drop(self.files.remove(number)));
             }
             Step::Manifest(number, bytes) => {
                 self.manifests.insert(number, [bytes.clone(), bytes]);
             }
+        }
+    }
+
+    /// A certificate for the state after `seq` is durable.
+    pub fn note_certified(&mut self, seq: Seq) {
+        self.certified = self.certified.max(seq);
+    }
+
+    /// What was removed that must stay, in words.
+    pub fn removed_too_early(&mut self) -> Option<String> {
+        self.removed.take()
+    }
+
+    fn watch_removal(&mut self, manifests: &[u64], pages: &[FileNumber]) {
+        let Some(Unreadable { until, manifests: held, files, damaged }) = &self.unreadable else { return };
+        let whole = self.manifests.iter().filter(|(number, _)| !damaged.contains(number));
+        let mut whole = whole.filter_map(|(_, copies)| read_manifest(copies).ok());
+        if whole.any(|found| found.complete && (*until..=self.certified).contains(&found.head.seq)) {
+            self.unreadable = None;
+            return;
+        }
+        let manifests: Vec<u64> = manifests.iter().copied().filter(|number| held.contains(number)).collect();
+        let pages: Vec<FileNumber> = pages.iter().copied().filter(|number| files.contains(number)).collect();
+        if !manifests.is_empty() || !pages.is_empty() {
+            let certified = self.certified;
+            self.removed = Some(format!(
+                "removes manifests {manifests:?} and page files {pages:?}, though no whole checkpoint from {until:?} to \
+                 {certified:?} is there in place of what cannot be read"
+            ));
         }
     }
 
@@ -215,6 +266,12 @@ impl PageDisk {
         }
         let found = self.store.restore(manifests, incomplete, known, &mut Reader(&self.files));
         let found = found.expect("invariant: nothing is damaged so that its checksum fits");
+        self.unreadable = (incomplete || !found.damaged.is_empty()).then(|| Unreadable {
+            until: known.certificate.unwrap_or_default(),
+            manifests: self.manifests.keys().copied().collect(),
+            files: self.files.keys().copied().collect(),
+            damaged: found.damaged.iter().map(|(number, _)| *number).collect(),
+        });
         if found.may_tidy {
             let removal = self.store.unneeded();
             self.act(Step::Remove(removal));

@@ -79,6 +79,10 @@ pub struct Restart {
     pub broken: Option<Position>,
     /// Whether the disk was damaged while it was down.
     pub damaged: bool,
+    /// Whether that costs nothing but pages and batches, ever.
+    pub keeps_votes: bool,
+    /// The batches that have gone bad.
+    pub rotten: BTreeSet<(JournalId, Lsn)>,
 }
 
 /// What one replica has on disk.
@@ -161,6 +165,12 @@ impl Durability {
         facts
     }
 
+    /// The slot of the newest certificate that a replica has on disk.
+    #[must_use]
+    pub fn stable(&self, replica: ReplicaId) -> Seq {
+        self.disks[replica.index()].stable
+    }
+
     /// A replica is told that its state after a slot is durable.
     pub fn on_checkpointed(&mut self, ledger: &Ledger, replica: ReplicaId, position: Position) {
         let disk = &mut self.disks[replica.index()];
@@ -197,21 +207,25 @@ impl Durability {
         restart: Restart,
     ) -> Result<Vec<Fact>, Violation> {
         let disk = &mut self.disks[replica.index()];
-        let Restart { facts, ends, checkpoint, broken, damaged } = restart;
+        let Restart { facts, ends, checkpoint, broken, damaged, keeps_votes, rotten } = restart;
         disk.damaged |= damaged;
         let found: BTreeMap<(JournalId, Lsn), Fact> =
             facts.iter().map(|(journal, lsn, fact)| ((*journal, *lsn), *fact)).collect();
-        if !disk.damaged {
+        if !disk.damaged || keeps_votes {
             let end = |journal: &JournalId| ends.get(journal).copied().unwrap_or_default();
             if let Some((journal, told)) = disk.told.iter().find(|(journal, told)| end(journal) < **told) {
                 let text = format!("{journal:?} ends at {:?}, {told:?} was durable", end(journal));
                 return Err(Violation::new(KEPT, text));
             }
-            if let Some((key, fact)) =
-                disk.journaled.iter().find(|(key, fact)| found.get(*key) != Some(*fact))
+            if let Some((key, fact)) = disk
+                .journaled
+                .iter()
+                .find(|(key, fact)| found.get(*key) != Some(*fact) && !rotten.contains(key))
             {
                 return Err(Violation::new(KEPT, format!("{fact:?} was durable at {key:?} and is gone")));
             }
+        }
+        if !disk.damaged {
             let newest = disk.checkpoints.range(..=disk.stable).next_back().map(|(_, position)| *position);
             if newest.map(|newest| newest.seq) > checkpoint.map(|found| found.seq) {
                 let text =

@@ -53,7 +53,8 @@ impl Cast {
 /// All votes of all replicas.
 #[derive(Debug)]
 pub struct Votes {
-    quorums: Quorums,
+    /// How many make a certificate: any two quorums share an honest replica.
+    quorum: usize,
     cast: Vec<Cast>,
     proposed: BTreeMap<(View, Seq), Digest>,
     /// Where each view begins, as the first replica that entered it wrote down.
@@ -65,9 +66,11 @@ impl Votes {
     /// Nobody has voted yet.
     #[must_use]
     pub fn new(quorums: Quorums) -> Self {
+        // Reckoned here, and not by those who are judged.
+        let quorum = (quorums.replicas + quorums.faults) / 2 + 1;
         let cast = (0..quorums.replicas).map(|_| Cast::default()).collect();
         let (proposed, heads, new_views) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { quorums, cast, proposed, heads, new_views }
+        Self { quorum, cast, proposed, heads, new_views }
     }
 
     /// A replica must never vote again.
@@ -261,12 +264,9 @@ impl Votes {
             }
             signers.insert(*signer);
         }
-        if signers.len() < self.quorums.quorum || signers.len() != votes.len() {
-            let text = format!(
-                "a certificate for {position:?} with {} of {} votes",
-                signers.len(),
-                self.quorums.quorum
-            );
+        if signers.len() < self.quorum || signers.len() != votes.len() {
+            let text =
+                format!("a certificate for {position:?} with {} of {} votes", signers.len(), self.quorum);
             return Err(Violation::new("certificates", text));
         }
         Ok(())

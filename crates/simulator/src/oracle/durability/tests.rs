@@ -160,3 +160,25 @@ fn a_batch_that_is_held_for_its_name_alone_may_go_when_a_commit_leaves_it_out() 
     trim(&mut acknowledged, &agreement).unwrap_err();
     trim(&mut scene, &agreement).unwrap();
 }
+
+/// Whoever has bad pages and batches has all the rest: the batch that is bad alone may be missing.
+#[test]
+fn what_is_intact_beside_a_bad_batch_is_missed_when_it_is_gone() {
+    let restart = |gone: &[(JournalId, Lsn)], rotten: &[(JournalId, Lsn)]| {
+        let mut scene = Scene::new();
+        let mut facts = Vec::new();
+        for (journal, upto) in [(JOURNAL, Lsn(2)), (CONSENSUS, Lsn(2))] {
+            let durable = scene.durability.on_durable(ME, journal, upto);
+            facts.extend((1..).map(Lsn).zip(durable).map(|(lsn, fact)| (journal, lsn, fact)));
+        }
+        facts.retain(|(journal, lsn, _)| !gone.contains(&(*journal, *lsn)));
+        let ends = BTreeMap::from([(JOURNAL, Lsn(2)), (CONSENSUS, Lsn(2))]);
+        let rotten = rotten.iter().copied().collect();
+        let restart = Restart { facts, ends, damaged: true, keeps_votes: true, rotten, ..Restart::default() };
+        scene.durability.on_restart(&scene.ledger, ME, restart).map(drop)
+    };
+    let (batch, certificate) = ((JOURNAL, Lsn(1)), (CONSENSUS, Lsn(2)));
+    restart(&[batch], &[batch]).unwrap();
+    assert_eq!(restart(&[batch], &[]).unwrap_err().oracle, KEPT);
+    assert_eq!(restart(&[certificate], &[batch]).unwrap_err().oracle, KEPT);
+}
