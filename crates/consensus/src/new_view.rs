@@ -10,7 +10,8 @@ use crate::header_fetches::Purpose;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
 use crate::view_change::Standing;
-use quorate_types::{After, Digest, Nanoseconds, ReplicaId, Seq, Signature, View};
+use quorate_types::mistakes::is_made;
+use quorate_types::{After, Digest, Mistake, Nanoseconds, ReplicaId, Seq, Signature, View};
 use quorate_wire::message::{NewView, ViewChange};
 use quorate_wire::{Header, Position, ViewChangeSummary, header};
 use std::sync::Arc;
@@ -34,7 +35,10 @@ pub(crate) struct Selection {
 pub(crate) fn select(genesis: Position, summaries: &[(ReplicaId, ViewChangeSummary)]) -> Option<Selection> {
     let summaries = || summaries.iter().map(|(_, summary)| summary);
     let rank = |(view, position): (View, Position)| (view, position.seq);
-    let prepared = summaries().filter_map(|summary| summary.prepared).max_by_key(|found| rank(*found));
+    let mut prepared = summaries().filter_map(|summary| summary.prepared).max_by_key(|found| rank(*found));
+    if is_made(Mistake::SelectsAnyCertificate) {
+        prepared = summaries().find_map(|summary| summary.prepared);
+    }
     let highest = summaries().max_by_key(|summary| summary.stable.seq)?;
     let checkpoint = highest.stable;
     for summary in summaries() {
@@ -182,7 +186,7 @@ impl Consensus {
     /// the first of that view.
     #[must_use]
     pub fn wants_new_view(&self, message: &NewView) -> bool {
-        message.view > self.view
+        (message.view > self.view || (message.view == self.view && is_made(Mistake::EntersViewTwice)))
             && message.view >= self.view()
             && self.candidate.as_ref().is_none_or(|candidate| candidate.view() < message.view)
     }

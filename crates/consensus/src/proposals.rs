@@ -121,7 +121,7 @@ impl Consensus {
         if !self.is_primary()
             || self.lacks_batches()
             || self.has_fallen_behind()
-            || (!self.is_above_its_promises() && !is_made(Mistake::AcceptsBelowStable))
+            || !self.is_above_its_promises()
             || self.lacks_what_is_certified()
         {
             return;
@@ -219,9 +219,8 @@ impl Consensus {
     fn judge(&self, header: &Header, now: Nanoseconds) -> Verdict {
         let parent = self.chain.accepted();
         let stable = self.checkpoints.stable().seq;
-        if self.lacks_what_is_certified()
-            || (!self.is_above_its_promises() && !is_made(Mistake::AcceptsBelowStable))
-        {
+        let is_bound = self.lacks_what_is_certified() || !self.is_above_its_promises();
+        if is_bound && !is_made(Mistake::AcceptsBelowStable) {
             return Verdict::Later;
         }
         assert_eq!(header.seq, parent.seq.next(), "the next header is judged");

@@ -13,8 +13,10 @@ use crate::output::{Destination, Fact, Outgoing, Output};
 use crate::verified::Verified;
 use crate::view_change::{Pending, Standing};
 use crate::votes::Votes;
+use quorate_types::mistakes::is_made;
 use quorate_types::{
-    After, ClusterConfig, Digest, JournalId, LaneId, Lsn, Nanoseconds, ReplicaId, Seq, SigningKey, View,
+    After, ClusterConfig, Digest, JournalId, LaneId, Lsn, Mistake, Nanoseconds, ReplicaId, Seq, SigningKey,
+    View,
 };
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Header, LaneTip, Position, SuspectReason};
@@ -78,14 +80,19 @@ impl Recovered {
     pub fn fold(&mut self, lsn: Lsn, fact: Fact) {
         match fact {
             Fact::Accepted { view, header, voted } => {
-                if header.seq > self.floor.seq {
+                if header.seq > self.floor.seq && !is_made(Mistake::ForgetsVotes) {
                     let position = Position { seq: header.seq, digest: header.digest() };
                     self.accepts.push(Accept { lsn, view, position, header, voted });
                 }
             }
             Fact::Prepared { view, position, votes } => {
                 let found = PreparedCertificate { view, position, votes, recorded: true };
-                if self.certificate.as_ref().map(PreparedCertificate::rank) < Some(found.rank()) {
+                let known = self.certificate.as_ref();
+                let mut is_higher = known.map(PreparedCertificate::rank) < Some(found.rank());
+                if is_made(Mistake::ComparesSlotsAlone) {
+                    is_higher = known.map(|known| known.position.seq) < Some(position.seq);
+                }
+                if is_higher && !is_made(Mistake::ForgetsCertificate) {
                     self.certificate = Some(found);
                 }
             }
@@ -105,7 +112,8 @@ impl Recovered {
             }
             Fact::ViewState { view } => self.left = self.left.max(view),
             Fact::EnterView { view, new_view, head } => {
-                if self.entered.is_none_or(|(known, ..)| known < view) {
+                let is_higher = self.entered.is_none_or(|(known, ..)| known < view);
+                if is_higher && !is_made(Mistake::ForgetsEnterView) {
                     self.entered = Some((view, new_view, head));
                 }
             }
@@ -179,7 +187,9 @@ impl Consensus {
 
     /// Takes up what was voted for in `view`, as far as it is written down, whether it is on the chain or not.
     fn restore_promises(&mut self, recovered: &Recovered, view: View) {
-        if let Some((of_view, voted, stable)) = recovered.promised {
+        if let Some((of_view, voted, stable)) = recovered.promised
+            && !is_made(Mistake::ForgetsPromise)
+        {
             self.promised = stable;
             self.ballot = voted.filter(|_| of_view == view);
         }
@@ -219,7 +229,7 @@ impl Consensus {
 
     /// The highest view that was left or entered is the one to be in. Its primary, having restarted, is none there.
     fn stand(&mut self, left: View) {
-        if left > self.view {
+        if left > self.view && !is_made(Mistake::ForgetsViewState) {
             self.wish(left.previous(), SuspectReason::Joined);
             let message = Arc::new(self.view_change(Target { claimed: left, view: left }));
             let pending = Pending { target: left, message, after: After::nothing() };
@@ -380,6 +390,10 @@ impl Consensus {
         if self.view > View(0) {
             let (view, new_view, head) = (self.view, self.new_view_digest, self.head);
             self.append(Fact::EnterView { view, new_view, head }, out);
+        }
+        let covered = self.certificate.as_ref().is_some_and(|found| found.position.seq <= settled);
+        if covered && is_made(Mistake::DropsCertificateBelowStable) {
+            self.certificate = None;
         }
         if let Some(certificate) = &mut self.certificate {
             certificate.recorded = false;

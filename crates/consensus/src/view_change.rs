@@ -3,11 +3,13 @@
 //! A replica follows the claims of others, never a clock: its own suspicion is one claim among them. What it has
 //! promised by leaving (no vote in any view below) is on disk before anybody hears of it.
 
+use crate::chain::PreparedCertificate;
 use crate::claims::{Target, contradict};
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
-use quorate_types::{After, ReplicaId, Signature, View};
+use quorate_types::mistakes::is_made;
+use quorate_types::{After, Mistake, ReplicaId, Signature, View};
 use quorate_wire::SuspectReason;
 use quorate_wire::message::{PrePrepare, Suspect, ViewChange};
 use std::sync::Arc;
@@ -127,6 +129,9 @@ impl Consensus {
         self.record_certificate(out);
         let mut after = self.append(Fact::ViewState { view: target.view }, out);
         after.and_all(&self.cast);
+        if is_made(Mistake::ChangesViewBeforeDurable) {
+            after = After::nothing();
+        }
         if self.claims.claim(self.me) < target.view {
             self.wish(target.view.previous(), SuspectReason::Joined);
         }
@@ -150,10 +155,14 @@ impl Consensus {
         let primary = |view| config.primary(view);
         let passed = target.claimed.0..target.view.0;
         let evidence = passed.filter_map(|view| self.claims.evidence(View(view))).next();
+        let committed = self.chain.committed().seq;
+        let shown = |found: &&PreparedCertificate| {
+            found.position.seq <= committed || !is_made(Mistake::ShowsCommittedAlone)
+        };
         let message = ViewChange {
             new_view: target.view,
             stable: self.checkpoints.certificate().map(|certificate| (**certificate).clone()),
-            prepared: self.certificate.as_ref().map(crate::chain::PreparedCertificate::to_wire),
+            prepared: self.certificate.as_ref().filter(shown).map(PreparedCertificate::to_wire),
             suspects: self.claims.reasons(target, self.quorums.weak, self.me, primary),
             proposals: evidence.map(|pair| pair.to_vec()).unwrap_or_default(),
             signature: Signature([0; 64]),

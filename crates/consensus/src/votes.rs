@@ -1,6 +1,7 @@
 //! The votes of every replica, this one included, in the present view.
 
-use quorate_types::{Digest, Nanoseconds, ReplicaId, ReplicaSet, Seq, View, nth_highest};
+use quorate_types::mistakes::is_made;
+use quorate_types::{Digest, Mistake, Nanoseconds, ReplicaId, ReplicaSet, Seq, View, nth_highest};
 use quorate_wire::Position;
 use quorate_wire::message::{Prepare, Status};
 use std::collections::BTreeMap;
@@ -24,6 +25,17 @@ pub(crate) struct Peer {
     pub(crate) helped_until: Nanoseconds,
     /// Its last Status.
     pub(crate) status: Option<Status>,
+}
+
+impl Peer {
+    /// Its PREPARE for exactly this slot and digest.
+    fn vote_for(&self, position: Position) -> Option<&Arc<Prepare>> {
+        let own = self.prepares.get(&position.seq).filter(|(digest, _)| *digest == position.digest);
+        if own.is_none() && is_made(Mistake::CountsDescendants) {
+            return self.prepares.range(position.seq..).next().map(|(_, (_, prepare))| prepare);
+        }
+        own.map(|(_, prepare)| prepare)
+    }
 }
 
 /// The votes of all replicas.
@@ -88,8 +100,7 @@ impl Votes {
     pub(crate) fn prepares(&self, position: Position) -> Vec<(ReplicaId, Arc<Prepare>)> {
         self.peers()
             .filter_map(|(replica, peer)| {
-                let (digest, prepare) = peer.prepares.get(&position.seq)?;
-                (*digest == position.digest).then(|| (replica, Arc::clone(prepare)))
+                peer.vote_for(position).map(|prepare| (replica, Arc::clone(prepare)))
             })
             .collect()
     }
@@ -98,7 +109,7 @@ impl Votes {
     pub(crate) fn voters(&self, position: Position) -> ReplicaSet {
         let mut voters = ReplicaSet::EMPTY;
         for (replica, peer) in self.peers() {
-            if peer.prepares.get(&position.seq).is_some_and(|(digest, _)| *digest == position.digest) {
+            if peer.vote_for(position).is_some() {
                 voters.insert(replica);
             }
         }
@@ -138,7 +149,9 @@ impl Votes {
         assert!(view > self.view, "views do not go back");
         self.view = view;
         for peer in &mut self.peers {
-            peer.prepares.clear();
+            if peer.prepares.is_empty() || !is_made(Mistake::CountsAcrossViews) {
+                peer.prepares.clear();
+            }
             peer.has_contradicted = false;
             peer.commit = None;
             peer.covered = Seq(0);

@@ -5,7 +5,8 @@ use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output, Reject};
 use crate::verified::Verified;
 use crate::votes::voted;
-use quorate_types::{After, ReplicaId, Seq, Signature};
+use quorate_types::mistakes::is_made;
+use quorate_types::{After, Mistake, ReplicaId, Seq, Signature};
 use quorate_wire::Position;
 use quorate_wire::message::{Commit, Prepare};
 use std::sync::Arc;
@@ -117,10 +118,15 @@ impl Consensus {
             && self.chain.slot(head).is_some()
             && head > self.checkpoints.stable().seq
         {
-            self.vote_for(head, head, out);
+            let lo = self.chain.floor().seq.max(self.checkpoints.stable().seq).next().min(head);
+            let lo = if lo < head && is_made(Mistake::VotesBelowHead) { lo } else { head };
+            self.vote_for(lo, head, out);
         }
         // What a certificate covers needs no vote any more.
-        self.voted = self.voted.max(self.chain.floor().seq).max(self.checkpoints.stable().seq);
+        self.voted = self.voted.max(self.chain.floor().seq);
+        if self.voted < self.checkpoints.stable().seq && !is_made(Mistake::AcceptsBelowStable) {
+            self.voted = self.checkpoints.stable().seq;
+        }
         while self.voted < self.chain.accepted().seq {
             let lo = self.voted.next();
             let longest = self.voted.plus(quorate_types::limits::PROPOSALS_MAX);
@@ -136,6 +142,9 @@ impl Consensus {
             digests.push(slot.digest);
             after.and_all(&slot.after);
         }
+        if is_made(Mistake::VotesBeforeDurable) {
+            after = After::nothing();
+        }
         let message = Prepare { view: self.view, lo, digests, signature: Signature([0; 64]) };
         let message = Arc::new(self.keyring.sign_prepare(message).into_message());
         self.voted = self.voted.max(hi);
@@ -148,7 +157,7 @@ impl Consensus {
     /// durable. A certificate of a view that this replica has left is kept, but yields no COMMIT (view change
     /// rule 6).
     pub(crate) fn send_commit(&mut self, out: &mut Vec<Output>) {
-        if !self.has_entered() || !self.is_voter() {
+        if !self.is_voter() || (!self.has_entered() && !is_made(Mistake::CommitsInOldView)) {
             return;
         }
         let Some(certificate) = &self.certificate else { return };
@@ -161,6 +170,9 @@ impl Consensus {
         let mut after = After::position(self.journal, self.lsn);
         // Votes of lower views, which may wait for batches, leave before anything is said in this one.
         after.and_all(&self.entered_after);
+        if is_made(Mistake::CommitsBeforeDurable) {
+            after = After::nothing();
+        }
         let commit = Commit { view, position };
         self.own_commit = Some((commit.clone(), after.clone()));
         out.push(Output::Send { to: Destination::All, message: Outgoing::Commit(commit), after });

@@ -56,7 +56,8 @@ use crate::layout::{
     LogIdentity, Run, SegmentHeader, SegmentNumber, Unused,
 };
 use crate::{Record, RecordError, RecordKind, RecordPlace};
-use quorate_types::{JournalId, LaneId, LaneNumber, Lsn};
+use quorate_types::mistakes::is_made;
+use quorate_types::{JournalId, LaneId, LaneNumber, Lsn, Mistake};
 use quorate_wire::batch::{BatchHead, parse_head};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -309,8 +310,10 @@ impl FoundGroup {
 
     /// Whether what cannot be had from others is here.
     pub(crate) fn counts(&self) -> bool {
-        let is_here =
-            |record: &FoundRecord| record.state != RecordState::Lost || !record.entry.kind.is_critical();
+        let is_here = |record: &FoundRecord| {
+            let is_lost = record.state == RecordState::Lost;
+            !is_lost || (!record.entry.kind.is_critical() && !is_made(Mistake::TearsWithBatch))
+        };
         !self.directory_lost && self.records.iter().all(is_here)
     }
 }

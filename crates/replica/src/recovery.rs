@@ -9,8 +9,9 @@ use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_state::{Forest, Frozen, Known, Restored, Salvage, State};
+use quorate_types::mistakes::is_made;
 use quorate_types::{
-    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, Seq, SessionLimits, Why,
+    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Mistake, Nanoseconds, Seq, SessionLimits, Why,
 };
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
@@ -64,7 +65,8 @@ impl Found {
     pub fn known(&self) -> Known {
         let certificate = self.certificate();
         let unknown = if self.is_trimmed() { Seq(u64::MAX) } else { Seq(0) };
-        let upto = if self.learner.is_some() { Seq(u64::MAX) } else { certificate.unwrap_or(unknown) };
+        let is_free = self.learner.is_some() || is_made(Mistake::UncertifiedFloor);
+        let upto = if is_free { Seq(u64::MAX) } else { certificate.unwrap_or(unknown) };
         Known { certificate: certificate.or(self.is_restored.then_some(Seq(0))), upto }
     }
 

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use quorate_types::Seq;
+use quorate_types::mistakes::is_made;
+use quorate_types::{Mistake, Seq};
 
 use crate::forest::Forest;
 use crate::frozen::Frozen;
@@ -113,6 +114,9 @@ impl PageStore {
         }
         self.begin_with(&[own]);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
+        if !found.may_tidy && is_made(Mistake::TidiesUnreadable) {
+            found.may_tidy = true;
+        }
         if !found.may_tidy {
             let voted = voted.as_ref().map_or(Seq(0), slot);
             self.set_aside(known.certificate.unwrap_or_default().max(own).max(voted));

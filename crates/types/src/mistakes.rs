@@ -24,8 +24,57 @@ macro_rules! mistakes {
 }
 
 mistakes! {
+    // Votes and certificates.
     /// A header at or below the stable checkpoint is accepted and voted for.
     AcceptsBelowStable = "accepts-below-stable",
+    /// A certificate below the stable checkpoint is let go of when the journal is trimmed.
+    DropsCertificateBelowStable = "drops-certificate-below-stable",
+    /// A COMMIT leaves before its certificate is durable.
+    CommitsBeforeDurable = "commits-before-durable",
+    /// A COMMIT leaves for a view that was left.
+    CommitsInOldView = "commits-in-old-view",
+    /// A PREPARE counts for the ancestors of what it names.
+    CountsDescendants = "counts-descendants",
+    /// PREPAREs of a lower view count in a higher one.
+    CountsAcrossViews = "counts-across-views",
+    /// A quorum is 2f+1 replicas, whatever their number.
+    SmallQuorum = "small-quorum",
+    /// A PREPARE leaves before what it votes for is durable.
+    VotesBeforeDurable = "votes-before-durable",
+    /// The first PREPARE of a view begins below its head.
+    VotesBelowHead = "votes-below-head",
+    // View changes.
+    /// A VIEW-CHANGE leaves before the view is left on disk.
+    ChangesViewBeforeDurable = "changes-view-before-durable",
+    /// A second NEW-VIEW of one view is entered.
+    EntersViewTwice = "enters-view-twice",
+    /// A new view begins at any certificate, rather than at the highest.
+    SelectsAnyCertificate = "selects-any-certificate",
+    /// A VIEW-CHANGE shows what is committed alone.
+    ShowsCommittedAlone = "shows-committed-alone",
+    // Restarts.
+    /// The highest prepared certificate is the one of the highest slot after a restart.
+    ComparesSlotsAlone = "compares-slots-alone",
+    /// A certificate is forgotten by a restart.
+    ForgetsCertificate = "forgets-certificate",
+    /// That a view was entered is forgotten by a restart.
+    ForgetsEnterView = "forgets-enter-view",
+    /// What stands for trimmed votes is not heeded after a restart.
+    ForgetsPromise = "forgets-promise",
+    /// That a view was left is forgotten by a restart.
+    ForgetsViewState = "forgets-view-state",
+    /// What was accepted and voted for is forgotten by a restart.
+    ForgetsVotes = "forgets-votes",
+    /// A restart goes on from the newest state, certified or not.
+    UncertifiedFloor = "uncertified-floor",
+    // Disks.
+    /// A group of a log is torn where a batch in it is bad.
+    TearsWithBatch = "tears-with-batch",
+    /// What cannot be read of checkpoints is removed at once.
+    TidiesUnreadable = "tidies-unreadable",
+    // Execution.
+    /// Whether a bundle counts depends on the view in which it is executed.
+    JudgesByView = "judges-by-view",
 }
 
 #[cfg(feature = "mistakes")]

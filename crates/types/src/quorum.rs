@@ -1,6 +1,7 @@
 //! Quorum arithmetic: how many of n replicas must agree (DESIGN section 1).
 
-use crate::ReplicaId;
+use crate::mistakes::is_made;
+use crate::{Mistake, ReplicaId};
 
 /// The sizes that follow from the number of replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,11 @@ impl Quorums {
     pub fn of(replicas: usize) -> Self {
         assert!((1..=crate::limits::REPLICAS_MAX).contains(&replicas), "{replicas} replicas");
         let faults = (replicas - 1) / 3;
-        Self { replicas, faults, quorum: (replicas + faults + 1).div_ceil(2), weak: faults + 1 }
+        let mut quorum = (replicas + faults + 1).div_ceil(2);
+        if quorum != 2 * faults + 1 && is_made(Mistake::SmallQuorum) {
+            quorum = 2 * faults + 1;
+        }
+        Self { replicas, faults, quorum, weak: faults + 1 }
     }
 }
 

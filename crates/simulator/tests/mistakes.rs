@@ -1,0 +1,90 @@
+//! Mistakes made on purpose (DESIGN sections 4 and 9): each of them is found, and by whom. What no history finds shows an agent
+//! or an oracle that is missing.
+//!
+//! The first seed of each lies near one that finds it, so that the test is short; from 0 on it takes longer. Plans change with
+//! every kind of fault that is added: `quorate-simulator --mistake NAME --findings 1` says which seeds find it now.
+
+use quorate_simulator::trace::Trace;
+use quorate_simulator::{Plan, run};
+use quorate_types::Mistake;
+use std::sync::Mutex;
+
+/// A mistake, the first seed, the number of seeds within which it is found, and the oracle that finds it.
+type Row = (Mistake, u64, u64, &'static str);
+
+const TABLE: &[Row] = &[
+    // Votes and certificates.
+    (Mistake::AcceptsBelowStable, 3, 3, "nothing is accepted at or below stable"),
+    (Mistake::DropsCertificateBelowStable, 0, 3, "trimming"),
+    (Mistake::CommitsBeforeDurable, 0, 1, "durable before send"),
+    (Mistake::CommitsInOldView, 4, 3, "no vote in a lower view"),
+    (Mistake::CountsDescendants, 0, 3, "certificates"),
+    (Mistake::CountsAcrossViews, 0, 3, "certificates"),
+    (Mistake::SmallQuorum, 0, 1, "certificates"),
+    (Mistake::VotesBeforeDurable, 0, 1, "durable before send"),
+    (Mistake::VotesBelowHead, 0, 3, "votes from the head on"),
+    // View changes.
+    (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
+    (Mistake::EntersViewTwice, 0, 3, "no panic"),
+    (Mistake::SelectsAnyCertificate, 133, 3, "agreement"),
+    (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
+    // Restarts.
+    (Mistake::ComparesSlotsAlone, 106, 3, "certificates"),
+    (Mistake::ForgetsCertificate, 0, 3, "certificates"),
+    (Mistake::ForgetsEnterView, 1, 1, "equivocation"),
+    (Mistake::ForgetsPromise, 0, 3, "trimming"),
+    (Mistake::ForgetsViewState, 4, 3, "no vote in a lower view"),
+    (Mistake::ForgetsVotes, 0, 3, "trimming"),
+    (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
+    // Disks.
+    (Mistake::TearsWithBatch, 4, 3, "what was durable is there after a restart"),
+    (Mistake::TidiesUnreadable, 0, 3, "unreadable is not unneeded"),
+    // Execution.
+    (Mistake::JudgesByView, 0, 3, "progress"),
+];
+
+/// The histories run on so many threads.
+const THREADS: usize = 2;
+
+/// What is wrong with a row; nothing if its mistake is found as it says.
+fn check((mistake, first, count, oracle): Row) -> Option<String> {
+    let name = mistake.name();
+    for seed in first..first + count {
+        let report = run(Plan { mistake: Some(mistake), ..Plan::of(seed) }, Trace::silent());
+        let Some(finding) = report.finding else { continue };
+        if finding.violation.oracle != oracle {
+            return Some(format!("{name} is found by another oracle: {finding}"));
+        }
+        // It is the mistake that was found, and nothing else.
+        let innocent = run(Plan::of(seed), Trace::silent()).finding;
+        return innocent.map(|finding| format!("{name} is found, and without it: {finding}"));
+    }
+    Some(format!("{name} is not found in {count} seeds from {first}"))
+}
+
+#[test]
+fn every_mistake_is_found() {
+    let rows = Mutex::new(TABLE.iter());
+    let wrong = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let Some(row) = rows.lock().expect("invariant: no panic beside").next() else { return };
+            let found = check(*row);
+            wrong.lock().expect("invariant: no panic beside").extend(found);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(work);
+        }
+    });
+    let wrong = wrong.into_inner().expect("invariant: no panic beside");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_mistake_stands_in_the_table() {
+    for mistake in Mistake::ALL {
+        assert_eq!(TABLE.iter().filter(|(row, ..)| row == mistake).count(), 1, "{}", mistake.name());
+    }
+}
