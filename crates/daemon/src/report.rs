@@ -24,6 +24,7 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
     });
     let report = ReplicaReport {
         replica: config.replica.0,
+        learner: execution.learner,
         view: ordering.view.0,
         primary: ordering.primary.0,
         accepted: ordering.accepted.seq.0,
@@ -122,7 +123,11 @@ fn state(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> String {
                 faulty ones."
             .to_owned();
     }
+    let (executed, committed) = (roles.execution.executed.seq, roles.ordering.committed.seq);
     match roles.ordering.waiting.as_str() {
+        "" if executed < committed => {
+            format!("Working: {executed} of {committed} committed headers are executed.")
+        }
         "" => "Idle: nothing is open.".to_owned(),
         waiting => format!("Working: {waiting}."),
     }

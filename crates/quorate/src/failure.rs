@@ -36,6 +36,8 @@ impl Failure {
         let message = error.to_string();
         match error {
             ClientError::Unreachable { .. } | ClientError::NotRegistered { .. } => Self::Unreachable(message),
+            // No word from the cluster: this program has failed before it asked.
+            ClientError::Random(_) => Self::Run(error.into()),
             other => match other.outcome() {
                 Outcome::NotDone => Self::NotDone(message),
                 // Done, but what came out is not known: to whoever asked that is no better.

@@ -43,7 +43,7 @@ Exit codes:
   2  wrong usage or configuration; nothing was sent
   4  the answer is no: a key is absent (get, mget, exists), a condition does not hold (set)
   5  not done, and it will not be, for the reason given: no integer, too long, no room
-  6  unknown: sent, but not answered alike in time; a write may be done, or be done later
+  6  unknown: sent, but not answered alike in time, or the answer is gone; a write may be done, or be done later
   7  unreachable: no quorum was connected, or it opened no session; nothing was done
 
 Examples:
@@ -361,8 +361,12 @@ impl Input {
             let problem = format!("mset: {count} arguments are no pairs; give a value after each key");
             return Err(Failure::usage(problem));
         }
+        if pairs.iter().skip(1).step_by(2).filter(|value| *value == "-").count() > 1 {
+            let problem = "mset: more than one value is `-`, and standard input is read once";
+            return Err(Failure::usage(problem.to_owned()));
+        }
         let entry =
-            |pair: &[OsString]| Ok(KeyValue { key: self.key(&pair[0])?, value: self.bytes(&pair[1])? });
+            |pair: &[OsString]| Ok(KeyValue { key: self.key(&pair[0])?, value: self.value(&pair[1])? });
         pairs.chunks_exact(2).map(entry).collect()
     }
 }
@@ -416,6 +420,7 @@ mod tests {
             Operation::Set { condition: Condition::Version(3), .. }
         ));
         assert!(matches!(work("mset a 1 b"), Err(Failure::Usage(_))));
+        assert!(matches!(work("mset a - b -"), Err(Failure::Usage(_))));
     }
 
     #[test]

@@ -123,6 +123,13 @@ fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
     if together < quorum {
         return Some(format!("only {together} replicas have come to view {view} and a quorum is {quorum}"));
     }
+    let voters = reports.iter().filter(|report| !report.learner).count();
+    if voters < quorum {
+        return Some(format!(
+            "of the {} replicas that answer, {voters} cast votes and a quorum is {quorum}; the others are learners",
+            reports.len()
+        ));
+    }
     let Some(leader) = reports.iter().find(|report| report.replica == primary) else {
         return Some(format!(
             "primary {primary} of view {view} does not answer; start it, or ask again when something was to be ordered: \
@@ -363,6 +370,13 @@ mod tests {
             !possible && text.contains("2 of 4 replicas answer and a quorum is 3; start the others"),
             "{text}"
         );
+        let learner = || Ok(ReplicaReport { learner: true, ..report(2, 5, "a").unwrap() });
+        let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), learner(), silent()]);
+        let expected =
+            "of the 3 replicas that answer, 2 cast votes and a quorum is 3; the others are learners";
+        assert!(!possible && text.contains(expected), "{text}");
+        let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), learner(), report(3, 5, "a")]);
+        assert!(possible, "{text}");
         let (possible, text) = says(&[silent(), report(1, 5, "a"), report(2, 5, "a"), report(3, 5, "a")]);
         assert!(!possible && text.contains("primary 0 of view 0 does not answer"), "{text}");
         let mut alone = report(0, 5, "a").unwrap();

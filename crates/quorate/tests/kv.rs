@@ -29,9 +29,14 @@ fn kv_command(files: &Files, words: &[&str]) -> Command {
 
 /// Sets a key to what standard input holds.
 fn set_from_file(files: &Files, key: &str, value: &[u8]) -> Outcome {
+    with_input(files, &["set", key, "-"], value)
+}
+
+/// Runs a command that reads these bytes.
+fn with_input(files: &Files, words: &[&str], value: &[u8]) -> Outcome {
     let path = files.path("value");
     std::fs::write(&path, value).unwrap();
-    let mut set = kv_command(files, &["set", key, "-"]);
+    let mut set = kv_command(files, words);
     set.stdin(File::open(path).unwrap());
     run(set)
 }
@@ -66,6 +71,8 @@ fn every_outcome_has_an_exit_code_of_its_own() {
     let (files, replica) = start();
     let code = |words: &[&str]| files.kv(words).code;
     assert_eq!(code(&["mset", "text", "x", "number", "7"]), Some(0));
+    assert_eq!(with_input(&files, &["mset", "a", "1", "read", "-"], b"in").code, Some(0));
+    assert_eq!(files.kv(&["get", "read"]).stdout.trim_end(), "in");
     for no in [
         &["get", "none"][..],
         &["exists", "text", "none"],

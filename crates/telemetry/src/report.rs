@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub struct ReplicaReport {
     /// The replica that reports.
     pub replica: u8,
+    /// Whether it is a learner: it follows and serves, and casts no votes.
+    pub learner: bool,
     /// Its view.
     pub view: u64,
     /// The primary of that view.
