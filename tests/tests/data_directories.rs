@@ -191,13 +191,13 @@ fn what_another_version_has_written_is_left_to_it() {
     }
     assert_eq!(content(&data), before, "nothing is changed");
     std::fs::write(segment, bytes).expect("our own file");
-    edit_identity(&data, "reader = 3", "reader = 4");
+    edit_identity(&data, "reader = 4", "reader = 5");
     let refused = cluster.refused_start(3);
     assert!(
-        refused.contains("programs of format 4 and newer may open, and this version knows 3; run"),
+        refused.contains("programs of format 5 and newer may open, and this version knows 4; run"),
         "{refused}"
     );
-    edit_identity(&data, "reader = 4", "reader = 3");
+    edit_identity(&data, "reader = 5", "reader = 4");
     assert_votes(&mut cluster, 3);
 }
 

@@ -14,7 +14,7 @@ use quorate_replica::{ClientConnection, Effect, Record, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::message::{Message, Report};
-use quorate_wire::{Frame, Kind, Position};
+use quorate_wire::{Frame, Kind, LaneTip, Position};
 use std::path::Path;
 use std::time::Instant;
 use tracing::{error, warn};
@@ -58,7 +58,7 @@ impl Driver {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::Append { journal, lsn, record } => self.append(journal, lsn, record),
+            Effect::Append { journal, lsn, record, batch } => self.append(journal, lsn, record, batch),
             Effect::Trim { journal, upto } => self.log.trim(journal, upto),
             Effect::ReadBack { journal, lsn } => self.log.read_back(journal, lsn),
             Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
@@ -130,11 +130,11 @@ impl Driver {
         self.shared.count_reject(self.id.index(), reject);
     }
 
-    fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
+    fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record, batch: Option<LaneTip>) {
         if matches!(record, Record::Batch(..)) {
             self.shared.core(self.id.index()).increment(Counter::BatchesHeld);
         }
-        self.log.append(journal, lsn, record);
+        self.log.append(journal, lsn, record, batch);
     }
 
     /// The peer is not let in again at once.

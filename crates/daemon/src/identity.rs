@@ -20,11 +20,11 @@ use std::io;
 use std::path::Path;
 
 /// The format of all that is in the directory.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// The lowest format whose programs may open what this one writes.
-const READER: u32 = 3;
+const READER: u32 = 4;
 /// The lowest format that this program may go on with.
-const OLDEST: u32 = 3;
+const OLDEST: u32 = 4;
 pub(crate) const IDENTITY: &str = "identity";
 pub(crate) const IDENTITY_COPY: &str = "identity.copy";
 /// What precedes the checksum, which covers all above it.
@@ -359,15 +359,15 @@ mod tests {
 
     #[test]
     fn a_later_format_is_opened_if_it_says_so_and_left_alone_otherwise() {
-        let later = edited("format = 3\nreader = 3", "format = 7\nreader = 3");
+        let later = edited("format = 4\nreader = 4", "format = 7\nreader = 4");
         let found = decode(later.as_bytes()).unwrap();
-        assert_eq!(Identity { format: 3, ..found.clone() }, identity());
-        assert!(encode(&found).contains("format = 7\nreader = 3"), "and it stays what it was");
+        assert_eq!(Identity { format: 4, ..found.clone() }, identity());
+        assert!(encode(&found).contains("format = 7\nreader = 4"), "and it stays what it was");
         for (text, format, reader) in [
-            (edited("reader = 3", "reader = 4"), 3, 4),
-            (edited("format = 3\nreader = 3", "format = 8\nreader = 8"), 8, 8),
-            (edited("format = 3\nreader = 3", "format = 2"), 2, 2),
-            (edited("claimed = false", "claimed = false\ncolour = 3"), 3, 3),
+            (edited("reader = 4", "reader = 5"), 4, 5),
+            (edited("format = 4\nreader = 4", "format = 8\nreader = 8"), 8, 8),
+            (edited("format = 4\nreader = 4", "format = 3"), 3, 3),
+            (edited("claimed = false", "claimed = false\ncolour = 3"), 4, 4),
         ] {
             assert_eq!(decode(text.as_bytes()), Err(Unreadable::OtherFormat { format, reader }), "{text}");
         }

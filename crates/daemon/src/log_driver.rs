@@ -16,6 +16,7 @@ use quorate_journal::{
 };
 use quorate_reactor::{AlignedBuffer, AlignedBuffers, FileId, FileSync, Reactor};
 use quorate_types::{JournalId, Lsn};
+use quorate_wire::LaneTip;
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
@@ -133,8 +134,8 @@ impl LogDriver {
     }
 
     /// Queues a record; it is written at the end of a tick.
-    pub(crate) fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
-        self.log.append(journal, lsn, record);
+    pub(crate) fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record, batch: Option<LaneTip>) {
+        self.log.append(journal, lsn, record, batch);
         self.quiet_since = None;
     }
 

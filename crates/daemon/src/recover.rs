@@ -83,6 +83,7 @@ pub(crate) fn recover(
     }
     for (_, _, scan) in &mut logs {
         found.records.append(&mut scan.records);
+        found.lost.append(&mut scan.lost_batches);
         for (journal, lsn) in &scan.last {
             let end = found.ends.entry(*journal).or_default();
             *end = (*end).max(*lsn);
@@ -122,13 +123,14 @@ pub(crate) fn recover(
 /// Reads back the batches that are not executed in the state: what was executed stays on the disk.
 fn read_batches(logs: &[(CoreId, PathBuf, Scan)], found: &mut Found) -> Result<(), StartError> {
     for (_, directory, scan) in logs {
-        for FoundBatch { journal, lsn, lane, number, place } in &scan.batches {
+        for FoundBatch { journal, lsn, lane, number, place, name } in &scan.batches {
             if !found.needs_batch(*lane, *number) {
                 continue;
             }
             // One that went bad meanwhile is fetched like any other that is lost.
-            if let Some(record) = segment_files::read_record(directory, place)? {
-                found.records.push((*journal, *lsn, record));
+            match segment_files::read_record(directory, place)? {
+                Some(record) => found.records.push((*journal, *lsn, record)),
+                None => found.lost.extend(*name),
             }
         }
     }

@@ -239,17 +239,19 @@ impl Reading<'_> {
             let Entry { bytes, checksum, kind, .. } = found.entry;
             let (segment, offset) = (group.header.segment, group.header.offset + found.at as u64);
             let place = RecordPlace { segment, offset, bytes, checksum, kind };
+            let name = found.entry.name();
             if needed && found.state != RecordState::Lost {
                 self.scan.places.push((journal, lsn, place));
             }
             match std::mem::replace(&mut found.content, Content::Lost) {
                 Content::Kept(record) if needed => self.scan.records.push((journal, lsn, record)),
                 Content::LetGo(BatchHead { lane, number, .. }) if needed => {
-                    self.scan.batches.push(FoundBatch { journal, lsn, lane, number, place });
+                    self.scan.batches.push(FoundBatch { journal, lsn, lane, number, place, name });
                 }
                 Content::Kept(_) | Content::LetGo(_) => {}
                 Content::Lost => {
                     fate = Fate::Damaged;
+                    self.scan.lost_batches.extend(name.filter(|_| needed));
                     let votes = kind.is_critical() || journal == CONSENSUS_JOURNAL;
                     let lost = LostRecords { journal, first: lsn, last: lsn };
                     if needed && group.header.number > reported {

@@ -6,7 +6,7 @@
 //! | part | content |
 //! | --- | --- |
 //! | header | 512 bytes, below |
-//! | directory | 24 bytes per record, in the order appended |
+//! | directory | 64 bytes per record, in the order appended |
 //! | critical records | the bytes of all records but batches, in order |
 //! | batches | the frames of the batches, in order |
 //! | padding | zeroes, up to a whole number of blocks |
@@ -15,7 +15,8 @@
 //! | header again | as above; it ends with the group |
 //!
 //! Where there are critical records, a whole block lies between the two copies: neither one damaged sector nor two
-//! neighbouring ones lose a vote. Batches stand once; they can be had from others.
+//! neighbouring ones lose a vote. Batches stand once; they can be had from others, by the names that the directory has of
+//! them.
 //!
 //! In every version of the format, magic, version, replica, core, cluster, mark of the data directory and segment stand
 //! where they stand here, and so does the checksum of a group's header: a header that this version cannot read is so
@@ -24,7 +25,7 @@
 //! | offset | header of a group | |
 //! | --- | --- | --- |
 //! | 0 | magic `QUORGRUP` | 8 bytes |
-//! | 8 | format version | u16, 2 |
+//! | 8 | format version | u16, 3 |
 //! | 10 | flags: 1 = votes of this log were lost before | u16 |
 //! | 12 | replica, core, number of journals, number of runs | 4 × u8 |
 //! | 16 | first half of the cluster's id | 16 bytes |
@@ -49,7 +50,10 @@
 //! | 8 | bytes of the record | u32 |
 //! | 12 | crc32c of the record (of a batch: of its frame's header, which holds the payload's) | u32 |
 //! | 16 | journal, kind | 2 × u8 |
-//! | 18 | zero | 6 bytes |
+//! | 18 | of a batch: origin and link of its lane | 2 × u8 |
+//! | 20 | of a batch: its number in the lane, or zero where it has no name | u64 |
+//! | 28 | of a batch: the digest of its chain | 32 bytes |
+//! | 60 | zero | 4 bytes |
 //!
 //! | offset | first block of a segment | |
 //! | --- | --- | --- |
@@ -64,7 +68,8 @@
 
 use crate::bytes::{Reader, Writer};
 use crate::{RecordError, RecordKind};
-use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
+use quorate_types::{CoreId, JournalId, LaneId, LaneNumber, LinkId, Lsn, ReplicaId};
+use quorate_wire::LaneTip;
 use std::fmt;
 
 /// What groups and segments are multiples of.
@@ -76,11 +81,11 @@ pub const JOURNALS_MAX: usize = 4;
 pub(crate) const RUNS_MAX: usize = 16;
 
 pub(crate) const GROUP_HEADER_BYTES: usize = 512;
-pub(crate) const ENTRY_BYTES: usize = 24;
+pub(crate) const ENTRY_BYTES: usize = 64;
 const SEGMENT_HEADER_BYTES: usize = 76;
 const GROUP_MAGIC: [u8; 8] = *b"QUORGRUP";
 const SEGMENT_MAGIC: [u8; 8] = *b"QUORSEGM";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const VOTES_LOST: u16 = 1;
 const RUNS_AT: usize = 216;
 const USED_BEFORE_AT: usize = 472;
@@ -374,6 +379,8 @@ pub(crate) struct Entry {
     pub(crate) kind: RecordKind,
     pub(crate) bytes: u32,
     pub(crate) checksum: u32,
+    /// Which batch it is, if it is one.
+    pub(crate) batch: Option<LaneTip>,
 }
 
 impl Entry {
@@ -385,18 +392,25 @@ impl Entry {
         writer.u32(self.checksum);
         writer.u8(self.journal.0);
         writer.u8(self.kind as u8);
-        writer.bytes(&[0; 6]);
+        let (lane, upto, chain) =
+            self.batch.map_or(([0; 2], 0, [0; 32]), |tip| (tip.lane.to_bytes(), tip.upto.0, tip.chain.0));
+        writer.bytes(&lane);
+        writer.u64(upto);
+        writer.bytes(&chain);
+        writer.u32(0);
     }
 
     fn decode(bytes: &[u8; ENTRY_BYTES]) -> Result<Self, RecordError> {
-        let [lsn @ .., b0, b1, b2, b3, c0, c1, c2, c3, journal, kind, _, _, _, _, _, _] = *bytes;
-        Ok(Self {
-            journal: JournalId(journal),
-            lsn: Lsn(u64::from_le_bytes(lsn)),
-            kind: RecordKind::from_number(kind)?,
-            bytes: u32::from_le_bytes([b0, b1, b2, b3]),
-            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
-        })
+        let mut reader = Reader::new(bytes);
+        let whole = "invariant: an entry has this length";
+        let (lsn, bytes) = (Lsn(reader.u64().expect(whole)), reader.u32().expect(whole));
+        let (checksum, journal) = (reader.u32().expect(whole), JournalId(reader.u8().expect(whole)));
+        let kind = RecordKind::from_number(reader.u8().expect(whole))?;
+        let (origin, link) = (ReplicaId(reader.u8().expect(whole)), LinkId(reader.u8().expect(whole)));
+        let (upto, chain) = (LaneNumber(reader.u64().expect(whole)), reader.digest().expect(whole));
+        let lane = LaneId { origin, link };
+        let batch = (upto > LaneNumber(0)).then_some(LaneTip { lane, upto, chain });
+        Ok(Self { journal, lsn, kind, bytes, checksum, batch })
     }
 }
 

@@ -33,8 +33,8 @@ pub use log::{Log, LogOptions, Write, WriteId};
 pub use places::RecordPlace;
 pub use record::{CONSENSUS_JOURNAL, Record, RecordError, RecordKind, batch_journal};
 pub use scan::{
-    Fate, FoundBatch, GroupSummary, RecordState, RecordSummary, Repair, Scan, Scanner, SegmentSummary,
-    SegmentsMade, scan,
+    Fate, FoundBatch, GroupSummary, LostBatch, RecordState, RecordSummary, Repair, Scan, Scanner,
+    SegmentSummary, SegmentsMade, scan,
 };
 pub use scrub::{Scrubbed, scrub};
 pub use segments::SegmentAction;

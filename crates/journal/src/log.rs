@@ -19,6 +19,7 @@ use crate::places::Places;
 use crate::segments::{SegmentAction, Segments};
 use crate::{Record, RecordPlace, Scan, SegmentsMade};
 use quorate_types::{JournalId, Lsn};
+use quorate_wire::LaneTip;
 use std::collections::VecDeque;
 
 /// How a log is laid out and written.
@@ -89,6 +90,7 @@ struct Pending {
     journal: JournalId,
     lsn: Lsn,
     record: Record,
+    batch: Option<LaneTip>,
     bytes: u32,
 }
 
@@ -208,12 +210,12 @@ impl Log {
         }
     }
 
-    /// Queues a record for the next group.
+    /// Queues a record for the next group; where it is a `batch`, the group's directory names it.
     ///
     /// # Panics
     /// When `lsn` is not the next one of `journal`, when more than [`JOURNALS_MAX`] journals share the log, or when
     /// the record does not fit into a segment: records are own and limited.
-    pub fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
+    pub fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record, batch: Option<LaneTip>) {
         assert_eq!(lsn, self.last(journal).next(), "records of {journal:?} are consecutive");
         let bytes = u32::try_from(record.encoded_bytes()).expect("invariant: a record is limited");
         let alone = Sizes::default().and(record.kind(), bytes).expect("invariant: a record is limited");
@@ -229,7 +231,7 @@ impl Log {
         assert!(self.last.len() <= JOURNALS_MAX, "too many journals in one log");
         self.pending_bytes += bytes as usize;
         self.appended += 1;
-        self.pending.push_back(Pending { journal, lsn, record, bytes });
+        self.pending.push_back(Pending { journal, lsn, record, batch, bytes });
     }
 
     /// The last record appended to `journal`; 0 when there is none.
@@ -550,9 +552,9 @@ fn encode_group(
         pending.record.encode(bytes);
         *at += bytes.len();
         let checksum = Record::checksum(kind, bytes);
-        let Pending { journal, lsn, bytes, .. } = *pending;
+        let Pending { journal, lsn, batch, bytes, .. } = *pending;
         let entry_at = GROUP_HEADER_BYTES + index * ENTRY_BYTES;
-        let entry = Entry { journal, lsn, kind, bytes, checksum };
+        let entry = Entry { journal, lsn, kind, bytes, checksum, batch };
         placed(journal, lsn, RecordPlace { segment: header.segment, offset, bytes, checksum, kind });
         entry.encode(&mut out[entry_at..entry_at + ENTRY_BYTES]);
     }
@@ -592,13 +594,13 @@ mod tests {
 
     fn vote(log: &mut Log) {
         let lsn = log.last(VOTES).next();
-        log.append(VOTES, lsn, Record::ViewState { view: View(lsn.0) });
+        log.append(VOTES, lsn, Record::ViewState { view: View(lsn.0) }, None);
     }
 
     fn batch(log: &mut Log, bytes: usize) {
         let lsn = log.last(BATCHES).next();
         let frame = Frame::encode(Kind::Batch, |out| out.resize(out.len() + bytes, 0));
-        log.append(BATCHES, lsn, Record::Batch(frame, quorate_types::Why::OwnLink));
+        log.append(BATCHES, lsn, Record::Batch(frame, quorate_types::Why::OwnLink), None);
     }
 
     fn write(log: &mut Log) -> WriteId {
@@ -716,6 +718,6 @@ mod tests {
     #[should_panic(expected = "are consecutive")]
     fn a_gap_in_a_journal_is_refused() {
         let mut log = log(LogOptions::default());
-        log.append(VOTES, Lsn(2), Record::ViewState { view: View(1) });
+        log.append(VOTES, Lsn(2), Record::ViewState { view: View(1) }, None);
     }
 }

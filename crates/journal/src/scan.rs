@@ -57,7 +57,8 @@ use crate::layout::{
 };
 use crate::{Record, RecordError, RecordKind, RecordPlace};
 use quorate_types::mistakes::is_made;
-use quorate_types::{JournalId, LaneId, LaneNumber, Lsn, Mistake};
+use quorate_types::{JournalId, LaneId, LaneNumber, Lsn, Mistake, Why};
+use quorate_wire::LaneTip;
 use quorate_wire::batch::{BatchHead, parse_head};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -99,6 +100,8 @@ pub struct Scan {
     /// Batches that cannot be read and of which nobody knows whether they were durable: a write that was cut short has
     /// left the rest of their groups.
     pub torn_batches: Vec<LostRecords>,
+    /// Of both, the batches that the directories of their groups name.
+    pub lost_batches: Vec<LostBatch>,
     /// What was taken away, in words: segments that are needed and missing, or the own log as a whole. Votes may stand
     /// in there, or batches on another core than the first.
     pub absent: Option<String>,
@@ -166,6 +169,21 @@ pub struct FoundBatch {
     pub number: LaneNumber,
     /// Where it lies.
     pub place: RecordPlace,
+    /// What is lost if it cannot be read back.
+    pub name: Option<LostBatch>,
+}
+
+/// A batch that was written and cannot be read. It may have been acknowledged, and can be had from others by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostBatch {
+    /// The journal.
+    pub journal: JournalId,
+    /// The position.
+    pub lsn: Lsn,
+    /// Which one it is.
+    pub tip: LaneTip,
+    /// Why it was held.
+    pub why: Why,
 }
 
 /// Blocks to write in place. They hold a bad copy of what stands whole in other blocks, which are not touched: a
@@ -294,6 +312,14 @@ pub(crate) enum Content {
     Kept(Record),
     /// A batch that was found whole and let go.
     LetGo(BatchHead),
+}
+
+impl Entry {
+    /// The name of a batch.
+    pub(crate) fn name(&self) -> Option<LostBatch> {
+        let (tip, why) = self.batch.zip(self.kind.why())?;
+        Some(LostBatch { journal: self.journal, lsn: self.lsn, tip, why })
+    }
 }
 
 impl FoundGroup {

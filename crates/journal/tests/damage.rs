@@ -6,7 +6,7 @@ mod common;
 use common::{BATCHES, Chance, Machine, VOTES, bytes_of, identity, options, scan_files, scan_made};
 use proptest::prelude::*;
 use quorate_journal::{
-    BLOCK_BYTES, Damage, Fate, GroupSummary, Log, LogIdentity, LogOptions, Scan, SegmentHeader,
+    BLOCK_BYTES, Damage, Fate, GroupSummary, Log, LogIdentity, LogOptions, LostBatch, Scan, SegmentHeader,
     SegmentNumber, scan,
 };
 use quorate_types::{CoreId, JournalId, Lsn};
@@ -203,6 +203,10 @@ proptest! {
         // Whoever loses batches knows which.
         let known = lost(&before).count();
         prop_assert_eq!(before.records.len() - after.records.len(), lost(&after).count() - known);
+        // And by which names to ask others for them, unless the directory is gone, too.
+        let named = |scan: &Scan| scan.lost_batches.iter().map(|batch| (batch.journal, batch.lsn)).collect::<Vec<_>>();
+        prop_assert!(named(&after).iter().all(|batch| lost(&after).any(|lost| lost == *batch)));
+        prop_assert!(after.lost_batches.iter().all(|batch| batch.tip == common::name(batch.lsn)));
         // The log goes on behind the damage, which is found again where it was.
         let mut machine = Machine { files, ..machine };
         machine.repair(&after);
@@ -211,6 +215,7 @@ proptest! {
         machine.confirm();
         let again = machine.scan();
         prop_assert_eq!((again.lost, again.torn_batches), (after.lost, after.torn_batches));
+        prop_assert_eq!(again.lost_batches, after.lost_batches);
         prop_assert_eq!(again.records.len(), after.records.len() + 1);
     }
 
@@ -291,6 +296,13 @@ fn a_lost_batch_is_named() {
     expect_test::expect!["batches lost, to be fetched from other replicas: journal 1 records 2 to 2;"]
         .assert_eq(&scan.damage.to_string());
     assert_eq!(scan.records.len(), 5);
+    let lost = LostBatch {
+        journal: BATCHES,
+        lsn: Lsn(2),
+        tip: common::name(Lsn(2)),
+        why: quorate_types::Why::OwnLink,
+    };
+    assert_eq!(scan.lost_batches, [lost]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 const HEADER: usize = 512;
-const ENTRY: usize = 24;
+const ENTRY: usize = 64;
 
 fn group(scan: &Scan, index: usize) -> (GroupSummary, Range<usize>) {
     let group = scan.groups[index].clone();
@@ -176,7 +176,7 @@ fn what_another_version_wrote_is_neither_damage_nor_a_reason_to_go_on() {
             }
         });
         check(&kind, "unknown kind 99 of a record in segment 1");
-        for (at, value) in [(8, 3), (8, 1), (10, 2)] {
+        for (at, value) in [(8, 4), (8, 2), (10, 2)] {
             let version = edit(&|group| {
                 let second = group.len() - HEADER;
                 for header in [0, second] {
@@ -223,7 +223,7 @@ fn a_file_that_another_version_has_prepared_is_left_to_it() {
     let mut machine = confirmed(3);
     let last = *machine.files.keys().next_back().unwrap();
     let file = machine.files.get_mut(&last).unwrap();
-    file[8] = 3;
+    file[8] = 4;
     let sum = crc32c::crc32c(&file[..72]).to_le_bytes();
     file[72..76].copy_from_slice(&sum);
     let Damage::Unknown { what } = machine.scan().damage else { panic!("{}", machine.scan().describe()) };
@@ -332,6 +332,7 @@ fn batches_that_are_let_go_can_be_read_back() {
         let read = found.place.record(bytes).expect("it is whole");
         assert_eq!((found.journal, found.lsn), (*journal, *lsn));
         assert_eq!(common::bytes_of(&read), common::bytes_of(record));
+        assert_eq!(found.name.map(|lost| lost.tip), Some(common::name(*lsn)), "if it goes bad meanwhile");
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) enum Purpose {
     Proposed,
     /// f+1 others have acknowledged it.
     Acknowledged,
-    /// This replica has acknowledged it, and lost it while what comes behind it is intact.
+    /// This replica has acknowledged it, and lost it.
     Lost,
 }
 
@@ -389,15 +389,15 @@ impl Lanes {
         self.begin_walk(now, key, target, floor, usize::MAX, out);
     }
 
-    /// Every T_retx: fetches what this replica has acknowledged and lost. Without it, what is intact behind it is of no use
-    /// here; and if every replica has lost another batch, nobody could go on.
+    /// Every T_retx: fetches what this replica has acknowledged and lost. Without it, that acknowledgement is not true, and
+    /// what is intact behind it is of no use here; and if every replica has lost another batch, nobody could go on.
     pub(crate) fn fetch_lost(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
         let rests = self.rests(lane);
         let Some(share) = self.share_mut(lane) else { return };
         if share.lane.strays.is_empty() || rests || share.walks.walks.contains_key(&Purpose::Lost) {
             return;
         }
-        let Some(target) = share.walks.lost.next(share.lane.strays.lost()) else { return };
+        let Some(target) = share.walks.lost.next(share.lane.strays.lost().into_iter()) else { return };
         let floor = share.lane.held.executed();
         self.begin_walk(now, (lane, Purpose::Lost), target, floor, usize::MAX, out);
     }
@@ -544,7 +544,7 @@ impl Lanes {
                 break;
             }
             holders = holders.union(share.lane.holders(mark));
-            inherited = inherited.max(share.lane.strays.why_behind(mark).unwrap_or(Why::Named));
+            inherited = inherited.max(share.lane.strays.why_lost(mark).unwrap_or(Why::Named));
             let is_vouched_for = purpose == Purpose::Acknowledged || share.lane.is_vouched_for(holders);
             let why = if is_vouched_for { Why::Acknowledged } else { Why::Named };
             if let Step::Fetched(batch) = step {

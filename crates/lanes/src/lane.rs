@@ -194,8 +194,9 @@ impl Lane {
     }
 
     /// Of the batches found in the journal, holds those that descend from the executed tip, and keeps those that may do so
-    /// when what was lost before them is here again. The one that was appended last ends the main chain.
-    pub(crate) fn recover(&mut self, mut found: Vec<Found>) {
+    /// when what was lost before them is here again. The one that was appended last ends the main chain. What the journal
+    /// names as `lost` is missing, if it lies nowhere else.
+    pub(crate) fn recover(&mut self, mut found: Vec<Found>, lost: Vec<(Mark, Why)>) {
         // A batch may have been written again for a better reason, or after damage behind its children.
         found.sort_by_key(|(lsn, batch, _)| (batch.number(), *lsn));
         let mut last = None;
@@ -227,6 +228,14 @@ impl Lane {
         }
         if let Some((_, mark)) = last {
             self.held.prefer(mark);
+        }
+        for (mark, why) in lost.into_iter().filter(|(_, why)| *why != Why::Named) {
+            if self.held.contains(mark) {
+                // It was written before for its name alone, and only that is intact.
+                self.vouch_before(mark, Lsn(0));
+            } else {
+                self.strays.miss(mark, why);
+            }
         }
         self.strays.on_executed(self.held.executed());
     }

@@ -40,6 +40,8 @@ pub enum Output {
         lsn: Lsn,
         /// The frame as it travelled.
         frame: Frame,
+        /// Which batch it is.
+        tip: LaneTip,
         /// Why it is held: what it may be acknowledged for.
         why: Why,
     },
@@ -373,8 +375,9 @@ impl Lanes {
     pub(crate) fn write(&mut self, batch: &Batch, why: Why, out: &mut Vec<Output>) -> Lsn {
         self.last_lsn = self.last_lsn.next();
         let lsn = self.last_lsn;
-        out.push(Output::Append { lsn, frame: batch.frame().clone(), why });
-        self.records.push(lsn, batch.tip(), batch.bytes());
+        let tip = batch.tip();
+        out.push(Output::Append { lsn, frame: batch.frame().clone(), tip, why });
+        self.records.push(lsn, tip, batch.bytes());
         lsn
     }
 

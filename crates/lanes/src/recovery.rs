@@ -18,6 +18,8 @@ pub struct Recovered {
     pub tips: Vec<LaneTip>,
     /// The batches in the journal with their positions and why they were held, in its order.
     pub batches: Vec<(Lsn, Frame, Why)>,
+    /// What the journal names and cannot give back, with its positions and why it was held.
+    pub lost: Vec<(Lsn, LaneTip, Why)>,
 }
 
 /// An own lane of a restarted replica, before it seals.
@@ -37,8 +39,8 @@ impl Lanes {
     ///
     /// The caller's watermark of `journal` stands at [`Recovered::last_lsn`]. Batches that connect to an executed tip are put
     /// out as [`Output::Held`], with the verdicts on their signatures, in the first ticks. Those behind a lost one are kept,
-    /// and served, until that is fetched again; then they are held, too. What is no batch is dropped. Own lanes seal nothing until peers have shown what they hold of
-    /// them.
+    /// and served, until that is fetched again; then they are held, too. What is no batch is dropped. Own lanes seal nothing
+    /// until peers have shown what they hold of them.
     #[must_use]
     pub fn recover(
         config: Arc<ClusterConfig>,
@@ -62,12 +64,15 @@ impl Lanes {
         for (id, share) in &mut lanes.shares {
             let executed = recovered.tips.iter().find(|tip| tip.lane == *id).map(LaneTip::mark);
             share.lane = Lane::new(*id, me, &config, journal, executed.unwrap_or_default());
-            share.lane.recover(of_lane.remove(id).unwrap_or_default());
+            let lost = recovered.lost.iter().filter(|(_, tip, _)| tip.lane == *id);
+            let lost = lost.map(|(_, tip, why)| (tip.mark(), *why)).collect();
+            share.lane.recover(of_lane.remove(id).unwrap_or_default(), lost);
             share.lane.tell_again();
             records.extend(share.lane.positions());
             let unexecuted = share.lane.held.unexecuted();
             lanes.unchecked.extend(unexecuted.into_iter().map(|mark| LaneTip::at(*id, mark)));
         }
+        records.extend(recovered.lost.iter().map(|(lsn, tip, _)| (*lsn, *tip)));
         records.sort_by_key(|(lsn, _)| *lsn);
         lanes.records.recover(recovered.last_lsn, records);
         lanes.links.values_mut().for_each(|link| link.adoption = Some(Adoption::default()));

@@ -130,6 +130,9 @@ impl Lanes {
                     let lsn = self.write(&batch, why, out);
                     let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
                     share.lane.moved(tip.mark(), lsn);
+                } else if lsn > pass.old && share.lane.strays.is_bad(tip.mark()) {
+                    // Its name is all that is left of it. Nobody may have it, and it does not keep for ever what came later.
+                    break;
                 }
             }
             self.records.records.pop_front();

@@ -4,6 +4,9 @@
 //! keeps it, and a walk that passes through it need not fetch it. But it is not acknowledged, and nothing may name it, before
 //! the hole below it is closed and its whole chain is here. It stays in memory until then: what it takes there it took before
 //! the restart, and would take if nothing had gone bad.
+//!
+//! Of what went bad the journal still knows the name and why it was held. So a batch that nothing intact lies behind is known
+//! to be lost, too, until the journal is trimmed there for the second time.
 
 use crate::batch::Batch;
 use crate::lane::Found;
@@ -31,6 +34,8 @@ pub(crate) struct Strays {
     strays: BTreeMap<Mark, Stray>,
     /// What is missing: each is the parent of a stray, and none itself.
     holes: BTreeSet<Mark>,
+    /// What went bad and was held for a better reason than its name.
+    bad: BTreeMap<Mark, Why>,
     bytes: usize,
 }
 
@@ -64,8 +69,23 @@ impl Strays {
         }
     }
 
+    /// What the journal names, and was held for this reason, went bad there. The strays are kept already.
+    pub(crate) fn miss(&mut self, mark: Mark, why: Why) {
+        if self.strays.contains_key(&mark) {
+            return self.vouch_before(mark);
+        }
+        let known = self.bad.entry(mark).or_insert(why);
+        *known = why.max(*known);
+    }
+
+    /// Whether nothing is kept, and nothing is known to be missing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.strays.is_empty()
+        self.strays.is_empty() && self.bad.is_empty()
+    }
+
+    /// Whether the journal alone tells that this is missing.
+    pub(crate) fn is_bad(&self, mark: Mark) -> bool {
+        self.bad.contains_key(&mark)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -93,20 +113,25 @@ impl Strays {
         std::iter::successors(at(mark), move |(_, stray)| at(stray.parent()))
     }
 
-    /// What is missing of what this replica has acknowledged.
-    pub(crate) fn lost(&self) -> impl Iterator<Item = Mark> {
-        self.holes.iter().copied().filter(|hole| self.why_behind(*hole).is_some_and(|why| why != Why::Named))
+    /// What is missing of what this replica has acknowledged, ascending.
+    pub(crate) fn lost(&self) -> BTreeSet<Mark> {
+        let holes =
+            self.holes.iter().filter(|hole| self.why_lost(**hole).is_some_and(|why| why != Why::Named));
+        holes.chain(self.bad.keys()).copied().collect()
     }
 
-    /// The best reason of the strays just behind a place. All that lies before a stray was held here for such a reason, too.
-    pub(crate) fn why_behind(&self, mark: Mark) -> Option<Why> {
-        self.behind(mark).filter_map(|at| self.strays.get(&at)).map(|stray| stray.why).max()
+    /// Why a batch that is missing was held, as far as it is known: all that lies before a stray was held here for such a
+    /// reason as that, too.
+    pub(crate) fn why_lost(&self, mark: Mark) -> Option<Why> {
+        let behind = self.behind(mark).filter_map(|at| self.strays.get(&at)).map(|stray| stray.why).max();
+        behind.max(self.bad.get(&mark).copied())
     }
 
-    /// Takes out what lies just behind a place.
+    /// Takes out what lies just behind a place, which is missing no more.
     pub(crate) fn take_behind(&mut self, mark: Mark) -> Vec<Stray> {
         let behind: Vec<Mark> = self.behind(mark).collect();
         self.holes.remove(&mark);
+        self.bad.remove(&mark);
         behind.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
@@ -121,6 +146,7 @@ impl Strays {
     /// The lane is executed up to `tip`: what lies at or below it is not needed any more, and what descends from another
     /// place there is dead.
     pub(crate) fn on_executed(&mut self, tip: Mark) {
+        self.bad.retain(|mark, _| mark.upto > tip.upto);
         let is_over = |mark: &&Mark| mark.upto <= tip.upto;
         let strays = self.strays.keys().take_while(is_over);
         let over: Vec<Mark> = strays.chain(self.holes.iter().take_while(is_over)).copied().collect();

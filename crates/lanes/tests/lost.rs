@@ -88,6 +88,86 @@ fn only_what_this_replica_has_acknowledged_is_acknowledged_again() {
     assert!(outputs.acknowledgements().is_empty(), "a header alone names them");
 }
 
+/// What the journal names and has lost of a chain; positions are numbers.
+fn naming(chain: &Chain, bad: &[(u64, Why)], tips: &[LaneTip]) -> Recovered {
+    let lost: Vec<u64> = bad.iter().map(|(number, _)| *number).collect();
+    let mut recovered = without(chain, &lost, tips);
+    let named = bad.iter().map(|(number, why)| (Lsn(*number), chain.tips[index(LaneNumber(*number))], *why));
+    recovered.lost = named.collect();
+    recovered
+}
+
+/// Listed mistake: a restart that forgets a batch with nothing intact behind it, which it has acknowledged.
+#[test]
+fn what_went_bad_at_the_end_of_its_chain_is_fetched_by_the_name_that_the_journal_has() {
+    let chain = chain(R1, 6);
+    for why in [Why::OwnLink, Why::Acknowledged] {
+        let mut node = restarted(naming(&chain, &[(5, why), (6, why)], &[]));
+        let outputs = node.take();
+        assert_eq!(outputs.acknowledgements(), [(chain.tips[4], Lsn(4))]);
+        let (server, question) = outputs.question();
+        assert_eq!(question.chain, chain.tips[5].chain, "the lowest first");
+        node.fetched(server, &chain.answer(5, 5)).unwrap();
+        node.wait(1);
+        let (server, question) = node.take().question();
+        assert_eq!(question.chain, chain.tips[6].chain);
+        node.fetched(server, &chain.answer(6, 6)).unwrap();
+        node.tick();
+        let outputs = node.take();
+        assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(8))], "it was acknowledged before");
+        let kept = outputs.0.iter().find_map(|output| match output {
+            Output::Append { why, .. } => Some(*why),
+            _ => None,
+        });
+        assert_eq!(kept, Some(why));
+        node.wait(100);
+        assert!(node.take().questions().is_empty(), "nothing is missing any more");
+    }
+}
+
+#[test]
+fn what_went_bad_is_not_looked_for_where_nobody_needs_it() {
+    let chain = chain(R1, 6);
+    let questions = |recovered: Recovered| {
+        let mut node = restarted(recovered);
+        node.wait(4);
+        node.take().questions().len()
+    };
+    assert_eq!(questions(naming(&chain, &[(6, Why::Named)], &[])), 0, "nobody may ever name it again");
+    assert_eq!(questions(naming(&chain, &[(6, Why::OwnLink)], &[chain.tip()])), 0, "it is executed");
+    let mut again = naming(&chain, &[(6, Why::OwnLink)], &[]);
+    again.batches.push((Lsn(7), chain.frame(6).clone(), Why::OwnLink));
+    again.last_lsn = Lsn(7);
+    assert_eq!(questions(again), 0, "it was written again");
+    // A walk shows that its chain passes the executed tip by.
+    let other = chain.upto(4).grown(&config(|_| ()), 1, 2, 16);
+    let mut node = restarted(naming(&chain, &[(6, Why::OwnLink)], &[other.tip()]));
+    let (server, question) = node.take().question();
+    node.fetched(server, &chain.answer_to(&question, 6, 6)).unwrap();
+    node.wait(100);
+    assert!(node.take().questions().is_empty(), "it is dead");
+}
+
+/// A batch was named first and acknowledged later, and the record that says so went bad.
+#[test]
+fn the_name_of_a_bad_record_tells_why_what_is_intact_was_held() {
+    let chain = chain(R1, 6);
+    for lost in [&[][..], &[3]] {
+        let mut recovered = without(&chain, lost, &[]);
+        let behind = recovered.batches.iter_mut().filter(|(lsn, ..)| lsn.0 > 3);
+        behind.for_each(|(.., why)| *why = Why::Named);
+        recovered.lost = vec![(Lsn(7), chain.tips[5], Why::OwnLink)];
+        recovered.last_lsn = Lsn(7);
+        let mut node = restarted(recovered);
+        let outputs = node.take();
+        if lost.is_empty() {
+            assert_eq!(outputs.acknowledgements(), [(chain.tips[5], Lsn(5))]);
+        } else {
+            assert_eq!(outputs.question().1.upto, LaneNumber(3), "the hole before what was acknowledged");
+        }
+    }
+}
+
 /// An honest server answers with the whole chain, the strays included, of which this replica needs nothing.
 #[test]
 fn a_walk_passes_what_is_here_wherever_it_lies() {
@@ -191,6 +271,19 @@ fn the_journal_is_not_trimmed_beyond_what_lies_behind_a_lost_batch() {
     node.lanes.on_durable(node.now, Lsn(9), &mut node.out);
     assert_eq!(node.take().trims(), [6]);
     assert_eq!(node.asked(R2, chain.tip(), 0), [6, 5, 4]);
+}
+
+/// A restart after that would not know of it any more.
+#[test]
+fn the_journal_keeps_the_name_of_what_went_bad_from_one_trim_to_the_next() {
+    let chain = chain(R1, 6);
+    let mut node = restarted(naming(&chain, &[(6, Why::OwnLink)], &[]));
+    node.lanes.on_executed(&[chain.tips[5]]);
+    node.take();
+    node.lanes.trim(&[chain.tips[5]], &mut node.out);
+    assert_eq!(node.take().trims(), [5]);
+    node.lanes.trim(&[chain.tips[5]], &mut node.out);
+    assert_eq!(node.take().trims(), [6], "nobody may have it");
 }
 
 /// The state is lost, or so old that the logs do not lead on from it; then it is taken over from others.
@@ -319,7 +412,7 @@ impl Network {
             self.carry_out(at);
         }
         while let Some((from, to, frame)) = self.flights.pop_front() {
-            let node = &mut self.nodes[to.index()];
+            let Some(node) = self.nodes.get_mut(to.index()) else { continue };
             match deliver(node, from, &frame) {
                 Ok(()) | Err(Reject::Gap | Reject::Fork) => {}
                 Err(reject) => panic!("{reject} among honest replicas"),
@@ -392,6 +485,28 @@ fn when_every_replica_has_lost_another_batch_all_of_them_hold_the_lane_again() {
         }
         assert!(is_held(&network), "{lost:?}: {:?}", network.acknowledged);
     }
+}
+
+/// A quorum has acknowledged a tip: two honest replicas and a liar, which says nothing any more. It went bad at one of them
+/// with nothing intact behind it, and there are not f+1 left who say to hold it, before that one has it again.
+#[test]
+fn what_a_quorum_holds_reaches_all_though_it_went_bad_at_the_end_of_its_chain() {
+    let chain = chain(R3, 6);
+    let found =
+        [without(&chain, &[5, 6], &[]), naming(&chain, &[(6, Why::OwnLink)], &[]), without(&chain, &[], &[])];
+    let node = |(me, found): (u8, Recovered)| {
+        let mut node = Node::recovered(ReplicaId(me), config(|_| ()), found);
+        node.disconnect(R3);
+        node.take();
+        node
+    };
+    let nodes: Vec<Node> = (0..3).zip(found).map(node).collect();
+    let mut network = Network { nodes, flights: VecDeque::new(), acknowledged: vec![BTreeSet::new(); 3] };
+    for _ in 0..20 {
+        network.round();
+    }
+    let tip = chain.tip().mark();
+    assert!(network.acknowledged.iter().all(|said| said.contains(&tip)), "{:?}", network.acknowledged);
 }
 
 /// Nothing names the tip but a header that is committed: each has it from the others, piece by piece.

@@ -245,7 +245,7 @@ impl Scene {
 
     fn carry_out_one(&mut self, at: ReplicaId, output: Output) {
         match output {
-            Output::Append { lsn, frame, why } => {
+            Output::Append { lsn, frame, why, .. } => {
                 let view = BatchView::parse(frame.payload()).expect("a batch");
                 let tip = LaneTip { lane: view.head.lane, upto: view.head.number, chain: view.chain() };
                 let sealed = self.sealed.entry((tip.lane, tip.upto)).or_default();
@@ -441,7 +441,7 @@ impl Scene {
     fn restart(&mut self, at: ReplicaId) {
         let machine = &self.machines[at.index()];
         let (last_lsn, batches) = (machine.appended, machine.disk.clone());
-        let recovered = Recovered { last_lsn, tips: Vec::new(), batches };
+        let recovered = Recovered { last_lsn, tips: Vec::new(), batches, lost: Vec::new() };
         let mut node = Node::recovered(at, Arc::clone(&self.config), recovered);
         for peer in (0..4).map(ReplicaId).filter(|peer| *peer != at && self.is_away(*peer)) {
             node.disconnect(peer);

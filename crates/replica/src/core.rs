@@ -643,9 +643,9 @@ impl Core {
     ) {
         use quorate_lanes::{Destination, Output};
         match output {
-            Output::Append { lsn, frame, why } => {
-                let journal = self.link.lanes.journal();
-                effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame, why) });
+            Output::Append { lsn, frame, tip, why } => {
+                let (journal, batch) = (self.link.lanes.journal(), Some(tip));
+                effects.push(Effect::Append { journal, lsn, record: Record::Batch(frame, why), batch });
             }
             Output::ReadBack { lsn } => {
                 effects.push(Effect::ReadBack { journal: self.link.lanes.journal(), lsn });
@@ -707,7 +707,8 @@ impl Core {
                     let (after, stable) = (After::position(CONSENSUS_JOURNAL, lsn), Arc::clone(certificate));
                     self.send_after(now, after, Gated::Stable(stable), effects);
                 }
-                effects.push(Effect::Append { journal: CONSENSUS_JOURNAL, lsn, record: record(fact) });
+                let (journal, record, batch) = (CONSENSUS_JOURNAL, record(fact), None);
+                effects.push(Effect::Append { journal, lsn, record, batch });
             }
             Output::Send { to, message, after } => {
                 let frame = message.encode();

@@ -8,7 +8,7 @@ use crate::mail::Mail;
 use quorate_journal::Record;
 use quorate_state::{Forest, Frozen};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Seq, Stage, StageTime};
-use quorate_wire::{DecodeError, Frame, FrameRef, Position};
+use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, Position};
 use thiserror::Error;
 
 /// One client's connection to this replica; numbers are the driver's and never used twice.
@@ -137,6 +137,8 @@ pub enum Effect {
         lsn: Lsn,
         /// The record.
         record: Record,
+        /// Which batch it is, if it is one: the log has the name beside it, and knows it when the batch has gone bad.
+        batch: Option<LaneTip>,
     },
     /// A journal is not needed any more up to and with a position: what lies there may be overwritten.
     Trim {

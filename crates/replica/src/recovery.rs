@@ -7,7 +7,7 @@
 
 use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
-use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
+use quorate_journal::{CONSENSUS_JOURNAL, LostBatch, Record, batch_journal};
 use quorate_state::{Forest, Frozen, Known, Restored, Salvage, State};
 use quorate_types::mistakes::is_made;
 use quorate_types::{
@@ -46,6 +46,8 @@ pub struct Found {
     /// The records of all logs that are not trimmed, those of each journal in order; of batches, those that
     /// [`Found::needs_batch`].
     pub records: Vec<(JournalId, Lsn, Record)>,
+    /// The batches that the logs name and cannot give back.
+    pub lost: Vec<LostBatch>,
     /// The last record of each journal, trimmed ones included.
     pub ends: BTreeMap<JournalId, Lsn>,
     /// Why the replica must not vote, in words; nothing when it may.
@@ -140,6 +142,7 @@ pub struct Recovery {
     /// The highest certificate.
     pub(crate) stable: Option<Arc<CheckpointCertificate>>,
     batches: BTreeMap<CoreId, Vec<(Lsn, Frame, Why)>>,
+    lost: BTreeMap<CoreId, Vec<(Lsn, LaneTip, Why)>>,
 }
 
 impl Recovery {
@@ -183,6 +186,13 @@ impl Recovery {
                 }
             }
         }
+        let mut lost: BTreeMap<CoreId, Vec<(Lsn, LaneTip, Why)>> = BTreeMap::new();
+        for LostBatch { journal, lsn, tip, why } in found.lost {
+            let core = layout.core_of_link(tip.lane.link);
+            if batch_journal(core) == journal {
+                lost.entry(core).or_default().push((lsn, tip, why));
+            }
+        }
         let voting = match found.learner {
             Some(_) => Voting::Learner,
             None => Voting::Voter,
@@ -205,6 +215,7 @@ impl Recovery {
             root,
             stable,
             batches,
+            lost,
         })
     }
 
@@ -219,6 +230,7 @@ impl Recovery {
             last_lsn: self.end(batch_journal(core)),
             tips: self.tips.clone(),
             batches: self.batches.remove(&core).unwrap_or_default(),
+            lost: self.lost.remove(&core).unwrap_or_default(),
         }
     }
 }

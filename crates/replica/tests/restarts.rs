@@ -3,11 +3,13 @@
 mod cluster;
 
 use cluster::*;
+use quorate_journal::{LostBatch, batch_journal};
 use quorate_replica::{Broken, Found, Record, Recovery, Reject};
 use quorate_state::State;
-use quorate_types::{CoreId, Nanoseconds, ReplicaId, Tuning};
+use quorate_types::{CoreId, Digest, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Tuning, Why};
 use quorate_wire::header::genesis;
-use quorate_wire::{Kind, Position, testing};
+use quorate_wire::message::{FetchBatches, Message};
+use quorate_wire::{Kind, LaneTip, Position, testing};
 
 fn small(tuning: &mut Tuning) {
     tuning.checkpoint_interval = 4;
@@ -141,6 +143,27 @@ fn with_no_batches_in_the_logs_replicas_go_on_with_any_number_of_cores() {
         cluster.wait(20);
         assert!(executed(&mut cluster, R0) > before, "operations flow on {cores} cores");
         cluster.assert_equal_states();
+    }
+}
+
+/// The log knows by name what it cannot give back, and the lanes hear of it, on whatever core they are.
+#[test]
+fn a_batch_that_went_bad_is_asked_for_by_the_name_that_the_log_has() {
+    for (cores, link) in [(1, 0), (2, 0), (2, 1)] {
+        let mut cluster = Cluster::with(4, 2, cores, small);
+        cluster.run();
+        cluster.crash(R0);
+        let core = CoreId(link % u8::try_from(cores).unwrap());
+        let (journal, lane) = (batch_journal(core), LaneId { origin: R1, link: LinkId(link) });
+        let tip = LaneTip { lane, upto: LaneNumber(1), chain: Digest([7; 32]) };
+        let machine = cluster.machine(R0);
+        machine.lost = vec![LostBatch { journal, lsn: Lsn(1), tip, why: Why::OwnLink }];
+        machine.journals.insert(journal, (core, Lsn(1), Lsn(1)));
+        cluster.restart(R0, None);
+        cluster.wait(2);
+        let asked = cluster.sent_by(R0, Kind::FetchBatches);
+        let asked = asked.iter().map(|frame| FetchBatches::decode(frame.payload()).unwrap());
+        assert!(asked.into_iter().any(|asked| (asked.lane, asked.chain) == (lane, tip.chain)), "{lane}");
     }
 }
 

@@ -133,6 +133,7 @@ impl Disk {
 
 fn add(found: &mut Found, scan: &mut Scan) {
     found.records.append(&mut scan.records);
+    found.lost.append(&mut scan.lost_batches);
     for (journal, lsn) in &scan.last {
         let end = found.ends.entry(*journal).or_default();
         *end = (*end).max(*lsn);

@@ -274,13 +274,13 @@ fn another_format_is_left_to_the_program_that_knows_it() {
     let directory = tempfile::tempdir().unwrap();
     format(directory.path(), &founding()).unwrap();
     // One copy is enough: whoever has written it may have begun to change the rest.
-    let text = encode(&founding()).replace("reader = 3", "reader = 4");
+    let text = encode(&founding()).replace("reader = 4", "reader = 5");
     let (covered, _) = text.rsplit_once("check = ").unwrap();
     let text = format!("{covered}check = \"{:08x}\"\n", crc32c::crc32c(covered.as_bytes()));
     std::fs::write(directory.path().join(IDENTITY_COPY), &text).unwrap();
     let error = refused(directory.path()).to_string();
     assert!(
-        error.contains("format 4 and newer may open, and this version knows 3")
+        error.contains("format 5 and newer may open, and this version knows 4")
             && error.contains("run the version"),
         "{error}"
     );

@@ -89,7 +89,7 @@ impl Bench {
     fn append(&mut self, journal: JournalId, record: Record) {
         let last = self.appended.entry(journal).or_default();
         *last = last.next();
-        self.log.append(journal, *last, record);
+        self.log.append(journal, *last, record, None);
     }
 
     fn append_batch(&mut self, bytes: usize) {

@@ -66,6 +66,12 @@ pub(crate) fn batch(number: u64, bytes: usize) -> Record {
     Record::Batch(frame, quorate_types::Why::OwnLink)
 }
 
+/// What the directory calls the batch at a position.
+pub(crate) fn name(lsn: Lsn) -> LaneTip {
+    let lane = LaneId { origin: ReplicaId(2), link: LinkId(1) };
+    LaneTip { lane, upto: LaneNumber(100 + lsn.0), chain: Digest([lsn.0.to_le_bytes()[0]; 32]) }
+}
+
 /// One critical record of each kind in turn, told apart by `number`, larger with `size`.
 pub(crate) fn fact(number: u64, size: usize) -> Record {
     let view = View(number);
@@ -218,7 +224,8 @@ impl Machine {
         records.push(bytes_of(&record));
         let lsn = Lsn(records.len() as u64);
         self.critical.insert((journal, lsn), record.is_critical());
-        self.log.append(journal, lsn, record);
+        let batch = (!record.is_critical()).then(|| name(lsn));
+        self.log.append(journal, lsn, record, batch);
     }
 
     pub(crate) fn append_fact(&mut self, size: usize) {

@@ -37,7 +37,7 @@ pub(crate) fn journal<'a>(frames: impl IntoIterator<Item = &'a Frame>, tips: &[L
         .zip(frames.into_iter().cloned())
         .map(|(lsn, frame)| (lsn, frame, Why::OwnLink))
         .collect();
-    Recovered { last_lsn: Lsn(batches.len() as u64), tips: tips.to_vec(), batches }
+    Recovered { last_lsn: Lsn(batches.len() as u64), tips: tips.to_vec(), batches, lost: Vec::new() }
 }
 
 /// A position as an index into a [`Chain`].

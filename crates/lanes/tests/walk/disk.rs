@@ -2,7 +2,7 @@
 
 use super::Random;
 use quorate_types::{LaneId, Lsn, Mark, Why};
-use quorate_wire::Frame;
+use quorate_wire::{Frame, LaneTip};
 use std::collections::BTreeMap;
 
 /// A batch in the journal.
@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     records: BTreeMap<Lsn, Written>,
     /// Where each batch lies, and why it is held.
     places: BTreeMap<(LaneId, Mark), Vec<(Lsn, Why)>>,
+    /// What went bad: the directories of the journal still name it.
+    bad: BTreeMap<Lsn, (LaneId, Mark, Why)>,
     appended: Lsn,
     durable: Lsn,
 }
@@ -52,6 +54,7 @@ impl Disk {
             let (lsn, written) = entry.remove_entry();
             self.forget(lsn, written.place);
         }
+        self.bad.retain(|lsn, _| *lsn > upto);
     }
 
     fn forget(&mut self, lsn: Lsn, place: (LaneId, Mark)) {
@@ -85,8 +88,15 @@ impl Disk {
         let places: Vec<(LaneId, Mark)> = self.places.keys().filter(|place| may(place)).copied().collect();
         let place = *places.get(random.below(places.len()))?;
         self.places.remove(&place);
-        self.records.retain(|_, written| written.place != place);
+        for (lsn, written) in self.records.extract_if(.., |_, written| written.place == place) {
+            self.bad.insert(lsn, (place.0, place.1, written.why));
+        }
         Some(place)
+    }
+
+    /// What a restart hears to be lost.
+    pub(crate) fn lost(&self) -> Vec<(Lsn, LaneTip, Why)> {
+        self.bad.iter().map(|(lsn, (lane, mark, why))| (*lsn, LaneTip::at(*lane, *mark), *why)).collect()
     }
 
     /// What a restart finds.

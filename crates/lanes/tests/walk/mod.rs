@@ -262,7 +262,8 @@ impl World {
         let machine = &self.machines[at];
         let me = machine.me;
         let batches = self.found(machine.disk.batches(), &tips);
-        let recovered = Recovered { last_lsn: machine.disk.appended(), tips, batches };
+        let (last_lsn, lost) = (machine.disk.appended(), machine.disk.lost());
+        let recovered = Recovered { last_lsn, tips, batches, lost };
         let mut node = Node::recovered(me, Arc::clone(&self.config), recovered);
         node.trusted = Some(self.bundles.verdict);
         node.now = Nanoseconds(START.0 + self.round * ROUND);
@@ -376,9 +377,10 @@ impl World {
 
     fn carry_out_one(&mut self, at: usize, output: Output) {
         match output {
-            Output::Append { lsn, frame, why } => {
+            Output::Append { lsn, frame, tip, why } => {
                 let view = BatchView::parse(frame.payload()).expect("a batch");
                 let (lane, mark) = (view.head.lane, Mark { upto: view.head.number, chain: view.chain() });
+                assert_eq!(tip, LaneTip::at(lane, mark), "the journal has its name");
                 let before = Mark { upto: mark.upto.previous(), chain: view.head.previous };
                 self.register(lane, mark, before, frame.clone());
                 self.machines[at].disk.append(lsn, lane, mark, frame, why);

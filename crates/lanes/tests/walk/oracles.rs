@@ -104,10 +104,7 @@ impl World {
         let old = self.certain.iter().filter(|(_, since)| self.round - **since > VIEW_ROUNDS);
         for ((lane, mark), _) in old {
             let decided = self.committed(*lane);
-            // Who has lost it, and nothing behind it tells so, does not know that it was acknowledged there. With the liars
-            // silent fewer than f+1 may be left who say so; no header has named it.
-            let is_rotten = self.rotten.contains(&(*lane, *mark));
-            if mark.upto <= decided.upto || !self.extends(*lane, *mark, decided) || is_rotten {
+            if mark.upto <= decided.upto || !self.extends(*lane, *mark, decided) {
                 continue;
             }
             for machine in &self.machines {

@@ -2,6 +2,7 @@
 //! log of all that left.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+use quorate_journal::LostBatch;
 use quorate_replica::mail::Mail;
 use quorate_replica::report::RoleReport;
 use quorate_replica::{
@@ -48,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) journals: BTreeMap<JournalId, (CoreId, Lsn, Lsn)>,
     /// What was appended and not trimmed.
     pub(crate) records: Vec<(JournalId, Lsn, Record)>,
+    /// Batches that went bad.
+    pub(crate) lost: Vec<LostBatch>,
     /// The newest state that is durable.
     pub(crate) checkpoint: Option<Frozen>,
     /// A slow disk makes durable only what it is told to.
@@ -124,6 +127,7 @@ impl Cluster {
                 cores: state.map_or_else(new, cores_of),
                 journals: BTreeMap::new(),
                 records: Vec::new(),
+                lost: Vec::new(),
                 checkpoint: None,
                 slow: false,
                 crashed: false,
@@ -215,7 +219,7 @@ impl Cluster {
 
     fn carry_out(&mut self, me: ReplicaId, core: CoreId, effect: Effect) {
         match effect {
-            Effect::Append { journal, lsn, record } => {
+            Effect::Append { journal, lsn, record, .. } => {
                 self.machines[me.index()].records.push((journal, lsn, record));
                 let journals = &mut self.machines[me.index()].journals;
                 let (owner, appended, _) = journals.entry(journal).or_insert((core, Lsn(0), Lsn(0)));
@@ -425,7 +429,8 @@ impl Cluster {
             *appended = *durable;
         }
         let state = machine.checkpoint.as_ref().map(thawed);
-        Found { state, records: machine.records.clone(), ends: durable, ..Found::default() }
+        let (records, lost) = (machine.records.clone(), machine.lost.clone());
+        Found { state, records, lost, ends: durable, ..Found::default() }
     }
 
     /// A crashed replica comes back from what its disk holds, or from an empty one as a learner.

@@ -15,7 +15,7 @@ use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::message::{
     Checkpoint, Commit, LaneAcks, Message, NewView, PrePrepare, Prepare, Status, Suspect, ViewChange,
 };
-use quorate_wire::{DecodeError, Frame, Kind, ReplyView};
+use quorate_wire::{DecodeError, Frame, Kind, LaneTip, ReplyView};
 use std::sync::Arc;
 
 impl Cluster {
@@ -38,7 +38,9 @@ impl Cluster {
 
     fn carry_one(&mut self, origin: Origin, effect: Effect) -> Result<(), Violation> {
         match effect {
-            Effect::Append { journal, lsn, record } => self.append(origin, journal, lsn, record),
+            Effect::Append { journal, lsn, record, batch } => {
+                self.append(origin, journal, lsn, (record, batch))
+            }
             Effect::Trim { journal, upto } => self.trim(origin, journal, upto),
             Effect::ReadBack { journal, lsn } => {
                 check_owner(origin, journal)?;
@@ -94,7 +96,7 @@ impl Cluster {
         origin: Origin,
         journal: JournalId,
         lsn: Lsn,
-        record: Record,
+        (record, batch): (Record, Option<LaneTip>),
     ) -> Result<(), Violation> {
         let Origin { replica, core } = origin;
         if let Record::Prepared { view, position, votes } = &record {
@@ -120,7 +122,7 @@ impl Cluster {
             let text = format!("{lsn:?} of {journal:?} appended where {due:?} was due");
             return Err(Violation::new("journal", text));
         }
-        log.append(journal, lsn, record);
+        log.append(journal, lsn, record, batch);
         self.trace.note(self.now, Detail::Verbose, &[5, id(replica), u64::from(journal.0), lsn.0], || {
             format!("r{replica} {journal:?} {lsn:?}: {fact:?}")
         });

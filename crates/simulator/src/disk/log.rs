@@ -7,6 +7,7 @@ use quorate_journal::{
     SegmentsMade, Write, WriteId,
 };
 use quorate_types::{JournalId, Lsn};
+use quorate_wire::LaneTip;
 use std::collections::{BTreeMap, VecDeque};
 
 /// The log of one core, and the files that it has planned.
@@ -52,9 +53,9 @@ impl LogDisk {
     }
 
     /// Queues a record.
-    pub fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record) {
+    pub fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record, batch: Option<LaneTip>) {
         self.activity += 1;
-        self.log.append(journal, lsn, record);
+        self.log.append(journal, lsn, record, batch);
     }
 
     /// Nothing up to a position is needed any more.
