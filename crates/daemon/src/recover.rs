@@ -6,7 +6,7 @@ use crate::evidence::{Evidence, FIRST_CORE, Verdict, boot_id};
 use crate::page_folder::{self, FolderError, PageFolder};
 use crate::run::StartError;
 use crate::segment_files::{self, LogRead, Reading};
-use quorate_journal::{Damage, FoundBatch, Scan};
+use quorate_journal::{Damage, FoundBatch, Record, Scan};
 use quorate_replica::{Found, Recovery, ReplicaSetup};
 use quorate_state::{Frozen, Manifest, PageStore, StoreOptions};
 use quorate_types::{ClusterConfig, CoreId};
@@ -89,6 +89,11 @@ pub(crate) fn recover(
             *end = (*end).max(*lsn);
         }
     }
+    let is_batch = |record: &Record| matches!(record, Record::Batch(..));
+    assert!(
+        !found.records.iter().any(|(.., record)| is_batch(record)),
+        "a log that is longer than memory is read without its batches"
+    );
     let mut pages = load_checkpoint(folder, &mut found)?;
     read_batches(&logs, &mut found)?;
     check_beginning(&config.cluster, &found).map_err(refused)?;
@@ -197,7 +202,7 @@ fn tell(directory: &str, scan: &Scan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_journal::{CONSENSUS_JOURNAL, Record};
+    use quorate_journal::CONSENSUS_JOURNAL;
     use quorate_replica::Broken;
     use quorate_types::{Digest, Lsn, Nanoseconds, Seq};
     use quorate_wire::header::genesis;
