@@ -7,10 +7,12 @@
 mod carry;
 mod clients;
 mod closing;
+mod lies;
 mod restart;
 mod storage;
 mod trouble;
 
+use crate::agent::Agent;
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::event::{Event, Life};
@@ -20,7 +22,9 @@ use crate::network::{ConnectionId, Network, Notice, Noticed, Side};
 use crate::oracle::agreement::Agreement;
 use crate::oracle::durability::Durability;
 use crate::oracle::history::Completion;
+use crate::oracle::origins::Origins;
 use crate::oracle::outcomes::Asked;
+use crate::oracle::primaries::Primaries;
 use crate::oracle::replies::Replies;
 use crate::oracle::resources::{Resources, Trouble};
 use crate::oracle::votes::Votes;
@@ -33,6 +37,7 @@ use closing::Phase;
 use quorate_replica::{ClientConnection, Core, Effect, Found, Input, Recovery, ReplicaSetup};
 use quorate_types::{ClusterConfig, CoreId, LinkId, Nanoseconds, ReplicaId};
 use quorate_wire::{header, testing};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Ticks in a row that may leave a deadline that has passed already.
@@ -58,6 +63,10 @@ pub struct Oracles {
     pub agreement: Agreement,
     /// One vote per slot.
     pub votes: Votes,
+    /// What origins have sealed.
+    pub origins: Origins,
+    /// Who is given up.
+    pub primaries: Primaries,
     /// Durable before send.
     pub durability: Durability,
     /// One answer per bundle.
@@ -82,6 +91,7 @@ pub struct Cluster {
     /// The connection of a pair and link, by the lower replica, the higher one and the link.
     peers: Vec<Vec<Vec<ConnectionId>>>,
     hosts: Vec<Host>,
+    agents: BTreeMap<ReplicaId, Agent>,
     clients: Vec<Client>,
     cores_random: Random,
     disk_random: Random,
@@ -106,8 +116,10 @@ impl Cluster {
         let oracles = Oracles {
             ledger: Ledger::default(),
             agreement: Agreement::new(replicas, header::genesis(config.digest())),
-            votes: Votes::new(config.quorums()),
-            durability: Durability::new(replicas),
+            votes: Votes::new(config.quorums(), plan.lying()),
+            origins: Origins::new(plan.lying()),
+            primaries: Primaries::new(&plan),
+            durability: Durability::new(replicas, plan.lying()),
             replies: Replies::default(),
             resources: Resources::new(Trouble::of(&plan)),
             completions: Vec::new(),
@@ -120,6 +132,7 @@ impl Cluster {
             routes: Vec::new(),
             peers: Vec::new(),
             hosts,
+            agents: lies::agents(&plan, &config),
             clients: Vec::new(),
             cores_random: Random::new(plan.seed, Stream::Cores),
             disk_random: Random::new(plan.seed, Stream::Disk),
@@ -209,6 +222,7 @@ impl Cluster {
             Event::Patience { client } => self.on_patience(client)?,
             Event::FaultBegins { fault } => self.on_fault_begins(fault),
             Event::FaultEnds { fault } => self.on_fault_ends(fault)?,
+            Event::Lie { life, leaving } => self.on_lie(life, leaving),
             Event::Heal => self.on_heal(),
             Event::Probe => return self.on_probe(),
         }
@@ -327,6 +341,7 @@ impl Cluster {
             Arrival::Durable(journal, upto) => {
                 let facts = self.oracles.durability.on_durable(replica, journal, upto);
                 let noted = self.note_entries(replica, &facts);
+                let noted = self.excused(replica, noted);
                 noted.map_err(|violation| self.finding(Some(replica), violation))?;
             }
             Arrival::Checkpointed(position, _) => {
@@ -375,6 +390,9 @@ impl Cluster {
 
     /// Asks a core how far it is and what it holds.
     fn audit(&mut self, replica: ReplicaId, core: CoreId) -> Result<(), Finding> {
+        if self.lies(replica) {
+            return Ok(());
+        }
         let audit = self.hosts[replica.index()].cores[core.index()].core.audit();
         let oracles = &mut self.oracles;
         let bounded = oracles.resources.on_audit(audit.pending_bytes, audit.held_effects, audit.kept_items);
@@ -383,6 +401,9 @@ impl Cluster {
             let oracles = &mut self.oracles;
             let news = oracles.agreement.on_committed(&oracles.ledger, replica, committed);
             self.note_progress(replica, "committed", committed, news)?;
+            let oracles = &mut self.oracles;
+            let judged = oracles.origins.on_committed(&oracles.ledger, &oracles.agreement, committed);
+            judged.map_err(|violation| self.finding(Some(replica), violation))?;
         }
         if let Some(executed) = audit.executed {
             let oracles = &mut self.oracles;

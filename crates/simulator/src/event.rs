@@ -1,5 +1,6 @@
 //! What can happen next in a history.
 
+use crate::agent::Leaving;
 use crate::network::NetworkEvent;
 use quorate_journal::WriteId;
 use quorate_types::{CoreId, JournalId, Lsn, ReplicaId};
@@ -110,6 +111,13 @@ pub enum Event {
     FaultEnds {
         /// Its index in the plan.
         fault: usize,
+    },
+    /// A liar sends what it has held back.
+    Lie {
+        /// The liar.
+        life: Life,
+        /// What, and to whom.
+        leaving: Leaving,
     },
     /// The fault phase is over.
     Heal,

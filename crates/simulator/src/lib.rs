@@ -12,9 +12,11 @@
 //! disks or find them damaged. Blocks of which there are copies go bad under any number of them, while they are down or
 //! while they run. Networks lose, double, delay and cut; primaries fail one after the other; disks stall and fill. What would
 //! coincide by rare luck alone is drawn as a scene. Mistakes can be made on purpose, and are found ([`quorate_types::Mistake`]).
-//! Not here: Byzantine replicas, and durability `async`.
+//! Some replicas lie ([`liars`], [`agent`]): about their lanes, about what they hold, as servers and as primaries.
+//! Not here: durability `async`.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod client;
 pub mod cluster;
 pub mod disk;
@@ -22,6 +24,7 @@ pub mod event;
 pub mod faults;
 pub mod host;
 pub mod ledger;
+pub mod liars;
 pub mod model;
 pub mod network;
 pub mod oracle;

@@ -59,10 +59,15 @@ enum Kind {
     Rot,
     /// Disks lose what was durable.
     Damage,
+    /// Replicas lie.
+    Liars,
 }
 
 impl Kind {
     fn of(plan: &Plan) -> Self {
+        if !plan.liars.is_empty() {
+            return Self::Liars;
+        }
         match (plan.has_crashes(), plan.has_damage()) {
             (_, true) => Self::Damage,
             (true, false) if plan.has_rot() => Self::Rot,

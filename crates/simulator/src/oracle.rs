@@ -4,7 +4,9 @@
 pub mod agreement;
 pub mod durability;
 pub mod history;
+pub mod origins;
 pub mod outcomes;
+pub mod primaries;
 pub mod replies;
 pub mod resources;
 pub mod versions;

@@ -4,6 +4,7 @@
 //! headers, batches are full after a few bundles, budgets overflow.
 
 use crate::faults::{self, Fault, FaultKind};
+use crate::liars::{self, Liar};
 use crate::random::{Random, Stream};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
 use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
@@ -85,6 +86,8 @@ pub struct WorkloadPlan {
     pub bundles: u64,
     /// The bundles that each client submits after it.
     pub bundles_after: u64,
+    /// The longest time between an answer and the next bundle then.
+    pub think_after_max: Nanoseconds,
     /// The bundles that a client keeps open.
     pub depth: u64,
     /// The longest time between an answer and the next bundle.
@@ -139,6 +142,8 @@ pub struct Plan {
     pub workload: WorkloadPlan,
     /// The faults, in the order of their beginning.
     pub faults: Vec<Fault>,
+    /// The replicas that lie.
+    pub liars: Vec<Liar>,
     /// When every fault is over.
     pub heal_at: Nanoseconds,
     /// When progress must have been made.
@@ -202,17 +207,26 @@ impl Plan {
             clocks,
             workload,
             faults: Vec::new(),
+            liars: Vec::new(),
             heal_at,
             deadline: heal_at.plus(Nanoseconds::from_millis(30_000).0),
         };
         plan.faults = faults::draw(&plan);
+        shrink_bounds(&mut plan);
+        plan.liars = liars::draw(&mut plan);
+        if !plan.liars.is_empty() {
+            liars::make_room(&mut plan);
+        }
         plan
     }
 
     /// Whether nothing goes wrong in this history: no fault, no loss, no queue that overflows.
     #[must_use]
     pub fn is_calm(&self) -> bool {
-        self.faults.is_empty() && self.network.carriage == Carriage::Stream && !self.has_small_queues()
+        self.faults.is_empty()
+            && self.liars.is_empty()
+            && self.network.carriage == Carriage::Stream
+            && !self.has_small_queues()
     }
 
     /// Whether a replica crashes.
@@ -239,6 +253,37 @@ impl Plan {
         stopped
     }
 
+    /// The replicas that lie.
+    #[must_use]
+    pub fn lying(&self) -> ReplicaSet {
+        let mut lying = ReplicaSet::EMPTY;
+        self.liars.iter().for_each(|liar| {
+            lying.insert(liar.replica);
+        });
+        lying
+    }
+
+    /// The time that a primary needs at most, where nothing is lost: the first of every kind of message is a straggler, and
+    /// so is the first write; what came too early is sent again.
+    #[must_use]
+    pub fn patience(&self) -> Nanoseconds {
+        let network = self.network.delay_max.0 + 64 * 1024 * 1_000_000 / self.network.bytes_per_millisecond;
+        let cores = self.core.wake_max.0 + self.core.mail_max.0;
+        Nanoseconds(50 * (network + cores) + 45 * self.disk.write_max.0 + 6 * self.tuning.retransmit.0)
+    }
+
+    /// The replicas of which nothing is expected at the end: they stand still, or lie.
+    #[must_use]
+    pub fn unreliable(&self) -> ReplicaSet {
+        self.stopped().union(self.lying())
+    }
+
+    /// More bytes than any batch has that an honest replica seals.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        self.tuning.batch_bytes_full + self.workload.bundle_bytes_max() + 1024
+    }
+
     /// Whether queues to peers may overflow.
     #[must_use]
     pub fn has_small_queues(&self) -> bool {
@@ -258,7 +303,8 @@ impl fmt::Display for Plan {
         write!(f, " pipeline={} cut={}", tuning.pipeline_bytes, tuning.cut_batches_max)?;
         write!(f, " batch={} {:?}", tuning.batch_bytes_full, network.carriage)?;
         write!(f, " queue={} disk<={}us", network.queue_bytes_max, self.disk.write_max.0 / 1000)?;
-        write!(f, " faults={} heal={}ms", self.faults.len(), self.heal_at.0 / 1_000_000)
+        write!(f, " faults={} heal={}ms", self.faults.len(), self.heal_at.0 / 1_000_000)?;
+        self.liars.iter().try_for_each(|liar| write!(f, " r{} lies: {:?}", liar.replica, liar.habits))
     }
 }
 
@@ -292,6 +338,24 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         idle: Nanoseconds::from_millis(random.between(100, 800)),
         clock_skew_max: Nanoseconds::from_millis(random.magnitude(1, 500)),
         view_timeout: Nanoseconds::from_millis(random.between(100, 600)),
+    }
+}
+
+/// In some histories bounds are so small that they are met: batches leave memory as soon as they are executed, headers too,
+/// and the disk may be behind by little more than a batch.
+fn shrink_bounds(plan: &mut Plan) {
+    let mut random = Random::new(plan.seed, Stream::Bounds);
+    let batch_bytes_max = plan.batch_bytes_max();
+    let tuning = &mut plan.tuning;
+    if random.percent(50) {
+        tuning.lane_bytes_kept_max =
+            usize::try_from(random.magnitude(1, 8 * 1024)).expect("invariant: small");
+    }
+    if random.percent(30) {
+        tuning.undurable_bytes_max = batch_bytes_max * (1 + random.index(3));
+    }
+    if random.percent(30) {
+        tuning.headers_kept_max = random.magnitude(1, 64);
     }
 }
 
@@ -376,6 +440,7 @@ fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> Wor
         client_keys: u8::try_from(clients).expect("invariant: a few clients"),
         bundles,
         bundles_after: 1 + random.below(2),
+        think_after_max: Nanoseconds::from_millis(5),
         depth,
         think_max: Nanoseconds(2 * heal_at.0 * depth / (bundles + 1)),
         operations_max: random.magnitude(1, 8),

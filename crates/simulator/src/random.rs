@@ -30,6 +30,14 @@ pub enum Stream {
     Sessions = 9,
     /// Which faults coincide on purpose.
     Scenes = 10,
+    /// Who lies, and how.
+    Liars = 11,
+    /// What liars say.
+    Lies = 12,
+    /// Which bounds are small.
+    Bounds = 13,
+    /// What time there is after all faults, where somebody lies.
+    Room = 14,
 }
 
 /// One stream of chance.

@@ -11,11 +11,11 @@ use crate::trace::Detail;
 use quorate_journal::{CONSENSUS_JOURNAL, Record, batch_journal};
 use quorate_replica::mail::Mail;
 use quorate_replica::{ClientConnection, Effect};
-use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
+use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Why};
 use quorate_wire::message::{
     Checkpoint, Commit, LaneAcks, Message, NewView, PrePrepare, Prepare, Status, Suspect, ViewChange,
 };
-use quorate_wire::{DecodeError, Frame, Kind, LaneTip, ReplyView};
+use quorate_wire::{DecodeError, Frame, Kind, LaneTip, ReplyView, batch};
 use std::sync::Arc;
 
 impl Cluster {
@@ -50,13 +50,13 @@ impl Cluster {
             Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
-                self.oracles.resources.on_reject(&reject)?;
+                self.on_reject(origin.replica, &reject, Some(peer))?;
                 let connection = self.peer_connection(origin.replica, peer, link);
                 self.network.disconnect(self.now, connection, &mut self.queue);
                 Ok(())
             }
             Effect::CloseClient { connection, reject } => {
-                self.oracles.resources.on_reject(&reject)?;
+                self.on_reject(origin.replica, &reject, None)?;
                 if let Some(found) = self.client_connection(origin.replica, connection) {
                     self.network.disconnect(self.now, found, &mut self.queue);
                 }
@@ -84,7 +84,7 @@ impl Cluster {
                 self.trace.note(self.now, Detail::Readable, &[4, id(origin.replica)], || {
                     format!("r{} refuses {reject}", origin.replica)
                 });
-                self.oracles.resources.on_reject(&reject)
+                self.on_reject(origin.replica, &reject, None)
             }
             Effect::Executed { .. } | Effect::Stage(_) | Effect::StageEnds { .. } => Ok(()),
             Effect::Halt { reason } => Err(Violation::new("no halt", reason)),
@@ -100,7 +100,8 @@ impl Cluster {
     ) -> Result<(), Violation> {
         let Origin { replica, core } = origin;
         if let Record::Prepared { view, position, votes } = &record {
-            self.oracles.votes.on_certificate(replica, *view, *position, votes)?;
+            let judged = self.oracles.votes.on_certificate(replica, *view, *position, votes);
+            self.excused(replica, judged)?;
         }
         if let Record::EnterView { view, head, .. } = &record {
             self.trace.note(self.now, Detail::Readable, &[16, id(replica), view.0, head.seq.0], || {
@@ -114,7 +115,13 @@ impl Cluster {
         {
             self.oracles.resources.on_batch(frame.bytes().len());
         }
-        self.oracles.durability.on_append(replica, journal, lsn, fact)?;
+        if let (Record::Batch(frame, _), Fact::Batch(chain, Why::OwnLink)) = (&record, fact)
+            && batch::parse_head(frame.payload()).is_ok_and(|head| head.lane.origin == replica)
+        {
+            self.oracles.origins.on_sealed(chain);
+        }
+        let judged = self.oracles.durability.on_append(replica, journal, lsn, fact);
+        self.excused(replica, judged)?;
         check_owner(origin, journal)?;
         let log = &mut self.hosts[replica.index()].disk.logs[core.index()];
         let due = log.due(journal);
@@ -133,7 +140,8 @@ impl Cluster {
         let Origin { replica, core } = origin;
         check_owner(origin, journal)?;
         let oracles = &mut self.oracles;
-        oracles.durability.on_trim(&oracles.ledger, &oracles.agreement, replica, journal, upto)?;
+        let judged = oracles.durability.on_trim(&oracles.ledger, &oracles.agreement, replica, journal, upto);
+        self.excused(replica, judged)?;
         self.trace.note(self.now, Detail::Verbose, &[21, id(replica), u64::from(journal.0), upto.0], || {
             format!("r{replica} {journal:?} needs nothing up to {upto:?}")
         });
@@ -169,8 +177,9 @@ impl Cluster {
             return Err(Violation::new("boundary", text));
         }
         let judged = self.judge(replica, &frame);
-        judged
-            .map_err(|error| Violation::new("boundary", format!("sends a frame that is none: {error}")))??;
+        let judged = judged
+            .map_err(|error| Violation::new("boundary", format!("sends a frame that is none: {error}")))?;
+        self.excused(replica, judged)?;
         self.trace.note(self.now, Detail::Verbose, &[6, id(replica), id(peer)], || {
             format!("r{replica} -> r{peer} {link:?}: {}", describe(&frame))
         });
@@ -178,15 +187,25 @@ impl Cluster {
         if !self.hosts[replica.index()].links.contains(&(peer, link)) {
             return Ok(());
         }
+        if self.lies(replica) {
+            self.lie(replica, peer, link, frame);
+        } else {
+            self.put_on_the_way(replica, peer, link, frame);
+        }
+        Ok(())
+    }
+
+    /// A frame leaves a replica for another one.
+    pub(super) fn put_on_the_way(&mut self, replica: ReplicaId, peer: ReplicaId, link: LinkId, frame: Frame) {
         let connection = self.peer_connection(replica, peer, link);
         let side = if replica < peer { Side::Dialer } else { Side::Listener };
         self.network.send(self.now, connection, side, frame, &mut self.queue);
-        Ok(())
     }
 
     /// What the oracles say of a frame that leaves `replica`.
     fn judge(&mut self, replica: ReplicaId, frame: &Frame) -> Result<Result<(), Violation>, DecodeError> {
-        let primary = |view| self.config.primary(view);
+        let (now, config) = (self.now, Arc::clone(&self.config));
+        let primary = |view| config.primary(view);
         let oracles = &mut self.oracles;
         let payload = frame.payload();
         Ok(match frame.kind() {
@@ -233,7 +252,11 @@ impl Cluster {
                     .on_new_view(replica, primary(message.view), &message)
                     .and_then(|()| oracles.durability.before_new_view(replica, message.view))
             }
-            Kind::Suspect => oracles.votes.on_suspect(replica, Suspect::decode(payload)?.view),
+            Kind::Suspect => {
+                let message = Suspect::decode(payload)?;
+                let judged = oracles.primaries.on_suspect(now, replica, primary(message.view), &message);
+                oracles.votes.on_suspect(replica, message.view).and(self.excused(replica, judged))
+            }
             Kind::LaneAcks => {
                 let message = LaneAcks::decode(payload)?;
                 message.tips.iter().try_for_each(|tip| {
@@ -271,7 +294,8 @@ impl Cluster {
             let reply = ReplyView::parse(frame.payload()).map_err(|error| {
                 Violation::new("boundary", format!("sends a reply that is none: {error}"))
             })?;
-            self.oracles.replies.on_reply(replica, &reply)?;
+            let judged = self.oracles.replies.on_reply(replica, &reply);
+            self.excused(replica, judged)?;
         }
         self.trace.note(self.now, Detail::Verbose, &[7, id(replica), connection.number], || {
             format!("r{replica} -> client connection {}: {}", connection.number, describe(&frame))

@@ -8,7 +8,7 @@ use crate::oracle::{Finding, Violation};
 use crate::trace::Detail;
 use crate::workload::Workload;
 use quorate_client::{Action, NotDone};
-use quorate_types::{BundleNumber, Nanoseconds, Operation, ReplicaId, Seq};
+use quorate_types::{BundleNumber, Operation, ReplicaId, Seq};
 use quorate_wire::Kind;
 
 /// How many of a hundred submissions come with a registration that was sent before.
@@ -23,8 +23,8 @@ impl Cluster {
     }
 
     fn schedule_submission(&mut self, client: usize) {
-        let calm = Nanoseconds::from_millis(5);
-        let longest = if self.phase.is_faulty() { self.plan.workload.think_max } else { calm };
+        let workload = &self.plan.workload;
+        let longest = if self.phase.is_faulty() { workload.think_max } else { workload.think_after_max };
         let at = self.now.plus(self.workload_random.below(longest.0.max(1)));
         self.queue.push(at, Event::Submit { client });
     }

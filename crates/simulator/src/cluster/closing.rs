@@ -85,7 +85,7 @@ impl Cluster {
             }
             Phase::Settling { until, executed } => {
                 let (until, executed) = (*until, *executed);
-                let level = self.oracles.agreement.is_level(self.plan.stopped());
+                let level = self.oracles.agreement.is_level(self.plan.unreliable());
                 if !level || self.oracles.agreement.executed_highest().seq != executed {
                     self.settle();
                 } else if self.now >= until {
@@ -97,7 +97,7 @@ impl Cluster {
                 }
             }
             Phase::Reporting { until, reports } => {
-                let expected = self.hosts.len() - self.plan.stopped().len();
+                let expected = self.hosts.len() - self.plan.unreliable().len();
                 if reports.len() == expected {
                     let reports = reports.clone();
                     self.check_everything(&reports)?;
@@ -127,7 +127,8 @@ impl Cluster {
 
     /// Where nothing is open, nothing is held back.
     fn check_silence(&self) -> Result<(), Finding> {
-        for replica in self.config.replica_ids().filter(|replica| !self.plan.stopped().contains(*replica)) {
+        for replica in self.config.replica_ids().filter(|replica| !self.plan.unreliable().contains(*replica))
+        {
             for core in &self.hosts[replica.index()].cores {
                 let held = core.core.audit().held_effects;
                 if held > 0 {
@@ -163,7 +164,9 @@ impl Cluster {
         self.trace.note(self.now, Detail::Readable, &[14, super::id(replica)], || {
             format!("r{replica} reports {found:?}")
         });
-        if let Phase::Reporting { reports, .. } = &mut self.phase {
+        if let Phase::Reporting { reports, .. } = &mut self.phase
+            && !self.agents.contains_key(&replica)
+        {
             reports.insert(replica, found);
         }
     }

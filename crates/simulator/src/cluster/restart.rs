@@ -101,7 +101,8 @@ impl Cluster {
         }
         self.watch_restart(replica, &found, &executed, checkpoint.map(|(position, _)| position))?;
         if let Some((position, root)) = checkpoint {
-            self.oracles.agreement.on_root(replica, position.seq, root)?;
+            let judged = self.oracles.agreement.on_root(replica, position.seq, root);
+            self.excused(replica, judged)?;
         }
         let setup = replica_setup(&self.plan, &self.config, replica);
         let recovery = Recovery::of(&setup, found);
@@ -147,7 +148,11 @@ impl Cluster {
         let rotten = self.hosts[replica.index()].disk.rotten.clone();
         let ends = found.ends.clone();
         let restart = Restart { facts, ends, checkpoint, broken, damaged, keeps_votes, rotten };
-        let facts = oracles.durability.on_restart(&oracles.ledger, replica, restart)?;
+        let facts = oracles.durability.on_restart(&oracles.ledger, replica, restart);
+        if self.agents.contains_key(&replica) {
+            return Ok(());
+        }
+        let facts = facts?;
         oracles.agreement.on_restart(replica);
         oracles.votes.on_restart(replica);
         self.note_entries(replica, &facts)

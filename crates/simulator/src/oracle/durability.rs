@@ -6,7 +6,7 @@ use super::Violation;
 use super::agreement::Agreement;
 use crate::ledger::Ledger;
 use quorate_journal::{CONSENSUS_JOURNAL, Record};
-use quorate_types::{Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, Seq, View, Why};
+use quorate_types::{Digest, JournalId, LaneId, LaneNumber, Lsn, ReplicaId, ReplicaSet, Seq, View, Why};
 use quorate_wire::message::{Commit, Prepare};
 use quorate_wire::{LaneTip, Position};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,10 +124,12 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Empty disks.
+    /// Empty disks; those of liars need hold nothing.
     #[must_use]
-    pub fn new(replicas: usize) -> Self {
-        Self { disks: (0..replicas).map(|_| Disk::default()).collect() }
+    pub fn new(replicas: usize, lying: ReplicaSet) -> Self {
+        let mut disks: Vec<Disk> = (0..replicas).map(|_| Disk::default()).collect();
+        lying.iter().for_each(|liar| disks[liar.index()].forgotten = true);
+        Self { disks }
     }
 
     /// A record is on its way to the disk.

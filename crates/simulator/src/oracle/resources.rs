@@ -122,10 +122,10 @@ impl Resources {
         Ok(())
     }
 
-    /// A core refused something.
-    pub fn on_reject(&mut self, reject: &Reject) -> Result<(), Violation> {
+    /// A core refused something, perhaps of a liar.
+    pub fn on_reject(&mut self, reject: &Reject, may_lie: bool) -> Result<(), Violation> {
         *self.rejects.entry(reject.label()).or_default() += 1;
-        if !self.trouble.explains(reject) {
+        if !may_lie && !self.trouble.explains(reject) {
             let text = format!("{reject}, which {:?} does not explain", self.trouble);
             return Err(Violation::new("no unexplained refusal", text));
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn refusals_need_an_explanation() {
-        let refuse = |trouble, reject| Resources::new(trouble).on_reject(&reject);
+        let refuse = |trouble, reject| Resources::new(trouble).on_reject(&reject, false);
         refuse(Trouble::Gaps, Reject::BatchGap).unwrap();
         assert!(refuse(Trouble::Calm, Reject::BatchGap).is_err());
         assert!(refuse(Trouble::Calm, Reject::LaneBudget).is_err());

@@ -55,6 +55,8 @@ impl Cast {
 pub struct Votes {
     /// How many make a certificate: any two quorums share an honest replica.
     quorum: usize,
+    /// Who says what it likes.
+    lying: ReplicaSet,
     cast: Vec<Cast>,
     proposed: BTreeMap<(View, Seq), Digest>,
     /// Where each view begins, as the first replica that entered it wrote down.
@@ -65,12 +67,12 @@ pub struct Votes {
 impl Votes {
     /// Nobody has voted yet.
     #[must_use]
-    pub fn new(quorums: Quorums) -> Self {
+    pub fn new(quorums: Quorums, lying: ReplicaSet) -> Self {
         // Reckoned here, and not by those who are judged.
         let quorum = (quorums.replicas + quorums.faults) / 2 + 1;
         let cast = (0..quorums.replicas).map(|_| Cast::default()).collect();
         let (proposed, heads, new_views) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { quorum, cast, proposed, heads, new_views }
+        Self { quorum, lying, cast, proposed, heads, new_views }
     }
 
     /// A replica must never vote again.
@@ -99,6 +101,9 @@ impl Votes {
         primary: ReplicaId,
         message: &NewView,
     ) -> Result<(), Violation> {
+        if self.lying.contains(primary) {
+            return Ok(());
+        }
         let digest = message.digest();
         if replica == primary && !self.new_views.contains_key(&message.view) {
             self.cast[replica.index()].vote("NEW-VIEW")?;
@@ -118,6 +123,9 @@ impl Votes {
         primary: ReplicaId,
         message: &PrePrepare,
     ) -> Result<(), Violation> {
+        if self.lying.contains(primary) {
+            return Ok(());
+        }
         let (view, seq, digest) = (message.view, message.header.seq, message.header.digest());
         if replica == primary && !self.proposed.contains_key(&(view, seq)) {
             self.cast[replica.index()].vote("PRE-PREPARE")?;
@@ -256,7 +264,9 @@ impl Votes {
             let named = offset.and_then(|offset| vote.digests.get(offset));
             let cast =
                 self.cast.get(signer.index()).and_then(|cast| cast.prepared.get(&(view, position.seq)));
-            let really = *signer == replica || cast.is_some_and(|(_, digest)| *digest == position.digest);
+            let really = *signer == replica
+                || self.lying.contains(*signer)
+                || cast.is_some_and(|(_, digest)| *digest == position.digest);
             if vote.view != view || named != Some(&position.digest) || !really {
                 let text =
                     format!("a certificate for {position:?} with a vote that {signer:?} did not cast for it");
@@ -289,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_second_vote_at_one_slot_is_seen_and_sending_again_is_not() {
-        let mut votes = Votes::new(Quorums::of(4));
+        let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
         votes.on_prepare(ReplicaId(1), &prepare(1, &[1, 2])).unwrap();
         votes.on_prepare(ReplicaId(1), &prepare(1, &[1, 2])).unwrap();
         votes.on_prepare(ReplicaId(1), &prepare(3, &[3])).unwrap();
@@ -301,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_vote_in_a_view_that_was_left_is_seen() {
-        let mut votes = Votes::new(Quorums::of(4));
+        let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
         let change = |new_view| ViewChange {
             new_view: View(new_view),
             stable: None,
@@ -322,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_view_begins_once_and_votes_and_certificates_begin_at_its_head() {
-        let mut votes = Votes::new(Quorums::of(4));
+        let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
         votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
         votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
         // Saying so again, to let go of older records, is no second beginning.
@@ -337,7 +347,7 @@ mod tests {
 
     #[test]
     fn two_commits_and_two_checkpoint_votes_are_seen() {
-        let mut votes = Votes::new(Quorums::of(4));
+        let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
         let commit = |byte| Commit { view: View(0), position: position(5, byte) };
         votes.on_commit(ReplicaId(0), &commit(1)).unwrap();
         assert!(votes.on_commit(ReplicaId(0), &commit(2)).is_err());
@@ -347,7 +357,7 @@ mod tests {
 
     #[test]
     fn certificates_need_a_quorum_of_votes_that_were_cast() {
-        let mut votes = Votes::new(Quorums::of(4));
+        let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
         for replica in 0..3 {
             votes.on_prepare(ReplicaId(replica), &prepare(1, &[1])).unwrap();
         }

@@ -37,7 +37,7 @@ impl Scene {
     }
 
     fn held(why: Why) -> Self {
-        let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4));
+        let (mut ledger, mut durability) = (Ledger::default(), Durability::new(4, ReplicaSet::EMPTY));
         let mut chain = Digest::ZERO;
         for number in 1..=2 {
             let fact = Fact::of(&batch_record(number, chain, why), &mut ledger).unwrap();

@@ -1,0 +1,223 @@
+//! What a liar sends in the place of what its core would.
+//!
+//! The core of a liar runs as any other, with its key; what leaves it passes its agent, which keeps frames back, changes
+//! them, sends them later or adds others. So a liar is believable: whatever it lies about, in all else it takes part. Its
+//! core knows nothing of that, and no oracle judges it.
+
+mod acknowledgements;
+mod forks;
+mod primary;
+mod server;
+
+use crate::ledger::Ledger;
+use crate::liars::{Habit, Liar};
+use crate::plan::Plan;
+use crate::random::{Random, Stream};
+use forks::Forks;
+use primary::Named;
+use quorate_types::{ClusterConfig, Digest, LaneId, LinkId, Nanoseconds, ReplicaId, SigningKey};
+use quorate_wire::{Frame, Kind, LaneTip};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Of what a liar has heard of, the newest is lied about.
+const KNOWN_MAX: usize = 48;
+
+/// A frame that leaves a liar.
+#[derive(Clone, Debug)]
+pub struct Leaving {
+    /// After how long.
+    pub after: Nanoseconds,
+    /// To whom.
+    pub to: ReplicaId,
+    /// Over which link.
+    pub link: LinkId,
+    /// What.
+    pub frame: Frame,
+}
+
+/// The agent of one liar.
+#[derive(Debug)]
+pub struct Agent {
+    liar: Liar,
+    key: SigningKey,
+    config: Arc<ClusterConfig>,
+    /// No honest batch is longer.
+    batch_bytes_max: usize,
+    random: Random,
+    /// Tips that were acknowledged or made up.
+    known: VecDeque<LaneTip>,
+    /// What it has made up, with what comes before each.
+    made: BTreeMap<(LaneId, Digest), (LaneTip, Frame)>,
+    forks: Forks,
+    named: Named,
+}
+
+impl Agent {
+    /// The agent of a liar.
+    #[must_use]
+    pub fn new(plan: &Plan, liar: Liar, key: SigningKey, config: Arc<ClusterConfig>) -> Self {
+        let random = Random::new(plan.seed ^ (u64::from(liar.replica.0) << 56), Stream::Lies);
+        let batch_bytes_max = plan.batch_bytes_max();
+        let (known, made) = (VecDeque::new(), BTreeMap::new());
+        let forks = Forks::new(config.members().len());
+        Self { liar, key, config, batch_bytes_max, random, known, made, forks, named: Named::default() }
+    }
+
+    /// What leaves in the place of a frame that its core sends.
+    pub fn pass(
+        &mut self,
+        now: Nanoseconds,
+        ledger: &Ledger,
+        to: ReplicaId,
+        link: LinkId,
+        frame: Frame,
+    ) -> Vec<Leaving> {
+        let keeps_votes = self.liar.has(Habit::KeepsVotes) && now >= self.liar.votes_until;
+        match frame.kind() {
+            Kind::Batch if self.liar.has(Habit::KeepsBatches) => Vec::new(),
+            Kind::Batch => self.show_batch(to, link, frame),
+            Kind::LaneAcks => self.say(to, link, frame),
+            Kind::FetchedBatches | Kind::FetchedHeaders | Kind::FetchedPages => self.serve(to, link, frame),
+            Kind::PrePrepare => vec![at_once(to, link, self.propose(ledger, to, frame))],
+            Kind::Prepare | Kind::Commit | Kind::Checkpoint if keeps_votes => Vec::new(),
+            _ => vec![at_once(to, link, frame)],
+        }
+    }
+
+    fn note_known(&mut self, tip: LaneTip) {
+        if self.known.contains(&tip) {
+            return;
+        }
+        self.known.push_back(tip);
+        if self.known.len() > KNOWN_MAX {
+            self.known.pop_front();
+        }
+    }
+
+    fn note_made(&mut self, tip: LaneTip, before: LaneTip, frame: Frame) {
+        self.made.insert((tip.lane, tip.chain), (before, frame));
+        self.note_known(tip);
+    }
+}
+
+fn at_once(to: ReplicaId, link: LinkId, frame: Frame) -> Leaving {
+    Leaving { after: Nanoseconds(0), to, link, frame }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_types::{BundleNumber, LaneNumber, Operation, View};
+    use quorate_wire::message::{
+        LaneAcks, Message, PrePrepare, decode_fetched_batches, encode_fetched_batches,
+    };
+    use quorate_wire::{BatchView, Header, Statement, bundle, header, testing};
+    use std::collections::BTreeSet;
+
+    const LINK: LinkId = LinkId(0);
+
+    fn agent(habit: Habit) -> Agent {
+        let plan = Plan { replicas: 4, links: 1, ..Plan::of(0) };
+        let liar = Liar { replica: ReplicaId(0), habits: vec![habit], votes_until: Nanoseconds(5) };
+        Agent::new(&plan, liar, testing::replica_key(0), Arc::new(testing::config(4)))
+    }
+
+    fn pass(agent: &mut Agent, to: u8, frame: &Frame) -> Vec<Leaving> {
+        agent.pass(Nanoseconds(9), &Ledger::default(), ReplicaId(to), LINK, frame.clone())
+    }
+
+    /// A chain of batches of the liar's lane, as its core would seal it.
+    fn sealed(count: usize) -> Vec<Frame> {
+        let lane = LaneId { origin: ReplicaId(0), link: LINK };
+        let mut tip = LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO };
+        let config = testing::config(4);
+        let mut batch = |number: u64| {
+            let mut bundle = Vec::new();
+            let (key, operations) = (testing::client_key(), [Operation::Get { key: vec![7] }].to_vec());
+            bundle::write(&mut bundle, &config, &key, testing::SESSION, BundleNumber(number), &operations);
+            let (next, frame) = forks::make_batch(&tip, &[&bundle]);
+            tip = next;
+            frame
+        };
+        (1..).map(&mut batch).take(count).collect()
+    }
+
+    #[test]
+    fn one_who_forks_shows_other_batches_of_one_number_each_behind_what_it_names() {
+        let mut agent = agent(Habit::ForksLane);
+        let mut shown: BTreeSet<(u64, Digest)> = BTreeSet::new();
+        let mut known = BTreeSet::from([Digest::ZERO]);
+        for frame in sealed(20) {
+            for to in 1..4 {
+                for leaving in pass(&mut agent, to, &frame) {
+                    if leaving.frame.kind() == Kind::Batch {
+                        let view = BatchView::parse(leaving.frame.payload()).unwrap();
+                        known.insert(view.chain());
+                        shown.insert((view.head.number.0, view.chain()));
+                    }
+                }
+            }
+        }
+        let numbers: BTreeSet<u64> = shown.iter().map(|(number, _)| *number).collect();
+        assert!(shown.len() > numbers.len(), "{shown:?}");
+        // What it has made can be had of it, by digest.
+        let made: Vec<LaneTip> = agent.known.iter().copied().collect();
+        let made = made.iter().find(|tip| agent.made.contains_key(&(tip.lane, tip.chain))).unwrap();
+        let nothing = encode_fetched_batches(made, std::iter::empty());
+        let answer = pass(&mut agent, 1, &nothing).remove(0).frame;
+        let (asked, payloads) = decode_fetched_batches(answer.payload()).unwrap();
+        assert_eq!((asked, BatchView::parse(payloads[0]).unwrap().chain()), (*made, made.chain));
+    }
+
+    #[test]
+    fn a_lying_primary_says_to_one_peer_again_what_it_has_said_and_goes_on_from_there() {
+        let mut agent = agent(Habit::NamesAnything);
+        let config = testing::config(4);
+        sealed(1).iter().for_each(|frame| drop(pass(&mut agent, 1, frame)));
+        let mut parents = (header::genesis(config.digest()).digest, header::genesis(config.digest()).digest);
+        let (mut differs, mut ledger) = (false, Ledger::default());
+        for seq in 1..20 {
+            let header = Header {
+                epoch: config.epoch(),
+                seq: quorate_types::Seq(seq),
+                parent: parents.0,
+                timestamp: Nanoseconds(seq),
+                cut: Vec::new(),
+            };
+            parents.0 = header.digest();
+            let statement = Statement::pre_prepare(&config, View(0), header.seq, &header.digest());
+            let signature = statement.sign(&testing::replica_key(0));
+            let frame = PrePrepare { view: View(0), header, signature }.encode();
+            let mut say = || {
+                let now = Nanoseconds(0);
+                let said = agent.pass(now, &ledger, ReplicaId(1), LINK, frame.clone()).remove(0).frame;
+                PrePrepare::decode(said.payload()).unwrap()
+            };
+            let said = say();
+            assert_eq!(say(), said);
+            assert_eq!(said.header.parent, parents.1);
+            parents.1 = ledger.note_header(&Arc::new(said.header));
+            differs |= parents.0 != parents.1;
+        }
+        assert!(differs);
+    }
+
+    #[test]
+    fn a_liar_about_acknowledgements_says_more_and_less_and_one_who_keeps_votes_says_none() {
+        let lane = LaneId { origin: ReplicaId(2), link: LINK };
+        let tip = LaneTip { lane, upto: LaneNumber(3), chain: Digest([7; 32]) };
+        let frame = LaneAcks { full: false, tips: vec![tip] }.encode();
+        let mut liar = agent(Habit::DistortsAcknowledgements);
+        let said: BTreeSet<Option<usize>> = (0..40)
+            .map(|_| pass(&mut liar, 1, &frame).pop())
+            .map(|said| said.map(|said| LaneAcks::decode(said.frame.payload()).unwrap().tips.len()))
+            .collect();
+        assert!(said.is_superset(&BTreeSet::from([None, Some(0), Some(1), Some(2)])), "{said:?}");
+        let commit = quorate_wire::message::Commit { view: View(0), position: Default::default() }.encode();
+        let mut mute = agent(Habit::KeepsVotes);
+        assert!(pass(&mut mute, 1, &commit).is_empty());
+        assert_eq!(pass(&mut mute, 1, &frame).len(), 1);
+        assert_eq!(mute.pass(Nanoseconds(1), &Ledger::default(), ReplicaId(1), LINK, commit).len(), 1);
+    }
+}
