@@ -270,7 +270,9 @@ impl Consensus {
                     return Verdict::Refuse(Reject::Cut);
                 }
                 Some(Advance::Takes(_, _, support))
-                    if tip.lane.origin != primary && support < Some(Support::Weak) =>
+                    if tip.lane.origin != primary
+                        && support < Some(Support::Weak)
+                        && !is_made(Mistake::AcceptsUnacknowledged) =>
                 {
                     return Verdict::Wait(*tip);
                 }

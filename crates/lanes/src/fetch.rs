@@ -8,7 +8,8 @@
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject, Share};
 use crate::strays::Strays;
-use quorate_types::{LaneId, LinkId, Mark, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
+use quorate_types::mistakes::is_made;
+use quorate_types::{LaneId, LinkId, Mark, Mistake, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches};
 use quorate_wire::{FrameRef, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
@@ -188,6 +189,7 @@ impl Lanes {
     ) {
         let (lane, mark) = (tip.lane, tip.mark());
         // Whatever comes in one cut, and the batch that makes it too much.
+        let weak = self.config().quorums().weak;
         let tuning = self.tuning();
         let cut_bytes_max = usize::try_from(tuning.cut_bytes_max).unwrap_or(usize::MAX);
         let bytes_max = cut_bytes_max.saturating_add(quorate_types::limits::BATCH_BYTES_MAX);
@@ -195,6 +197,9 @@ impl Lanes {
         share.proposer = Some(primary);
         if share.lane.held.contains(mark) || mark.upto <= share.lane.executed() {
             return self.ask_for_acknowledgements(lane, &[mark], out);
+        }
+        if share.lane.holders(mark).len() < weak && is_made(Mistake::FetchesAcknowledgedOnly) {
+            return;
         }
         let walk = share.walks.walks.get(&Purpose::Proposed);
         if walk.is_none_or(|walk| walk.target != mark) {

@@ -14,7 +14,7 @@ type Row = (Mistake, u64, u64, &'static str);
 
 const TABLE: &[Row] = &[
     // Votes and certificates.
-    (Mistake::AcceptsBelowStable, 3, 3, "nothing is accepted at or below stable"),
+    (Mistake::AcceptsBelowStable, 6, 3, "nothing is accepted at or below stable"),
     (Mistake::DropsCertificateBelowStable, 0, 3, "trimming"),
     (Mistake::CommitsBeforeDurable, 0, 1, "durable before send"),
     (Mistake::CommitsInOldView, 4, 3, "no vote in a lower view"),
@@ -26,21 +26,24 @@ const TABLE: &[Row] = &[
     // View changes.
     (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
     (Mistake::EntersViewTwice, 0, 3, "no panic"),
-    (Mistake::SelectsAnyCertificate, 133, 3, "agreement"),
+    (Mistake::SelectsAnyCertificate, 27, 2, "agreement"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
-    (Mistake::ComparesSlotsAlone, 106, 3, "certificates"),
+    (Mistake::ComparesSlotsAlone, 0, 3, "certificates"),
     (Mistake::ForgetsCertificate, 0, 3, "certificates"),
     (Mistake::ForgetsEnterView, 1, 1, "equivocation"),
     (Mistake::ForgetsPromise, 0, 3, "trimming"),
     (Mistake::ForgetsViewState, 4, 3, "no vote in a lower view"),
-    (Mistake::ForgetsVotes, 0, 3, "trimming"),
+    (Mistake::ForgetsVotes, 4, 1, "progress"),
     (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
     // Disks.
     (Mistake::TearsWithBatch, 4, 3, "what was durable is there after a restart"),
-    (Mistake::TidiesUnreadable, 0, 3, "unreadable is not unneeded"),
+    (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
-    (Mistake::JudgesByView, 0, 3, "progress"),
+    (Mistake::JudgesByView, 1, 1, "at most once"),
+    // Lanes.
+    (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
+    (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
 ];
 
 /// The histories run on so many threads.

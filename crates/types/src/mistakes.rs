@@ -75,6 +75,11 @@ mistakes! {
     // Execution.
     /// Whether a bundle counts depends on the view in which it is executed.
     JudgesByView = "judges-by-view",
+    // Lanes.
+    /// A cut is accepted whoever has acknowledged what it names.
+    AcceptsUnacknowledged = "accepts-unacknowledged",
+    /// What a primary proposes is fetched only when f+1 others have acknowledged it.
+    FetchesAcknowledgedOnly = "fetches-acknowledged-only",
 }
 
 #[cfg(feature = "mistakes")]
