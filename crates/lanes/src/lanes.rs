@@ -1,6 +1,7 @@
 //! The lanes of one link role together.
 
 use crate::batch::Batch;
+use crate::checks::Checks;
 use crate::fetch::{Key, Lost, Walks, scheduler};
 use crate::held::Node;
 use crate::lane::Lane;
@@ -18,9 +19,6 @@ use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
-
-/// The bundles whose signatures one tick has checked; a recovered lane has many.
-const CLAIMED_BUNDLES_MAX: usize = 4 * 1024;
 
 /// Who gets a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,10 +189,7 @@ pub struct Lanes {
     /// Answers that are read back from the journal.
     pub(crate) readings: Vec<Reading>,
     pub(crate) records: Records,
-    /// Batches, the signatures in which are still to be checked: those of this tick, and what was recovered.
-    pub(crate) unchecked: VecDeque<LaneTip>,
-    /// The verdicts on so many of them are under way.
-    claimed: usize,
+    pub(crate) checks: Checks,
     pub(crate) throttles: Throttles,
     /// Set for a learner: it has nothing to send in lanes of its own.
     pub(crate) is_mute: bool,
@@ -210,7 +205,7 @@ impl Lanes {
     pub fn new(config: Arc<ClusterConfig>, me: ReplicaId, links: &[LinkId], journal: JournalId) -> Self {
         let lanes = config.lanes().filter(|lane| links.contains(&lane.link));
         let share = |lane| (lane, Share::new(Lane::new(lane, me, &config, journal, Mark::default())));
-        let shares = lanes.map(share).collect();
+        let shares: BTreeMap<LaneId, Share> = lanes.map(share).collect();
         let links: BTreeMap<LinkId, Link> = links.iter().map(|id| (*id, Link::new())).collect();
 
         Self {
@@ -221,11 +216,10 @@ impl Lanes {
             last_lsn: Lsn(0),
             link_ids: links.keys().copied().collect(),
             links,
+            checks: Checks::new(shares.keys().copied()),
             shares,
             readings: Vec::new(),
             records: Records::default(),
-            unchecked: VecDeque::new(),
-            claimed: 0,
             throttles: Throttles::default(),
             is_mute: false,
             is_behind: false,
@@ -334,7 +328,7 @@ impl Lanes {
     /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
     /// the tick, after all that was appended before.
     pub(crate) fn append_unchecked(&mut self, batch: Arc<Batch>, why: Why, out: &mut Vec<Output>) {
-        self.unchecked.push_back(batch.tip());
+        self.checks.push(batch.tip(), why);
         self.append(batch, why, out);
     }
 
@@ -354,7 +348,11 @@ impl Lanes {
         let connected = share.lane.connect(tip.mark());
         if !connected.is_empty() {
             share.walks.lost = Lost::default();
-            self.unchecked.extend(connected.into_iter().map(|mark| LaneTip::at(tip.lane, mark)));
+            for mark in connected {
+                let why = share.lane.held.get(mark).map_or(Why::Named, |node| node.why);
+                self.checks.push(LaneTip::at(tip.lane, mark), why);
+            }
+            self.sort_checks(tip.lane);
         }
     }
 
@@ -363,12 +361,20 @@ impl Lanes {
         let Some(share) = self.shares.get(&lane) else { return };
         for named in share.lane.held.named_up_to(mark) {
             let Some(batch) = self.shares.get(&lane).and_then(|share| share.lane.find(named)).cloned() else {
-                return;
+                break;
             };
             let lsn = self.write(&batch, why, out);
             let share = self.shares.get_mut(&lane).expect("invariant: just found");
             share.lane.raise(named, why, lsn);
         }
+        self.sort_checks(lane);
+    }
+
+    /// What is held for a better reason than before is checked before what is merely named.
+    fn sort_checks(&mut self, lane: LaneId) {
+        let Some(share) = self.shares.get(&lane) else { return };
+        let held = &share.lane.held;
+        self.checks.sort(lane, |mark| held.get(mark).is_some_and(|node| node.why != Why::Named));
     }
 
     /// Appends a batch to the journal.
@@ -386,24 +392,12 @@ impl Lanes {
     pub fn claim(&mut self, claims: &mut Claims<'_>) {
         self.finish_adoptions();
         let shares = &self.shares;
-        // What came twice is held once; what was replaced and dropped in the meantime is of no more interest.
-        let mut seen = BTreeSet::new();
-        let (mut claimed, mut bundles) = (0, 0);
-        self.unchecked.retain(|tip| {
-            if !seen.insert((tip.lane, tip.upto, tip.chain)) {
-                return false;
-            }
-            if bundles >= CLAIMED_BUNDLES_MAX {
-                return true;
-            }
-            let batch = shares.get(&tip.lane).and_then(|share| share.lane.find(tip.mark()));
-            let Some(batch) = batch else { return false };
+        self.checks.claim(|tip| {
+            // What was replaced and dropped in the meantime is of no more interest.
+            let batch = shares.get(&tip.lane)?.lane.find(tip.mark())?;
             batch.claim(claims);
-            bundles += batch.bundles().len();
-            claimed += 1;
-            true
+            Some(batch.bundles().len())
         });
-        self.claimed = claimed;
         for (link, state) in &self.links {
             if self.may_seal(*link) {
                 state.own.claim(claims);
@@ -414,26 +408,24 @@ impl Lanes {
     /// Takes the verdicts that [`Lanes::claim`] has asked for: batches are held with them, and what is forged is not
     /// sealed.
     pub fn settle(&mut self, verdicts: &mut Verdicts, out: &mut Vec<Output>) {
-        let claimed = std::mem::take(&mut self.claimed);
-        for tip in self.unchecked.drain(..claimed) {
+        while let Some(tip) = self.checks.next_claimed() {
             let share = self.shares.get_mut(&tip.lane);
             let node = share.and_then(|share| share.lane.held.get_mut(tip.mark()));
             let node = node.expect("invariant: nothing has happened since the claims were gathered");
-            // Whoever names a batch, or has acknowledged it, is not its origin.
-            let is_from_origin = node.why == Why::OwnLink;
             let batch = &mut node.batch;
             Arc::get_mut(batch)
                 .expect("invariant: nobody has the batch before its verdicts")
                 .settle(verdicts);
-            if is_from_origin {
-                let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
-                self.throttles.checked(tip.lane, batch.bundles().len(), forged);
+            let bundles = batch.bundles().len();
+            let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
+            self.checks.checked(tip.lane, node.why, bundles, forged);
+            // Whoever names a batch, or has acknowledged it, is not its origin.
+            if node.why == Why::OwnLink {
+                self.throttles.checked(tip.lane, bundles, forged);
             }
             out.push(Output::Held(Arc::clone(batch)));
         }
-        if self.unchecked.is_empty() {
-            self.throttles.nothing_waits();
-        }
+        self.throttles.forget_dropped(|lane| self.checks.has(lane));
         for at in 0..self.link_ids.len() {
             let link = self.link_ids[at];
             if !self.may_seal(link) {
@@ -480,6 +472,7 @@ impl Lanes {
         for tip in tips {
             let Some(share) = self.shares.get_mut(&tip.lane) else { continue };
             if share.lane.unname(tip.mark()) {
+                self.checks.forget(*tip);
                 out.push(Output::LetGo(*tip));
             }
         }
@@ -549,7 +542,7 @@ impl Lanes {
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
         let unanswered = self.links.values().any(|link| !link.questions.is_empty());
-        if unanswered || !self.unchecked.is_empty() {
+        if unanswered || !self.checks.is_empty() {
             return Nanoseconds(0);
         }
         self.fetches.deadline().map_or(self.timer, |deadline| deadline.min(self.timer))
@@ -582,9 +575,8 @@ impl Lanes {
     fn seal(&mut self, link: LinkId, out: &mut Vec<Output>) {
         let lane = self.own_lane(link);
         let full = self.tuning().batch_bytes_full;
-        // Execution takes no batch before those that it follows, which may still be checked.
-        let is_checked = !self.unchecked.iter().any(|tip| tip.lane == lane);
-        while is_checked && self.may_seal(link) {
+        // Execution takes no batch before those that it follows, which may still be checked. None of those is merely named.
+        while !self.checks.has_vouched_for(lane) && self.may_seal(link) {
             let (Some(share), Some(state)) = (self.shares.get(&lane), self.links.get_mut(&link)) else {
                 return;
             };

@@ -10,6 +10,7 @@
 
 mod acknowledged;
 mod batch;
+mod checks;
 mod eligible;
 mod fetch;
 mod frontiers;

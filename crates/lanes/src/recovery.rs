@@ -6,7 +6,7 @@ use crate::lane::{Found, Lane};
 use crate::lanes::{Lanes, Output};
 use quorate_types::{ClusterConfig, JournalId, LaneId, LinkId, Lsn, Mark, ReplicaId, ReplicaSet, Why};
 use quorate_wire::{Frame, Kind, LaneTip};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a replica has of its lanes after a restart.
@@ -69,8 +69,10 @@ impl Lanes {
             share.lane.recover(of_lane.remove(id).unwrap_or_default(), lost);
             share.lane.tell_again();
             records.extend(share.lane.positions());
-            let unexecuted = share.lane.held.unexecuted();
-            lanes.unchecked.extend(unexecuted.into_iter().map(|mark| LaneTip::at(*id, mark)));
+            for mark in share.lane.held.unexecuted() {
+                let why = share.lane.held.get(mark).map_or(Why::Named, |node| node.why);
+                lanes.checks.push(LaneTip::at(*id, mark), why);
+            }
         }
         records.extend(recovered.lost.iter().map(|(lsn, tip, _)| (*lsn, *tip)));
         records.sort_by_key(|(lsn, _)| *lsn);
@@ -88,9 +90,8 @@ impl Lanes {
         for (id, share) in &mut self.shares {
             share.lane.tell_again();
             // Those that are still to be checked come with their verdicts.
-            let of_lane = self.unchecked.iter().filter(|tip| tip.lane == *id);
-            let unchecked: BTreeSet<Mark> = of_lane.map(LaneTip::mark).collect();
-            let checked = share.lane.held.unexecuted().into_iter().filter(|mark| !unchecked.contains(mark));
+            let is_checked = |mark: &Mark| !self.checks.contains(LaneTip::at(*id, *mark));
+            let checked = share.lane.held.unexecuted().into_iter().filter(is_checked);
             let batches = checked.filter_map(|mark| share.lane.find(mark)).cloned();
             out.extend(batches.map(Output::Held));
         }

@@ -62,10 +62,13 @@ impl Throttles {
         }
     }
 
-    /// Nothing waits to be checked any more: what was dropped before it was is not waited for.
-    pub(crate) fn nothing_waits(&mut self) {
+    /// Of lanes of which nothing waits to be checked any more: what was dropped before it was is not waited for.
+    pub(crate) fn forget_dropped(&mut self, is_waiting: impl Fn(LaneId) -> bool) {
         let now = self.now;
-        self.lanes.retain(|_, throttle| {
+        self.lanes.retain(|lane, throttle| {
+            if is_waiting(*lane) {
+                return true;
+            }
             throttle.unchecked = 0;
             throttle.closed_until > now
         });
@@ -90,7 +93,7 @@ mod tests {
         throttles.checked(LANE, 10, 1);
         assert_eq!(throttles.admit(LANE), Err(Reject::Throttled));
         assert_eq!(throttles.admit(OTHER), Ok(()));
-        throttles.nothing_waits();
+        throttles.forget_dropped(|_| false);
         throttles.note_time(Nanoseconds(99 + 3 * FORGED_TIME.0));
         assert_eq!(throttles.admit(LANE), Err(Reject::Throttled));
         throttles.note_time(Nanoseconds(100 + 3 * FORGED_TIME.0));
@@ -111,8 +114,11 @@ mod tests {
         throttles.checked(LANE, 200, 0);
         assert_eq!(throttles.admit(LANE), Ok(()));
         throttles.took(LANE, UNCHECKED_BUNDLES_MAX);
-        throttles.nothing_waits();
+        throttles.took(OTHER, UNCHECKED_BUNDLES_MAX);
+        throttles.forget_dropped(|lane| lane == OTHER);
         assert_eq!(throttles.admit(LANE), Ok(()));
+        assert_eq!(throttles.admit(OTHER), Err(Reject::Budget), "which still waits");
+        throttles.forget_dropped(|_| false);
         assert!(throttles.lanes.is_empty(), "nothing is remembered of a lane that is in order");
     }
 }

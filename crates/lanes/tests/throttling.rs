@@ -77,3 +77,88 @@ fn a_burst_brings_a_bounded_number_of_signatures_to_check() {
     }
     assert_eq!(node.batch(liars.frame(10)), Ok(()), "it goes on when they are checked");
 }
+
+/// Has a chain fetched that a primary which lies has named. All of it is here at once, and none is checked.
+fn name(node: &mut Node, chain: &Chain) {
+    node.want_proposed(chain.tip(), R1);
+    let mut lowest = usize::MAX;
+    while lowest > 1 {
+        let (server, question) = node.take().question();
+        let highest = index(question.upto);
+        lowest = highest.saturating_sub(29).max(1);
+        node.fetched(server, &chain.answer(highest, lowest)).expect("what was asked for");
+    }
+}
+
+fn forged_in(held: &[(LaneId, LaneNumber, usize)]) -> usize {
+    held.iter().map(|(_, _, forged)| forged).sum()
+}
+
+/// Headers must be had with all that they name: a primary that lies has as much checked as it likes. That has a budget of its
+/// own, or all others would wait for it.
+#[test]
+fn an_honest_lane_does_not_wait_behind_what_a_liar_has_named() {
+    let mut node = Node::new(R0);
+    let liars = chain(&node.config, R1, 100, 100, 100);
+    let honest = chain(&node.config, R2, 10, 0, 3);
+    name(&mut node, &liars);
+    node.receive(&honest, 1..=1);
+    let mut numbers = Vec::new();
+    for number in 1..=3 {
+        let mut held = held(&mut node);
+        let of_honest = held.extract_if(.., |(lane, ..)| *lane == honest.lane);
+        assert_eq!(of_honest.count(), 1, "tick {number}: {} others", held.len());
+        let forged = forged_in(&held);
+        assert_eq!(forged, if number == 1 { 4200 } else { 200 }, "tick {number}");
+        numbers.extend(held.iter().map(|(_, number, _)| number.0));
+        if number < 3 {
+            node.receive(&honest, number + 1..=number + 1);
+        }
+    }
+    while node.lanes.deadline() < node.now {
+        node.tick();
+        numbers.extend(held(&mut node).iter().map(|(_, number, _)| number.0));
+    }
+    assert!(numbers.into_iter().eq(1..=100), "all are checked, each after its parent");
+}
+
+/// Anybody can make up batches of any lane. Whoever does takes nothing from its origin.
+#[test]
+fn what_a_liar_has_made_up_of_an_honest_lane_comes_after_what_its_origin_sends() {
+    let mut node = Node::new(R0);
+    let made_up = chain(&node.config, R2, 100, 100, 100);
+    let honest = chain(&node.config, R2, 10, 0, 40);
+    name(&mut node, &made_up);
+    assert!(forged_in(&held(&mut node)) > 0);
+    node.receive(&honest, 1..=40);
+    let mut held = held(&mut node);
+    let of_honest: Vec<u64> =
+        held.extract_if(.., |(.., forged)| *forged == 0).map(|(_, number, _)| number.0).collect();
+    assert!(of_honest.into_iter().eq(1..=40));
+    assert_eq!(forged_in(&held), 200, "one turn, when nothing better waits of the lane");
+}
+
+/// Nor does an origin wait with its next batch until all is checked that others have made up of its lane.
+#[test]
+fn an_origin_seals_beside_what_a_liar_has_made_up_of_its_lane() {
+    let mut node = Node::new(R0);
+    let made_up = chain(&node.config, R0, 100, 100, 100);
+    name(&mut node, &made_up);
+    assert!(node.admit(16));
+    node.tick();
+    assert_eq!(node.take().broadcasts(), [(1, 1)]);
+}
+
+/// What the origin sends was held for its name: it is checked with what the origin sends, each batch after its parent.
+#[test]
+fn what_is_vouched_for_leaves_the_queue_of_what_is_named() {
+    let mut node = Node::new(R0);
+    let forged = chain(&node.config, R2, 10, 10, 1);
+    let named = chain(&node.config, R2, 100, 0, 60);
+    name(&mut node, &forged);
+    assert_eq!(forged_in(&held(&mut node)), 10);
+    name(&mut node, &named);
+    node.receive(&named, 40..=40);
+    let numbers: Vec<u64> = held(&mut node).iter().map(|(_, number, _)| number.0).collect();
+    assert!(numbers.into_iter().eq(1..=42), "and a turn of the others");
+}
