@@ -281,6 +281,31 @@ fn after_an_installation_lanes_go_on_from_the_installed_tips() {
     assert_eq!(node.take().held_numbers(), [9]);
 }
 
+/// What headers name above an installed state is asked for once, and is wanted until it is here.
+#[test]
+fn what_is_wanted_above_an_installed_tip_is_fetched_on() {
+    let mut node = Node::new(R0);
+    let (walked, queued) = (Chain::new(&node.config, R1, 9, 1), Chain::new(&node.config, R2, 9, 2));
+    node.receive(&walked, 1..=3);
+    node.receive(&queued, 1..=3);
+    node.want(walked.tips[7]);
+    let (server, question) = node.take().question();
+    assert_eq!(question.chain, walked.tips[7].chain);
+    node.want(queued.tips[4]);
+    node.want(queued.tips[9]);
+    let (_, question) = node.take().question();
+    assert_eq!(question.chain, queued.tips[4].chain, "one after the other");
+
+    node.lanes.install(&[walked.tips[5], queued.tips[5]], &mut node.out);
+    node.fetched(server, &walked.answer(7, 4)).unwrap();
+    assert_eq!(node.take().held_numbers(), [6, 7], "an answer that was under way is one");
+    node.wait(2);
+    let (server, question) = node.take().question();
+    assert_eq!(question.chain, queued.tips[9].chain, "and what waited for its turn has it");
+    node.fetched(server, &queued.answer(9, 6)).unwrap();
+    assert_eq!(node.take().held_numbers(), [6, 7, 8, 9]);
+}
+
 #[test]
 fn what_contradicts_an_installed_state_is_dropped() {
     let mut node = Node::new(R0);
