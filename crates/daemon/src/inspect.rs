@@ -69,11 +69,8 @@ struct CheckpointFound {
 #[derive(Clone, Copy, Debug)]
 enum Beginning {
     Whole(Seq),
-    /// Its pages cannot all be read; the slot of a later own state that can, if there is one.
-    Broken {
-        seq: Seq,
-        ahead: Option<Seq>,
-    },
+    /// Its pages cannot all be read.
+    Broken(Seq),
     Nothing,
 }
 
@@ -164,10 +161,7 @@ fn begin(
     };
     let beginning = match (&restored.whole, &restored.broken) {
         (Some((manifest, _)), _) => Beginning::Whole(manifest.head.seq),
-        (None, Some(manifest)) => {
-            let ahead = restored.ahead.as_ref().map(|(manifest, _)| manifest.head.seq);
-            Beginning::Broken { seq: manifest.head.seq, ahead }
-        }
+        (None, Some(manifest)) => Beginning::Broken(manifest.head.seq),
         (None, None) => Beginning::Nothing,
     };
     found.take(restored);
@@ -334,16 +328,10 @@ impl Inspection {
                 "It begins with the state after seq {seq}, and takes that after seq {stable} from other replicas if they \
                  do not keep what is between."
             ),
-            Some(Ok(Beginning::Broken { seq, ahead })) => {
-                let or = ahead.map(|ahead| {
-                    format!(", or its log is known to be committed up to its own state after seq {ahead}")
-                });
-                format!(
-                    "It stands after seq {seq}, serves the pages that are intact, and executes nothing before it has the \
-                     others from other replicas{}.",
-                    or.unwrap_or_default()
-                )
-            }
+            Some(Ok(Beginning::Broken(seq))) => format!(
+                "It stands after seq {seq}, serves the pages that are intact, and executes nothing before it has the \
+                 others from other replicas."
+            ),
             Some(Err(error)) => format!("But it does not start before this can be read: {error}."),
             _ if stable == 0 => "It begins with the empty state.".to_owned(),
             _ => format!(

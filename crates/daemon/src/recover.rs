@@ -164,10 +164,9 @@ fn load_checkpoint(folder: &mut PageFolder, found: &mut Found) -> Result<page_fo
         warn!(
             seq = broken.position.seq.0,
             intact_pages = salvaged.unwrap_or_default(),
-            later_own_seq = found.ahead.as_ref().map(|(position, _)| position.seq.0),
             elapsed_ms,
             "the newest certified checkpoint has bad pages: those that are intact are served, the others are fetched, and \
-             nothing is executed before, unless the log is known to be committed up to a later own state"
+             nothing is executed before"
         );
     }
     Ok(pages)

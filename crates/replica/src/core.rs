@@ -187,7 +187,6 @@ impl Core {
             let beginning = Beginning {
                 state: recovery.state.take(),
                 broken: recovery.broken.take(),
-                ahead: recovery.ahead.take(),
                 tips: std::mem::take(&mut recovery.tips),
                 salvage: recovery.salvage.take(),
                 part: recovery.part.take(),

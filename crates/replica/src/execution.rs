@@ -95,10 +95,6 @@ pub(crate) struct ExecutionRole {
     trimmed: Seq,
     /// Whether the own state is lost, or cannot be read: nothing is executed before one is taken over.
     lacks_state: bool,
-    /// The state that this replica itself had after a later slot, while it lacks the one to execute from. Nobody may have a
-    /// certificate of it, so it counts only once the log up to there is known to be committed: then it is what executing
-    /// that gives.
-    ahead: Option<(Position, Frozen)>,
     /// The state that the cluster began with, if that is not the empty one: its configuration proves it as a certificate
     /// does, though nobody has signed it and nobody is shown it.
     first: Option<Arc<CheckpointCertificate>>,
@@ -116,8 +112,6 @@ pub(crate) struct Beginning {
     pub(crate) state: Option<State>,
     /// The slot after which there is a state that cannot be read, and the timestamp of its header.
     pub(crate) broken: Option<(Position, Nanoseconds)>,
-    /// The own state after a later slot, if that one's cannot be read.
-    pub(crate) ahead: Option<(Position, Frozen)>,
     /// Where the lanes stand.
     pub(crate) tips: Vec<LaneTip>,
     /// What is intact of states that cannot be read.
@@ -156,7 +150,7 @@ impl ExecutionRole {
     /// lead beyond it. Where it cannot be read, the role stands where it does, serves what is intact, and takes it over
     /// from others.
     pub(crate) fn recover(config: Arc<ClusterConfig>, me: ReplicaId, beginning: Beginning) -> Self {
-        let Beginning { state, broken, ahead, tips, salvage, part, stable, learner } = beginning;
+        let Beginning { state, broken, tips, salvage, part, stable, learner } = beginning;
         let lacks_state = state.is_none() && (broken.is_some() || config.genesis_root().is_some());
         let first = config.genesis_root().map(|root| first_state(&config, root));
         let mut role = match (state, broken) {
@@ -177,8 +171,7 @@ impl ExecutionRole {
         }
         role.library.hold(salvage.clone());
         let transfer = Transfer::resuming(part, salvage);
-        let ahead = ahead.filter(|_| lacks_state);
-        Self { lacks_state, ahead, first, learner, following_told: learner, transfer, ..role }
+        Self { lacks_state, first, learner, following_told: learner, transfer, ..role }
     }
 
     /// This is the present state, it is durable, and nothing older is of use.
@@ -216,7 +209,6 @@ impl ExecutionRole {
             stable: None,
             trimmed: Seq(0),
             lacks_state: false,
-            ahead: None,
             first: None,
             learner: false,
             following_told: false,
@@ -249,15 +241,8 @@ impl ExecutionRole {
     }
 
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
-        self.go_on_from(position, frozen);
-        let tips = self.add_durable(position, root, frozen.clone());
-        Installed { position, timestamp: self.timestamp, tips }
-    }
-
-    /// Another state takes the place of the own one.
-    fn go_on_from(&mut self, position: Position, frozen: &Frozen) {
         self.state = State::from_frozen(frozen, self.config.tuning().sessions);
-        (self.lacks_state, self.ahead) = (false, None);
+        self.lacks_state = false;
         let config = Arc::clone(&self.config);
         let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
         self.tips = config.lanes().filter_map(tip).collect();
@@ -269,27 +254,8 @@ impl ExecutionRole {
         for (_, batch) in std::mem::take(&mut self.pool) {
             self.on_held(batch);
         }
-    }
-
-    /// The own state after a later slot, if what is committed leads there.
-    fn reached_ahead(&self) -> Option<&(Position, Frozen)> {
-        let is_there = |position: Position| self.queue.iter().any(|committed| committed.position == position);
-        self.ahead.as_ref().filter(|(position, _)| self.lacks_state && is_there(*position))
-    }
-
-    /// Goes on from the own state after a later slot as if all up to there had been executed now. It is given out like any
-    /// state after which a checkpoint is due, as it was before: this replica's vote may be wanted.
-    fn pass_to_ahead(&mut self, turn: &mut Turn) {
-        let Some((position, frozen)) = self.reached_ahead().cloned() else { return };
-        self.go_on_from(position, &frozen);
-        turn.progress = true;
-        self.give_out(position, frozen, turn);
-    }
-
-    fn give_out(&mut self, position: Position, state: Frozen, turn: &mut Turn) {
-        let (tips, durable) = (self.lane_tips().into(), false);
-        self.checkpoints.push_back(Checkpoint { position, tips, state: state.clone(), durable });
-        turn.checkpoints.push((position, self.timestamp, state));
+        let tips = self.add_durable(position, root, frozen.clone());
+        Installed { position, timestamp: self.timestamp, tips }
     }
 
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
@@ -490,7 +456,6 @@ impl ExecutionRole {
     /// Whether the next committed header can be executed now.
     pub(crate) fn is_ready(&self) -> bool {
         self.progress.is_some()
-            || self.reached_ahead().is_some()
             || self.queue.front().is_some_and(|committed| self.batches(&committed.header).is_some())
     }
 
@@ -518,7 +483,6 @@ impl ExecutionRole {
     /// Executes what is ready, up to a bounded amount.
     pub(crate) fn run(&mut self, effects: &mut Vec<Effect>) -> Turn {
         let mut turn = Turn::default();
-        self.pass_to_ahead(&mut turn);
         while turn.bytes < TURN_BYTES_MAX
             && let Some(Committed { header, position, at }) = self.queue.front().cloned()
         {
@@ -585,7 +549,9 @@ impl ExecutionRole {
         let asks = header.cut.is_empty();
         if asks || self.state.is_checkpoint_due(tuning.checkpoint_interval, tuning.checkpoint_bytes) {
             let state = self.state.checkpoint();
-            self.give_out(position, state, turn);
+            let (tips, durable) = (self.lane_tips().into(), false);
+            self.checkpoints.push_back(Checkpoint { position, tips, state: state.clone(), durable });
+            turn.checkpoints.push((position, header.timestamp, state));
         }
     }
 

@@ -8,7 +8,7 @@
 use crate::core::{Layout, ReplicaSetup};
 use quorate_consensus::{Fact, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, LostBatch, Record, batch_journal};
-use quorate_state::{Forest, Frozen, Known, Restored, Salvage, State};
+use quorate_state::{Forest, Known, Restored, Salvage, State};
 use quorate_types::mistakes::is_made;
 use quorate_types::{
     CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Mistake, Nanoseconds, Seq, SessionLimits, Why,
@@ -37,8 +37,6 @@ pub struct Found {
     pub state: Option<State>,
     /// That checkpoint, if its state cannot be read.
     pub broken: Option<Broken>,
-    /// The own state after a later slot, if that one's cannot be read: what executing the log up to there gives.
-    pub ahead: Option<(Position, Frozen)>,
     /// What is intact of damaged checkpoints.
     pub salvage: Option<Arc<Salvage>>,
     /// What a transfer of a newer state had received.
@@ -85,10 +83,6 @@ impl Found {
                 .map(|tip| LaneTip { lane: tip.lane, upto: tip.upto, chain: tip.chain })
                 .collect(),
         });
-        self.ahead = restored.ahead.and_then(|(_, frozen)| {
-            let last = State::from_frozen(&frozen, SessionLimits::default()).header()?;
-            Some((Position { seq: last.seq, digest: last.digest }, frozen))
-        });
         self.salvage = restored.salvage;
         self.part = restored.part.map(|(_, forest)| forest);
         whole
@@ -130,7 +124,6 @@ pub struct Recovery {
     pub(crate) state: Option<State>,
     /// The slot after which the state cannot be read, and the timestamp of its header.
     pub(crate) broken: Option<(Position, Nanoseconds)>,
-    pub(crate) ahead: Option<(Position, Frozen)>,
     pub(crate) salvage: Option<Arc<Salvage>>,
     pub(crate) part: Option<Forest>,
     pub(crate) consensus: Option<quorate_consensus::Recovered>,
@@ -205,7 +198,6 @@ impl Recovery {
         Ok(Self {
             state: found.state,
             broken,
-            ahead: found.ahead,
             salvage: found.salvage,
             part: found.part,
             consensus: Some(consensus),

@@ -4,12 +4,11 @@ mod cluster;
 
 use cluster::*;
 use quorate_journal::{LostBatch, batch_journal};
-use quorate_replica::{Broken, Found, Record, Recovery, Reject};
+use quorate_replica::{Record, Recovery, Reject};
 use quorate_state::State;
-use quorate_types::{CoreId, Digest, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Tuning, Why};
-use quorate_wire::header::genesis;
+use quorate_types::{CoreId, Digest, LaneId, LaneNumber, LinkId, Lsn, ReplicaId, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message};
-use quorate_wire::{Kind, LaneTip, Position, testing};
+use quorate_wire::{Kind, LaneTip, testing};
 
 fn small(tuning: &mut Tuning) {
     tuning.checkpoint_interval = 4;
@@ -189,43 +188,4 @@ fn who_has_lost_the_state_that_a_cluster_began_with_executes_nothing_before_it_h
     write(&mut cluster, &client, R1, 21..=30);
     cluster.wait(20);
     cluster.assert_equal_states();
-}
-
-/// Nobody can give what all have lost of it, and nobody has a certificate of what each has made of it since.
-#[test]
-fn who_has_lost_the_first_state_goes_on_from_an_own_later_one_once_the_log_leads_there() {
-    let keys = (0..9).map(|number| *testing::client_key_number(number).public().as_bytes());
-    let state = State::new(keys).freeze();
-    let mut cluster = Cluster::restored(4, &state, |tuning| tuning.checkpoint_interval = 4);
-    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
-    cluster.run();
-    cluster.withheld = Some(|sent| sent.frame.kind() == Kind::Checkpoint);
-    write(&mut cluster, &client, R1, 1..=10);
-    let before = executed(&mut cluster, R0);
-    for replica in cluster.ids() {
-        cluster.crash(replica);
-    }
-    cluster.withheld = None;
-    for replica in cluster.ids() {
-        let found = cluster.found(replica);
-        assert_eq!(found.certificate(), None, "nothing later is certified");
-        let later = found.state.as_ref().expect("each has a later state");
-        let last = later.header().expect("it follows a header");
-        let ahead = (Position { seq: last.seq, digest: last.digest }, later.freeze());
-        let (position, timestamp) = (genesis(cluster.config.digest()), Nanoseconds(0));
-        let broken = Some(Broken { position, timestamp, tips: Vec::new() });
-        let found = Found { state: None, broken, ahead: Some(ahead), is_restored: true, ..found };
-        cluster.restart_from(replica, found);
-        if replica == R0 {
-            assert_eq!(executed(&mut cluster, R0), 0, "alone, it knows of nothing that is committed");
-        }
-    }
-    cluster.wait(60);
-    assert!(executed(&mut cluster, R0) >= before, "what was executed is there again");
-    let client = Client::open_again(&mut cluster, &client, CoreId(0));
-    write(&mut cluster, &client, R1, 11..=20);
-    cluster.wait(20);
-    cluster.assert_equal_states();
-    cluster.crash(R3);
-    assert!(cluster.found(R3).certificate().is_some(), "their votes for it are theirs to cast");
 }

@@ -14,7 +14,7 @@ use crate::frozen::Frozen;
 use crate::load::{LoadError, ReadPages};
 use crate::manifest::Manifest;
 use crate::salvage::Salvage;
-use crate::store::{PageStore, StoreOptions};
+use crate::store::PageStore;
 
 /// What the logs know of certified states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,6 @@ pub struct Restored {
     /// The checkpoint to go on from whose pages cannot all be read: where it stands is known, and the state after a slot
     /// at least as new is certified, so the rest can be had from others. Only if there is no whole one.
     pub broken: Option<Manifest>,
-    /// A whole state of this replica's own that is newer than the broken one, and of which nobody is known to have a
-    /// certificate. It is no state to go on from: what led to it may be wanted of this replica yet. But it is what
-    /// executing the log up to there gives, which without a state cannot be done.
-    pub ahead: Option<(Manifest, Frozen)>,
     /// What is intact in all page files, where the certified state may not be had from the checkpoint to go on from.
     pub salvage: Option<Arc<Salvage>>,
     /// What a transfer had received above it.
@@ -54,7 +50,7 @@ impl PageStore {
     /// That is the newest whole checkpoint up to there, not a newer one: of that nobody else may have heard, so what
     /// led to it may be wanted of this replica yet, and it is executed again from the log. An older one is no
     /// substitute for a certified one that is damaged, as the logs lead on from that one only; what is lost of it can be
-    /// had from others, or passed over where a newer own one is whole ([`Restored::ahead`]). `incomplete` says that there are manifests beside these that cannot be read.
+    /// had from others. `incomplete` says that there are manifests beside these that cannot be read.
     ///
     /// # Errors
     /// When something is whole, as far as anybody can tell, and cannot be read ([`LoadError::is_damage`] says no): then
@@ -91,14 +87,11 @@ impl PageStore {
         // Not looked at unless there is nothing else: they are written again.
         let mut ahead = ahead.into_iter();
         while found.whole.is_none()
-            && found.ahead.is_none()
+            && found.broken.is_none()
             && (incomplete || !found.damaged.is_empty())
             && let Some(manifest) = ahead.next()
         {
-            match &found.broken {
-                None => drop(found.take_whole(self, manifest, source)?),
-                Some(_) => found.take_ahead(self.options, manifest, source)?,
-            }
+            found.take_whole(self, manifest, source)?;
         }
         if found.whole.is_some() {
             found.broken = None;
@@ -154,20 +147,6 @@ impl Restored {
                 Ok(Some(manifest))
             }
         }
-    }
-
-    /// Loads a checkpoint of which the store is to know nothing: others are written as if it were not there.
-    fn take_ahead(
-        &mut self,
-        options: StoreOptions,
-        manifest: Manifest,
-        source: &mut impl ReadPages,
-    ) -> Result<(), LoadError> {
-        match PageStore::new(options, [], []).load(&manifest, source) {
-            Ok((state, _)) => self.ahead = Some((manifest, state)),
-            Err(error) => self.note(&manifest, error)?,
-        }
-        Ok(())
     }
 
     fn note(&mut self, manifest: &Manifest, error: LoadError) -> Result<(), LoadError> {

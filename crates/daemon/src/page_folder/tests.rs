@@ -306,40 +306,6 @@ fn a_checkpoint_with_bad_pages_gives_what_is_intact_and_stays_until_a_certified_
     assert!(!file.exists());
 }
 
-/// What a cluster began with is certified by its configuration: the logs lead on from there, and a later state of which
-/// nobody may have heard takes its place only when they have led to that.
-#[test]
-fn beside_a_broken_first_state_a_later_own_one_is_found_and_nothing_goes() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut pages, Found { mut store, .. }) = found_upto(directory.path(), 0);
-    let mut state = state();
-    let first = write(&mut pages, &mut store, 0, &state.freeze());
-    change(&mut state, 5);
-    let second = write(&mut pages, &mut store, 5, &state.freeze());
-    // The root was written anew since, and the leaves stand where they did.
-    let root = first.roots[0].address;
-    flip(&pages.page_file(root.file), u64::from(root.offset + root.bytes / 2));
-    let all = pages.list().unwrap();
-    for _ in 0..2 {
-        let (found, _) = settled(&mut pages, certified(0));
-        let Restored { whole, broken, ahead, salvage, may_tidy, .. } = found.restored;
-        assert!(whole.is_none() && salvage.is_some() && !may_tidy);
-        assert_eq!(broken.as_ref(), Some(&first));
-        let (manifest, frozen) = ahead.unwrap();
-        assert_eq!((&manifest, frozen.root()), (&second, state.freeze().root()));
-        assert!(found.store.is_news(Seq(5)), "it is written anew when the log has led there");
-        assert_eq!(pages.list().unwrap(), all);
-        store = found.store;
-    }
-    // Others may have the first one's certificate by this replica's vote only.
-    pages.remove(&store.keep_states(&[Seq(0)])).unwrap();
-    let third = write(&mut pages, &mut store, 5, &state.freeze());
-    let manifests = [first.number, second.number, third.number];
-    assert_eq!(pages.list().unwrap().manifests, manifests, "nobody has certified it");
-    pages.remove(&store.keep_states(&[Seq(5)])).unwrap();
-    assert_eq!(pages.list().unwrap().manifests, [third.number]);
-}
-
 /// The number of blocks of a state.
 fn verify_count(state: &State) -> usize {
     let directory = tempfile::tempdir().unwrap();

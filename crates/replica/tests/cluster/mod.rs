@@ -439,13 +439,8 @@ impl Cluster {
             let machine = self.machine(me);
             (machine.records, machine.journals, machine.checkpoint) = (Vec::new(), BTreeMap::new(), None);
         }
-        let found = Found { learner: learner.map(str::to_owned), ..self.found(me) };
-        self.restart_from(me, found);
-    }
-
-    /// A crashed replica comes back from what was found.
-    pub(crate) fn restart_from(&mut self, me: ReplicaId, found: Found) {
         let setup = self.setup(me);
+        let found = Found { learner: learner.map(str::to_owned), ..self.found(me) };
         let mut recovery = Recovery::of(&setup, found).expect("no batches of another number of cores");
         let machine = &mut self.machines[me.index()];
         machine.cores = self.layout.all().map(|core| Core::recover(&setup, core, &mut recovery)).collect();
