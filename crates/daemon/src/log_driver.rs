@@ -197,7 +197,8 @@ impl LogDriver {
                 "both copies are bad: a start would find votes lost, so let it run until it has trimmed them, and replace \
                  the disk"
             } else {
-                "it is written again if it is in memory, and had from other replicas otherwise"
+                "it is written again if it is in memory; otherwise a start has it from other replicas, and no replica has it \
+                 from this one"
             };
             warn!("{}: {kind} {lsn} of journal {journal} has gone bad; {what}", path.display());
         }

@@ -148,8 +148,8 @@ impl Lanes {
         self.records.on_durable(Lsn(0), out);
     }
 
-    /// What lies at `lsn` of the journal cannot be read any more: a batch that is in memory is appended again. Others have
-    /// what was executed and has left it.
+    /// What lies at `lsn` of the journal cannot be read any more: a batch that is in memory is appended again. What was
+    /// executed and has left memory is not: it is not served from here any more, and a start fetches it if it is needed.
     pub fn on_lost(&mut self, lsn: Lsn, out: &mut Vec<Output>) {
         let records = &self.records.records;
         let Ok(index) = records.binary_search_by_key(&lsn, |(lsn, _)| *lsn) else { return };
