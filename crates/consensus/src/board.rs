@@ -4,9 +4,10 @@
 //! DESIGN section 4 about cuts are decided from it without asking back. A digest that is held stays so, whatever happens to
 //! other chains of its lane, until the committed tips leave it behind.
 
+use quorate_types::mistakes::is_made;
 use quorate_types::{
-    After, BoardEntry, Chains, ClusterConfig, JournalId, LaneId, LaneUpdate, Lsn, ReplicaId, Support, View,
-    Why,
+    After, BoardEntry, Chains, ClusterConfig, JournalId, LaneId, LaneUpdate, Lsn, Mistake, ReplicaId,
+    Support, View, Why,
 };
 use quorate_wire::{Header, LaneTip};
 use std::collections::BTreeMap;
@@ -266,7 +267,10 @@ impl Board {
     /// Whether a tip that was awaited still is: nothing stands for it at or beyond its place, nor leaves its chain.
     pub(crate) fn is_awaited(&self, accepted: &Marks, lane: LaneId, mark: Mark) -> bool {
         let from = accepted.get(&lane).copied().unwrap_or_default();
-        self.windows.get(&lane).is_some_and(|window| window.continues(from, mark))
+        let is_awaited = |window: &Window| {
+            window.continues(from, mark) || (mark.upto > from.upto && is_made(Mistake::AwaitsDeadForks))
+        };
+        self.windows.get(&lane).is_some_and(is_awaited)
     }
 
     /// The cut that primary `me` may propose after `parent`: own lanes up to what is held, others up to q

@@ -7,7 +7,8 @@
 
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output};
-use quorate_types::{LinkId, Lsn, Mark, ReplicaId};
+use quorate_types::mistakes::is_made;
+use quorate_types::{LinkId, Lsn, Mark, Mistake, ReplicaId};
 use quorate_wire::message::{FetchBatches, encode_fetched_batches};
 use quorate_wire::{Frame, LaneTip};
 use std::collections::VecDeque;
@@ -76,6 +77,9 @@ impl Lanes {
             places.push_back((shelved.lsn, shelved.mark));
         }
         let Some((first, _)) = places.front().copied() else { return false };
+        if is_made(Mistake::ServesMemoryOnly) {
+            return false;
+        }
         if self.readings.iter().any(|reading| reading.to == to) {
             // It asks again when it has that.
             return true;

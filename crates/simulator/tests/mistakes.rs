@@ -44,6 +44,8 @@ const TABLE: &[Row] = &[
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
+    (Mistake::AwaitsDeadForks, 935, 5, "no honest primary deposed"),
+    (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
 ];
 
 /// The histories run on so many threads.

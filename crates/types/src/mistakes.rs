@@ -80,6 +80,10 @@ mistakes! {
     AcceptsUnacknowledged = "accepts-unacknowledged",
     /// What a primary proposes is fetched only when f+1 others have acknowledged it.
     FetchesAcknowledgedOnly = "fetches-acknowledged-only",
+    /// A tip whose chain is dead is awaited until its number is reached on another.
+    AwaitsDeadForks = "awaits-dead-forks",
+    /// What has left memory is not read back from the journal for others.
+    ServesMemoryOnly = "serves-memory-only",
 }
 
 #[cfg(feature = "mistakes")]
