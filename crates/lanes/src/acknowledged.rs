@@ -7,7 +7,8 @@
 use crate::eligible::Eligible;
 use crate::held::Held;
 use crate::receive::FORKS_MAX;
-use quorate_types::{LaneNumber, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Support, Why};
+use quorate_types::mistakes::is_made;
+use quorate_types::{LaneNumber, Lsn, Mark, Mistake, Quorums, ReplicaId, ReplicaSet, Support, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The facts of one peer about one lane that cannot be placed; the lowest give way. An honest one has F chains from the
@@ -116,6 +117,10 @@ impl Acknowledged {
     ) -> Option<Mark> {
         if mark.upto <= held.executed().upto {
             return None;
+        }
+        if is_made(Mistake::ReplacesAcknowledgements) {
+            self.unplaced[from.index()] = Unplaced::default();
+            forget_beside(held, from, mark);
         }
         if held.contains(mark) {
             return spread(self.quorums, held, eligible, me, from, mark);
@@ -240,6 +245,19 @@ impl Acknowledged {
         }
         let durable = unsaid.iter().map(|mark| held.durable(*mark)).max().unwrap_or_default();
         (unsaid, durable)
+    }
+}
+
+/// For a mistake alone: takes the replica's bit from all nodes that are not on the way to `mark`.
+fn forget_beside(held: &mut Held, from: ReplicaId, mark: Mark) {
+    let leaves = held.leaves();
+    let all: Vec<Mark> = leaves.into_iter().flat_map(|leaf| held.down_from(leaf)).map(|(at, _)| at).collect();
+    for at in all {
+        if !held.descends(mark, at)
+            && let Some(node) = held.get_mut(at)
+        {
+            node.holders.remove(from);
+        }
     }
 }
 

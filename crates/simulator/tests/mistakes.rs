@@ -45,6 +45,7 @@ const TABLE: &[Row] = &[
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 935, 5, "no honest primary deposed"),
+    (Mistake::ReplacesAcknowledgements, 723, 5, "no honest primary deposed"),
     (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
 ];
 

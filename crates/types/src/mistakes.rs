@@ -82,6 +82,8 @@ mistakes! {
     FetchesAcknowledgedOnly = "fetches-acknowledged-only",
     /// A tip whose chain is dead is awaited until its number is reached on another.
     AwaitsDeadForks = "awaits-dead-forks",
+    /// An acknowledgement takes the place of those that the peer has given before of other chains.
+    ReplacesAcknowledgements = "replaces-acknowledgements",
     /// What has left memory is not read back from the journal for others.
     ServesMemoryOnly = "serves-memory-only",
 }
