@@ -15,7 +15,7 @@ use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Why}
 use quorate_wire::message::{
     Checkpoint, Commit, LaneAcks, Message, NewView, PrePrepare, Prepare, Status, Suspect, ViewChange,
 };
-use quorate_wire::{DecodeError, Frame, Kind, LaneTip, ReplyView, batch};
+use quorate_wire::{BatchView, DecodeError, Frame, Kind, LaneTip, ReplyView, batch};
 use std::sync::Arc;
 
 impl Cluster {
@@ -47,7 +47,10 @@ impl Cluster {
                 self.read_back(origin.replica, origin.core, journal, lsn);
                 Ok(())
             }
-            Effect::SendPeer { peer, link, frame } => self.send_peer(origin, peer, link, frame),
+            Effect::SendPeer { peer, link, frame } => {
+                self.note_sealed(origin.replica, &frame);
+                self.send_peer(origin, peer, link, frame)
+            }
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
                 self.on_reject(origin.replica, &reject, Some(peer))?;
@@ -162,6 +165,18 @@ impl Cluster {
     fn peer_connection(&self, replica: ReplicaId, peer: ReplicaId, link: LinkId) -> ConnectionId {
         let (low, high) = (replica.min(peer), replica.max(peer));
         self.peers[low.index()][high.index()][link.index()]
+    }
+
+    /// What an origin has sent of its own lane it has sealed, also where it crashes before that is in its journal.
+    fn note_sealed(&mut self, replica: ReplicaId, frame: &Frame) {
+        if frame.kind() != Kind::Batch {
+            return;
+        }
+        if let Ok(view) = BatchView::parse(frame.payload())
+            && view.head.lane.origin == replica
+        {
+            self.oracles.origins.on_sealed(view.chain());
+        }
     }
 
     fn send_peer(

@@ -282,11 +282,13 @@ impl Durability {
             lost_votes(&gone, &stays).filter(|_| !disk.forgotten)
         } else {
             let tips = newest.map(|newest| ledger.tips_at(newest)).unwrap_or_default();
+            let decided = ledger.tips_at(agreement.committed(replica));
             let is_needed = |chain: Digest, why: Why| {
                 // Old ones may have been appended again, so that a lane that stands still keeps no other.
                 let stays = stays.iter().any(|fact| matches!(fact, Fact::Batch(other, _) if *other == chain));
                 !stays
                     && follows(ledger, &tips, chain)
+                    && !is_dead(ledger, &decided, chain)
                     && (why > Why::Named
                         || disk.said.contains(&chain)
                         || disk.is_named(ledger, agreement, newest, chain))
@@ -555,6 +557,23 @@ fn lost_votes(gone: &[Fact], stays: &[Fact]) -> Option<Fact> {
             })
     });
     view.or(entry).or(certificate).or(checkpoint).or(promise).or(vote)
+}
+
+/// Whether a batch stands beside what these tips have decided of its lane.
+fn is_dead(ledger: &Ledger, decided: &BTreeMap<LaneId, LaneTip>, chain: Digest) -> bool {
+    let Some(batch) = ledger.batch(&chain) else { return false };
+    let Some(tip) = decided.get(&batch.lane) else { return false };
+    let down = |mut chain: Digest, from: LaneNumber, to: LaneNumber| {
+        for _ in to.0..from.0 {
+            chain = ledger.batch(&chain)?.previous;
+        }
+        Some(chain)
+    };
+    let meets = batch.number.min(tip.upto);
+    match (down(chain, batch.number, meets), down(tip.chain, tip.upto, meets)) {
+        (Some(here), Some(decided)) => here != decided,
+        _ => false,
+    }
 }
 
 /// Whether a header or an ancestor of it stands where another was committed.

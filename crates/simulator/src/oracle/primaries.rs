@@ -23,6 +23,8 @@ pub(crate) fn settling(plan: &Plan) -> Nanoseconds {
 pub struct Primaries {
     /// Whose views may end.
     bad: ReplicaSet,
+    /// Who leads well, but each of its headers takes a fetch: what others want to see named may take it longer.
+    slow: ReplicaSet,
     /// A clock that runs out between these may have begun when something was wrong: from the first fault on.
     trouble: Range<Nanoseconds>,
     /// What each has wished for.
@@ -38,10 +40,14 @@ impl Primaries {
             && plan.network.carriage == Carriage::Stream
             && !plan.has_small_queues()
             && plan.faults.iter().all(|fault| !fault.is_lasting());
-        let mut bad = ReplicaSet::EMPTY;
-        plan.liars.iter().filter(|liar| !liar.leads_well()).for_each(|liar| {
-            bad.insert(liar.replica);
-        });
+        let (mut bad, mut slow) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
+        for liar in &plan.liars {
+            if liar.leads_well() {
+                slow.insert(liar.replica)
+            } else {
+                bad.insert(liar.replica)
+            };
+        }
         // The time of a view may be too short for what is drawn: then it may run out whenever it likes.
         let first = plan.faults.iter().map(|fault| fault.begin).min();
         let trouble = match first.filter(|_| is_well) {
@@ -49,7 +55,7 @@ impl Primaries {
             None if is_well => Nanoseconds(0)..Nanoseconds(0),
             None => Nanoseconds(0)..Nanoseconds(u64::MAX),
         };
-        Self { bad, trouble, wished: BTreeSet::new() }
+        Self { bad, slow, trouble, wished: BTreeSet::new() }
     }
 
     /// An honest replica wishes for the end of a view.
@@ -62,7 +68,8 @@ impl Primaries {
     ) -> Result<(), Violation> {
         let is_new = self.wished.insert((replica, message.view));
         let is_own = !matches!(message.reason, SuspectReason::Joined | SuspectReason::Restarted);
-        if is_new && is_own && !self.bad.contains(primary) && !self.trouble.contains(&now) {
+        let is_slow = message.reason == SuspectReason::Unnamed && self.slow.contains(primary);
+        if is_new && is_own && !is_slow && !self.bad.contains(primary) && !self.trouble.contains(&now) {
             let (view, reason) = (message.view, message.reason);
             let text = format!("wishes for the end of {view:?}, which replica {primary} leads: {reason:?}");
             return Err(Violation::new(ORACLE, text));
@@ -99,6 +106,11 @@ mod tests {
         assert_eq!(judge(&plan, late, SuspectReason::Joined), (false, false));
         assert_eq!(judge(&plan, plan.heal_at, SuspectReason::Unnamed), (false, false));
         assert_eq!(judge(&plan, Nanoseconds(9), SuspectReason::Unnamed), (false, true));
+        // A liar that only keeps its batches from those who do not ask may be late, and makes nothing unavailable.
+        let habits = vec![Habit::KeepsBatches];
+        plan.liars = vec![Liar { replica: ReplicaId(1), habits, votes_until: Nanoseconds(u64::MAX) }];
+        assert_eq!(judge(&plan, late, SuspectReason::Unnamed), (false, true));
+        assert_eq!(judge(&plan, late, SuspectReason::Unavailable), (true, true));
         plan.tuning.view_timeout = Nanoseconds(1);
         assert_eq!(judge(&plan, late, SuspectReason::Unnamed), (false, false));
     }
