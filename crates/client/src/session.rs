@@ -37,6 +37,9 @@ use thiserror::Error;
 
 const _: () = assert!(limits::OPEN_BUNDLES_MAX <= limits::REPLIES_KEPT_MAX);
 
+/// A home is left for those who have declined when patience with it has ended so often.
+const SILENCES_MAX: u32 = 2;
+
 /// What the driver must do for the session. Bundles have the numbers that [`Session::submit`] gave them.
 #[derive(Clone, Debug)]
 pub enum Action {
@@ -173,6 +176,8 @@ pub struct Session {
     connected: ReplicaSet,
     /// What each replica that declined to be the home said last. Forgotten when a bundle is complete.
     declined: Vec<Option<BusyReason>>,
+    /// How often patience with the present home has ended without a word of it.
+    silences: u32,
     /// Bundles `first`, `first` + 1, …; the first one is never complete.
     window: VecDeque<Slot>,
     first: BundleNumber,
@@ -198,6 +203,7 @@ impl Session {
             registration: Registration::new(seed, replicas),
             answers: Answers::new(replicas),
             declined: vec![None; replicas],
+            silences: 0,
             config,
             key,
             id: SessionId::NONE,
@@ -357,6 +363,7 @@ impl Session {
         if self.timeout_at().is_some_and(|at| at <= now) {
             self.patience = Nanoseconds((self.patience.0 * 2).min(self.timing.patience_max.0));
             self.waiting_since = Some(now);
+            self.silences = self.silences.saturating_add(1);
             if self.stage == Stage::Gathering {
                 self.register_with_fewer();
             }
@@ -409,11 +416,18 @@ impl Session {
 
     /// Moves to the next connected replica after the home, which may be the home itself, and sends what is
     /// open. Without any connection the home stays.
+    /// Goes to another home, if there is one, first to who has not declined. A home that says nothing at all has not declined
+    /// either: it is not waited for any longer than those who have, and who may take the bundles by now.
     fn move_home(&mut self, now: Nanoseconds, out: &mut Vec<Action>) {
         let willing = |replica: &ReplicaId| self.declined[replica.index()].is_none();
         let takes_voids = |replica: &ReplicaId| self.declined[replica.index()] != Some(BusyReason::Following);
-        let next = self.after_home().find(willing).or_else(|| self.after_home().find(takes_voids));
+        let is_mute = self.silences >= SILENCES_MAX;
+        let others = || self.after_home().filter(|replica| !is_mute || *replica != self.home);
+        let next = others().find(willing).or_else(|| others().find(takes_voids));
         if let Some(next) = next.or_else(|| self.after_home().next()) {
+            if self.home != next {
+                self.silences = 0;
+            }
             self.home = next;
             self.send_all_again(now, out);
         }
@@ -471,6 +485,7 @@ impl Session {
         if replica != self.home {
             return;
         }
+        self.silences = 0;
         let since = *self.busy_since.get_or_insert(now);
         let for_long = now.since(since) >= self.timing.busy_deadline.0;
         if busy.reason == BusyReason::InFlight && !for_long {

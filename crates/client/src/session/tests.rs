@@ -529,6 +529,28 @@ fn busy_counts_only_from_the_home_and_for_an_open_bundle_of_this_session() {
     assert_eq!(fixture.session.deadline(), deadline);
 }
 
+/// A home was stopped, and its connection stands: it never declines. All others were too busy once.
+#[test]
+fn who_has_declined_is_asked_again_when_the_home_is_silent() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    fixture.happened();
+    for _ in 0..3 {
+        let home = fixture.session.home().0;
+        fixture.decline(home, 1, BusyReason::ReadOnly);
+    }
+    let silent = fixture.session.home();
+    fixture.happened();
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        let deadline = fixture.session.deadline().unwrap();
+        fixture.at(deadline);
+        asked.push(fixture.happened());
+    }
+    let home = fixture.session.home();
+    assert!(asked.iter().any(|sent| !sent.starts_with(&silent.0.to_string())), "{asked:?}, at {home}");
+}
+
 #[test]
 fn a_replica_that_declines_is_left_for_one_that_does_not() {
     let mut fixture = Fixture::registered();
