@@ -350,7 +350,6 @@ fn a_made_up_batch_does_not_keep_an_origin_from_sealing() {
     assert_eq!(node.asked(R1, outputs.held()[0].tip(), 0), [2, 1]);
 }
 
-/// Listed mistake: a proposal that is fetched only when f+1 others have acknowledged it.
 /// Where an origin's lane is executed along a fork, what it has acknowledged behind that may be shorter than what a primary
 /// has made up there.
 #[test]
@@ -404,6 +403,7 @@ fn a_restarted_origin_seals_behind_what_it_has_acknowledged_however_long_the_res
     assert!(outputs.held().iter().any(|batch| batch.previous() == own.tip().chain));
 }
 
+/// Listed mistake: a proposal that is fetched only when f+1 others have acknowledged it.
 #[test]
 fn what_a_primary_proposes_is_fetched_whatever_anybody_has_acknowledged() {
     let mut node = Node::new(R0);

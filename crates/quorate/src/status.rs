@@ -119,16 +119,16 @@ fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
         return Some("no replica answers; start them".to_owned());
     };
     let (view, primary) = (newest.view, newest.primary);
-    let together = reports.iter().filter(|report| report.view == view).count();
-    if together < quorum {
-        return Some(format!("only {together} replicas have come to view {view} and a quorum is {quorum}"));
-    }
     let voters = reports.iter().filter(|report| !report.learner).count();
     if voters < quorum {
         return Some(format!(
             "of the {} replicas that answer, {voters} cast votes and a quorum is {quorum}; the others are learners",
             reports.len()
         ));
+    }
+    let together = reports.iter().filter(|report| report.view == view && !report.learner).count();
+    if together < quorum {
+        return Some(format!("only {together} replicas have come to view {view} and a quorum is {quorum}"));
     }
     let Some(leader) = reports.iter().find(|report| report.replica == primary) else {
         return Some(format!(
@@ -377,6 +377,12 @@ mod tests {
         assert!(!possible && text.contains(expected), "{text}");
         let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), learner(), report(3, 5, "a")]);
         assert!(possible, "{text}");
+        // A learner that has come to a view makes no quorum in it.
+        let in_view = |answer: Answer| answer.map(|report| ReplicaReport { view: 1, primary: 1, ..report });
+        let late = report(3, 5, "a");
+        let answers = [in_view(report(0, 5, "a")), in_view(report(1, 5, "a")), in_view(learner()), late];
+        let (possible, text) = says(&answers);
+        assert!(!possible && text.contains("only 2 replicas have come to view 1"), "{text}");
         let (possible, text) = says(&[silent(), report(1, 5, "a"), report(2, 5, "a"), report(3, 5, "a")]);
         assert!(!possible && text.contains("primary 0 of view 0 does not answer"), "{text}");
         let mut alone = report(0, 5, "a").unwrap();
