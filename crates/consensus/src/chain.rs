@@ -18,6 +18,8 @@ pub(crate) struct Slot {
     /// What must be durable before a PREPARE for this slot or a descendant.
     pub(crate) after: After,
     pub(crate) prepared: bool,
+    /// Whether the journal says that this slot may be voted for in the present view.
+    pub(crate) voted: bool,
     /// The bytes of the batches that it names, where they were looked at: nothing for a header that came with a new view,
     /// from recovery or as a committed one, whose batches may come later.
     pub(crate) bytes: u64,
@@ -28,7 +30,8 @@ pub(crate) struct Slot {
 impl Slot {
     /// A header that came otherwise than as a proposal of the present view.
     pub(crate) fn new(header: Arc<Header>, digest: Digest, lsn: Lsn, after: After) -> Self {
-        Self { header, digest, proposal: None, lsn, after, prepared: false, bytes: 0, bytes_upto: 0 }
+        let (proposal, prepared, voted, bytes, bytes_upto) = (None, false, false, 0, 0);
+        Self { header, digest, proposal, lsn, after, prepared, voted, bytes, bytes_upto }
     }
 }
 
@@ -175,6 +178,7 @@ impl Chain {
         for slot in &mut self.slots {
             slot.proposal = None;
             slot.prepared = false;
+            slot.voted = false;
         }
     }
 

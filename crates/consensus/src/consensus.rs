@@ -102,6 +102,8 @@ pub struct Consensus {
     pub(crate) recast: BTreeMap<Seq, Digest>,
     /// The slot up to which the journal was trimmed last.
     pub(crate) trimmed: Seq,
+    /// Whether something in the journal has gone bad, so that what is needed of it is to be written again.
+    pub(crate) rewrite_due: bool,
     /// What the own PREPAREs have waited for, in whatever view they were cast.
     pub(crate) cast: After,
     /// Own PREPAREs of this view above the committed slot, to send again.
@@ -165,6 +167,7 @@ impl Consensus {
             promised: Seq(0),
             recast: BTreeMap::new(),
             trimmed: Seq(0),
+            rewrite_due: false,
             cast: After::nothing(),
             own_prepares: VecDeque::new(),
             certificate: None,

@@ -340,7 +340,7 @@ impl Consensus {
         after.and_all(&self.entered_after);
         let lsn = self.lsn;
         let slot = self.chain.slot_mut(head.seq).expect("invariant: just found");
-        (slot.lsn, slot.after) = (lsn, after);
+        (slot.lsn, slot.after, slot.voted) = (lsn, after, true);
         self.ballot = Some(head);
         self.head_vote = Some(head.seq);
     }

@@ -303,7 +303,12 @@ impl Consensus {
         if voted {
             self.ballot = Some(Position { seq, digest });
         }
-        self.chain.push(Slot { proposal: Some(proposal), bytes, ..Slot::new(header, digest, lsn, after) });
+        self.chain.push(Slot {
+            proposal: Some(proposal),
+            voted,
+            bytes,
+            ..Slot::new(header, digest, lsn, after)
+        });
         self.check_prepared(seq);
     }
 }

@@ -197,7 +197,13 @@ impl Consensus {
             if self.ballot.is_none_or(|highest| highest.seq <= accept.position.seq) {
                 self.ballot = Some(accept.position);
             }
-            if self.chain.contains(accept.position) && self.is_voter() {
+            if !self.chain.contains(accept.position) {
+                continue;
+            }
+            if let Some(slot) = self.chain.slot_mut(accept.position.seq) {
+                slot.voted = true;
+            }
+            if self.is_voter() {
                 self.recast.insert(accept.position.seq, accept.position.digest);
             }
         }
@@ -374,16 +380,28 @@ impl Consensus {
         }
     }
 
+    /// Something in the journal cannot be read any more: a start that needed it could not know what this replica has
+    /// signed. So all that is needed of the journal is written again, and then nothing before that is needed.
+    pub fn on_lost(&mut self) {
+        self.rewrite_due = true;
+    }
+
     /// Releases what the journal need not remember, when the own durable checkpoint is certified or a certified one
     /// is durable: the few facts that live longer are written again, and what comes before the first fact that is
     /// still needed may go once they are durable.
     pub(crate) fn trim_journal(&mut self, out: &mut Vec<Output>) {
         let settled = self.checkpoints.settled();
-        if settled <= self.trimmed {
+        // Nothing is trimmed before there is a certified state to go on from. The first one is not far.
+        let rewrites = self.rewrite_due && settled > Seq(0);
+        if settled <= self.trimmed && !rewrites {
             return;
         }
         self.trimmed = settled;
         let mut needed = self.lsn.next();
+        if rewrites {
+            self.rewrite_due = false;
+            self.record_headers(settled, out);
+        }
         if let Standing::Pending(Pending { target, .. }) = &self.standing {
             self.append(Fact::ViewState { view: *target }, out);
         }
@@ -408,6 +426,27 @@ impl Consensus {
         needed = self.spare.lowest_lsn().into_iter().fold(needed, Lsn::min);
         if needed > Lsn(1) {
             out.push(Output::Trim { upto: needed.previous(), after });
+        }
+    }
+
+    /// Writes the headers again that a restart needs: those above `settled`, and those that are kept aside.
+    ///
+    /// A restart takes the last one of the view for the end of the own chain, so the chain is written whole, and the others
+    /// before it and as those of a lower view, where there is one.
+    fn record_headers(&mut self, settled: Seq, out: &mut Vec<Output>) {
+        let below = self.view.previous();
+        for position in self.spare.recorded() {
+            let Some(header) = self.spare.get(position).cloned() else { continue };
+            self.append(Fact::Accepted { view: below, header, voted: false }, out);
+            self.spare.moved(position, self.lsn);
+        }
+        let mut seq = settled.max(self.chain.floor().seq).next();
+        while let Some(slot) = self.chain.slot(seq) {
+            let (view, header, voted) = (self.view, Arc::clone(&slot.header), slot.voted);
+            self.append(Fact::Accepted { view, header, voted }, out);
+            let lsn = self.lsn;
+            self.chain.slot_mut(seq).expect("invariant: just found").lsn = lsn;
+            seq = seq.next();
         }
     }
 

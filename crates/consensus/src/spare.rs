@@ -58,6 +58,19 @@ impl SpareHeaders {
         self.headers.values().filter_map(|spare| spare.lsn).min()
     }
 
+    /// What the journal has of the headers, ascending.
+    pub(crate) fn recorded(&self) -> Vec<Position> {
+        let recorded = self.headers.iter().filter(|(_, spare)| spare.lsn.is_some());
+        recorded.map(|((seq, digest), _)| Position { seq: *seq, digest: *digest }).collect()
+    }
+
+    /// A header was written to the journal again and lies at `lsn` from now on.
+    pub(crate) fn moved(&mut self, position: Position, lsn: Lsn) {
+        if let Some(spare) = self.headers.get_mut(&(position.seq, position.digest)) {
+            spare.lsn = Some(lsn);
+        }
+    }
+
     /// Keeps a header. If that is too many, the oldest goes that is not on the way down from `certified`, the
     /// highest slot that this replica can prove to be prepared.
     pub(crate) fn insert(&mut self, header: Arc<Header>, lsn: Option<Lsn>, certified: Option<Position>) {

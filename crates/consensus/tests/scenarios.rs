@@ -267,6 +267,7 @@ impl Scene {
             "root" => self.root(words),
             "keep" => self.keep(words),
             "damage" => self.damage(words),
+            "rot" => words.replicas().into_iter().for_each(|id| self.cluster.rot(id)),
             "restart" => self.restart(words),
             "promises" => self.promises(words),
             "install" => self.install(words),

@@ -33,6 +33,8 @@ enum Step {
     Restart(u8),
     /// All of them, at once.
     RestartAll,
+    /// All that the journal of one holds goes bad while it runs.
+    Rot(u8),
     /// Nothing passes between one replica and the others, until it is another one's turn.
     Isolate(u8),
     IsolatePrimary,
@@ -55,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Crash),
         2 => any::<u8>().prop_map(Step::Restart),
         1 => Just(Step::RestartAll),
+        1 => any::<u8>().prop_map(Step::Rot),
         1 => any::<u8>().prop_map(Step::Isolate),
         1 => Just(Step::IsolatePrimary),
         1 => Just(Step::Rejoin),
@@ -156,6 +159,7 @@ impl World {
             Step::RestartAll => {
                 (0..u8::try_from(self.lanes.len()).unwrap()).for_each(|number| self.restart(number));
             }
+            Step::Rot(number) => self.cluster.rot(self.replica(*number)),
             Step::Isolate(number) => self.isolated = Some(self.replica(*number)),
             Step::IsolatePrimary => self.isolated = Some(self.primary()),
             Step::Rejoin => self.isolated = None,

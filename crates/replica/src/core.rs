@@ -278,8 +278,12 @@ impl Core {
                 self.link.lanes.on_lost(lsn, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
-            // A vote stands twice, and what is lost of both is for the next start to judge: the driver has told of it.
-            Input::Lost { .. } => {}
+            Input::Lost { journal, .. } => {
+                assert_eq!(journal, CONSENSUS_JOURNAL, "a log has the journals of its own core");
+                if let Some(ordering) = &mut self.ordering {
+                    ordering.consensus.on_lost();
+                }
+            }
             Input::Intake(intake) => self.link.intake = intake,
             Input::TickEnd => self.on_tick_end(now, effects),
         }

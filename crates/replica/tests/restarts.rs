@@ -3,10 +3,10 @@
 mod cluster;
 
 use cluster::*;
-use quorate_journal::{LostBatch, batch_journal};
-use quorate_replica::{Record, Recovery, Reject};
+use quorate_journal::{CONSENSUS_JOURNAL, LostBatch, batch_journal};
+use quorate_replica::{Input, Record, Recovery, Reject};
 use quorate_state::State;
-use quorate_types::{CoreId, Digest, LaneId, LaneNumber, LinkId, Lsn, ReplicaId, Tuning, Why};
+use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, LinkId, Lsn, ReplicaId, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message};
 use quorate_wire::{Kind, LaneTip, testing};
 
@@ -116,6 +116,32 @@ fn another_number_of_cores_is_refused_while_logs_hold_batches_of_the_old_one() {
             format!("another number of `cores` than {after}; start with the number of cores that was used");
         assert!(refused.contains(&remedy), "from {before} cores to {after}: {refused}");
     }
+}
+
+/// Both copies of a vote go bad while the replica runs, long before its journal is trimmed there.
+#[test]
+fn what_goes_bad_of_the_votes_is_written_again_before_a_restart_can_miss_it() {
+    let mut cluster = Cluster::with(4, 1, 1, small);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    cluster.run();
+    write(&mut cluster, &client, R1, 1..=10);
+    let (journal, bad) = (CONSENSUS_JOURNAL, cluster.appended(R3, CONSENSUS_JOURNAL));
+    let is_bad = |(of, lsn, _): &(JournalId, Lsn, Record)| *of == journal && *lsn <= bad;
+    assert!(cluster.machine(R3).records.iter().any(is_bad), "it is needed");
+    cluster.step(R3, CoreId(0), Input::Lost { journal, lsn: bad });
+    cluster.run();
+    assert!(!cluster.machine(R3).records.iter().any(is_bad), "a restart does not need it");
+    let before = executed(&mut cluster, R3);
+    cluster.crash(R3);
+    cluster.restart(R3, None);
+    cluster.wait(20);
+    assert!(executed(&mut cluster, R3) >= before);
+    cluster.sent.clear();
+    let client = Client::open_again(&mut cluster, &client, CoreId(0));
+    write(&mut cluster, &client, R1, 11..=15);
+    cluster.wait(10);
+    assert!(!cluster.sent_by(R3, Kind::Prepare).is_empty(), "it votes");
+    cluster.assert_equal_states();
 }
 
 #[test]

@@ -3,11 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 mod feed;
+mod restarts;
 
 use feed::{Taken, feed};
 use quorate_consensus::{
-    BoardEntry, Consensus, Destination, Fact, LaneUpdate, Mark, Outgoing, Output, Recovered, Support, Voting,
-    Why,
+    BoardEntry, Consensus, Destination, Fact, LaneUpdate, Mark, Outgoing, Output, Support, Why,
 };
 use quorate_types::{
     After, ClusterConfig, Digest, Domain, JournalId, LaneId, LaneNumber, Lsn, Nanoseconds, ReplicaId, Seq,
@@ -266,8 +266,12 @@ impl Cluster {
                 self.say(id, if voted { format!("accepts {name}") } else { format!("takes {name} over") });
                 let seq = header.seq;
                 let node = self.node_mut(id);
-                node.accepted.insert(digest, (lsn, header));
-                if voted && node.ballots.insert((view, seq), (digest, lsn)).is_some() {
+                // What is written again is on the disk as long as it was.
+                let durable = node.durable.get(&JOURNAL).copied().unwrap_or_default();
+                if node.accepted.get(&digest).is_none_or(|(known, _)| *known > durable) {
+                    node.accepted.insert(digest, (lsn, header));
+                }
+                if voted && node.ballots.entry((view, seq)).or_insert((digest, lsn)).0 != digest {
                     self.violations.push(format!("r{id} accepts twice at {seq} of view {view}"));
                 }
             }
@@ -537,74 +541,6 @@ impl Cluster {
         node.marks.clone_from(&marks);
         node.floor = (position, timestamp, marks.clone());
         self.restore_lanes(id, &marks);
-        self.tick(id);
-    }
-
-    /// A replica loses all that is not on its disk, and comes back with the rest. Recovered from its trimmed journal
-    /// it is bound by the same as if it never had been trimmed.
-    pub(crate) fn restart(&mut self, id: ReplicaId, voting: Voting) {
-        let config = Arc::clone(&self.config);
-        let genesis = header::genesis(config.digest());
-        let log = self.log.len();
-        let node = self.node_mut(id);
-        let durable = node.durable.get(&JOURNAL).copied().unwrap_or_default();
-        for (upto, after) in std::mem::take(&mut node.trims) {
-            if node.reached(&after) {
-                node.trimmed = node.trimmed.max(upto);
-            }
-        }
-        let trimmed = node.trimmed;
-        node.journal.retain(|lsn, _| *lsn <= durable && *lsn > trimmed);
-        node.whole.retain(|lsn, _| *lsn <= durable);
-        node.appended.clone_from(&node.durable);
-        node.held.clear();
-        node.to_itself.clear();
-        node.stable = Seq(0);
-        node.accepted.clear();
-        node.ballots.clear();
-        node.prepared.clear();
-        node.left.clear();
-        node.entered.clear();
-        let (floor, timestamp, marks) = node.floor.clone();
-        let floor = if floor.seq == Seq(0) { genesis } else { floor };
-        node.committed.retain(|position| position.seq <= floor.seq);
-        node.marks.clone_from(&marks);
-        let recover = |facts: &BTreeMap<Lsn, Fact>| {
-            let mut recovered = Recovered::new(floor, timestamp, marks.values().copied());
-            for (lsn, fact) in facts {
-                recovered.fold(*lsn, fact.clone());
-            }
-            let key = testing::replica_key(id.0);
-            Consensus::recover(Arc::clone(&config), id, key, JOURNAL, recovered, durable, voting)
-        };
-        let (from_trimmed, from_whole) = (recover(&node.journal), recover(&node.whole));
-        let promises = (from_trimmed.promises(), from_whole.promises());
-        node.consensus = from_trimmed;
-        node.crashed = false;
-        let facts = node.whole.clone();
-        let is_damaged = std::mem::take(&mut node.damaged);
-        // Below a damaged checkpoint the trimmed journal leads nowhere, while the whole one would.
-        if promises.0 != promises.1 && !is_damaged {
-            self.violations.push(format!("r{id} is bound by {} where it was {}", promises.0, promises.1));
-        }
-        for (lsn, fact) in facts {
-            self.note(id, lsn, fact);
-        }
-        self.log.truncate(log);
-        self.say(id, format!("comes back: {}", self.node(id).consensus.waiting()));
-        self.restore_lanes(id, &marks);
-        if floor != genesis {
-            // Its vote for the checkpoint may be lost with it.
-            let root = Digest::of(Domain::StateRoot, &floor.digest.0);
-            self.with(id, |consensus, out| consensus.on_root(floor, root, out));
-        }
-        for peer in self.ids().into_iter().filter(|peer| *peer != id) {
-            self.with(peer, |consensus, out| {
-                consensus.on_disconnected(id);
-                consensus.on_connected(id, out);
-            });
-            self.with(id, |consensus, out| consensus.on_connected(peer, out));
-        }
         self.tick(id);
     }
 
