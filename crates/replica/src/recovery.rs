@@ -184,6 +184,12 @@ impl Recovery {
             let core = layout.core_of_link(tip.lane.link);
             if batch_journal(core) == journal {
                 lost.entry(core).or_default().push((lsn, tip, why));
+                continue;
+            }
+            // Like one that is intact: others count on it, and only the core that has its journal can keep its name there.
+            let executed = tips.iter().find(|known| known.lane == tip.lane);
+            if why != Why::Named && executed.is_none_or(|executed| executed.upto < tip.upto) {
+                return Err(MovedBatches { journal, cores: setup.cores });
             }
         }
         let voting = match found.learner {

@@ -4,7 +4,7 @@ mod cluster;
 
 use cluster::*;
 use quorate_journal::{CONSENSUS_JOURNAL, LostBatch, batch_journal};
-use quorate_replica::{Input, Record, Recovery, Reject};
+use quorate_replica::{Found, Input, Record, Recovery, Reject};
 use quorate_state::State;
 use quorate_types::{CoreId, Digest, JournalId, LaneId, LaneNumber, LinkId, Lsn, ReplicaId, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message};
@@ -115,6 +115,24 @@ fn another_number_of_cores_is_refused_while_logs_hold_batches_of_the_old_one() {
         let remedy =
             format!("another number of `cores` than {after}; start with the number of cores that was used");
         assert!(refused.contains(&remedy), "from {before} cores to {after}: {refused}");
+    }
+}
+
+/// Others count on it, as on one that is intact.
+#[test]
+fn a_lost_batch_that_another_number_of_cores_has_acknowledged_is_refused_too() {
+    let cluster = Cluster::with(4, 2, 2, small);
+    let tip =
+        LaneTip { lane: LaneId { origin: R1, link: LinkId(0) }, upto: LaneNumber(1), chain: Digest([7; 32]) };
+    let recover = |core: u8, why| {
+        let (journal, lsn) = (batch_journal(CoreId(core)), Lsn(1));
+        let lost = vec![LostBatch { journal, lsn, tip, why }];
+        Recovery::of(&cluster.setup(R0), Found { lost, ..Found::default() })
+    };
+    let refused = recover(1, Why::OwnLink).unwrap_err().to_string();
+    assert!(refused.contains("another number of `cores` than 2"), "{refused}");
+    for (core, why) in [(0, Why::OwnLink), (1, Why::Named)] {
+        assert!(recover(core, why).is_ok(), "core {core}, {why:?}");
     }
 }
 
