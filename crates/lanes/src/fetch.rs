@@ -109,22 +109,23 @@ impl Walk {
 
 /// What of the lost batches of a lane is looked for next.
 #[derive(Debug, Default)]
-pub(crate) struct Lost {
-    tried: Mark,
+pub(crate) struct Search {
+    tried: Option<Mark>,
     /// The looks of the timer that the next pass still waits for, and those that it has waited for in all.
     looks: u32,
     rest: u32,
 }
 
-impl Lost {
-    /// The next of what was lost, ascending; nothing after each pass, for a while.
-    fn next(&mut self, mut lost: impl Iterator<Item = Mark>) -> Option<Mark> {
+impl Search {
+    /// The next of what was lost, descending, as a walk brings what was lost below its target, too; nothing after each pass,
+    /// for a while.
+    fn next(&mut self, lost: impl DoubleEndedIterator<Item = Mark>) -> Option<Mark> {
         if self.looks > 0 {
             self.looks -= 1;
             return None;
         }
-        let next = lost.find(|mark| *mark > self.tried);
-        self.tried = next.unwrap_or_default();
+        let next = lost.rev().find(|mark| self.tried.is_none_or(|tried| *mark < tried));
+        self.tried = next;
         if next.is_none() {
             self.rest = (2 * self.rest).clamp(1, LOST_LOOKS_MAX);
             self.looks = self.rest;
@@ -149,7 +150,7 @@ pub(crate) struct Walks {
     /// or tried to be.
     due: Vec<Mark>,
     tried: Mark,
-    pub(crate) lost: Lost,
+    pub(crate) lost: Search,
 }
 
 impl Walks {
@@ -394,15 +395,20 @@ impl Lanes {
         self.begin_walk(now, key, target, floor, usize::MAX, out);
     }
 
-    /// Every T_retx: fetches what this replica has acknowledged and lost. Without it, that acknowledgement is not true, and
-    /// what is intact behind it is of no use here; and if every replica has lost another batch, nobody could go on.
+    /// Every T_retx, and when a walk to such a batch has ended: fetches what this replica has acknowledged and lost. Without
+    /// it, that acknowledgement is not true, and what is intact behind it is of no use here; and if every replica has lost
+    /// another batch, nobody could go on.
     pub(crate) fn fetch_lost(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
         let rests = self.rests(lane);
         let Some(share) = self.share_mut(lane) else { return };
         if share.lane.strays.is_empty() || rests || share.walks.walks.contains_key(&Purpose::Lost) {
             return;
         }
-        let Some(target) = share.walks.lost.next(share.lane.strays.lost().into_iter()) else { return };
+        self.begin_own_search(lane);
+        let Some(share) = self.share_mut(lane) else { return };
+        let Some(target) = share.walks.lost.next(share.lane.strays.lost().into_iter()) else {
+            return self.end_own_search(lane);
+        };
         let floor = share.lane.held.executed();
         self.begin_walk(now, (lane, Purpose::Lost), target, floor, usize::MAX, out);
     }
@@ -525,8 +531,13 @@ impl Lanes {
             }
             self.end_walk(key);
             self.walk_to_wanted(now, key.0, out);
+        } else if key.1 == Purpose::Lost && self.fetches.is_exhausted(&key, self.servers(key)) {
+            self.end_walk(key);
         } else {
-            self.ask(now, key, out);
+            return self.ask(now, key, out);
+        }
+        if key.1 == Purpose::Lost {
+            self.fetch_lost(now, key.0, out);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::batch::Batch;
 use crate::checks::Checks;
-use crate::fetch::{Key, Lost, Walks, scheduler};
+use crate::fetch::{Key, Search, Walks, scheduler};
 use crate::held::Node;
 use crate::lane::Lane;
 use crate::own::{OwnLane, Owner};
@@ -347,7 +347,7 @@ impl Lanes {
         let Some(share) = self.shares.get_mut(&tip.lane) else { return };
         let connected = share.lane.connect(tip.mark());
         if !connected.is_empty() {
-            share.walks.lost = Lost::default();
+            share.walks.lost = Search::default();
             for mark in connected {
                 let why = share.lane.held.get(mark).map_or(Why::Named, |node| node.why);
                 self.checks.push(LaneTip::at(tip.lane, mark), why);

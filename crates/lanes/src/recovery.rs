@@ -2,6 +2,7 @@
 //! that was restarted: what it has sent before and not found again, its peers may hold (DESIGN section 5).
 
 use crate::batch::Batch;
+use crate::fetch::Search;
 use crate::lane::{Found, Lane};
 use crate::lanes::{Lanes, Output};
 use quorate_types::{ClusterConfig, JournalId, LaneId, LinkId, Lsn, Mark, ReplicaId, ReplicaSet, Why};
@@ -26,12 +27,24 @@ pub struct Recovered {
 ///
 /// The longest chain that f+1 others have acknowledged is adopted: this replica may have sent it before it was durable
 /// here. It seals when it has heard n − f replicas, itself included, and holds what f+1 of them have acknowledged; what fewer
-/// of them say delays nothing. What a quorum has acknowledged might still be missed, if those who say so are slow and others
+/// of them say delays nothing. What it has acknowledged itself and lost, be it held by one of them alone, it asks all of them
+/// for once before it seals beside that. What a quorum has acknowledged might still be missed, if those who say so are slow and others
 /// lie: then that is committed, and what was sealed beside it is sealed again behind it.
 #[derive(Debug, Default)]
 pub(crate) struct Adoption {
     /// The peers that have shown their frontier.
     pub(crate) heard: ReplicaSet,
+    pub(crate) search: OwnSearch,
+}
+
+/// Whether those that were heard were asked for all that was lost of the own lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OwnSearch {
+    /// Too few were heard.
+    #[default]
+    Due,
+    Begun,
+    Over,
 }
 
 impl Lanes {
@@ -113,6 +126,34 @@ impl Lanes {
         lane.origin == self.me() && adoption.is_some_and(|adoption| self.has_heard(adoption))
     }
 
+    /// What is lost of the own lane is looked for among those that were heard: all of it from now on, if too few were heard
+    /// before.
+    pub(crate) fn begin_own_search(&mut self, lane: LaneId) {
+        if self.is_settling(lane)
+            && let Some(adoption) = self.adoption_mut(lane)
+            && adoption.search == OwnSearch::Due
+        {
+            adoption.search = OwnSearch::Begun;
+            if let Some(share) = self.share_mut(lane) {
+                share.walks.lost = Search::default();
+            }
+        }
+    }
+
+    /// All that is lost of a lane was looked for once.
+    pub(crate) fn end_own_search(&mut self, lane: LaneId) {
+        if let Some(adoption) = self.adoption_mut(lane)
+            && adoption.search == OwnSearch::Begun
+        {
+            adoption.search = OwnSearch::Over;
+        }
+    }
+
+    fn adoption_mut(&mut self, lane: LaneId) -> Option<&mut Adoption> {
+        let is_own = lane.origin == self.me();
+        self.links.get_mut(&lane.link).filter(|_| is_own)?.adoption.as_mut()
+    }
+
     fn has_heard(&self, adoption: &Adoption) -> bool {
         let quorums = self.config().quorums();
         adoption.heard.len() + 1 >= quorums.replicas - quorums.faults
@@ -126,8 +167,11 @@ impl Lanes {
             if !self.is_settling(lane) {
                 continue;
             }
+            let adoption = self.links.get(&link).and_then(|link| link.adoption.as_ref());
+            let is_searched = adoption.is_some_and(|adoption| adoption.search == OwnSearch::Over);
             let Some(share) = self.shares.get_mut(&lane) else { continue };
-            if !share.lane.acknowledged.lacking(me).is_empty() {
+            let is_lost = !is_searched && !share.lane.strays.lost().is_empty();
+            if is_lost || !share.lane.acknowledged.lacking(me).is_empty() {
                 continue;
             }
             if let Some(longest) = share.lane.longest_vouched_for() {

@@ -106,12 +106,8 @@ fn what_went_bad_at_the_end_of_its_chain_is_fetched_by_the_name_that_the_journal
         let outputs = node.take();
         assert_eq!(outputs.acknowledgements(), [(chain.tips[4], Lsn(4))]);
         let (server, question) = outputs.question();
-        assert_eq!(question.chain, chain.tips[5].chain, "the lowest first");
-        node.fetched(server, &chain.answer(5, 5)).unwrap();
-        node.wait(1);
-        let (server, question) = node.take().question();
-        assert_eq!(question.chain, chain.tips[6].chain);
-        node.fetched(server, &chain.answer(6, 6)).unwrap();
+        assert_eq!(question.chain, chain.tips[6].chain, "the highest brings them all");
+        node.fetched(server, &chain.answer(6, 5)).unwrap();
         node.tick();
         let outputs = node.take();
         assert_eq!(outputs.acknowledgements(), [(chain.tip(), Lsn(8))], "it was acknowledged before");
@@ -123,6 +119,83 @@ fn what_went_bad_at_the_end_of_its_chain_is_fetched_by_the_name_that_the_journal
         node.wait(100);
         assert!(node.take().questions().is_empty(), "nothing is missing any more");
     }
+}
+
+/// Other chains of the lane have ends of their own, and what nobody has keeps nothing waiting.
+#[test]
+fn the_next_of_what_went_bad_is_asked_for_when_the_one_before_has_come_or_nobody_has_it() {
+    let chain = chain(R1, 6);
+    let beside = |number: usize, salt: u64| chain.upto(number - 1).grown(&config(|_| ()), 1, salt, 16);
+    let (fork, dead) = (beside(5, 2), beside(6, 3));
+    let mut recovered = naming(&chain, &[(6, Why::OwnLink)], &[]);
+    let forks = [&fork, &dead].map(|chain| chain.tip());
+    recovered.lost.extend((7..).map(Lsn).zip(forks).map(|(lsn, tip)| (lsn, tip, Why::OwnLink)));
+    recovered.last_lsn = Lsn(8);
+    let mut node = restarted(recovered);
+    let mut came = BTreeSet::new();
+    loop {
+        let questions = node.take().questions();
+        for (server, question) in &questions {
+            let known = [&chain, &fork].into_iter().find(|chain| chain.tip().chain == question.chain);
+            let Some(known) = known else {
+                node.fetched(*server, &chain.answer_to(question, 0, 1)).unwrap();
+                continue;
+            };
+            let number = index(question.upto);
+            node.fetched(*server, &known.answer(number, number)).unwrap();
+            came.insert(known.tip().mark());
+        }
+        if questions.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(came, BTreeSet::from([chain.tip().mark(), fork.tip().mark()]), "no time has passed");
+}
+
+/// r0's own lane up to 5, with a bundle to seal; 6 went bad, and nobody says to hold it. `has` tells who has it.
+fn origin_that_has_lost_its_tip(has: Option<ReplicaId>) -> (Vec<(u64, usize)>, BTreeSet<ReplicaId>) {
+    let own = chain(R0, 6);
+    let mut node = Node::recovered(R0, config(|_| ()), naming(&own, &[(6, Why::OwnLink)], &[]));
+    node.next_bundle = 100;
+    assert!(node.admit(16));
+    node.tick();
+    let (mut sealed, mut asked) = (Vec::new(), BTreeSet::new());
+    for round in 0..8 {
+        loop {
+            let outputs = node.take();
+            sealed.extend(outputs.broadcasts());
+            let questions = outputs.questions();
+            for (server, question) in &questions {
+                // What was asked before the others have shown what they hold tells nothing.
+                let (from, to) = if has == Some(*server) && round > 0 { (6, 6) } else { (0, 1) };
+                node.fetched(*server, &own.answer_to(question, from, to)).expect("what was asked for");
+                if sealed.is_empty() && round > 0 {
+                    asked.insert(*server);
+                }
+            }
+            if questions.is_empty() {
+                break;
+            }
+        }
+        if round == 0 {
+            node.peers().into_iter().for_each(|peer| node.acks(peer, true, vec![own.tips[5]]));
+        }
+        node.wait(1);
+    }
+    (sealed, asked)
+}
+
+#[test]
+fn an_origin_seals_behind_what_it_has_lost_if_anybody_has_it() {
+    let (sealed, _) = origin_that_has_lost_its_tip(Some(R2));
+    assert_eq!(sealed, [(7, 1)]);
+}
+
+#[test]
+fn an_origin_seals_beside_what_it_has_lost_when_all_were_asked_in_vain() {
+    let (sealed, asked) = origin_that_has_lost_its_tip(None);
+    assert_eq!(sealed, [(6, 1)]);
+    assert_eq!(asked, BTreeSet::from([R1, R2, R3]));
 }
 
 #[test]
@@ -205,7 +278,10 @@ fn the_origin_may_be_faster_than_a_walk() {
 #[test]
 fn a_server_that_lacks_one_batch_is_asked_for_those_below() {
     let chain = chain(R1, 6);
-    let mut node = restarted(without(&chain, &[2, 4], &[]));
+    let mut recovered = without(&chain, &[2, 4], &[]);
+    // Nothing but the header asks for them.
+    recovered.batches.iter_mut().for_each(|(.., why)| *why = Why::Named);
+    let mut node = restarted(recovered);
     node.disconnect(R3);
     node.take();
     node.want(chain.tip());
