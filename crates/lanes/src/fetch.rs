@@ -1,9 +1,9 @@
 //! Fetching a lane backwards along its chain, each batch checked against the digest asked for.
 //!
-//! Four walks of a lane go on side by side, so that none can hold up another: to what headers name that are decided, to what
-//! a primary proposes, to what f+1 others have acknowledged, and to what this replica has acknowledged and lost. Whom to
-//! ask, and for how long, `quorate_fetch` says; what has come stays when the next server goes on, and what is a stray here
-//! need not come.
+//! Five walks of a lane go on side by side, so that none can hold up another: to what headers name that are decided, to what
+//! a primary proposes, to what f+1 others have acknowledged, to what this replica has acknowledged and lost, and to what is
+//! executed and cannot be read any more. Whom to ask, and for how long, `quorate_fetch` says; what has come stays when the
+//! next server goes on, and what is a stray here need not come.
 
 use crate::batch::Batch;
 use crate::lanes::{Destination, Lanes, Output, Reject, Share};
@@ -12,7 +12,7 @@ use quorate_types::mistakes::is_made;
 use quorate_types::{LaneId, LinkId, Mark, Mistake, Nanoseconds, ReplicaId, ReplicaSet, Tuning, Why};
 use quorate_wire::message::{FetchBatches, Message, decode_fetched_batches};
 use quorate_wire::{FrameRef, LaneTip};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A server has so many retransmission times for an answer; twice as many after each round of all servers, up to
@@ -36,9 +36,12 @@ pub(crate) enum Purpose {
     Acknowledged,
     /// This replica has acknowledged it, and lost it.
     Lost,
+    /// It is executed, was to be served from the journal, and cannot be read there any more: it alone is taken.
+    Unreadable,
 }
 
-const PURPOSES: [Purpose; 4] = [Purpose::Named, Purpose::Proposed, Purpose::Acknowledged, Purpose::Lost];
+const PURPOSES: [Purpose; 5] =
+    [Purpose::Named, Purpose::Proposed, Purpose::Acknowledged, Purpose::Lost, Purpose::Unreadable];
 
 pub(crate) type Key = (LaneId, Purpose);
 
@@ -107,7 +110,7 @@ impl Walk {
     }
 }
 
-/// What of the lost batches of a lane is looked for next.
+/// What of several batches, which nobody may have, is looked for next.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     tried: Option<Mark>,
@@ -135,7 +138,7 @@ impl Search {
 
     /// Somebody may have what was lost: the next pass waits for nothing. One that is under way goes on, or a peer that comes
     /// and goes would keep it from ever reaching what is last.
-    pub(crate) fn go_on(&mut self) {
+    fn go_on(&mut self) {
         (self.looks, self.rest) = (0, 0);
     }
 }
@@ -151,11 +154,20 @@ pub(crate) struct Walks {
     due: Vec<Mark>,
     tried: Mark,
     pub(crate) lost: Search,
+    /// What is executed, lies in the journal alone, and cannot be read there.
+    pub(crate) unreadable: BTreeSet<Mark>,
+    unreadable_next: Search,
 }
 
 impl Walks {
     pub(crate) fn is_open(&self) -> bool {
         !self.wanted.is_empty() || !self.walks.is_empty()
+    }
+
+    /// Somebody may have what others had nothing of.
+    pub(crate) fn go_on(&mut self) {
+        self.lost.go_on();
+        self.unreadable_next.go_on();
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -262,7 +274,9 @@ impl Lanes {
     pub(crate) fn end_walks_behind(&mut self, lane: LaneId) {
         let Some(share) = self.shares.get(&lane) else { return };
         let executed = share.lane.executed();
-        let behind = share.walks.walks.iter().filter(|(_, walk)| walk.target.upto <= executed);
+        let is_behind =
+            |purpose: Purpose, walk: &Walk| purpose != Purpose::Unreadable && walk.target.upto <= executed;
+        let behind = share.walks.walks.iter().filter(|(purpose, walk)| is_behind(**purpose, walk));
         let behind: Vec<Purpose> = behind.map(|(purpose, _)| *purpose).collect();
         for purpose in behind {
             self.end_walk((lane, purpose));
@@ -297,8 +311,9 @@ impl Lanes {
         let bytes = self.tuning().fetch_bytes_max as u64;
         while let Some(server) = self.fetches.ask(now, &key, servers.iter().copied(), bytes) {
             let Some(share) = self.share_mut(lane) else { return };
-            let above = share.lane.executed();
+            let executed = share.lane.executed();
             let Some(walk) = share.walks.walks.get_mut(&purpose) else { return };
+            let above = if purpose == Purpose::Unreadable { walk.floor.upto } else { executed };
             let Mark { upto, chain } = walk.next;
             walk.asked.insert(server, walk.next);
             let frame = FetchBatches { lane, upto, chain, above }.encode();
@@ -413,6 +428,38 @@ impl Lanes {
         self.begin_walk(now, (lane, Purpose::Lost), target, floor, usize::MAX, out);
     }
 
+    /// Every T_retx, and when such a fetch has ended: fetches what is executed, is to be served until a certified state covers
+    /// it, and cannot be read from the journal any more.
+    pub(crate) fn fetch_unreadable(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let is_disk_behind = self.is_disk_behind();
+        let Some(Share { lane: of_lane, walks, .. }) = self.share_mut(lane) else { return };
+        if walks.unreadable.is_empty() || is_disk_behind || walks.walks.contains_key(&Purpose::Unreadable) {
+            return;
+        }
+        walks.unreadable.retain(|mark| of_lane.held.shelved(*mark).is_some());
+        let Some(target) = walks.unreadable_next.next(walks.unreadable.iter().copied()) else { return };
+        let floor = Mark { upto: target.upto.previous(), ..target };
+        self.begin_walk(now, (lane, Purpose::Unreadable), target, floor, usize::MAX, out);
+    }
+
+    /// Appends what was unreadable again, once it has come.
+    fn finish_unreadable(&mut self, now: Nanoseconds, lane: LaneId, out: &mut Vec<Output>) {
+        let key = (lane, Purpose::Unreadable);
+        let is_disk_behind = self.is_disk_behind();
+        self.fetches.finish(now, &key);
+        let Some(walk) = self.end_walk(key) else { return };
+        let Some(share) = self.share_mut(lane) else { return };
+        let Some(Step::Fetched(batch)) = walk.steps.first().filter(|_| !is_disk_behind) else { return };
+        share.walks.unreadable.remove(&walk.target);
+        // A certified state may cover it by now.
+        if let Some(shelved) = share.lane.held.shelved(walk.target) {
+            let lsn = self.write(batch, shelved.why, out);
+            if let Some(share) = self.share_mut(lane) {
+                share.lane.moved(walk.target, lsn);
+            }
+        }
+    }
+
     /// Whether a lane holds as much for others as all honest replicas together may have taken from its origin: then this
     /// one is behind, and has other worries.
     fn rests(&self, lane: LaneId) -> bool {
@@ -511,6 +558,16 @@ impl Lanes {
     fn go_on(&mut self, now: Nanoseconds, key: Key, out: &mut Vec<Output>) {
         let Some(share) = self.share_mut(key.0) else { return };
         let Some(walk) = share.walks.walks.get(&key.1) else { return };
+        if key.1 == Purpose::Unreadable {
+            match walk.next == walk.target {
+                true if !self.fetches.is_exhausted(&key, self.servers(key)) => {
+                    return self.ask(now, key, out);
+                }
+                true => drop(self.end_walk(key)),
+                false => self.finish_unreadable(now, key.0, out),
+            }
+            return self.fetch_unreadable(now, key.0, out);
+        }
         let executed = share.lane.executed();
         let is_held = |mark: Mark| share.lane.held.contains(mark) && mark.upto >= executed;
         let misses = walk.next.upto <= executed.max(walk.floor.upto) || walk.bytes_passed > walk.bytes_max;

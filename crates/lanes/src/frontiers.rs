@@ -18,7 +18,7 @@ const FRAME_TIPS_MAX: usize = 4096;
 /// The digests of one lane that are asked about at a time.
 const ASKED_MAX: usize = 64;
 /// The questions of one peer for batches of one lane that wait for an answer: one for each purpose of a fetch.
-const QUESTIONS_MAX: usize = 4;
+const QUESTIONS_MAX: usize = 5;
 
 impl Lanes {
     /// Takes acknowledgements; full ones are also the peer's frontier, and bring it what it lacks of the own lane at the
@@ -246,6 +246,7 @@ impl Lanes {
             let mut shown: BTreeSet<Mark> = std::mem::take(&mut share.shown);
             self.fetch_lacking(now, lane, out);
             self.fetch_lost(now, lane, out);
+            self.fetch_unreadable(now, lane, out);
             if stuck && let Some(share) = self.shares.get_mut(&lane) {
                 shown.extend(share.lane.held.live_tips());
                 shown.retain(|mark| !share.lane.is_quorums(*mark));

@@ -32,6 +32,7 @@ pub(crate) struct Node {
 pub(crate) struct Shelved {
     pub(crate) mark: Mark,
     pub(crate) lsn: Lsn,
+    pub(crate) why: Why,
     pub(crate) bytes: usize,
 }
 
@@ -238,6 +239,8 @@ impl Held {
     pub(crate) fn moved(&mut self, mark: Mark, lsn: Lsn) {
         if let Some(node) = self.get_mut(mark) {
             node.lsn = lsn;
+        } else if let Some(shelved) = self.shelved_at(mark) {
+            self.shelf[shelved].lsn = lsn;
         }
     }
 
@@ -382,7 +385,7 @@ impl Held {
             self.kept_bytes -= bytes;
             self.durable = self.durable.max(node.durable);
             if mark.upto > self.covered {
-                self.shelf.push_back(Shelved { mark, lsn: node.lsn, bytes });
+                self.shelf.push_back(Shelved { mark, lsn: node.lsn, why: node.why, bytes });
             }
         }
     }
@@ -395,8 +398,17 @@ impl Held {
 
     /// What lies in the journal of the chain that ends with `mark`, from there down.
     pub(crate) fn shelved_from(&self, mark: Mark) -> impl Iterator<Item = &Shelved> {
-        let found = self.shelf.binary_search_by_key(&mark.upto, |shelved| shelved.mark.upto).ok();
-        let end = found.filter(|found| self.shelf[*found].mark == mark).map_or(0, |found| found + 1);
+        let end = self.shelved_at(mark).map_or(0, |found| found + 1);
         self.shelf.range(..end).rev()
+    }
+
+    /// What lies in the journal alone, of an executed batch.
+    pub(crate) fn shelved(&self, mark: Mark) -> Option<Shelved> {
+        self.shelved_at(mark).map(|found| self.shelf[found])
+    }
+
+    fn shelved_at(&self, mark: Mark) -> Option<usize> {
+        let found = self.shelf.binary_search_by_key(&mark.upto, |shelved| shelved.mark.upto).ok();
+        found.filter(|found| self.shelf[*found].mark == mark)
     }
 }

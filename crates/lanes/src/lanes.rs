@@ -486,7 +486,7 @@ impl Lanes {
         }
         // It may have what was lost here.
         let of_link = self.shares.iter_mut().filter(|(lane, _)| lane.link == link);
-        of_link.for_each(|(_, share)| share.walks.lost.go_on());
+        of_link.for_each(|(_, share)| share.walks.go_on());
         self.greet(peer, link);
     }
 

@@ -149,7 +149,7 @@ impl Lanes {
     }
 
     /// What lies at `lsn` of the journal cannot be read any more: a batch that is in memory is appended again. What was
-    /// executed and has left memory is not: it is not served from here any more, and a start fetches it if it is needed.
+    /// executed and has left memory is fetched before.
     pub fn on_lost(&mut self, lsn: Lsn, out: &mut Vec<Output>) {
         let records = &self.records.records;
         let Ok(index) = records.binary_search_by_key(&lsn, |(lsn, _)| *lsn) else { return };
@@ -159,6 +159,11 @@ impl Lanes {
             let lsn = self.write(&batch, why, out);
             let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
             share.lane.moved(tip.mark(), lsn);
+        } else if let Some(share) = self.shares.get_mut(&tip.lane) {
+            let shelved = share.lane.held.shelved(tip.mark());
+            if shelved.is_some_and(|shelved| shelved.lsn == lsn) {
+                share.walks.unreadable.insert(tip.mark());
+            }
         }
     }
 

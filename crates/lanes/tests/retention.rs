@@ -74,6 +74,88 @@ fn what_was_lost_and_appended_again_is_read_back_from_there() {
     assert_eq!(node.take().read_back(), [4]);
 }
 
+/// r0 that has executed three batches of r1, none of them in memory, and finds 2 bad.
+fn with_a_bad_shelf(find: impl FnOnce(&mut Node)) -> (Node, Chain) {
+    let mut node = Node::with(R0, |tuning| tuning.lane_bytes_kept_max = 0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    node.receive(&chain, 1..=3);
+    node.tick();
+    durable(&mut node, 3);
+    node.lanes.on_executed(&[chain.tips[3]]);
+    node.take();
+    find(&mut node);
+    (node, chain)
+}
+
+fn look(node: &mut Node) -> Vec<(quorate_types::ReplicaId, FetchBatches)> {
+    node.now = node.now.plus(node.config.tuning().idle.0);
+    node.tick();
+    node.take().questions()
+}
+
+/// Until a certified state covers it, a peer may have nobody else to ask.
+#[test]
+fn what_is_executed_and_went_bad_in_the_journal_is_fetched_and_appended_again() {
+    let (mut node, chain) = with_a_bad_shelf(|node| node.lanes.on_lost(Lsn(2), &mut node.out));
+    let asked = look(&mut node);
+    let (without, question) = asked[0].clone();
+    assert_eq!((question.upto, question.chain), (LaneNumber(2), chain.tips[2].chain));
+    assert_eq!((asked.len(), question.above), (1, LaneNumber(1)), "it alone");
+    node.fetched(without, &chain.answer_to(&question, 0, 1)).unwrap();
+    let (server, question) = node.take().question();
+    assert_ne!(server, without);
+    assert_eq!(node.fetched(server, &chain.answer_to(&question, 3, 3)), Err(Reject::FetchMismatch));
+    let (server, _) = node.take().question();
+    node.fetched(server, &chain.answer(2, 2)).unwrap();
+    node.tick();
+    let outputs = node.take();
+    assert!(outputs.held().is_empty() && outputs.acknowledgements().is_empty(), "it is executed");
+    let appended = outputs.0.iter().find_map(|output| match output {
+        Output::Append { lsn, frame, tip, why } => Some((*lsn, frame.bytes().to_vec(), *tip, *why)),
+        _ => None,
+    });
+    let again = (Lsn(4), chain.frame(2).bytes().to_vec(), chain.tips[2], quorate_types::Why::OwnLink);
+    assert_eq!(appended, Some(again));
+    durable(&mut node, 4);
+    assert_eq!(look(&mut node), [], "nothing is missing any more");
+    let question = FetchBatches { lane: chain.lane, above: LaneNumber(0), ..question };
+    node.lanes.on_fetch(R2, LINK, &question).unwrap();
+    node.tick();
+    assert_eq!(node.take().read_back(), [4]);
+    assert_eq!(trim(&mut node, &[chain.tips[3]]), [4], "both places go");
+}
+
+#[test]
+fn what_went_bad_in_the_journal_is_not_fetched_once_a_certified_state_covers_it() {
+    let (mut node, chain) = with_a_bad_shelf(|node| node.lanes.on_lost(Lsn(2), &mut node.out));
+    let (server, question) = look(&mut node)[0].clone();
+    trim(&mut node, &[chain.tips[2]]);
+    node.fetched(server, &chain.answer_to(&question, 2, 2)).unwrap();
+    assert_eq!(node.take().appended(), []);
+    let (mut node, chain) = with_a_bad_shelf(|node| node.lanes.on_lost(Lsn(2), &mut node.out));
+    trim(&mut node, &[chain.tips[2]]);
+    assert_eq!(look(&mut node), []);
+}
+
+/// Others may have executed past it, and trimmed it.
+#[test]
+fn what_went_bad_in_the_journal_is_asked_for_ever_more_seldom() {
+    let (mut node, chain) = with_a_bad_shelf(|node| {
+        [1, 2, 3].map(Lsn).into_iter().for_each(|lsn| node.lanes.on_lost(lsn, &mut node.out));
+    });
+    let mut asked = Vec::new();
+    for _ in 0..40 {
+        let mut questions = look(&mut node);
+        while let Some((server, question)) = questions.pop() {
+            asked.push(question.upto.0);
+            node.fetched(server, &chain.answer_to(&question, 0, 1)).unwrap();
+            questions.extend(node.take().questions());
+        }
+    }
+    assert_eq!(asked[..9], [3, 3, 3, 2, 2, 2, 1, 1, 1]);
+    assert!((36..=63).contains(&asked.len()), "{}", asked.len());
+}
+
 #[test]
 fn nothing_is_trimmed_that_is_not_durable_yet() {
     let mut node = Node::new(R0);
