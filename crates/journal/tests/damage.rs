@@ -6,8 +6,8 @@ mod common;
 use common::{BATCHES, Chance, Machine, VOTES, bytes_of, identity, options, scan_files, scan_made};
 use proptest::prelude::*;
 use quorate_journal::{
-    BLOCK_BYTES, Damage, Fate, GroupSummary, Log, LogIdentity, LogOptions, LostBatch, Scan, SegmentHeader,
-    SegmentNumber, scan,
+    BLOCK_BYTES, Damage, Fate, GroupSummary, Log, LogIdentity, LogOptions, LostBatch, RecordState,
+    RecordSummary, Scan, SegmentHeader, SegmentNumber, scan,
 };
 use quorate_types::{CoreId, JournalId, Lsn};
 use std::collections::BTreeMap;
@@ -206,6 +206,14 @@ proptest! {
         // And by which names to ask others for them, unless the directory is gone, too.
         let named = |scan: &Scan| scan.lost_batches.iter().map(|batch| (batch.journal, batch.lsn)).collect::<Vec<_>>();
         prop_assert!(named(&after).iter().all(|batch| lost(&after).any(|lost| lost == *batch)));
+        let unreadable = |record: &&RecordSummary| {
+            let is_needed = record.lsn > after.trimmed(record.journal);
+            record.state == RecordState::Lost && !record.kind.is_critical() && is_needed
+        };
+        let counts = after.groups.iter().filter(|group| group.fate == Fate::Damaged);
+        let unreadable = counts.flat_map(|group| &group.records).filter(unreadable);
+        let unreadable: Vec<_> = unreadable.map(|record| (record.journal, record.lsn)).collect();
+        prop_assert_eq!(named(&after), unreadable);
         prop_assert!(after.lost_batches.iter().all(|batch| batch.tip == common::name(batch.lsn)));
         // The log goes on behind the damage, which is found again where it was.
         let mut machine = Machine { files, ..machine };
