@@ -194,11 +194,10 @@ impl LogDriver {
         lost.retain(|(journal, lsn, _)| self.log.place(*journal, *lsn).is_some());
         for (journal, lsn, kind) in &lost {
             let what = if kind.is_critical() {
-                "both copies are bad: a start would find votes lost, so let it run until it has trimmed them, and replace \
-                 the disk"
+                "both copies are bad: what is needed of this journal is written again, after the first checkpoint at the \
+                 latest; until then a start would find votes lost, so let it run, and replace the disk"
             } else {
-                "it is written again if it is in memory; otherwise a start has it from other replicas, and no replica has it \
-                 from this one"
+                "it is written again, from memory or from what other replicas have"
             };
             warn!("{}: {kind} {lsn} of journal {journal} has gone bad; {what}", path.display());
         }

@@ -201,13 +201,122 @@ fn tell(directory: &str, scan: &Scan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_journal::CONSENSUS_JOURNAL;
-    use quorate_replica::Broken;
-    use quorate_types::{Digest, Lsn, Nanoseconds, Seq};
+    use crate::config::HistogramConfig;
+    use crate::data_directory;
+    use crate::identity::{Identity, Role};
+    use crate::segment_files::Opening;
+    use quorate_journal::{CONSENSUS_JOURNAL, Log, LogOptions, SegmentAction, batch_journal};
+    use quorate_replica::{Broken, Core, Effect, Input};
+    use quorate_types::{Digest, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, ReplicaId, Seq, Why};
     use quorate_wire::header::genesis;
-    use quorate_wire::message::CheckpointCertificate;
-    use quorate_wire::{Position, testing};
+    use quorate_wire::message::{CheckpointCertificate, FetchBatches, Message};
+    use quorate_wire::{BatchHead, Frame, Kind, LaneTip, Position, batch, testing};
+    use std::os::unix::fs::FileExt;
     use std::sync::Arc;
+    use std::time::Duration;
+
+    const ME: ReplicaId = ReplicaId(2);
+    const PEER: ReplicaId = ReplicaId(1);
+
+    fn config(directory: &Path) -> NodeConfig {
+        NodeConfig {
+            cluster: Arc::new(testing::config(4)),
+            replica: ME,
+            key: testing::replica_key(ME.0),
+            key_file: directory.join("replica-2.key"),
+            cores: vec![None],
+            spin: Duration::ZERO,
+            data_directory: directory.join("data"),
+            durability: Durability::Sync,
+            journal_bytes_max: 1 << 30,
+            free_bytes_min: 0,
+            security: "plaintext",
+            histograms: HistogramConfig { directory: directory.to_owned(), interval: None },
+        }
+    }
+
+    /// A data directory with one batch in its log, the directory of the log, and the name of the batch.
+    fn with_a_batch(config: &NodeConfig) -> (DataDirectory, PathBuf, LaneTip) {
+        let identity = Identity::new(&config.cluster, ME, Role::Founding);
+        data_directory::format(&config.data_directory, &identity).unwrap();
+        let data = data_directory::open(&config.data_directory, &config.cluster, ME).unwrap();
+        let directory = data.log(FIRST_CORE).unwrap();
+        let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+        let mut log = Log::create(data.log_identity(FIRST_CORE), options);
+        while let Some(action) = log.next_action() {
+            let SegmentAction::Create { number } = action else { panic!("{action:?}") };
+            let first = log.first_block(number);
+            segment_files::create(&directory, number, &first, 64 << 10, Opening::Buffered).unwrap();
+            log.on_segment_ready(number);
+        }
+        let lane = LaneId { origin: PEER, link: LinkId(0) };
+        let tip = LaneTip { lane, upto: LaneNumber(1), chain: Digest([7; 32]) };
+        let frame = Frame::encode(Kind::Batch, |out| {
+            batch::write_head(out, &BatchHead { lane, number: tip.upto, previous: Digest::ZERO }, 1);
+            out.extend_from_slice(&[9; 6000]);
+        });
+        log.append(batch_journal(FIRST_CORE), Lsn(1), Record::Batch(frame, Why::OwnLink), Some(tip));
+        for confirms in [false, true] {
+            if confirms {
+                log.confirm();
+            }
+            let write = log.next_write().unwrap();
+            let mut bytes = vec![0; write.len];
+            log.encode(write.id, &mut bytes);
+            let path = segment_files::path(&directory, write.segment);
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.write_all_at(&bytes, write.offset).unwrap();
+            log.on_written(write.id, &mut Vec::new());
+        }
+        (data, directory, tip)
+    }
+
+    /// The bytes of the batch go bad; its name, in both copies of the directory of its group, is intact.
+    fn spoil(directory: &Path, identity: quorate_journal::LogIdentity) -> LogRead {
+        let reading = Reading { sync: false, batches: false };
+        let read = segment_files::read_log(directory, identity, reading).unwrap();
+        let place = read.scan.batches[0].place;
+        let path = segment_files::path(directory, place.segment);
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0xee; 64], place.offset + 3000).unwrap();
+        read
+    }
+
+    #[test]
+    fn a_start_asks_others_for_a_batch_that_its_log_names_and_cannot_give_back() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let (mut data, directory, tip) = with_a_batch(&config);
+        spoil(&directory, data.log_identity(FIRST_CORE));
+        let (cluster, key) = (Arc::clone(&config.cluster), config.key.clone());
+        let setup = ReplicaSetup { config: cluster, me: ME, key, cores: 1 };
+        let mut folder = PageFolder::at(&data.pages(), true);
+        let mut recovery = recover(&config, &setup, &mut data, &mut folder).unwrap().recovery;
+        let mut core = Core::recover(&setup, FIRST_CORE, &mut recovery);
+        let mut effects = Vec::new();
+        let (now, peer, link) = (Nanoseconds(1 << 40), PEER, tip.lane.link);
+        core.step(now, Input::PeerConnected { peer, link }, &mut effects);
+        core.step(now, Input::TickEnd, &mut effects);
+        let asked = effects.iter().filter_map(|effect| match effect {
+            Effect::SendPeer { frame, .. } if frame.kind() == Kind::FetchBatches => {
+                Some(FetchBatches::decode(frame.payload()).unwrap())
+            }
+            _ => None,
+        });
+        let asked: Vec<_> = asked.map(|asked| (asked.lane, asked.upto, asked.chain)).collect();
+        assert_eq!(asked, [(tip.lane, tip.upto, tip.chain)]);
+    }
+
+    #[test]
+    fn a_batch_that_goes_bad_between_the_scan_and_its_reading_is_lost_by_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, directory, tip) = with_a_batch(&config(root.path()));
+        let LogRead { scan, .. } = spoil(&directory, data.log_identity(FIRST_CORE));
+        let mut found = Found::default();
+        read_batches(&[(FIRST_CORE, directory, scan)], &mut found).unwrap();
+        let lost: Vec<_> = found.lost.iter().map(|lost| (lost.lsn, lost.tip, lost.why)).collect();
+        assert_eq!((lost, found.records.len()), (vec![(Lsn(1), tip, Why::OwnLink)], 0));
+    }
 
     #[test]
     fn without_the_state_that_a_cluster_began_with_a_certified_one_must_be_known() {

@@ -76,21 +76,39 @@ pub fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(failed(path, "sync it"))
 }
 
-/// Makes a directory, and those above it, with the rights `mode` and with their names durable, unless it is there.
+/// Makes a directory, and those above it, with the rights `mode`, unless it is there, and its name durable.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), DirectoryError> {
-    if path.is_dir() {
-        return Ok(());
-    }
+    make_directory_by(path, mode, &mut sync_directory)
+}
+
+fn make_directory_by(
+    path: &Path,
+    mode: u32,
+    sync: &mut dyn FnMut(&Path) -> Result<(), DirectoryError>,
+) -> Result<(), DirectoryError> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    make_directory(parent, mode)?;
+    if path.is_dir() {
+        // Whoever has made it may have been killed before its name was durable.
+        return match sync(parent) {
+            Err(DirectoryError::Io { source, .. }) if is_of_another(&source) => Ok(()),
+            synced => synced,
+        };
+    }
+    make_directory_by(parent, mode, sync)?;
     DirBuilder::new().mode(mode).create(path).map_err(failed(path, "create it"))?;
-    sync_directory(parent)
+    sync(parent)
+}
+
+/// Whether a directory cannot be synced in which nothing of this program's was made: there, the same would have failed.
+fn is_of_another(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 /// Makes a directory of data as [`make_directory`] does, for its owner alone.
@@ -131,4 +149,34 @@ pub(super) fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError
 /// The directory of the segments of one core.
 pub(super) fn log_path(directory: &Path, core: CoreId) -> PathBuf {
     directory.join(format!("{LOG}{}", core.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `make_directory_by` has synced, in order.
+    fn made(path: &Path, fails: Option<io::ErrorKind>) -> (Result<(), DirectoryError>, Vec<PathBuf>) {
+        let mut synced = Vec::new();
+        let made = make_directory_by(path, 0o700, &mut |parent| {
+            synced.push(parent.to_owned());
+            fails.map_or(Ok(()), |kind| Err(failed(parent, "sync it")(kind.into())))
+        });
+        (made, synced)
+    }
+
+    #[test]
+    fn the_name_of_a_directory_is_made_durable_though_it_was_there() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, above) = (root.path().to_owned(), root.path().parent().unwrap().to_owned());
+        let (outer, inner) = (root.join("outer"), root.join("outer/inner"));
+        // Each before what is made in it.
+        let (result, synced) = made(&inner, None);
+        assert!(result.is_ok() && inner.is_dir());
+        assert_eq!(synced, [above, root, outer.clone()]);
+        assert_eq!(made(&inner, None).1, [outer]);
+        // It is somebody else's, or the disk is bad.
+        assert!(made(&inner, Some(io::ErrorKind::PermissionDenied)).0.is_ok());
+        assert!(made(&inner, Some(io::ErrorKind::Other)).0.is_err());
+    }
 }
