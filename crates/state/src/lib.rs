@@ -57,7 +57,7 @@ pub use manifest::{
 pub use page::PageFault;
 pub use reply::{Outcome, Reply, SkipReason};
 pub use restart::{Known, Restored};
-pub use salvage::Salvage;
+pub use salvage::{NotWhole, Salvage};
 pub use scrub::{Scrub, Stored};
 pub use serve::{PageAnswer, PageRequest};
 pub use state::{BundleInput, Context, State};

@@ -105,7 +105,13 @@ impl PageStore {
                 Err(error) => found.note(&manifest, error)?,
             }
         }
-        self.begin_with(&[own]);
+        // Whoever goes on from a newer one, as a learner does, keeps the newest that is certified: no other proves anything, and
+        // where nobody votes any more none ever will.
+        let certified = all.iter().filter(|manifest| is_certified(manifest));
+        let certified = certified.max_by_key(|manifest| (slot(manifest), manifest.number));
+        let passed = certified.filter(|_| known.certificate < Some(own));
+        let needed: Vec<Seq> = passed.map(slot).into_iter().chain([own]).collect();
+        self.begin_with(&needed);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         if !found.may_tidy && is_made(Mistake::TidiesUnreadable) {
             found.may_tidy = true;
@@ -114,7 +120,9 @@ impl PageStore {
             let voted = voted.as_ref().map_or(Seq(0), slot);
             self.set_aside(known.certificate.unwrap_or_default().max(own).max(voted));
         } else if let Some(voted) = voted.filter(|voted| voted.head.seq > own) {
-            self.set_aside_alone(&voted);
+            self.set_aside_alone(&voted, slot(&voted));
+        } else if let Some(passed) = passed {
+            self.set_aside_alone(passed, slot(passed).next());
         }
         let is_damaged = incomplete || !found.damaged.is_empty();
         if is_damaged && (found.whole.is_none() || known.certificate > Some(own)) {

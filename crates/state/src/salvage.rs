@@ -8,17 +8,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use quorate_types::{Digest, Domain};
+use thiserror::Error;
 
 use crate::block::{
     self, Address, BLOCK_BYTES_MAX, BLOCK_HEAD_BYTES, BlockFault, BlockKind, FILE_HEAD_BYTES,
 };
 use crate::cache::{FileNumber, Place};
+use crate::frozen::Frozen;
 use crate::load::{LoadError, ReadPages, is_of_the_medium};
 use crate::manifest::{Manifest, root_digest};
 use crate::node::{HEIGHT_MAX, digest_of_page};
+use crate::page::PageFault;
 use crate::serve::{PageAnswer, PageRequest};
+use crate::transfer::{Transfer, TransferOptions};
 
 /// So much is read at a time; what a medium refuses to give is lost in pieces of this length.
 const READ_BYTES: usize = 64 * 1024;
@@ -30,6 +35,19 @@ pub struct Salvage {
     values: BTreeMap<Digest, Vec<u8>>,
     /// Height and root node of the states that are known by a manifest, by their roots.
     tops: BTreeMap<Digest, (u8, Digest)>,
+    /// Where blocks are named that are not intact.
+    damaged: BTreeSet<Address>,
+}
+
+/// Why a state cannot be put together from pages.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotWhole {
+    /// Some are not there.
+    #[error("{} of its pages are not there", .0.len())]
+    Lacks(Vec<Digest>),
+    /// All are there, and contradict each other, which whoever has signed the root would have to explain.
+    #[error("it contradicts itself: {0}")]
+    Contradicts(PageFault),
 }
 
 impl fmt::Debug for Salvage {
@@ -38,6 +56,7 @@ impl fmt::Debug for Salvage {
             .field("pages", &self.pages.len())
             .field("values", &self.values.len())
             .field("tops", &self.tops)
+            .field("damaged", &self.damaged)
             .finish()
     }
 }
@@ -47,7 +66,7 @@ impl Salvage {
     ///
     /// # Errors
     /// When a file cannot be read for a reason that is not the medium's: nothing is known of its blocks then.
-    pub(crate) fn gather<'a>(
+    pub fn gather<'a>(
         files: &BTreeMap<FileNumber, u32>,
         manifests: impl Iterator<Item = &'a Manifest>,
         source: &mut impl ReadPages,
@@ -75,7 +94,36 @@ impl Salvage {
                 break;
             }
         }
+        let is_damaged = |address: &&Address| {
+            files.contains_key(&address.file) && !gatherer.taken.contains(&address.place())
+        };
+        gatherer.found.damaged = gatherer.named.iter().filter(is_damaged).copied().collect();
         Ok(gatherer.found)
+    }
+
+    /// Takes what is intact in other page files, too. Where blocks of those are damaged is forgotten.
+    pub fn add(&mut self, other: Self) {
+        self.pages.extend(other.pages);
+        self.values.extend(other.values);
+        self.tops.extend(other.tops);
+    }
+
+    /// Where blocks should be and are not intact, as far as intact ones and manifests name them.
+    pub fn damaged(&self) -> impl Iterator<Item = &Address> {
+        self.damaged.iter()
+    }
+
+    /// The state with this root, every page checked against it.
+    ///
+    /// # Errors
+    /// When pages are not here: those that are wanted first, as what is below them is not known.
+    pub fn assemble(self: &Arc<Self>, root: Digest) -> Result<Frozen, NotWhole> {
+        let mut walk = Transfer::new(root, TransferOptions::default());
+        walk.reuse_salvage(Arc::clone(self));
+        if !walk.is_finished() {
+            return Err(NotWhole::Lacks(walk.lacking()));
+        }
+        walk.finish().map_err(NotWhole::Contradicts)
     }
 
     /// The page with this digest.

@@ -175,9 +175,10 @@ impl PageStore {
         self.aside = Some(Aside { until, manifests, pages });
     }
 
-    /// This checkpoint stays until a certified one that is as new is durable, whatever else takes its place.
-    pub(crate) fn set_aside_alone(&mut self, manifest: &Manifest) {
-        let (until, manifests) = (manifest.head.seq, BTreeSet::from([manifest.number]));
+    /// This checkpoint stays until a certified one after `until`, or a later one, is durable, whatever else takes its
+    /// place.
+    pub(crate) fn set_aside_alone(&mut self, manifest: &Manifest, until: Seq) {
+        let manifests = BTreeSet::from([manifest.number]);
         let pages = manifest.files.iter().map(|file| file.number).collect();
         self.aside = Some(Aside { until, manifests, pages });
     }

@@ -355,6 +355,12 @@ impl Transfer {
         self.whole.is_some()
     }
 
+    /// What is wanted and was not asked for, each once.
+    pub(crate) fn lacking(&self) -> Vec<Digest> {
+        let digests: BTreeSet<Digest> = self.wanted.iter().map(|want| want.digest).collect();
+        digests.into_iter().collect()
+    }
+
     /// What came from peers so far.
     #[must_use]
     pub fn figures(&self) -> Received {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use quorate_state::{
-    Frozen, Known, Manifest, PageAnswer, PageRequest, PageStore, Restored, Salvage, State, StoreOptions,
-    Transfer, TransferOptions, verify,
+    Frozen, Known, Manifest, NotWhole, PageAnswer, PageRequest, PageStore, Restored, Salvage, State,
+    StoreOptions, Transfer, TransferOptions, verify,
 };
 use quorate_types::{Digest, Nanoseconds, ReplicaId, Seq};
 
@@ -148,6 +148,92 @@ fn an_older_checkpoint_is_no_substitute_for_a_certified_one() {
     assert!(restored.broken.is_none() && restored.may_tidy);
     assert!(store.has_set_aside(), "this replica has voted for the other one");
     assert!(State::new([]).freeze().known_root().is_none());
+}
+
+/// What is intact in the page files of a disk.
+fn gather(disk: &mut Disk) -> Salvage {
+    let length = |bytes: &Vec<u8>| u32::try_from(bytes.len()).expect("small files");
+    let files = disk.pages.iter().map(|(number, bytes)| (*number, length(bytes))).collect();
+    let manifests: Vec<Manifest> =
+        disk.manifests.values().map(|bytes| Manifest::decode(bytes).expect("it is whole")).collect();
+    Salvage::gather(&files, manifests.iter(), disk).expect("nothing refuses")
+}
+
+#[test]
+fn a_state_is_put_together_from_what_is_intact_in_several_places() {
+    let (whole, manifest, _) = disk(6);
+    let root = manifest.roots[0].address;
+    // Of one the root node, of the other the first block of each file.
+    let heads: Vec<_> = manifest.files.iter().map(|file| (file.number, 32)).collect();
+    let mut places = Vec::new();
+    let mut copies = [vec![(root.file, root.offset)], heads].map(|bad| {
+        let mut copy = whole.clone();
+        for (file, offset) in &bad {
+            copy.pages.get_mut(file).expect("it is there")[*offset as usize + 14] ^= 1;
+        }
+        places.push(bad);
+        copy
+    });
+    let [first, second] = copies.each_mut().map(gather);
+    let named = |found: &Salvage| -> Vec<_> { found.damaged().map(|at| (at.file, at.offset)).collect() };
+    assert_eq!(named(&first), places[0]);
+    let (lost, stale): (Vec<_>, Vec<_>) =
+        named(&second).into_iter().partition(|place| places[1].contains(place));
+    assert!(!lost.is_empty() && stale.is_empty(), "{lost:?} {stale:?}");
+    let lacks = |found: &Arc<Salvage>| match found.assemble(manifest.root) {
+        Err(NotWhole::Lacks(pages)) => pages.len(),
+        other => panic!("{other:?}"),
+    };
+    let (first, mut both) = (Arc::new(first), second);
+    assert_eq!(lacks(&first), 1, "its root node");
+    assert_eq!(
+        Arc::new(gather(&mut copies[0])).assemble(Digest([3; 32])).unwrap_err(),
+        NotWhole::Lacks(vec![])
+    );
+    both.add(gather(&mut copies[0]));
+    let both = Arc::new(both);
+    assert_eq!(both.assemble(manifest.root).expect("each page is intact somewhere").root(), manifest.root);
+    // The same block is bad everywhere.
+    copies[1] = copies[0].clone();
+    let mut same = gather(&mut copies[1]);
+    same.add(gather(&mut copies[0]));
+    assert_eq!(lacks(&Arc::new(same)), 1);
+}
+
+/// It is all that a new cluster can begin with, where so many are learners that none is certified any more.
+#[test]
+fn a_learner_that_goes_on_from_a_state_that_nobody_has_certified_keeps_the_one_that_somebody_has() {
+    let (mut state, _) = filled(&mut Random(8), SEQ - 1, 3000);
+    let (mut disk, mut store) = (Disk::endless(), PageStore::new(OPTIONS, [], []));
+    let write = |disk: &mut Disk, store: &mut PageStore, seq: u64, state: &mut State| {
+        state.note_header(Seq(seq), Digest([8; 32]), Nanoseconds(seq));
+        let checkpoint = store.begin(head(seq), &state.freeze());
+        disk.carry_out(store, checkpoint).expect("no crash")
+    };
+    let certified = write(&mut disk, &mut store, SEQ, &mut state);
+    write(&mut disk, &mut store, SEQ + 1, &mut state);
+    let manifests: Vec<Manifest> =
+        disk.manifests.values().map(|bytes| Manifest::decode(bytes).expect("it is whole")).collect();
+    let lengths: Vec<_> = disk.pages.iter().map(|(number, bytes)| (*number, bytes.len() as u64)).collect();
+    let mut store = PageStore::new(OPTIONS, lengths, disk.manifests.keys().copied());
+    let known = Known { certificate: Some(Seq(SEQ)), upto: Seq(u64::MAX) };
+    let restored = store.restore(manifests, false, known, &mut disk).expect("nothing refuses");
+    let (newest, frozen) = restored.whole.expect("it is whole");
+    assert_eq!(newest.head.seq, Seq(SEQ + 1));
+    let tidied = store.unneeded();
+    disk.remove(&tidied).expect("no crash");
+    // As far as it knows, a restart goes on from what it has begun with, or from the beginning.
+    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let removal = store.keep_states(&[Seq(0), Seq(SEQ + 1)]);
+    disk.remove(&removal).expect("no crash");
+    for seq in SEQ + 2..SEQ + 6 {
+        write(&mut disk, &mut store, seq, &mut state);
+        verify(&certified, &mut disk).expect("it is there");
+        assert!(disk.manifests.contains_key(&certified.number));
+    }
+    let removal = store.keep_states(&[Seq(SEQ + 4), Seq(SEQ + 5)]);
+    disk.remove(&removal).expect("no crash");
+    assert!(!disk.manifests.contains_key(&certified.number), "a newer one is certified");
 }
 
 proptest! {
