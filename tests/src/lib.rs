@@ -1,6 +1,7 @@
 //! What the tests of the whole share.
 #![forbid(unsafe_code)]
 
+pub mod checkpoints;
 pub mod cluster;
 pub mod recorder;
 pub mod tidy;

@@ -1,82 +1,15 @@
 //! Rotten media: what is damaged on a disk is not lost as long as others have it, and nobody forgets what it has
 //! promised. Real files, real processes.
 
+use quorate_tests::checkpoints::{
+    Manifest, children, contents, flip, names, newest_manifest, page_file, pages, with_checkpoints,
+};
 use quorate_tests::cluster::{Cluster, binary, wait_for};
 use quorate_tests::recorder::{Acknowledged, Recorder, assert_all_there};
 use quorate_types::ReplicaId;
-use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-
-/// Where a block is: the page file, the offset, and the length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    file: u32,
-    offset: u32,
-    bytes: u32,
-}
-
-/// The newest manifest in a folder of checkpoints, as far as these tests need it.
-#[derive(Debug)]
-struct Manifest {
-    seq: u64,
-    root: Place,
-}
-
-fn number(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn place(bytes: &[u8], at: usize) -> Place {
-    Place { file: number(bytes, at), offset: number(bytes, at + 4), bytes: number(bytes, at + 8) }
-}
-
-fn pages(cluster: &Cluster, replica: usize) -> PathBuf {
-    cluster.file(&format!("data-{replica}")).join("pages")
-}
-
-fn names(cluster: &Cluster, replica: usize) -> Vec<String> {
-    let entries = fs::read_dir(pages(cluster, replica)).expect("a replica makes it");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("ours").file_name().into_string().expect("plain names")).collect();
-    names.sort();
-    names
-}
-
-fn newest_manifest(cluster: &Cluster, replica: usize) -> Option<Manifest> {
-    let is_one = |name: &&String| name.starts_with("manifest-") && name.len() == "manifest-00000000".len();
-    let names = names(cluster, replica);
-    // It may be replaced by a newer one meanwhile.
-    let bytes = fs::read(pages(cluster, replica).join(names.iter().rfind(is_one)?)).ok()?;
-    let seq = u64::from_le_bytes(bytes[29..37].try_into().expect("eight bytes"));
-    Some(Manifest { seq, root: place(&bytes, 146) })
-}
-
-/// The blocks below an inner node.
-fn children(cluster: &Cluster, replica: usize, node: Place) -> Vec<Place> {
-    let file = fs::File::open(page_file(cluster, replica, node)).expect("it is there");
-    let mut block = vec![0; node.bytes as usize];
-    file.read_exact_at(&mut block, u64::from(node.offset)).expect("it is whole");
-    assert_eq!(block[4], 2, "it is an inner node");
-    let count = usize::from(u16::from_le_bytes([block[6], block[7]]));
-    (0..count).map(|index| place(&block, 12 + 12 * index)).collect()
-}
-
-fn page_file(cluster: &Cluster, replica: usize, block: Place) -> PathBuf {
-    pages(cluster, replica).join(format!("pages-{:08}", block.file))
-}
-
-/// Flips one bit in the middle of a block.
-fn flip(cluster: &Cluster, replica: usize, block: Place) {
-    let path = page_file(cluster, replica, block);
-    let file = OpenOptions::new().read(true).write(true).open(path).expect("it is there");
-    let at = u64::from(block.offset + block.bytes / 2);
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("it is whole");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("the directory is ours");
-}
 
 /// Flips a bit in the newest checkpoint of each of four replicas, in another block of each.
 fn flip_one_block_each(cluster: &Cluster) {
@@ -87,25 +20,6 @@ fn flip_one_block_each(cluster: &Cluster) {
         // Of the first the root itself, of the others one leaf each, and no leaf twice.
         flip(cluster, replica, if replica == 0 { root } else { below[replica] });
     }
-}
-
-/// The checksums of all files of a replica's data, but for what says who uses it.
-fn contents(cluster: &Cluster, replica: usize) -> BTreeMap<PathBuf, u32> {
-    let mut directories = vec![cluster.file(&format!("data-{replica}"))];
-    let mut found = BTreeMap::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).expect("it is there") {
-            let path = entry.expect("ours").path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if !path.ends_with("lock") {
-                // What cannot be read is not looked at.
-                let sum = fs::read(&path).map_or(0, |bytes| crc32c::crc32c(&bytes));
-                found.insert(path, sum);
-            }
-        }
-    }
-    found
 }
 
 /// Flips one bit in the batch that holds an acknowledged write, in whichever log of a replica it lies.
@@ -125,39 +39,6 @@ fn flip_batch(cluster: &Cluster, replica: usize, write: &Acknowledged) {
         fs::write(&segment, bytes).expect("the directory is ours");
     }
     assert!(flipped > 0, "the log of replica {replica} has {write:?}");
-}
-
-/// Waits until the newest checkpoint of every replica is the one that all know to be certified, while nothing is
-/// ordered.
-fn settle(cluster: &Cluster) {
-    let replicas = [0, 1, 2, 3];
-    wait_for("the newest checkpoint of all is certified", || {
-        let reports = cluster.reports(&replicas, false, |_| true);
-        let stable = reports[0]["stable"].as_u64()?;
-        let is_settled = |replica: &usize| {
-            let newest = newest_manifest(cluster, *replica).map(|manifest| manifest.seq);
-            reports[*replica]["stable"].as_u64() == Some(stable) && newest == Some(stable)
-        };
-        (stable > 0 && replicas.iter().all(is_settled)).then_some(())
-    });
-}
-
-/// A cluster with certified checkpoints, and what was acknowledged in it; nothing is ordered any more.
-fn with_checkpoints() -> (Cluster, Vec<Acknowledged>) {
-    let cluster = Cluster::start(4);
-    let recorders = [Recorder::start(&cluster, 0, ReplicaId(1)), Recorder::start(&cluster, 1, ReplicaId(2))];
-    wait_for("a tree with several leaves is written", || {
-        recorders.iter().all(|recorder| recorder.completed() >= 40).then_some(())
-    });
-    let acknowledged = recorders.into_iter().flat_map(Recorder::finish).collect();
-    // Whoever copies a state orders until one is certified.
-    let copy = cluster.file("copy").display().to_string();
-    let file = cluster.file("cluster.toml").display().to_string();
-    let output = Command::new(binary()).args(["backup", "--cluster", &file, "--to", &copy]).output();
-    let output = output.expect("quorate runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    settle(&cluster);
-    (cluster, acknowledged)
 }
 
 #[test]

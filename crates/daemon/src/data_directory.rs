@@ -25,11 +25,11 @@ pub(crate) use error::failed;
 pub use error::{DirectoryError, FormatError};
 pub use format::{format, format_learner, format_with_key, format_with_state};
 pub use layout::{create_durably, make_directory, sync_directory, write_durably};
-pub(crate) use layout::{has_spoken, note_spoken};
-pub(crate) use lock::try_lock;
+pub(crate) use layout::{has_spoken, log_path, note_spoken};
+pub(crate) use lock::{hold, try_lock};
 
 use crate::identity::{Copies, IDENTITY, Identity, Role};
-use layout::{CHECKPOINTS, PAGES, entries, is_known, log_path, logs, make_private};
+use layout::{CHECKPOINTS, PAGES, entries, is_known, logs, make_private};
 use quorate_journal::LogIdentity;
 use quorate_types::{ClusterConfig, CoreId, ReplicaId};
 use std::fs::File;

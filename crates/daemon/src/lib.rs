@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod ban;
+mod certified_state;
 pub mod checkpointer;
 mod clients;
 mod clock;
@@ -36,6 +37,7 @@ mod shared;
 mod space;
 mod sync_probe;
 
+pub use certified_state::{CertifiedState, NoCertifiedState};
 pub use config::{
     ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
 };

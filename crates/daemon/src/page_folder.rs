@@ -7,8 +7,8 @@
 use crate::space::{self, opened};
 use quorate_state::{
     CheckpointHead, FILE_HEAD_BYTES, FileNumber, Frozen, Known, LoadError, LoadFigures, MANIFEST_BYTES_MAX,
-    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored, StoreOptions,
-    Stored, Undo, is_of_the_medium, verify,
+    Manifest, ManifestFault, PageStore, PageWrite, Progress, ReadPages, Removal, Restored, Salvage,
+    StoreOptions, Stored, Undo, is_of_the_medium, verify,
 };
 use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,6 +264,14 @@ impl PageFolder {
             }
         }
         Ok(survey)
+    }
+
+    /// What is intact in all page files. Holds it in memory.
+    pub(crate) fn salvage(&mut self, manifests: &[Manifest]) -> Result<Salvage, FolderError> {
+        let length = |(number, bytes): (FileNumber, u64)| (number, u32::try_from(bytes).unwrap_or(u32::MAX));
+        let files = self.list()?.pages.into_iter().map(length).collect();
+        let found = Salvage::gather(&files, manifests.iter(), self);
+        found.map_err(|error| FolderError::Load { path: self.path.clone(), error })
     }
 
     /// Writes to a page file; one that is there under a number that begins anew is of no checkpoint.

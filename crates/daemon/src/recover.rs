@@ -103,8 +103,8 @@ pub(crate) fn recover(
     if let Some(reason) = learner {
         data.become_learner(reason.clone())?;
         warn!(
-            "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones until \
-             it is given a new key by a change of configuration"
+            "this replica is a learner and casts no votes, because {reason}; it counts as one of the faulty ones. With more \
+             than f of those nothing is ordered any more: `quorate backup --help` has the way out"
         );
     }
     for (_, directory, scan) in &logs {

@@ -175,7 +175,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
         Durability::Sync => disk.tell(data.path()),
         Durability::Async => warn!(
             "durability = \"async\": no write waits for the disk, so the loss of power of more than f machines may cost \
-             what was acknowledged last"
+             what was acknowledged last, and it leaves that many learners, so that the cluster orders nothing any more \
+             and a new one is made from its newest certified state (`quorate backup --help`)"
         ),
     }
     let dumper = Dumper::start(&shared, config.replica, config.histograms.clone());

@@ -1,31 +1,26 @@
-//! `quorate backup`: copies the state of a running cluster from one of its replicas, which need not be trusted.
+//! `quorate backup`: copies the state of a running cluster from one of its replicas, which need not be trusted. From the
+//! data directories of stopped ones `offline_backup` copies.
 
-use crate::backup_files::{
-    CERTIFICATE, CLUSTER, Origin, PAGES, SUMMARY, Summary, check_certificate, check_state,
-};
+use crate::backup_files::check_certificate;
 use crate::channel::Channel;
 use crate::cluster_arguments::ClusterArguments;
 use crate::failure::Failure;
-use crate::interrupt::on_signal;
+use crate::new_backup::{Bar, Contents, Unfinished};
+use crate::offline_backup;
 use crate::output;
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{Client, ClientOptions};
-use quorate_daemon::page_folder::{PageFolder, write_checkpoint};
-use quorate_daemon::sync_directory;
-use quorate_state::{BadAnswer, CheckpointHead, Frozen, PageAnswer, State, Transfer, TransferOptions};
-use quorate_types::{ClusterConfig, Nanoseconds, Operation, ReplicaId, SessionLimits, SigningKey, limits};
+use quorate_state::{BadAnswer, Frozen, PageAnswer, Transfer, TransferOptions};
+use quorate_types::{ClusterConfig, Nanoseconds, Operation, ReplicaId, SigningKey, limits};
 use quorate_wire::message::{
     CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages, Message,
 };
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long a replica may take for one answer, and may have nothing new to give.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,11 +46,22 @@ which says what the backup is of. The directory appears when all of it is durabl
 all keys and values. It contains no secret keys, sessions are copied but not restored, and `quorate restore` makes a \
 new cluster from it. The state is in memory while it is copied.
 
+Where a cluster orders nothing any more, as more than f of its replicas are learners or lost, nobody answers, and \
+--data-dir makes the backup from the data directories of replicas that were stopped first. It needs no key. It is of the \
+newest state that a quorum of the cluster file's replicas has signed and all of whose pages are intact in some directory; \
+so name all that there are, those of learners, halted and damaged replicas too, and copies. What was executed after \
+that state is NOT in the backup, even if it was acknowledged: the output says what is known of it. A running cluster \
+certifies a state after every 2048 headers or 128 MiB of batches, and when it was idle for ten seconds, not when it is stopped. Nothing \
+of the directories is changed, and no replica starts on them meanwhile. `quorate restore` makes the new cluster.
+
+Exit codes: 0 written, 1 nothing was written, 2 wrong usage.
+
 Examples:
   quorate backup --to /backups/monday
-  quorate backup --to /backups/monday --cluster data/cluster.toml --key data/client-0.key --replica 2";
+  quorate backup --to /backups/monday --cluster data/cluster.toml --key data/client-0.key --replica 2
+  quorate backup --to /backups/last --cluster data/cluster.toml --data-dir data/data-*";
 
-/// Back up the state of a running cluster.
+/// Back up the state of a running cluster, or of one that can order nothing any more.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct BackupArguments {
@@ -67,14 +73,16 @@ pub(crate) struct BackupArguments {
     /// The replica to copy from. [default: the first that answers]
     #[arg(long, value_name = "REPLICA")]
     replica: Option<u8>,
+    /// Data directories of replicas that do not run, to copy from instead of a running cluster.
+    #[arg(long = "data-dir", value_name = "DIR", num_args = 1.., conflicts_with = "replica")]
+    data_dirs: Vec<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &BackupArguments) -> Result<ExitCode, Failure> {
-    let (config, key) = arguments.cluster.read()?;
-    if arguments.to.exists() {
-        let path = arguments.to.display();
-        return Err(Failure::usage(format!("{path}: it exists and is not overwritten; name another --to")));
+    if !arguments.data_dirs.is_empty() {
+        return offline_backup::run(&arguments.data_dirs, &arguments.cluster, &arguments.to);
     }
+    let (config, key) = arguments.cluster.read()?;
     if let Some(replica) = arguments.replica
         && config.member(ReplicaId(replica)).is_none()
     {
@@ -85,18 +93,15 @@ pub(crate) fn run(arguments: &BackupArguments) -> Result<ExitCode, Failure> {
     let unfinished = Unfinished::begin(&arguments.to)?;
     let mut source = Source::open(&config, &key, arguments.replica.map(ReplicaId))?;
     let certificate = wait_for_checkpoint(&config, &key, &mut source)?;
-    let (certificate, frozen) = source.fetch(certificate)?;
-    let state = State::from_frozen(&frozen, SessionLimits::default());
-    check_state(&state, &certificate).with_context(|| source.name())?;
-    let summary = unfinished.write(&config, &cluster_text, &source, &certificate, &state, &frozen)?;
+    let (certificate, state) = source.fetch(certificate)?;
+    let replica = source.replica;
+    let (certificate, state, cluster_text) = (&certificate, &state, &*cluster_text);
+    let contents = Contents { config: &config, cluster_text, certificate, state, replica };
+    let summary = unfinished.write(&contents).with_context(|| source.name())?;
     unfinished.finish(&arguments.to)?;
     output::print(format!(
-        "{}: the state after seq {}, {} keys, root {}, copied from replica {} and verified against its certificate\n",
-        arguments.to.display(),
-        summary.seq,
-        summary.user_keys,
-        summary.root,
-        summary.replica
+        "{}, copied from replica {replica} and verified against its certificate\n",
+        summary.sentence(&arguments.to)
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -249,109 +254,5 @@ async fn order_until_checkpoint(
         }
         reads += 1;
         bar.show(seq.since(floor));
-    }
-}
-
-/// A backup that is being written. It is removed unless it is finished.
-struct Unfinished {
-    directory: tempfile::TempDir,
-    parent: PathBuf,
-}
-
-impl Unfinished {
-    fn begin(to: &Path) -> anyhow::Result<Self> {
-        let parent = match to.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        std::fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        let directory = tempfile::Builder::new().prefix(".quorate-backup-").tempdir_in(&parent);
-        let directory =
-            directory.with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        let path = directory.path().to_owned();
-        on_signal(move || {
-            let _ = std::fs::remove_dir_all(&path);
-            std::process::exit(1);
-        })?;
-        Ok(Self { directory, parent })
-    }
-
-    fn write(
-        &self,
-        config: &ClusterConfig,
-        cluster_text: &str,
-        source: &Source,
-        certificate: &CheckpointCertificate,
-        state: &State,
-        frozen: &Frozen,
-    ) -> anyhow::Result<Summary> {
-        let path = self.directory.path();
-        let frame = certificate.encode();
-        let header = state.header().context("the state follows no header")?;
-        let head = CheckpointHead {
-            seq: header.seq,
-            digest: header.digest,
-            timestamp: header.timestamp,
-            certificate: frame.payload().to_vec(),
-        };
-        let bar = Bar::start("{prefix} {spinner} {bytes} written", "writing");
-        let mut folder = PageFolder::open(&path.join(PAGES), true)?;
-        let manifest = write_checkpoint(frozen, head, &mut folder, |bytes| bar.show(bytes))?;
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let origin = Origin { created_unix_s: created.as_secs(), replica: source.replica.0 };
-        let summary = Summary::new(origin, config, cluster_text, certificate, state, &manifest);
-        write_file(&path.join(CERTIFICATE), frame.bytes())?;
-        write_file(&path.join(CLUSTER), cluster_text.as_bytes())?;
-        write_file(&path.join(SUMMARY), summary.text().as_bytes())?;
-        sync_directory(path)?;
-        Ok(summary)
-    }
-
-    /// Gives it its name.
-    fn finish(self, to: &Path) -> anyhow::Result<()> {
-        ensure!(!to.exists(), "{}: it exists by now and is not overwritten", to.display());
-        std::fs::rename(self.directory.path(), to)
-            .with_context(|| format!("cannot name the backup {}", to.display()))?;
-        // It is there under its new name, and not to be removed under the old one.
-        let _ = self.directory.keep();
-        sync_directory(&self.parent)?;
-        Ok(())
-    }
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create_new(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// What is shown on a terminal while something goes on.
-struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    fn start(template: &str, name: &'static str) -> Self {
-        Self(std::io::stderr().is_terminal().then(|| {
-            let style =
-                ProgressStyle::with_template(template).expect("invariant: the templates here are valid");
-            ProgressBar::new_spinner().with_style(style).with_prefix(name)
-        }))
-    }
-
-    fn show(&self, position: u64) {
-        if let Some(bar) = &self.0 {
-            bar.set_position(position);
-            bar.tick();
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
     }
 }

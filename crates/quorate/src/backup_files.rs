@@ -44,7 +44,7 @@ pub(crate) struct Summary {
     pub(crate) created_unix_s: u64,
     /// The cluster.
     pub(crate) cluster_id: String,
-    /// The replica that the state was copied from.
+    /// The replica that the state was copied from, or in whose data its certificate was found.
     pub(crate) replica: u8,
     /// The seq of the last header that the state contains.
     pub(crate) seq: u64,
@@ -93,6 +93,12 @@ impl Summary {
             certificate: digest(certificate.encode().bytes()),
             cluster: digest(cluster_text.as_bytes()),
         }
+    }
+
+    /// What the backup at a place is of.
+    pub(crate) fn sentence(&self, at: &Path) -> String {
+        let (seq, keys, root) = (self.seq, self.user_keys, &self.root);
+        format!("{}: the state after seq {seq}, {keys} keys, root {root}", at.display())
     }
 
     /// The text of its file.

@@ -33,8 +33,8 @@ impl ClusterArguments {
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// The cluster and the client's key, checked to belong together.
-    pub(crate) fn read(&self) -> Result<(Arc<ClusterConfig>, SigningKey), Failure> {
+    /// The cluster.
+    pub(crate) fn config(&self) -> Result<Arc<ClusterConfig>, Failure> {
         if !self.cluster.exists() {
             return Err(Failure::usage(format!(
                 "{}: there is no such cluster file; name one with --cluster FILE or QUORATE_CLUSTER=FILE, start a \
@@ -42,7 +42,12 @@ impl ClusterArguments {
                 self.cluster.display()
             )));
         }
-        let config = Arc::new(read_cluster(&self.cluster)?);
+        Ok(Arc::new(read_cluster(&self.cluster)?))
+    }
+
+    /// The cluster and the client's key, checked to belong together.
+    pub(crate) fn read(&self) -> Result<(Arc<ClusterConfig>, SigningKey), Failure> {
+        let config = self.config()?;
         let beside = self.cluster.parent().unwrap_or(Path::new(".")).join(client_key_file(0));
         let path = self.key.as_ref().unwrap_or(&beside);
         if !path.exists() {

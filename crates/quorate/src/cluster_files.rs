@@ -244,8 +244,9 @@ key_file = \"{key}\"
 data_dir = \"{data}\"
 
 # What an acknowledgement promises. \"sync\": what is acknowledged is on the disks of a quorum, and survives the loss of
-# power of all. \"async\": no write waits for a disk; the end of all processes costs nothing, the loss of power of more
-# than f machines may cost what was acknowledged last.
+# power of all. \"async\": no write waits for a disk; the end of all processes costs nothing. The loss of power of more
+# than f machines may cost what was acknowledged last, and it ends the cluster, as who may have lost votes casts none: a
+# new one is made from its newest certified state (`quorate backup --data-dir`, `quorate restore`).
 durability = \"{durability}\"
 
 # The bytes that the log may take, and those that are left free on the disk. When the log is full of what is still

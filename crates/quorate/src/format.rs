@@ -17,7 +17,8 @@ init` and removed here or by the first start. Without it, or with --learner, the
 and serves, and casts no votes.
 
 With --learner a directory that is there and the replica's own is kept: what is in it is used, and no votes are cast. \
-That is for one of which a part is lost, so that `quorate start` refuses it.
+That is for one of which a part is lost, so that `quorate start` refuses it. Nothing makes a voter of it again, and with \
+more than f learners nothing is ordered any more: `quorate backup --help` has the way out of that.
 
 Examples:
   quorate format --config /etc/quorate/replica-2.toml             a replica of a new cluster

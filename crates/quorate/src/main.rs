@@ -19,6 +19,8 @@ mod inspect;
 mod interrupt;
 mod kv;
 mod local_cluster;
+mod new_backup;
+mod offline_backup;
 mod output;
 mod ports;
 mod report;

@@ -109,6 +109,15 @@ impl Progress {
 fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
     let Quorums { replicas, quorum, .. } = quorums;
     let reports: Vec<&ReplicaReport> = answers.iter().flatten().collect();
+    let learners = reports.iter().filter(|report| report.learner).count();
+    if learners > replicas - quorum {
+        return Some(format!(
+            "{learners} of {replicas} replicas are learners, which never vote again, and a quorum is {quorum}: nothing will be \
+             ordered in this cluster any more. The way out is a new cluster from its newest certified state: stop all \
+             replicas, copy that with `quorate backup --data-dir DIR... --cluster FILE --to BACKUP`, and see \
+             `quorate restore --help`"
+        ));
+    }
     if reports.len() < quorum {
         let count = reports.len();
         return Some(format!(
@@ -122,7 +131,8 @@ fn obstacle(quorums: Quorums, answers: &[Answer]) -> Option<String> {
     let voters = reports.iter().filter(|report| !report.learner).count();
     if voters < quorum {
         return Some(format!(
-            "of the {} replicas that answer, {voters} cast votes and a quorum is {quorum}; the others are learners",
+            "of the {} replicas that answer, {voters} cast votes and a quorum is {quorum}; the others are learners. Start those \
+             that do not answer",
             reports.len()
         ));
     }
@@ -375,8 +385,18 @@ mod tests {
         let expected =
             "of the 3 replicas that answer, 2 cast votes and a quorum is 3; the others are learners";
         assert!(!possible && text.contains(expected), "{text}");
+        assert!(text.ends_with("the others are learners. Start those that do not answer."), "{text}");
         let (possible, text) = says(&[report(0, 5, "a"), report(1, 5, "a"), learner(), report(3, 5, "a")]);
         assert!(possible, "{text}");
+        // With more than f of them it makes no difference who answers.
+        let other = || report(1, 5, "a").map(|report| ReplicaReport { learner: true, ..report });
+        for last in [silent(), report(3, 5, "a")] {
+            for first in [silent(), report(0, 5, "a")] {
+                let (possible, text) = says(&[first, other(), learner(), last.clone()]);
+                assert!(!possible && text.contains("2 of 4 replicas are learners"), "{text}");
+                assert!(text.contains("quorate backup --data-dir DIR..."), "{text}");
+            }
+        }
         // A learner that has come to a view makes no quorum in it.
         let in_view = |answer: Answer| answer.map(|report| ReplicaReport { view: 1, primary: 1, ..report });
         let late = report(3, 5, "a");

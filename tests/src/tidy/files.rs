@@ -36,7 +36,7 @@ const WRITERS: [(&str, &str); 12] = [
     ("crates/daemon/src/page_folder.rs", "synced, unless the replica is not"),
     ("crates/daemon/src/sync_probe.rs", "measures the disk"),
     ("crates/daemon/src/dump.rs", "figures"),
-    ("crates/quorate/src/backup.rs", "synced, and its name with it"),
+    ("crates/quorate/src/new_backup.rs", "synced, and its name with it"),
     ("crates/quorate/src/histograms.rs", "figures"),
     ("crates/quorate/src/local_cluster.rs", "what replicas say"),
     ("crates/bench/src/", "figures"),

@@ -147,7 +147,7 @@ pub(super) fn logs(path: &Path) -> Result<Vec<(CoreId, PathBuf)>, DirectoryError
 }
 
 /// The directory of the segments of one core.
-pub(super) fn log_path(directory: &Path, core: CoreId) -> PathBuf {
+pub(crate) fn log_path(directory: &Path, core: CoreId) -> PathBuf {
     directory.join(format!("{LOG}{}", core.0))
 }
 

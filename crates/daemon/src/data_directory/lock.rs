@@ -4,7 +4,7 @@ use super::layout::LOCK;
 use super::{DirectoryError, failed};
 use quorate_types::ReplicaId;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -29,13 +29,32 @@ pub(super) fn lock(path: &Path, replica: ReplicaId) -> Result<File, DirectoryErr
         write.map_err(failed(&file_path, "write it"))?;
         return Ok(file);
     }
+    Err(locked(path, file))
+}
+
+/// Keeps replicas from starting on the directory, as long as the file is open, and changes nothing of it; others may do the
+/// same meanwhile. There is no file where no process has ever used it.
+pub(crate) fn hold(path: &Path) -> Result<Option<File>, DirectoryError> {
+    let file_path = path.join(LOCK);
+    let file = match File::open(&file_path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(failed(&file_path, "open it"))?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(locked(path, file)),
+        Err(TryLockError::Error(source)) => Err(failed(&file_path, "lock it")(source)),
+    }
+}
+
+fn locked(path: &Path, mut file: File) -> DirectoryError {
     let mut holder = String::new();
     let _ = file.read_to_string(&mut holder);
     let holder = match holder.trim() {
         "" => "another process".to_owned(),
         holder => holder.to_owned(),
     };
-    Err(DirectoryError::Locked { path: path.to_owned(), holder })
+    DirectoryError::Locked { path: path.to_owned(), holder }
 }
 
 /// Who has the directory locked, as the system tells without a lock of our own, which might keep a replica from
