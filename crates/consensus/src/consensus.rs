@@ -330,7 +330,9 @@ impl Consensus {
         self.spare.forget(seq);
         // Others may still need this replica's PREPAREs for what is decided here.
         let recent = Seq(seq.0.saturating_sub(self.tuning.proposals_max));
-        self.own_prepares.retain(|(prepare, _)| last_slot(prepare) > recent);
+        while self.own_prepares.front().is_some_and(|(prepare, _)| last_slot(prepare) <= recent) {
+            self.own_prepares.pop_front();
+        }
         self.pending = self.pending.split_off(&seq.next());
         self.voted = self.voted.max(recent);
     }
@@ -405,11 +407,16 @@ impl Consensus {
         self.executed = position;
     }
 
+    /// It is at least so late.
+    pub fn note_time(&mut self, now: Nanoseconds) {
+        self.now = now.max(self.now);
+    }
+
     /// The burst of inputs is over: propose, accept, vote, and send again what may be lost.
     ///
     /// `now` never counts backwards: an earlier time than the last one is taken for the last one.
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        self.now = now.max(self.now);
+        self.note_time(now);
         let now = self.now;
         self.announce(out);
         self.follow_claims(out);
@@ -423,6 +430,7 @@ impl Consensus {
         self.send_commit(out);
         self.check_committed(out);
         self.check_claims(out);
+        self.finish_for_view(now);
         self.sync_on_time(now, out);
         self.fetch_for_view(now, out);
         self.suspect_on_time(now, out);
@@ -462,7 +470,8 @@ impl Consensus {
     #[must_use]
     pub fn deadline(&self) -> Option<Nanoseconds> {
         let (suspicion, fetch) = (self.suspicion_deadline(), self.header_fetches.deadline());
-        [Some(self.status_due), self.clock_wait, suspicion, fetch].into_iter().flatten().min()
+        let (sync, idle) = (self.sync_deadline(), self.idle_deadline());
+        [Some(self.status_due), self.clock_wait, suspicion, fetch, sync, idle].into_iter().flatten().min()
     }
 
     /// Forgets headers that every live replica has and that lagging ones may no longer expect, as far as the own

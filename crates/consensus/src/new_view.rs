@@ -380,12 +380,21 @@ impl Consensus {
         }
     }
 
+    fn wanted_for_view(&self) -> Option<(Position, View)> {
+        self.candidate.as_ref().and_then(|candidate| Some((candidate.wanted?, candidate.view())))
+    }
+
+    /// No headers are wanted for a view any more: whoever was asked for them has room for other questions of this tick.
+    pub(crate) fn finish_for_view(&mut self, now: Nanoseconds) {
+        if self.wanted_for_view().is_none() {
+            self.header_fetches.finish(now, Purpose::View);
+        }
+    }
+
     /// Asks for headers on the way to the head of a new view: its primary first, which has entered it and so has them all.
     pub(crate) fn fetch_for_view(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let above = self.chain.committed().seq;
-        let wanted =
-            self.candidate.as_ref().and_then(|candidate| Some((candidate.wanted?, candidate.view())));
-        let Some((wanted, view)) = wanted else { return self.header_fetches.finish(now, Purpose::View) };
+        let Some((wanted, view)) = self.wanted_for_view() else { return };
         // What is asked for on the way into one view may be wanted on the way into the next.
         if !self.header_fetches.contains(Purpose::View) {
             self.header_fetches.begin(now, Purpose::View, wanted.seq.since(above), 0);

@@ -116,14 +116,17 @@ impl Consensus {
         beside || self.lacks_a_certified_slot()
     }
 
+    fn may_propose(&self) -> bool {
+        self.is_primary()
+            && !self.lacks_batches()
+            && !self.has_fallen_behind()
+            && self.is_above_its_promises()
+            && !self.lacks_what_is_certified()
+    }
+
     /// Rule 5: the primary names new tips while the pipeline has room.
     pub(crate) fn propose(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
-        if !self.is_primary()
-            || self.lacks_batches()
-            || self.has_fallen_behind()
-            || !self.is_above_its_promises()
-            || self.lacks_what_is_certified()
-        {
+        if !self.may_propose() {
             return;
         }
         loop {
@@ -163,19 +166,34 @@ impl Consensus {
     /// Whether an empty header may come next at `timestamp`: it asks for a checkpoint, and may do so once after something
     /// was ordered and nothing was for long. This is a function of the chain alone.
     fn may_follow_idly(&self, timestamp: Nanoseconds) -> bool {
-        let parent = self.chain.slot(self.chain.accepted().seq);
-        parent.is_some_and(|parent| !parent.header.cut.is_empty())
-            && timestamp >= self.chain.timestamp().plus(limits::CHECKPOINT_IDLE.0)
+        self.follows_idly_from().is_some_and(|from| timestamp >= from)
+    }
+
+    fn follows_idly_from(&self) -> Option<Nanoseconds> {
+        let parent = self.chain.slot(self.chain.accepted().seq)?;
+        let orders = !parent.header.cut.is_empty();
+        orders.then(|| self.chain.timestamp().plus(limits::CHECKPOINT_IDLE.0))
     }
 
     /// Whether the cluster has been idle for so long that what no certified state covers gets one: else that would have to
     /// be served from journals for ever.
     fn is_idle(&self, now: Nanoseconds) -> bool {
+        self.awaits_a_checkpoint() && self.may_follow_idly(now)
+    }
+
+    fn awaits_a_checkpoint(&self) -> bool {
         let accepted = self.chain.accepted();
         self.chain.committed() == accepted
             && self.executed == accepted
             && self.checkpoints.stable().seq < accepted.seq
-            && self.may_follow_idly(now)
+    }
+
+    /// When the primary of an idle cluster proposes a header that names nothing.
+    pub(crate) fn idle_deadline(&self) -> Option<Nanoseconds> {
+        if !self.awaits_a_checkpoint() || self.is_full() || !self.may_propose() {
+            return None;
+        }
+        self.follows_idly_from()
     }
 
     /// Rule 1: accepts proposals in order while the next one may be.

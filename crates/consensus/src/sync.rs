@@ -108,6 +108,13 @@ impl Consensus {
         self.ask_for_committed(now, out);
     }
 
+    /// When a replica that stays behind begins to fetch headers.
+    pub(crate) fn sync_deadline(&self) -> Option<Nanoseconds> {
+        let since = self.sync.behind_since.filter(|_| self.sync.fetch.is_none())?;
+        // What could not begin then begins with what comes.
+        Some(since.plus(self.tuning.retransmit.0)).filter(|begin| *begin > self.now)
+    }
+
     /// Asks for what is wanted next, whoever claims as much or more; another target has its turn when all have had theirs.
     fn ask_for_committed(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let Some(fetch) = &self.sync.fetch else { return };

@@ -534,8 +534,10 @@ impl Lanes {
             }
             out.push(Output::Progress(update));
         }
-        let period = if self.is_open() { self.tuning().retransmit } else { self.tuning().idle };
-        self.timer = self.timer.min(now.plus(period.0));
+        let (open, closed) = (now.plus(self.tuning().retransmit.0), now.plus(self.tuning().idle.0));
+        // Whether anything is open is asked only where that makes a difference.
+        let latest = if self.timer > open && self.is_open() { open } else { closed };
+        self.timer = self.timer.min(latest);
     }
 
     /// The next time at which [`Lanes::on_tick_end`] has something to do without any input.
@@ -557,13 +559,15 @@ impl Lanes {
         };
         let tuning = self.tuning();
         let pending = state.own.pending_bytes();
+        if pending == 0 {
+            return false;
+        }
         // Peers that were restarted, or hold another tail, may say nothing of what is executed.
         let in_flight = share.lane.held.end().upto.since(share.lane.main_quorum());
         // While the own lane is forked, one of the chains will be executed soon and the bundles of the others be sealed
         // again: those of one session keep their order only if nothing is sealed in between.
         let is_forked = || share.lane.held.forked() > 0 && share.lane.held.live_tips().len() > 1;
-        pending > 0
-            && !self.is_mute
+        !self.is_mute
             && !self.is_disk_behind()
             && state.adoption.is_none()
             && (in_flight < tuning.batches_in_flight || pending >= tuning.batch_bytes_full)

@@ -2,8 +2,10 @@
 //! wait for the journals.
 
 mod states;
+mod wake;
 
 use self::states::checkpoint;
+use self::wake::Waking;
 use crate::execution::{Answer, Beginning, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
@@ -141,9 +143,9 @@ pub struct Core {
     core: CoreId,
     layout: Layout,
     replicas: usize,
-    link: LinkRole,
-    ordering: Option<OrderingRole>,
-    execution: Option<ExecutionRole>,
+    link: Waking<LinkRole>,
+    ordering: Option<Waking<OrderingRole>>,
+    execution: Option<Waking<ExecutionRole>>,
     gate: Gate<Gated>,
     durable: Watermarks,
     local: VecDeque<Mail>,
@@ -221,9 +223,9 @@ impl Core {
             layout,
             replicas: config.members().len(),
             config: Arc::clone(config),
-            link,
-            ordering,
-            execution,
+            link: Waking::new(link),
+            ordering: ordering.map(Waking::new),
+            execution: execution.map(Waking::new),
             gate: Gate::new(setup.cores + 1),
             durable: Watermarks::new(setup.cores + 1),
             local: VecDeque::new(),
@@ -235,12 +237,13 @@ impl Core {
 
     /// Takes one input; what follows from it is appended to `effects` in order.
     pub fn step(&mut self, now: Nanoseconds, input: Input<'_>, effects: &mut Vec<Effect>) {
-        if let Some((link, arrived)) = self.link.admitted.take() {
-            self.link.lanes.note_admitted(link, now);
+        let role = self.link.asleep();
+        if let Some((link, arrived)) = role.admitted.take() {
+            role.lanes.note_admitted(link, now);
             let elapsed_ns = now.since(arrived);
             effects.push(Effect::Stage(StageTime { stage: Stage::Admitted, elapsed_ns, bundles: 1 }));
         }
-        self.link.lanes.note_sealed(now, |time| effects.push(Effect::Stage(time)));
+        role.lanes.note_sealed(now, |time| effects.push(Effect::Stage(time)));
         match input {
             Input::PeerConnected { peer, link } => self.on_peer_connected(now, peer, link, effects),
             Input::PeerDisconnected { peer, link } => {
@@ -248,6 +251,7 @@ impl Core {
                 if link == CONSENSUS_LINK
                     && let Some(ordering) = &mut self.ordering
                 {
+                    ordering.consensus.note_time(now);
                     ordering.consensus.on_disconnected(peer);
                     self.link.forget_page_questions(peer);
                     self.tell_of_peer(peer, false, effects);
@@ -293,12 +297,11 @@ impl Core {
     /// The next time at which [`Input::TickEnd`] is due without any other input.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanoseconds> {
-        if self.execution.as_ref().is_some_and(ExecutionRole::is_ready) {
-            return Some(Nanoseconds(0));
-        }
-        let consensus = self.ordering.as_ref().and_then(|ordering| ordering.consensus.deadline());
-        let transfers = self.execution.as_ref().and_then(ExecutionRole::deadline);
-        [Some(self.link.lanes.deadline()), consensus, transfers].into_iter().flatten().min()
+        let link = self.link.deadline(|link| Some(link.lanes.deadline()));
+        let ordering =
+            self.ordering.as_ref().and_then(|role| role.deadline(|role| role.consensus.deadline()));
+        let execution = self.execution.as_ref().and_then(|role| role.deadline(ExecutionRole::deadline));
+        [link, ordering, execution].into_iter().flatten().min()
     }
 
     /// What this core holds, for invariants and reports.
@@ -306,16 +309,16 @@ impl Core {
     pub fn audit(&self) -> Audit {
         let positions = self.ordering.as_ref().map(|ordering| ordering.consensus.positions());
         let kept = self.ordering.as_ref().map_or(0, |ordering| ordering.consensus.kept());
-        let pooled = self.execution.as_ref().map_or(0, ExecutionRole::pooled);
+        let pooled = self.execution.as_ref().map_or(0, |role| role.pooled());
         Audit {
             held_effects: self.gate.held(),
             pending_bytes: self.link.lanes.held_bytes(),
             kept_items: kept + pooled,
-            checks_max: self.ordering.as_ref().map_or(0, OrderingRole::checks_max),
+            checks_max: self.ordering.as_ref().map_or(0, |role| role.checks_max()),
             committed: positions.map(|positions| positions.committed),
             stable: positions.map(|positions| positions.stable),
-            executed: self.execution.as_ref().map(ExecutionRole::executed),
-            executed_root: self.execution.as_ref().and_then(ExecutionRole::last_root),
+            executed: self.execution.as_ref().map(|role| role.executed()),
+            executed_root: self.execution.as_ref().and_then(|role| role.last_root()),
         }
     }
 
@@ -687,7 +690,8 @@ impl Core {
 
     fn carry_out_consensus(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
-        ordering.timeline.observe(now, &ordering.consensus.positions());
+        let positions = ordering.consensus.positions();
+        ordering.asleep().timeline.observe(now, &positions);
         let mut outputs = std::mem::take(&mut self.consensus_outputs);
         for output in outputs.drain(..) {
             self.carry_out_consensus_output(now, output, effects);
@@ -761,19 +765,24 @@ impl Core {
         }
     }
 
-    /// Checks all signatures together that this tick has brought, of clients and of replicas.
-    fn check_signatures(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+    /// Checks all signatures together that this tick has brought: of clients to the link role, of replicas to the ordering
+    /// role, of each if it is due.
+    fn check_signatures(&mut self, now: Nanoseconds, link: bool, ordering: bool, effects: &mut Vec<Effect>) {
         let config = Arc::clone(&self.config);
         let mut claims = Claims::new(&config);
-        self.link.lanes.claim(&mut claims);
-        if let Some(ordering) = &mut self.ordering {
-            ordering.claim(&mut claims);
+        if link {
+            self.link.lanes.claim(&mut claims);
+        }
+        if let Some(role) = self.ordering.as_mut().filter(|_| ordering) {
+            role.claim(&mut claims);
         }
         let mut verdicts = claims.verdicts();
-        self.link.lanes.settle(&mut verdicts, &mut self.lanes_outputs);
-        self.carry_out_lanes(now, effects);
-        if let Some(ordering) = &mut self.ordering {
-            let liars = ordering.settle(&mut verdicts, &mut self.consensus_outputs);
+        if link {
+            self.link.lanes.settle(&mut verdicts, &mut self.lanes_outputs);
+            self.carry_out_lanes(now, effects);
+        }
+        if let Some(role) = self.ordering.as_mut().filter(|_| ordering) {
+            let liars = role.settle(&mut verdicts, &mut self.consensus_outputs);
             self.carry_out_consensus(now, effects);
             for peer in liars.iter() {
                 self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
@@ -791,7 +800,7 @@ impl Core {
     ) {
         let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
         let view = ordering.consensus.view();
-        let times = ordering.timeline.commit(now, position.seq);
+        let times = ordering.asleep().timeline.commit(now, position.seq);
         let me = self.me;
         for tip in header.cut.iter().filter(|tip| tip.lane.origin == me) {
             let mail = LinkMail::Ordered { lane: tip.lane, upto: tip.upto, times };
@@ -801,37 +810,75 @@ impl Core {
         self.post(self.layout.execution(), Mail::Execution(mail), effects);
     }
 
-    /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution.
+    /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution; of these those that are
+    /// due.
     fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        self.check_signatures(now, effects);
-        self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
-        self.carry_out_lanes(now, effects);
+        let is_due = |role: &Option<Waking<OrderingRole>>| role.as_ref().is_some_and(|role| role.is_due(now));
+        let (link, ordering) = (self.link.is_due(now), is_due(&self.ordering));
+        if link || ordering {
+            self.check_signatures(now, link, ordering, effects);
+        }
+        if self.link.is_due(now) {
+            self.end_lanes(now, effects);
+        } else if cfg!(debug_assertions) {
+            self.link.asleep().lanes.on_tick_end(now, &mut self.lanes_outputs);
+            assert!(self.lanes_outputs.is_empty(), "said without cause: {:?}", self.lanes_outputs);
+        }
         self.drain(now, effects);
-        if let Some(ordering) = &mut self.ordering {
-            let liars = ordering.take_view_changes(now);
-            for peer in liars.iter() {
-                self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
-            }
+        if is_due(&self.ordering) {
+            self.end_ordering(now, effects);
+        } else if cfg!(debug_assertions)
+            && let Some(ordering) = &mut self.ordering
+        {
+            ordering.asleep().consensus.on_tick_end(now, &mut self.consensus_outputs);
+            assert!(self.consensus_outputs.is_empty(), "said without cause: {:?}", self.consensus_outputs);
         }
-        if let Some(ordering) = &mut self.ordering {
-            ordering.answer(&mut self.consensus_outputs);
-            ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
-            let completed = ordering.completes_a_certificate();
-            self.carry_out_consensus(now, effects);
-            self.drain(now, effects);
-            if completed {
-                // What was just accepted is voted for already: its COMMIT need not wait for another tick.
-                self.check_signatures(now, effects);
-                let ordering = self.ordering.as_mut().expect("invariant: just used");
-                ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
-                self.carry_out_consensus(now, effects);
-                self.drain(now, effects);
-            }
+        if self.execution.as_ref().is_some_and(|role| role.is_due(now)) {
+            self.end_execution(now, effects);
         }
+        self.drain(now, effects);
+    }
+
+    fn end_lanes(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
+        self.link.ran(!self.lanes_outputs.is_empty(), |link| Some(link.lanes.deadline()));
+        self.carry_out_lanes(now, effects);
+    }
+
+    fn end_ordering(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
+        ordering.consensus.note_time(now);
+        let liars = ordering.take_view_changes(now);
+        ordering.answer(&mut self.consensus_outputs);
+        for peer in liars.iter() {
+            self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
+        }
+        self.end_consensus(now, effects);
+        if self.ordering.as_ref().is_some_and(|ordering| ordering.completes_a_certificate()) {
+            // What was just accepted is voted for already: its COMMIT need not wait for another tick.
+            self.check_signatures(now, false, true, effects);
+            self.end_consensus(now, effects);
+        }
+    }
+
+    fn end_consensus(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
+        ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
+        let goes_on = !self.consensus_outputs.is_empty() || ordering.has_unchecked();
+        ordering.ran(goes_on, |ordering| ordering.consensus.deadline());
+        self.carry_out_consensus(now, effects);
+        self.drain(now, effects);
+    }
+
+    fn end_execution(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
+        let before = (effects.len(), self.local.len());
         self.execute(effects);
         self.answer_pages(now, effects);
         self.look_after_transfers(now, effects);
-        self.drain(now, effects);
+        let said = (effects.len(), self.local.len()) != before;
+        if let Some(execution) = &mut self.execution {
+            execution.ran(said, ExecutionRole::deadline);
+        }
     }
 
     fn execute(&mut self, effects: &mut Vec<Effect>) {

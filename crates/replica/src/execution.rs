@@ -349,6 +349,9 @@ impl ExecutionRole {
 
     /// The next time at which there is something to do for transfers.
     pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
+        if self.is_ready() {
+            return Some(Nanoseconds(0));
+        }
         let library = self.library.deadline(self.config.tuning());
         [self.transfer.deadline(), library].into_iter().flatten().min()
     }
@@ -454,7 +457,7 @@ impl ExecutionRole {
     }
 
     /// Whether the next committed header can be executed now.
-    pub(crate) fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         self.progress.is_some()
             || self.queue.front().is_some_and(|committed| self.batches(&committed.header).is_some())
     }

@@ -268,6 +268,11 @@ impl OrderingRole {
         liars
     }
 
+    /// Whether wishes or view changes wait for their senders' credit.
+    pub(crate) fn has_unchecked(&self) -> bool {
+        !self.suspects.is_empty() || !self.changes.is_empty()
+    }
+
     /// The burst of inputs is over: answers what peers have shown and asked in it.
     pub(crate) fn answer(&mut self, out: &mut Vec<Output>) {
         for (from, status) in std::mem::take(&mut self.statuses) {

@@ -19,7 +19,7 @@ const TABLE: &[Row] = &[
     (Mistake::CommitsBeforeDurable, 0, 1, "durable before send"),
     (Mistake::CommitsInOldView, 4, 3, "no vote in a lower view"),
     (Mistake::CountsDescendants, 0, 3, "certificates"),
-    (Mistake::CountsAcrossViews, 0, 3, "certificates"),
+    (Mistake::CountsAcrossViews, 17, 1, "certificates"),
     (Mistake::SmallQuorum, 0, 1, "certificates"),
     (Mistake::VotesBeforeDurable, 0, 1, "durable before send"),
     (Mistake::VotesBelowHead, 0, 3, "votes from the head on"),
@@ -29,10 +29,10 @@ const TABLE: &[Row] = &[
     (Mistake::SelectsAnyCertificate, 27, 2, "agreement"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
-    (Mistake::ComparesSlotsAlone, 0, 3, "certificates"),
+    (Mistake::ComparesSlotsAlone, 335, 1, "certificates"),
     (Mistake::ForgetsCertificate, 0, 3, "certificates"),
     (Mistake::ForgetsEnterView, 1, 1, "equivocation"),
-    (Mistake::ForgetsPromise, 0, 3, "trimming"),
+    (Mistake::ForgetsPromise, 55, 3, "trimming"),
     (Mistake::ForgetsViewState, 4, 3, "no vote in a lower view"),
     (Mistake::ForgetsVotes, 4, 1, "progress"),
     (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
@@ -40,7 +40,7 @@ const TABLE: &[Row] = &[
     (Mistake::TearsWithBatch, 4, 3, "what was durable is there after a restart"),
     (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
-    (Mistake::JudgesByView, 1, 1, "at most once"),
+    (Mistake::JudgesByView, 6, 1, "at most once"),
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),

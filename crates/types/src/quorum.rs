@@ -97,7 +97,13 @@ impl ReplicaSet {
 
     /// The members in ascending order.
     pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
-        (0..128u8).map(ReplicaId).filter(move |replica| self.0 & (1u128 << replica.0) != 0)
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            // Of no bit at all this is 128, which no member has.
+            let lowest = rest.trailing_zeros();
+            rest &= rest.wrapping_sub(1);
+            u8::try_from(lowest).ok().filter(|lowest| *lowest < 128).map(ReplicaId)
+        })
     }
 }
 
