@@ -3,7 +3,7 @@
 //! Each function sets a case up and returns what one iteration does.
 
 use crate::loaded_state::archive;
-use crate::{LoadedState, Machines, OPERATIONS, batch, bundle};
+use crate::{LoadedState, Machines, OPERATIONS, Replicas, batch, bundle};
 use quorate_consensus::Keyring;
 use quorate_journal::{Gate, Record};
 use quorate_types::{
@@ -45,7 +45,7 @@ const fn case(name: &'static str, set_up: fn() -> Iteration) -> Case {
 }
 
 /// All cases.
-pub const CASES: [Case; 16] = [
+pub const CASES: [Case; 17] = [
     case("state/execute_1_set", || Box::new(execute_1_set())),
     case("state/execute_100_sets", || Box::new(execute_100_sets())),
     case("state/execute_100_sets_and_root", || Box::new(execute_100_sets_and_root())),
@@ -54,6 +54,7 @@ pub const CASES: [Case; 16] = [
     case("wire/from_bytes_100_sets_of_200_bytes", || Box::new(deserialize_archive())),
     case("wire/parse_batch_of_16_bundles", || Box::new(parse_batch())),
     case("consensus/one_header_on_4_machines", || Box::new(order_one_header())),
+    case("replica/one_lone_set_on_4_replicas", || Box::new(serve_one_set())),
     case("signatures/bundle_sign", || Box::new(sign_bundle())),
     case("signatures/bundle_verify", || Box::new(verify_bundle())),
     case("signatures/prepare_verify_64_slots", || Box::new(verify_prepare(64))),
@@ -149,6 +150,16 @@ pub fn order_one_header() -> impl FnMut() {
     let mut machines = Machines::new();
     move || {
         black_box(machines.order_one());
+    }
+}
+
+/// One SET of a lone client signed, disseminated, ordered, executed and answered by four whole replicas, each message in a
+/// tick of its own.
+pub fn serve_one_set() -> impl FnMut() {
+    let mut replicas = Replicas::new();
+    let mut operations = (0..).flat_map(crate::operations);
+    move || {
+        black_box(replicas.submit(&operations.by_ref().take(1).collect()));
     }
 }
 

@@ -12,9 +12,11 @@ pub mod cases;
 pub mod flame;
 mod loaded_state;
 mod machines;
+mod replicas;
 
 pub use loaded_state::{BUNDLES, LoadedState};
 pub use machines::Machines;
+pub use replicas::Replicas;
 
 use criterion::Criterion;
 use quorate_types::{BundleNumber, ClusterConfig, Condition, Operation, SessionId};
