@@ -162,13 +162,15 @@ impl Consensus {
         self.suspicion.unavailable = unavailable.map(|tip| since.unwrap_or((tip, now)));
     }
 
-    /// When a clock runs out, if one runs.
+    /// When a clock runs out, if one runs, or when claims that nothing has proved hold the clocks up no longer.
     pub(crate) fn suspicion_deadline(&self) -> Option<Nanoseconds> {
         if !self.is_voter() || self.has_suspected() {
             return None;
         }
-        let (since, _) = self.suspicion.oldest()?;
-        Some(since.plus(self.suspicion.timeout(&self.tuning).0))
+        let timeout = self.suspicion.timeout(&self.tuning).0;
+        let runs_out = self.suspicion.oldest().map(|(since, _)| since.plus(timeout));
+        let rested = self.suspicion.behind.map(|(_, since)| since.plus(timeout));
+        runs_out.into_iter().chain(rested.filter(|rested| *rested > self.now)).min()
     }
 
     /// Whether this replica has wished for the end of the present view already. It goes on voting in it until it

@@ -544,7 +544,7 @@ impl Lanes {
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
         let unanswered = self.links.values().any(|link| !link.questions.is_empty());
-        if unanswered || !self.checks.is_empty() {
+        if unanswered || !self.checks.is_empty() || self.finishes_adoptions() {
             return Nanoseconds(0);
         }
         self.fetches.deadline().map_or(self.timer, |deadline| deadline.min(self.timer))

@@ -159,22 +159,30 @@ impl Lanes {
         adoption.heard.len() + 1 >= quorums.replicas - quorums.faults
     }
 
+    /// Whether the chain of an own lane that was recovered is settled.
+    fn is_settled(&self, link: LinkId) -> bool {
+        let lane = self.own_lane(link);
+        let Some(adoption) = self.links.get(&link).and_then(|link| link.adoption.as_ref()) else {
+            return false;
+        };
+        let Some(share) = self.shares.get(&lane) else { return false };
+        let is_searched = adoption.search == OwnSearch::Over || share.lane.strays.lost().is_empty();
+        self.is_settling(lane) && is_searched && share.lane.acknowledged.lacking(self.me()).is_empty()
+    }
+
+    /// Whether [`Lanes::finish_adoptions`] has something to do.
+    pub(crate) fn finishes_adoptions(&self) -> bool {
+        self.links.keys().any(|link| self.is_settled(*link))
+    }
+
     /// Own lanes whose chain is settled seal again, behind the longest chain that f+1 others have acknowledged.
     pub(crate) fn finish_adoptions(&mut self) {
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
-        for link in links {
-            let (lane, me) = (self.own_lane(link), self.me());
-            if !self.is_settling(lane) {
-                continue;
-            }
-            let adoption = self.links.get(&link).and_then(|link| link.adoption.as_ref());
-            let is_searched = adoption.is_some_and(|adoption| adoption.search == OwnSearch::Over);
-            let Some(share) = self.shares.get_mut(&lane) else { continue };
-            let is_lost = !is_searched && !share.lane.strays.lost().is_empty();
-            if is_lost || !share.lane.acknowledged.lacking(me).is_empty() {
-                continue;
-            }
-            if let Some(longest) = share.lane.longest_vouched_for() {
+        let settled: Vec<LinkId> = self.links.keys().copied().filter(|link| self.is_settled(*link)).collect();
+        for link in settled {
+            let lane = self.own_lane(link);
+            if let Some(share) = self.shares.get_mut(&lane)
+                && let Some(longest) = share.lane.longest_vouched_for()
+            {
                 share.lane.held.prefer(longest);
             }
             if let Some(link) = self.links.get_mut(&link) {

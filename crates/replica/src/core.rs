@@ -823,6 +823,7 @@ impl Core {
         } else if cfg!(debug_assertions) {
             self.link.asleep().lanes.on_tick_end(now, &mut self.lanes_outputs);
             assert!(self.lanes_outputs.is_empty(), "said without cause: {:?}", self.lanes_outputs);
+            self.link.assert_asleep(|link| Some(link.lanes.deadline()));
         }
         self.drain(now, effects);
         if is_due(&self.ordering) {
@@ -832,6 +833,7 @@ impl Core {
         {
             ordering.asleep().consensus.on_tick_end(now, &mut self.consensus_outputs);
             assert!(self.consensus_outputs.is_empty(), "said without cause: {:?}", self.consensus_outputs);
+            ordering.assert_asleep(|ordering| ordering.consensus.deadline());
         }
         if self.execution.as_ref().is_some_and(|role| role.is_due(now)) {
             self.end_execution(now, effects);

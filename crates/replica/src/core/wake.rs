@@ -38,6 +38,13 @@ impl<T> Waking<T> {
         (self.is_due, self.deadline) = (said, if said { None } else { deadline(&self.role) });
     }
 
+    /// It was run though it was not due, and has said nothing: nor has it begun to wait for anything earlier.
+    pub(super) fn assert_asleep(&self, deadline: impl FnOnce(&T) -> Option<Nanoseconds>) {
+        let (told, now) = (self.deadline, deadline(&self.role));
+        let as_told = now.is_none_or(|now| told.is_some_and(|told| now >= told));
+        assert!(as_told, "a deadline that was not told: {now:?} instead of {told:?}");
+    }
+
     /// The next time at which it is to be run; `ask` gives that of a role that has been touched since.
     pub(super) fn deadline(&self, ask: impl FnOnce(&T) -> Option<Nanoseconds>) -> Option<Nanoseconds> {
         if self.is_due { ask(&self.role) } else { self.deadline }
