@@ -39,6 +39,12 @@ pub(crate) fn select(genesis: Position, summaries: &[(ReplicaId, ViewChangeSumma
     if is_made(Mistake::SelectsAnyCertificate) {
         prepared = summaries().find_map(|summary| summary.prepared);
     }
+    let longest = summaries().filter_map(|summary| summary.prepared).max_by_key(|found| found.1.seq);
+    if longest.map(|found| found.1.seq) > prepared.map(|found| found.1.seq)
+        && is_made(Mistake::SelectsLongestChain)
+    {
+        prepared = longest;
+    }
     let highest = summaries().max_by_key(|summary| summary.stable.seq)?;
     let checkpoint = highest.stable;
     for summary in summaries() {

@@ -4,7 +4,8 @@
 //! Everything else that is signed comes seldom from honest replicas and could come at any rate from a liar, each time with
 //! something new in it and a signature that holds. So each peer has a credit of checks that grows with time.
 
-use quorate_types::{Nanoseconds, ReplicaId};
+use quorate_types::mistakes::is_made;
+use quorate_types::{Mistake, Nanoseconds, ReplicaId};
 
 /// In so much time a peer earns one check, which takes about a fortieth of it.
 const CHECK_TIME: Nanoseconds = Nanoseconds::from_millis(2);
@@ -13,13 +14,21 @@ const CREDIT: u64 = 64;
 /// The signatures of the largest message, a new view: one summary, one PREPARE and one checkpoint vote of each replica.
 const LARGEST_PER_REPLICA: u64 = 3;
 
+/// The signature checks that a peer has caused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// Those that its credit has paid for.
+    pub charged: u64,
+    /// Those that the window bounds.
+    pub windowed: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Account {
     credit: u64,
     /// Up to when credit was given.
     since: Nanoseconds,
-    /// The checks that it has caused, credit or not.
-    caused: u64,
+    caused: Checks,
 }
 
 /// The accounts of all replicas.
@@ -32,7 +41,7 @@ pub(crate) struct CheckAccounts {
 impl CheckAccounts {
     pub(crate) fn new(replicas: usize) -> Self {
         let credit_max = LARGEST_PER_REPLICA * replicas as u64 + CREDIT;
-        let account = Account { credit: credit_max, since: Nanoseconds(0), caused: 0 };
+        let account = Account { credit: credit_max, since: Nanoseconds(0), caused: Checks::default() };
         Self { accounts: vec![account; replicas], credit_max }
     }
 
@@ -46,10 +55,10 @@ impl CheckAccounts {
             account.since = account.since.plus(earned.saturating_mul(CHECK_TIME.0));
         }
         let checks = checks as u64;
-        let covers = account.credit >= checks;
+        let covers = account.credit >= checks || is_made(Mistake::ChecksOnCredit);
         if covers {
-            account.credit -= checks;
-            account.caused += checks;
+            account.credit = account.credit.saturating_sub(checks);
+            account.caused.charged += checks;
         }
         covers
     }
@@ -57,12 +66,12 @@ impl CheckAccounts {
     /// The peer has caused a check that the window bounds: it is counted and costs no credit. Whether there is such a peer.
     pub(crate) fn note(&mut self, peer: ReplicaId) -> bool {
         let account = self.accounts.get_mut(peer.index());
-        account.map(|account| account.caused += 1).is_some()
+        account.map(|account| account.caused.windowed += 1).is_some()
     }
 
     /// The checks that this peer has caused.
-    pub(crate) fn caused(&self, peer: ReplicaId) -> u64 {
-        self.accounts.get(peer.index()).map_or(0, |account| account.caused)
+    pub(crate) fn caused(&self, peer: ReplicaId) -> Checks {
+        self.accounts.get(peer.index()).map_or(Checks::default(), |account| account.caused)
     }
 }
 
@@ -88,7 +97,9 @@ mod tests {
         assert!(accounts.charge(now.plus(1), R1, 1), "parts of the time are not lost");
         now = now.plus(u64::MAX / 2);
         assert!(!accounts.charge(now, R1, all + 1) && accounts.charge(now, R1, all));
-        assert_eq!(accounts.caused(R1), 2 * all as u64 + 4);
+        assert_eq!(accounts.caused(R1).charged, 2 * all as u64 + 4);
+        assert!(accounts.note(R1));
+        assert_eq!(accounts.caused(R1).windowed, 1);
     }
 
     #[test]
@@ -96,7 +107,7 @@ mod tests {
         let mut accounts = CheckAccounts::new(4);
         assert!(!accounts.charge(Nanoseconds(0), ReplicaId(4), 0));
         assert!(!accounts.note(ReplicaId(9)));
-        assert_eq!(accounts.caused(ReplicaId(9)), 0);
+        assert_eq!(accounts.caused(ReplicaId(9)), Checks::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod wake;
 
 use self::states::checkpoint;
 use self::wake::Waking;
+use crate::checks::Checks;
 use crate::execution::{Answer, Beginning, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
@@ -123,8 +124,8 @@ pub struct Audit {
     pub pending_bytes: usize,
     /// Headers, votes and lane positions kept by the ordering role; batches and headers that wait for execution.
     pub kept_items: usize,
-    /// The most signature checks that one peer has caused with messages of consensus.
-    pub checks_max: u64,
+    /// The signature checks that each replica has caused with messages of consensus; on the ordering core.
+    pub checks: Vec<Checks>,
     /// The highest committed slot; on the ordering core.
     pub committed: Option<Position>,
     /// The highest slot with a checkpoint certificate; on the ordering core.
@@ -314,7 +315,7 @@ impl Core {
             held_effects: self.gate.held(),
             pending_bytes: self.link.lanes.held_bytes(),
             kept_items: kept + pooled,
-            checks_max: self.ordering.as_ref().map_or(0, |role| role.checks_max()),
+            checks: self.ordering.as_ref().map_or(Vec::new(), |role| role.checks()),
             committed: positions.map(|positions| positions.committed),
             stable: positions.map(|positions| positions.stable),
             executed: self.execution.as_ref().map(|role| role.executed()),

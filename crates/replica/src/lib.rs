@@ -22,6 +22,7 @@ mod timeline;
 mod transfer;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
+pub use checks::Checks;
 pub use interface::{ClientConnection, Effect, Input, Intake, Reject};
 pub use quorate_journal::Record;
 pub use quorate_state::Frozen;

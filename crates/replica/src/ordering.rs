@@ -1,6 +1,6 @@
 //! The ordering role: consensus, with its messages decoded and verified.
 
-use crate::checks::CheckAccounts;
+use crate::checks::{CheckAccounts, Checks};
 use crate::interface::Reject;
 use crate::recovery::Recovery;
 use crate::report::OrderingReport;
@@ -310,9 +310,9 @@ impl OrderingRole {
         }
     }
 
-    /// The most checks that one peer has caused.
-    pub(crate) fn checks_max(&self) -> u64 {
-        self.config.replica_ids().map(|peer| self.checks.caused(peer)).max().unwrap_or(0)
+    /// The checks that each replica has caused.
+    pub(crate) fn checks(&self) -> Vec<Checks> {
+        self.config.replica_ids().map(|peer| self.checks.caused(peer)).collect()
     }
 
     pub(crate) fn report(&self) -> OrderingReport {

@@ -5,20 +5,25 @@
 //! core knows nothing of that, and no oracle judges it.
 
 mod acknowledgements;
+mod avoid;
 mod forks;
 mod primary;
 mod server;
+mod views;
+mod votes;
 
 use crate::ledger::Ledger;
 use crate::liars::{Habit, Liar};
 use crate::plan::Plan;
 use crate::random::{Random, Stream};
+use avoid::Avoidance;
 use forks::Forks;
 use primary::Named;
-use quorate_types::{ClusterConfig, Digest, LaneId, LinkId, Nanoseconds, ReplicaId, SigningKey};
+use quorate_types::{ClusterConfig, Digest, LaneId, LinkId, Nanoseconds, ReplicaId, SigningKey, View};
 use quorate_wire::{Frame, Kind, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use views::Views;
 
 /// Of what a liar has heard of, the newest is lied about.
 const KNOWN_MAX: usize = 48;
@@ -51,17 +56,31 @@ pub struct Agent {
     made: BTreeMap<(LaneId, Digest), (LaneTip, Frame)>,
     forks: Forks,
     named: Named,
+    views: Views,
+    avoidance: Avoidance,
+    /// The view that others lead.
+    view: View,
 }
 
 impl Agent {
     /// The agent of a liar.
     #[must_use]
     pub fn new(plan: &Plan, liar: Liar, key: SigningKey, config: Arc<ClusterConfig>) -> Self {
-        let random = Random::new(plan.seed ^ (u64::from(liar.replica.0) << 56), Stream::Lies);
-        let batch_bytes_max = plan.batch_bytes_max();
-        let (known, made) = (VecDeque::new(), BTreeMap::new());
-        let forks = Forks::new(config.members().len());
-        Self { liar, key, config, batch_bytes_max, random, known, made, forks, named: Named::default() }
+        let stream = plan.seed ^ (u64::from(liar.replica.0) << 56);
+        Self {
+            batch_bytes_max: plan.batch_bytes_max(),
+            random: Random::new(stream, Stream::Lies),
+            known: VecDeque::new(),
+            made: BTreeMap::new(),
+            forks: Forks::new(config.members().len()),
+            named: Named::default(),
+            views: Views::default(),
+            avoidance: Avoidance::new(plan, &mut Random::new(stream, Stream::Avoidance)),
+            view: View(0),
+            liar,
+            key,
+            config,
+        }
     }
 
     /// What leaves in the place of a frame that its core sends.
@@ -76,11 +95,19 @@ impl Agent {
         let keeps_votes = self.liar.has(Habit::KeepsVotes) && now >= self.liar.votes_until;
         match frame.kind() {
             Kind::Batch if self.liar.has(Habit::KeepsBatches) => Vec::new(),
+            Kind::Batch if self.liar.has(Habit::PartsLane) => self.part(now, to, link, frame),
+            Kind::Batch if self.liar.has(Habit::AvoidsPrimary) => self.avoid(now, to, link, frame),
             Kind::Batch => self.show_batch(to, link, frame),
             Kind::LaneAcks => self.say(to, link, frame),
             Kind::FetchedBatches | Kind::FetchedHeaders | Kind::FetchedPages => self.serve(to, link, frame),
             Kind::PrePrepare => vec![at_once(to, link, self.propose(ledger, to, frame))],
             Kind::Prepare | Kind::Commit | Kind::Checkpoint if keeps_votes => Vec::new(),
+            Kind::Prepare | Kind::Commit | Kind::Checkpoint if self.liar.has(Habit::ForgesVotes) => {
+                self.vote(to, link, frame)
+            }
+            Kind::Status if self.liar.has(Habit::LiesInStatus) => vec![at_once(to, link, self.claim(frame))],
+            Kind::ViewChange if self.liar.has(Habit::LiesInViewChanges) => self.change_view(to, link, frame),
+            Kind::NewView if self.liar.has(Habit::LiesInViewChanges) => self.begin_view(to, link, frame),
             _ => vec![at_once(to, link, frame)],
         }
     }
@@ -108,11 +135,12 @@ fn at_once(to: ReplicaId, link: LinkId, frame: Frame) -> Leaving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_types::{BundleNumber, LaneNumber, Operation, View};
+    use quorate_types::{BundleNumber, LaneNumber, Operation};
     use quorate_wire::message::{
-        LaneAcks, Message, PrePrepare, decode_fetched_batches, encode_fetched_batches,
+        FetchedHeaders, FetchedPages, LaneAcks, Message, NewView, PrePrepare, Prepare, Status, ViewChange,
+        decode_fetched_batches, encode_fetched_batches,
     };
-    use quorate_wire::{BatchView, Header, Statement, bundle, header, testing};
+    use quorate_wire::{BatchView, Header, PreparedCertificate, Statement, bundle, header, testing};
     use std::collections::BTreeSet;
 
     const LINK: LinkId = LinkId(0);
@@ -201,6 +229,127 @@ mod tests {
             differs |= parents.0 != parents.1;
         }
         assert!(differs);
+    }
+
+    #[test]
+    fn one_who_drips_gives_one_of_what_was_asked_for_and_late_and_one_who_forges_gives_others() {
+        let batches = sealed(3);
+        let lane = LaneId { origin: ReplicaId(0), link: LINK };
+        let asked = LaneTip { lane, upto: LaneNumber(3), chain: Digest([7; 32]) };
+        let payloads = || batches.iter().rev().map(Frame::payload);
+        let answer = encode_fetched_batches(&asked, payloads());
+        let dripped = pass(&mut agent(Habit::Drips), 1, &answer).remove(0);
+        assert!(dripped.after > Nanoseconds(0));
+        let (_, given) = decode_fetched_batches(dripped.frame.payload()).unwrap();
+        assert_eq!(given, [batches[2].payload()]);
+        let header = |seq| Header {
+            epoch: testing::config(4).epoch(),
+            seq: quorate_types::Seq(seq),
+            parent: Digest([3; 32]),
+            timestamp: Nanoseconds(seq),
+            cut: vec![asked],
+        };
+        let headers = FetchedHeaders { headers: vec![header(2), header(1)] };
+        let pages = FetchedPages {
+            request: 4,
+            root: Digest([4; 32]),
+            top: Some((1, Digest([5; 32]))),
+            pages: vec![vec![1, 2], vec![3]],
+            values: Vec::new(),
+        };
+        let mut forger = agent(Habit::Forges);
+        for genuine in [answer, headers.encode(), pages.encode()] {
+            let given: BTreeSet<Vec<u8>> =
+                (0..40).map(|_| pass(&mut forger, 1, &genuine).remove(0).frame.payload().to_vec()).collect();
+            assert!(given.len() > 1 && given.contains(genuine.payload()));
+        }
+    }
+
+    #[test]
+    fn what_one_who_lies_in_view_changes_shows_is_signed_and_is_not_the_same_for_all() {
+        let config = testing::config(4);
+        let change = |id: u8, seq: u64| {
+            let position = quorate_wire::Position { seq: quorate_types::Seq(seq), digest: Digest([id; 32]) };
+            let prepared = PreparedCertificate { view: View(0), position, votes: Vec::new() };
+            ViewChange {
+                new_view: View(4),
+                stable: None,
+                prepared: Some(prepared),
+                suspects: Vec::new(),
+                proposals: Vec::new(),
+                signature: quorate_types::Signature([id; 64]),
+            }
+        };
+        let mut liar = agent(Habit::LiesInViewChanges);
+        (1..4).for_each(|id| liar.hear(ReplicaId(id), &change(id, u64::from(id)).encode()));
+        let own = change(0, 1).encode();
+        let said: Vec<ViewChange> = (0..60)
+            .flat_map(|_| pass(&mut liar, 1, &own))
+            .map(|said| ViewChange::decode(said.frame.payload()).unwrap())
+            .collect();
+        let genesis = header::genesis(config.digest());
+        for said in said.iter().filter(|said| said.signature != quorate_types::Signature([0; 64])) {
+            let statement = Statement::view_change(&config, View(4), &said.summary(genesis));
+            assert!(statement.is_signed_by_replica(&config, ReplicaId(0), &said.signature));
+        }
+        let shown: BTreeSet<Option<u64>> =
+            said.iter().map(|said| said.prepared.as_ref().map(|found| found.position.seq.0)).collect();
+        assert!(shown.is_superset(&BTreeSet::from([None, Some(1), Some(3)])), "{shown:?}");
+        assert!(said.len() < 60, "it says nothing at times");
+        let begun = NewView {
+            view: View(4),
+            summaries: Vec::new(),
+            prepared: None,
+            stable: None,
+            signature: quorate_types::Signature([0; 64]),
+        };
+        let begun: BTreeSet<Vec<u8>> = (0..60)
+            .flat_map(|_| pass(&mut liar, 2, &begun.encode()))
+            .map(|said| NewView::decode(said.frame.payload()).unwrap())
+            .filter(|said| !said.summaries.is_empty())
+            .map(|said| {
+                let statement = Statement::new_view(&config, said.view, &said.digest());
+                assert!(statement.is_signed_by_replica(&config, ReplicaId(0), &said.signature));
+                assert_eq!(said.summaries.len(), config.quorums().quorum);
+                said.summaries.iter().map(|(signer, _)| signer.0).collect()
+            })
+            .collect();
+        assert!(begun.len() > 1, "{begun:?}");
+    }
+
+    #[test]
+    fn one_who_forges_votes_contradicts_itself_and_one_who_lies_in_status_is_anywhere() {
+        let vote = Prepare {
+            view: View(0),
+            lo: quorate_types::Seq(3),
+            digests: vec![Digest([3; 32])],
+            signature: quorate_types::Signature([0; 64]),
+        };
+        let mut forger = agent(Habit::ForgesVotes);
+        let said: Vec<Leaving> = (0..80).flat_map(|_| pass(&mut forger, 1, &vote.encode())).collect();
+        let votes = said.iter().filter(|said| said.frame.kind() == Kind::Prepare);
+        let votes: BTreeSet<Vec<u8>> = votes.map(|said| said.frame.payload().to_vec()).collect();
+        assert!(votes.len() > 10);
+        assert!(said.iter().any(|said| said.frame.kind() == Kind::Suspect));
+        let genesis = header::genesis(testing::config(4).digest());
+        let status = Status {
+            view: View(2),
+            entered: true,
+            stable: genesis,
+            accepted: genesis,
+            prepared: genesis,
+            committed: genesis,
+            executed: genesis,
+        };
+        let mut liar = agent(Habit::LiesInStatus);
+        let said: Vec<Status> = (0..80)
+            .map(|_| pass(&mut liar, 1, &status.encode()).remove(0).frame)
+            .map(|frame| Status::decode(frame.payload()).unwrap())
+            .collect();
+        assert!(said.contains(&status));
+        assert!(said.iter().any(|said| said.committed.seq > genesis.seq));
+        assert!(said.iter().any(|said| said.stable.seq > genesis.seq));
+        assert!(said.iter().any(|said| said.view != status.view));
     }
 
     #[test]

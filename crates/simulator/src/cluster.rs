@@ -28,6 +28,7 @@ use crate::oracle::primaries::Primaries;
 use crate::oracle::replies::Replies;
 use crate::oracle::resources::{Resources, Trouble};
 use crate::oracle::votes::Votes;
+use crate::oracle::work::Work;
 use crate::oracle::{Finding, Violation};
 use crate::plan::Plan;
 use crate::queue::Queue;
@@ -73,6 +74,8 @@ pub struct Oracles {
     pub replies: Replies,
     /// Bounds and refusals.
     pub resources: Resources,
+    /// Bounded verification.
+    pub work: Work,
     /// What clients know to be complete.
     pub completions: Vec<Completion>,
     /// What clients have asked for and what they were told.
@@ -122,6 +125,7 @@ impl Cluster {
             durability: Durability::new(replicas, plan.lying()),
             replies: Replies::default(),
             resources: Resources::new(Trouble::of(&plan)),
+            work: Work::new(plan.replicas, &plan.tuning),
             completions: Vec::new(),
             asked: Vec::new(),
         };
@@ -397,8 +401,13 @@ impl Cluster {
         let oracles = &mut self.oracles;
         let bounded = oracles.resources.on_audit(audit.pending_bytes, audit.held_effects, audit.kept_items);
         bounded.map_err(|violation| self.finding(Some(replica), violation))?;
+        for (peer, checks) in (0..).map(ReplicaId).zip(audit.checks) {
+            let judged = self.oracles.work.on_checks(self.now, replica, peer, checks);
+            judged.map_err(|violation| self.finding(Some(replica), violation))?;
+        }
         if let Some(committed) = audit.committed {
             let oracles = &mut self.oracles;
+            oracles.work.on_committed(replica, committed.seq.0);
             let news = oracles.agreement.on_committed(&oracles.ledger, replica, committed);
             self.note_progress(replica, "committed", committed, news)?;
             let oracles = &mut self.oracles;
@@ -474,6 +483,9 @@ impl Cluster {
             Notice::Garbled(_) => return,
         };
         self.note_arrival(replica, &format_args!("r{peer} {link:?}"), &arrival);
+        if let (Some(agent), Arrival::PeerFrame(_, _, frame)) = (self.agents.get_mut(&replica), &arrival) {
+            agent.hear(peer, frame);
+        }
         self.deliver(replica, core, arrival);
     }
 

@@ -3,7 +3,7 @@
 
 use crate::faults::FaultKind;
 use crate::oracle::primaries;
-use crate::plan::Plan;
+use crate::plan::{Carriage, Plan};
 use crate::random::{Random, Stream};
 use quorate_types::{Nanoseconds, Quorums, ReplicaId, ReplicaSet};
 
@@ -21,6 +21,20 @@ pub enum Habit {
     NamesAnything,
     /// From some time on it sends no votes.
     KeepsVotes,
+    /// It sends the batches of its lane to all but who leads, who gets nothing, or too much.
+    AvoidsPrimary,
+    /// It gives each another batch of its lane behind one that all have, but for who leads.
+    PartsLane,
+    /// It answers fetches a little at a time, each time just before its time is over.
+    Drips,
+    /// It serves headers and pages that are not what was asked for, or are nobody's.
+    Forges,
+    /// It votes not alike to all, for what there is not, many times, and with signatures that do not hold.
+    ForgesVotes,
+    /// It claims to be elsewhere than it is, and not alike to all.
+    LiesInStatus,
+    /// It shows certificates as it likes when a view ends, not alike to all, and begins its own views not alike for all.
+    LiesInViewChanges,
     /// It sends the batches of its lane to nobody who does not ask for them, and lies about nothing else: it is no reason to
     /// give it up as a primary.
     KeepsBatches,
@@ -33,6 +47,16 @@ impl Habit {
         Self::ServesBadly,
         Self::NamesAnything,
         Self::KeepsVotes,
+    ];
+
+    const MORE: [Self; 7] = [
+        Self::AvoidsPrimary,
+        Self::PartsLane,
+        Self::Drips,
+        Self::Forges,
+        Self::ForgesVotes,
+        Self::LiesInStatus,
+        Self::LiesInViewChanges,
     ];
 }
 
@@ -93,6 +117,17 @@ pub(crate) fn draw(plan: &mut Plan) -> Vec<Liar> {
         })
         .collect();
     liars.sort_by_key(|liar| liar.replica);
+    let mut random = Random::new(plan.seed, Stream::Habits);
+    for liar in liars.iter_mut().filter(|liar| !liar.leads_well()) {
+        liar.habits.extend(Habit::MORE.into_iter().filter(|_| random.percent(25)));
+    }
+    // One makes all others fetch, and the other is whom they ask.
+    if let [server, origin, ..] = liars.as_mut_slice()
+        && random.percent(35)
+    {
+        server.habits = vec![Habit::Drips];
+        origin.habits = vec![Habit::AvoidsPrimary];
+    }
     liars
 }
 
@@ -111,6 +146,14 @@ pub(crate) fn make_room(plan: &mut Plan) {
     if random.percent(70) {
         let long = 2 * primaries::settling(plan).0 * plan.workload.depth / plan.workload.bundles_after;
         plan.workload.think_after_max = Nanoseconds(long);
+    }
+    // What is done to who leads shows where nothing else explains that it is given up.
+    let avoids = |liar: &Liar| liar.has(Habit::AvoidsPrimary) || liar.has(Habit::PartsLane);
+    if plan.liars.iter().any(avoids) && random.percent(80) {
+        plan.network.carriage = Carriage::Stream;
+        plan.network.queue_bytes_max = 64 * 1024 * 1024;
+        plan.faults.retain(|fault| !fault.is_lasting());
+        plan.tuning.view_timeout = plan.tuning.view_timeout.max(plan.patience());
     }
     plan.deadline = plan.heal_at.plus(Nanoseconds::from_millis(120_000).0);
 }
@@ -158,7 +201,7 @@ mod tests {
             assert!(plan.liars.iter().all(|liar| all.insert(liar.replica)), "{plan}");
             assert!(plan.liars.is_empty() || all.len() <= Quorums::of(usize::from(plan.replicas)).faults);
         }
-        for habit in Habit::MIXED.into_iter().chain([Habit::KeepsBatches]) {
+        for habit in Habit::MIXED.into_iter().chain(Habit::MORE).chain([Habit::KeepsBatches]) {
             assert!(plans.iter().any(|plan| plan.liars.iter().any(|liar| liar.has(habit))), "{habit:?}");
         }
         assert!(plans.iter().filter(|plan| plan.liars.len() > 1).count() > 10);

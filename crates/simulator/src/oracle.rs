@@ -11,6 +11,7 @@ pub mod replies;
 pub mod resources;
 pub mod versions;
 pub mod votes;
+pub mod work;
 
 use quorate_types::{Nanoseconds, ReplicaId};
 use std::fmt;

@@ -6,6 +6,7 @@
 use crate::faults::{self, Fault, FaultKind};
 use crate::liars::{self, Liar};
 use crate::random::{Random, Stream};
+use crate::scenes;
 use quorate_journal::{BLOCK_BYTES, LogOptions};
 use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
 use std::fmt;
@@ -217,6 +218,7 @@ impl Plan {
         if !plan.liars.is_empty() {
             liars::make_room(&mut plan);
         }
+        scenes::direct(&mut plan);
         plan
     }
 

@@ -38,6 +38,12 @@ pub enum Stream {
     Bounds = 13,
     /// What time there is after all faults, where somebody lies.
     Room = 14,
+    /// What else liars do.
+    Habits = 15,
+    /// Whom liars avoid, and how.
+    Avoidance = 17,
+    /// Whether a history is one scene.
+    Direction = 16,
 }
 
 /// One stream of chance.

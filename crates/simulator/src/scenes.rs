@@ -4,9 +4,9 @@
 //! as they are. Whether one plays as it is meant depends on what else happens; that is no loss.
 
 use crate::faults::{Fault, FaultKind};
-use crate::plan::Plan;
+use crate::plan::{Carriage, CorePlan, DiskPlan, Plan};
 use crate::random::{Random, Stream};
-use quorate_types::{Nanoseconds, ReplicaId};
+use quorate_types::{Nanoseconds, Quorums, ReplicaId, limits};
 
 /// Something that happens at a moment has an end, too.
 const MOMENT: u64 = 1;
@@ -28,6 +28,64 @@ pub(crate) fn draw(plan: &Plan, is_in_trouble: bool) -> Vec<Fault> {
         _ => {}
     }
     faults
+}
+
+/// In few histories, in which nobody lies, everything is made for one scene: a chain that is prepared in a low view and is
+/// longer than what a higher view commits.
+///
+/// The disk of the first primary stalls while a client is busy: what that primary proposes all others vote for, and nobody
+/// else can prove it, as its own vote and those of who is away are missing. When it could vote it is cut off. The second
+/// view orders all of it in few headers, and when it has begun to, the first primary comes back in the place of the second.
+pub(crate) fn direct(plan: &mut Plan) {
+    let mut random = Random::new(plan.seed, Stream::Direction);
+    if plan.replicas < 4 || !plan.liars.is_empty() || !random.percent(4) {
+        return;
+    }
+    make_busy(&mut random, plan);
+    let timeout = plan.tuning.view_timeout.0;
+    let stall = random.between(40_000_000, 80_000_000);
+    let cut = stall + random.between(15_000_000, 40_000_000);
+    let moved = cut + timeout + random.between(1_000_000, 30_000_000);
+    let back = moved + random.magnitude(2_000_000, 16_000_000);
+    let (mut faults, [first, second]) = (Vec::new(), [0, 1].map(|number| replica(plan, number)));
+    let quorum = Quorums::of(usize::from(plan.replicas)).quorum as u64;
+    for number in 0..u64::from(plan.replicas) - quorum {
+        let away = FaultKind::Isolate { replica: replica(plan, 2 + number) };
+        add(&mut faults, plan, away, stall, moved);
+    }
+    add(&mut faults, plan, FaultKind::StallDisk { replica: first }, stall, cut + MOMENT);
+    for number in 1..u64::from(plan.replicas) {
+        let kind = FaultKind::CutOneWay { from: first, to: replica(plan, number) };
+        add(&mut faults, plan, kind, cut, back);
+    }
+    add(&mut faults, plan, FaultKind::Isolate { replica: first }, cut + 5_000_000, back);
+    add(&mut faults, plan, FaultKind::Pause { replica: second }, back, back + 3 * timeout);
+    plan.faults = faults;
+}
+
+/// One client at the first primary keeps many small bundles open, on fast disks and links.
+fn make_busy(random: &mut Random, plan: &mut Plan) {
+    let workload = &mut plan.workload;
+    (workload.clients, workload.client_keys, workload.bundles) = (1, 1, 90);
+    (workload.depth, workload.think_max) = (16, Nanoseconds::from_millis(60));
+    workload.large_permille = 0;
+    let tuning = &mut plan.tuning;
+    (tuning.checkpoint_interval, tuning.window, tuning.proposals_max) = (16, 64, 16);
+    (tuning.pipeline_bytes, tuning.batches_in_flight) = (0, 16);
+    tuning.cut_batches_max = limits::CUT_BATCHES_MAX;
+    tuning.cut_bytes_max = limits::CUT_BYTES_MAX;
+    tuning.lane_bytes_open_max = limits::LANE_BYTES_OPEN_MAX;
+    tuning.undurable_bytes_max = limits::UNDURABLE_BYTES_MAX;
+    tuning.view_timeout = Nanoseconds::from_millis(random.between(100, 300));
+    let network = &mut plan.network;
+    (network.carriage, network.straggler_permille) = (Carriage::Stream, 0);
+    (network.delay_min, network.delay_max) = (Nanoseconds(50_000), Nanoseconds(500_000));
+    (network.bytes_per_millisecond, network.queue_bytes_max) = (1_000_000, 64 * 1024 * 1024);
+    plan.disk =
+        DiskPlan { write_min: Nanoseconds(20_000), write_max: Nanoseconds(200_000), stall_permille: 0 };
+    plan.core = CorePlan { wake_max: Nanoseconds(20_000), mail_max: Nanoseconds(20_000), burst_max: 16 };
+    plan.heal_at = Nanoseconds::from_millis(2_000);
+    plan.deadline = plan.heal_at.plus(Nanoseconds::from_millis(30_000).0);
 }
 
 /// Adds a fault, as long as faults happen.

@@ -27,6 +27,7 @@ const TABLE: &[Row] = &[
     (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
     (Mistake::EntersViewTwice, 0, 3, "no panic"),
     (Mistake::SelectsAnyCertificate, 27, 2, "agreement"),
+    (Mistake::SelectsLongestChain, 47, 1, "no unexplained refusal"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
     (Mistake::ComparesSlotsAlone, 335, 1, "certificates"),
@@ -41,6 +42,8 @@ const TABLE: &[Row] = &[
     (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
     (Mistake::JudgesByView, 6, 1, "at most once"),
+    // Work.
+    (Mistake::ChecksOnCredit, 166, 1, "bounded verification"),
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),

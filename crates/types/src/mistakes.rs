@@ -50,6 +50,8 @@ mistakes! {
     EntersViewTwice = "enters-view-twice",
     /// A new view begins at any certificate, rather than at the highest.
     SelectsAnyCertificate = "selects-any-certificate",
+    /// A new view begins at the longest chain that is prepared, whatever the view of its certificate.
+    SelectsLongestChain = "selects-longest-chain",
     /// A VIEW-CHANGE shows what is committed alone.
     ShowsCommittedAlone = "shows-committed-alone",
     // Restarts.
@@ -75,6 +77,9 @@ mistakes! {
     // Execution.
     /// Whether a bundle counts depends on the view in which it is executed.
     JudgesByView = "judges-by-view",
+    // Work.
+    /// Signatures are checked whether their sender's credit covers that or not.
+    ChecksOnCredit = "checks-on-credit",
     // Lanes.
     /// A cut is accepted whoever has acknowledged what it names.
     AcceptsUnacknowledged = "accepts-unacknowledged",

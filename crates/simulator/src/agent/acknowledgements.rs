@@ -2,7 +2,7 @@
 
 use super::{Agent, Leaving, at_once};
 use crate::liars::Habit;
-use quorate_types::{Digest, LinkId, ReplicaId};
+use quorate_types::{LinkId, ReplicaId};
 use quorate_wire::message::{LaneAcks, Message};
 use quorate_wire::{Frame, LaneTip};
 
@@ -11,6 +11,10 @@ impl Agent {
     pub(super) fn say(&mut self, to: ReplicaId, link: LinkId, frame: Frame) -> Vec<Leaving> {
         let Ok(mut acks) = LaneAcks::decode(frame.payload()) else { return vec![at_once(to, link, frame)] };
         acks.tips.iter().for_each(|tip| self.note_known(*tip));
+        if self.spares(to, link) {
+            acks.tips.retain(|tip| tip.lane.origin != self.liar.replica);
+            return vec![at_once(to, link, acks.encode())];
+        }
         if !self.liar.has(Habit::DistortsAcknowledgements) {
             return vec![at_once(to, link, frame)];
         }
@@ -35,7 +39,7 @@ impl Agent {
         let mut tip = known.get(index).copied()?;
         if self.random.percent(15) {
             tip.upto = tip.upto.next();
-            tip.chain = Digest(std::array::from_fn(|_| self.random.bits().to_le_bytes()[0]));
+            tip.chain = self.any_digest();
         }
         Some(tip)
     }

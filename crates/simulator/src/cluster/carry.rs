@@ -54,6 +54,7 @@ impl Cluster {
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
                 self.on_reject(origin.replica, &reject, Some(peer))?;
+                self.oracles.work.on_closed(origin.replica, peer);
                 let connection = self.peer_connection(origin.replica, peer, link);
                 self.network.disconnect(self.now, connection, &mut self.queue);
                 Ok(())
@@ -107,6 +108,7 @@ impl Cluster {
             self.excused(replica, judged)?;
         }
         if let Record::EnterView { view, head, .. } = &record {
+            self.oracles.work.on_view(replica);
             self.trace.note(self.now, Detail::Readable, &[16, id(replica), view.0, head.seq.0], || {
                 format!("r{replica} enters {view:?} at {:?}", head.seq)
             });

@@ -154,6 +154,7 @@ impl Cluster {
         }
         let facts = facts?;
         oracles.agreement.on_restart(replica);
+        oracles.work.on_restart(replica);
         oracles.votes.on_restart(replica);
         self.note_entries(replica, &facts)
     }
@@ -162,7 +163,7 @@ impl Cluster {
     pub(super) fn note_entries(&mut self, replica: ReplicaId, facts: &[Fact]) -> Result<(), Violation> {
         for fact in facts {
             if let Fact::EnterView(view, head) = fact {
-                self.oracles.votes.on_enter(replica, *view, *head)?;
+                self.oracles.votes.on_enter(replica, self.config.primary(*view), *view, *head)?;
             }
         }
         Ok(())

@@ -223,9 +223,17 @@ impl Votes {
         Ok(())
     }
 
-    /// `replica` has durably written down that a view begins: at the same slot as everybody, however often.
-    pub fn on_enter(&mut self, replica: ReplicaId, view: View, head: Position) -> Result<(), Violation> {
-        let first = *self.heads.entry(view).or_insert(head);
+    /// `replica` has durably written down that a view begins: at the same slot as everybody, however often. A primary that
+    /// lies may begin it elsewhere for each.
+    pub fn on_enter(
+        &mut self,
+        replica: ReplicaId,
+        primary: ReplicaId,
+        view: View,
+        head: Position,
+    ) -> Result<(), Violation> {
+        let lies = self.lying.contains(primary);
+        let first = if lies { head } else { *self.heads.entry(view).or_insert(head) };
         let before = self.cast[replica.index()].entered.insert(view, head);
         if first != head || before.is_some_and(|before| before != head) {
             let text = format!("enters {view:?} at {head:?}, before at {before:?}, others at {first:?}");
@@ -333,12 +341,12 @@ mod tests {
     #[test]
     fn a_view_begins_once_and_votes_and_certificates_begin_at_its_head() {
         let mut votes = Votes::new(Quorums::of(4), ReplicaSet::EMPTY);
-        votes.on_enter(ReplicaId(0), View(1), position(3, 3)).unwrap();
-        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(0), ReplicaId(1), View(1), position(3, 3)).unwrap();
+        votes.on_enter(ReplicaId(1), ReplicaId(1), View(1), position(3, 3)).unwrap();
         // Saying so again, to let go of older records, is no second beginning.
-        votes.on_enter(ReplicaId(1), View(1), position(3, 3)).unwrap();
-        assert!(votes.on_enter(ReplicaId(1), View(1), position(3, 4)).is_err());
-        assert!(votes.on_enter(ReplicaId(2), View(1), position(4, 4)).is_err());
+        votes.on_enter(ReplicaId(1), ReplicaId(1), View(1), position(3, 3)).unwrap();
+        assert!(votes.on_enter(ReplicaId(1), ReplicaId(1), View(1), position(3, 4)).is_err());
+        assert!(votes.on_enter(ReplicaId(2), ReplicaId(1), View(1), position(4, 4)).is_err());
         let below = Prepare { view: View(1), ..prepare(2, &[2, 3]) };
         assert!(votes.on_prepare(ReplicaId(0), &below).is_err());
         let cast: Vec<_> = (0..3).map(|id| (ReplicaId(id), Arc::new(below.clone()))).collect();
