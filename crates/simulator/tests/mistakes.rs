@@ -45,7 +45,7 @@ const TABLE: &[Row] = &[
     // Work.
     (Mistake::ChecksOnCredit, 166, 1, "bounded verification"),
     // Lanes.
-    (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
+    (Mistake::AcceptsUnacknowledged, 173, 1, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 935, 5, "no honest primary deposed"),
     (Mistake::ReplacesAcknowledgements, 723, 5, "no honest primary deposed"),
