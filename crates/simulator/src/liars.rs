@@ -118,6 +118,10 @@ pub(crate) fn draw(plan: &mut Plan) -> Vec<Liar> {
         .collect();
     liars.sort_by_key(|liar| liar.replica);
     let mut random = Random::new(plan.seed, Stream::Habits);
+    // What one habit alone does shows where there are few beside it.
+    if random.percent(50) {
+        return liars;
+    }
     for liar in liars.iter_mut().filter(|liar| !liar.leads_well()) {
         liar.habits.extend(Habit::MORE.into_iter().filter(|_| random.percent(25)));
     }

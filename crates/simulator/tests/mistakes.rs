@@ -43,9 +43,9 @@ const TABLE: &[Row] = &[
     // Execution.
     (Mistake::JudgesByView, 6, 1, "at most once"),
     // Work.
-    (Mistake::ChecksOnCredit, 166, 1, "bounded verification"),
+    (Mistake::ChecksOnCredit, 421, 1, "bounded verification"),
     // Lanes.
-    (Mistake::AcceptsUnacknowledged, 173, 1, "origins"),
+    (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 935, 5, "no honest primary deposed"),
     (Mistake::ReplacesAcknowledgements, 723, 5, "no honest primary deposed"),
