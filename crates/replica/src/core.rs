@@ -2,12 +2,12 @@
 //! wait for the journals.
 
 mod states;
+mod tick;
 mod wake;
 
-use self::states::checkpoint;
 use self::wake::Waking;
 use crate::checks::Checks;
-use crate::execution::{Answer, Beginning, ExecutionRole};
+use crate::execution::{Beginning, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
 use crate::link::{FromClient, LinkRole};
@@ -23,7 +23,7 @@ use quorate_types::{
     SigningKey, Stage, StageTime,
 };
 use quorate_wire::message::{AskLanes, CheckpointCertificate, FetchBatches, LaneAcks, Message};
-use quorate_wire::{Claims, Frame, FrameRef, Header, Kind, LaneTip, Position};
+use quorate_wire::{Frame, FrameRef, Header, Kind, LaneTip, Position};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -766,32 +766,6 @@ impl Core {
         }
     }
 
-    /// Checks all signatures together that this tick has brought: of clients to the link role, of replicas to the ordering
-    /// role, of each if it is due.
-    fn check_signatures(&mut self, now: Nanoseconds, link: bool, ordering: bool, effects: &mut Vec<Effect>) {
-        let config = Arc::clone(&self.config);
-        let mut claims = Claims::new(&config);
-        if link {
-            self.link.lanes.claim(&mut claims);
-        }
-        if let Some(role) = self.ordering.as_mut().filter(|_| ordering) {
-            role.claim(&mut claims);
-        }
-        let mut verdicts = claims.verdicts();
-        if link {
-            self.link.lanes.settle(&mut verdicts, &mut self.lanes_outputs);
-            self.carry_out_lanes(now, effects);
-        }
-        if let Some(role) = self.ordering.as_mut().filter(|_| ordering) {
-            let liars = role.settle(&mut verdicts, &mut self.consensus_outputs);
-            self.carry_out_consensus(now, effects);
-            for peer in liars.iter() {
-                self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
-            }
-        }
-        assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
-    }
-
     fn on_header_committed(
         &mut self,
         now: Nanoseconds,
@@ -809,109 +783,6 @@ impl Core {
         }
         let mail = ExecutionMail::Committed { header, position, view, committed: now };
         self.post(self.layout.execution(), Mail::Execution(mail), effects);
-    }
-
-    /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution; of these those that are
-    /// due.
-    fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let is_due = |role: &Option<Waking<OrderingRole>>| role.as_ref().is_some_and(|role| role.is_due(now));
-        let (link, ordering) = (self.link.is_due(now), is_due(&self.ordering));
-        if link || ordering {
-            self.check_signatures(now, link, ordering, effects);
-        }
-        if self.link.is_due(now) {
-            self.end_lanes(now, effects);
-        } else if cfg!(debug_assertions) {
-            self.link.asleep().lanes.on_tick_end(now, &mut self.lanes_outputs);
-            assert!(self.lanes_outputs.is_empty(), "said without cause: {:?}", self.lanes_outputs);
-            self.link.assert_asleep(|link| Some(link.lanes.deadline()));
-        }
-        self.drain(now, effects);
-        if is_due(&self.ordering) {
-            self.end_ordering(now, effects);
-        } else if cfg!(debug_assertions)
-            && let Some(ordering) = &mut self.ordering
-        {
-            ordering.asleep().consensus.on_tick_end(now, &mut self.consensus_outputs);
-            assert!(self.consensus_outputs.is_empty(), "said without cause: {:?}", self.consensus_outputs);
-            ordering.assert_asleep(|ordering| ordering.consensus.deadline());
-        }
-        if self.execution.as_ref().is_some_and(|role| role.is_due(now)) {
-            self.end_execution(now, effects);
-        }
-        self.drain(now, effects);
-    }
-
-    fn end_lanes(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
-        self.link.ran(!self.lanes_outputs.is_empty(), |link| Some(link.lanes.deadline()));
-        self.carry_out_lanes(now, effects);
-    }
-
-    fn end_ordering(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
-        ordering.consensus.note_time(now);
-        let liars = ordering.take_view_changes(now);
-        ordering.answer(&mut self.consensus_outputs);
-        for peer in liars.iter() {
-            self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
-        }
-        self.end_consensus(now, effects);
-        if self.ordering.as_ref().is_some_and(|ordering| ordering.completes_a_certificate()) {
-            // What was just accepted is voted for already: its COMMIT need not wait for another tick.
-            self.check_signatures(now, false, true, effects);
-            self.end_consensus(now, effects);
-        }
-    }
-
-    fn end_consensus(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
-        ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
-        let goes_on = !self.consensus_outputs.is_empty() || ordering.has_unchecked();
-        ordering.ran(goes_on, |ordering| ordering.consensus.deadline());
-        self.carry_out_consensus(now, effects);
-        self.drain(now, effects);
-    }
-
-    fn end_execution(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let before = (effects.len(), self.local.len());
-        self.execute(effects);
-        self.answer_pages(now, effects);
-        self.look_after_transfers(now, effects);
-        let said = (effects.len(), self.local.len()) != before;
-        if let Some(execution) = &mut self.execution {
-            execution.ran(said, ExecutionRole::deadline);
-        }
-    }
-
-    fn execute(&mut self, effects: &mut Vec<Effect>) {
-        let Some(execution) = &mut self.execution else { return };
-        let turn = execution.run(effects);
-        let executed = execution.executed();
-        self.reply(turn.replies, effects);
-        if !turn.progress {
-            return;
-        }
-        effects.extend(turn.checkpoints.into_iter().map(checkpoint));
-        self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Executed(executed)), effects);
-        let tips: Arc<[_]> = turn.tips.into();
-        for core in self.layout.all() {
-            self.post(core, Mail::Link(LinkMail::Executed(Arc::clone(&tips))), effects);
-        }
-    }
-
-    /// Replies go to the cores of their connections, and after them how many of them carry results.
-    fn reply(&mut self, replies: Vec<Answer>, effects: &mut Vec<Effect>) {
-        for Answer { connection, frame, results } in replies {
-            self.replied[usize::from(connection.core.0)] += u64::from(results);
-            self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
-        }
-        for core in self.layout.all() {
-            let bundles = std::mem::take(&mut self.replied[usize::from(core.0)]);
-            if bundles > 0 {
-                self.post(core, Mail::Link(LinkMail::Replied { bundles, executed: None }), effects);
-            }
-        }
     }
 }
 
