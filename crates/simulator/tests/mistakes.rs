@@ -47,7 +47,7 @@ const TABLE: &[Row] = &[
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
-    (Mistake::ReplacesAcknowledgements, 1654, 1, "equal roots"),
+    (Mistake::ReplacesAcknowledgements, 2966, 1, "no honest primary deposed"),
     (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
 ];
 

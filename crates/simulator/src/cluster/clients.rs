@@ -24,7 +24,10 @@ impl Cluster {
 
     fn schedule_submission(&mut self, client: usize) {
         let workload = &self.plan.workload;
-        let longest = if self.phase.is_faulty() { workload.think_max } else { workload.think_after_max };
+        // Who could not submit all of its bundles while there were faults does not take its time after them.
+        let is_late = self.clients[client].remaining > workload.bundles_after;
+        let hurries = self.phase.is_faulty() || is_late;
+        let longest = if hurries { workload.think_max } else { workload.think_after_max };
         let at = self.now.plus(self.workload_random.below(longest.0.max(1)));
         self.queue.push(at, Event::Submit { client });
     }
