@@ -11,7 +11,6 @@ use crate::output::{Destination, Outgoing, Output, Reject};
 use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits, nth_highest};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The fetch of headers that is under way, if any.
@@ -120,12 +119,13 @@ impl Consensus {
     fn ask_for_committed(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         let Some(fetch) = &self.sync.fetch else { return };
         let (claimant, target, next) = (fetch.claimant, fetch.target, fetch.next);
-        // Meanwhile a certificate may be here over a slot below the target: that makes nobody's claim to the target worse.
-        let claims = self.votes.peers().filter(|(replica, peer)| *replica != self.me && peer.connected);
-        let claims = claims.map(|(replica, peer)| (replica, peer.claim));
-        let able = self.targets_ahead().into_iter().chain(claims).filter(|(_, at)| at.seq >= target.seq);
-        let able: BTreeSet<ReplicaId> = able.map(|(replica, _)| replica).collect();
-        let mut servers: Vec<ReplicaId> = able.into_iter().collect();
+        // A certificate that has come meanwhile, over a slot below the target, makes nobody's claim to the target worse.
+        let mut servers: Vec<ReplicaId> = self
+            .targets_ahead()
+            .into_iter()
+            .filter(|(replica, position)| position.seq.max(self.claim_of(*replica)) >= target.seq)
+            .map(|(replica, _)| replica)
+            .collect();
         servers.sort_by_key(|replica| *replica != claimant);
         if self.header_fetches.is_exhausted(Purpose::Committed, &servers) {
             return self.abandon_sync(now);

@@ -347,7 +347,7 @@ impl ExecutionRole {
         (std::mem::replace(&mut self.following_told, following) != following).then_some(following)
     }
 
-    /// The next time at which there is something to do for transfers.
+    /// The next time at which there is something to do: at once, or for transfers.
     pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
         if self.is_ready() {
             return Some(Nanoseconds(0));

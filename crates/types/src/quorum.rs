@@ -99,10 +99,9 @@ impl ReplicaSet {
     pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
-            // Of no bit at all this is 128, which no member has.
-            let lowest = rest.trailing_zeros();
-            rest &= rest.wrapping_sub(1);
-            u8::try_from(lowest).ok().filter(|lowest| *lowest < 128).map(ReplicaId)
+            let lowest = u8::try_from(rest.trailing_zeros()).ok().filter(|_| rest != 0)?;
+            rest &= rest - 1;
+            Some(ReplicaId(lowest))
         })
     }
 }

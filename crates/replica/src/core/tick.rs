@@ -6,7 +6,6 @@ use super::{CONSENSUS_LINK, Core};
 use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{Effect, Reject};
 use crate::mail::{LinkMail, Mail, OrderingMail};
-use crate::ordering::OrderingRole;
 use quorate_types::Nanoseconds;
 use quorate_wire::Claims;
 use std::sync::Arc;
@@ -15,8 +14,7 @@ impl Core {
     /// What coalesces leaves: first the lanes, then what consensus makes of them, then execution; of these those that are
     /// due.
     pub(super) fn on_tick_end(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
-        let is_due = |role: &Option<Waking<OrderingRole>>| role.as_ref().is_some_and(|role| role.is_due(now));
-        let (link, ordering) = (self.link.is_due(now), is_due(&self.ordering));
+        let (link, ordering) = (self.link.is_due(now), is_due(self.ordering.as_ref(), now));
         if link || ordering {
             self.check_signatures(now, link, ordering, effects);
         }
@@ -28,7 +26,7 @@ impl Core {
             self.link.assert_asleep(|link| Some(link.lanes.deadline()));
         }
         self.drain(now, effects);
-        if is_due(&self.ordering) {
+        if is_due(self.ordering.as_ref(), now) {
             self.end_ordering(now, effects);
         } else if cfg!(debug_assertions)
             && let Some(ordering) = &mut self.ordering
@@ -37,7 +35,7 @@ impl Core {
             assert!(self.consensus_outputs.is_empty(), "said without cause: {:?}", self.consensus_outputs);
             ordering.assert_asleep(|ordering| ordering.consensus.deadline());
         }
-        if self.execution.as_ref().is_some_and(|role| role.is_due(now)) {
+        if is_due(self.execution.as_ref(), now) {
             self.end_execution(now, effects);
         }
         self.drain(now, effects);
@@ -140,4 +138,9 @@ impl Core {
         }
         assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
     }
+}
+
+/// Whether this core has the role, and it is to be run.
+fn is_due<T>(role: Option<&Waking<T>>, now: Nanoseconds) -> bool {
+    role.is_some_and(|role| role.is_due(now))
 }

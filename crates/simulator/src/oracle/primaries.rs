@@ -12,8 +12,6 @@ const ORACLE: &str = "no honest primary deposed";
 /// After all faults, the time in which everybody has caught up, beside a few views.
 const SETTLING: Nanoseconds = Nanoseconds::from_millis(2_000);
 const VIEWS: u64 = 4;
-/// Headers between checkpoints within which whoever lags has fetched what it lacks.
-const KEPT_HEADERS_MIN: u64 = 4;
 
 /// How long after all faults a clock may still run out that began when something was wrong.
 pub(crate) fn settling(plan: &Plan) -> Nanoseconds {
@@ -38,11 +36,7 @@ impl Primaries {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         let timeout = plan.tuning.view_timeout;
-        // Where states are certified every few headers, whoever lags for a moment finds that nobody keeps what it lacks, and
-        // takes a state over: with liars beside, a header may be open for so long.
-        let keeps = plan.liars.is_empty() || plan.tuning.checkpoint_interval >= KEPT_HEADERS_MIN;
         let is_well = timeout >= plan.patience()
-            && keeps
             && plan.network.carriage == Carriage::Stream
             && !plan.has_small_queues()
             && plan.faults.iter().all(|fault| !fault.is_lasting());
@@ -101,7 +95,6 @@ mod tests {
         plan.network.carriage = Carriage::Stream;
         plan.network.queue_bytes_max = usize::MAX;
         plan.tuning.view_timeout = plan.patience();
-        plan.tuning.checkpoint_interval = KEPT_HEADERS_MIN;
         let late = plan.heal_at.plus(settling(&plan).0);
         let judge = |plan: &Plan, now, reason| {
             let message = Suspect { view: View(4), reason, signature: Signature([0; 64]) };
