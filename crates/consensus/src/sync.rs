@@ -8,7 +8,7 @@
 use crate::consensus::Consensus;
 use crate::header_fetches::{Purpose, bytes_about, linked, matches};
 use crate::output::{Destination, Outgoing, Output, Reject};
-use quorate_types::{After, Nanoseconds, ReplicaId, Rounds, Seq, limits, nth_highest};
+use quorate_types::{After, Nanoseconds, ReplicaId, ReplicaSet, Rounds, Seq, limits, nth_highest};
 use quorate_wire::message::{FetchHeaders, FetchedHeaders};
 use quorate_wire::{Header, Position};
 use std::sync::Arc;
@@ -37,6 +37,8 @@ struct Fetch {
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
     stable: Position,
+    /// Who has nothing of what is wanted next.
+    lacking: ReplicaSet,
 }
 
 impl Sync {
@@ -104,6 +106,7 @@ impl Consensus {
             bytes: 0,
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
+            lacking: ReplicaSet::EMPTY,
         });
         self.ask_for_committed(now, out);
     }
@@ -209,10 +212,24 @@ impl Consensus {
             self.header_fetches.answered(now, purpose, from, &headers);
         }
         match purpose {
+            Purpose::Committed if headers.is_empty() && !is_wrong => self.has_none(now, from, asked, out),
             Purpose::Committed => self.take_committed(now, headers, out),
             Purpose::View => self.take_for_view(now, headers, out),
         }
         if is_wrong { Err(Reject::FetchMismatch) } else { Ok(()) }
+    }
+
+    /// Somebody has nothing of what it was asked for. Where that is on the way to a certified slot, and as many say so as
+    /// answer for certain, perhaps nobody keeps it any more.
+    fn has_none(&mut self, now: Nanoseconds, from: ReplicaId, asked: Position, out: &mut Vec<Output>) {
+        let (answers, stable) = (self.quorums.answers(), self.checkpoints.stable());
+        if let Some(fetch) = self.sync.fetch.as_mut().filter(|fetch| fetch.next == asked) {
+            fetch.lacking.insert(from);
+            if fetch.lacking.len() >= answers && [fetch.stable, stable].contains(&fetch.target) {
+                out.push(Output::Unserved(asked));
+            }
+        }
+        self.ask_for_committed(now, out);
     }
 
     /// Takes headers that link backwards from one that was wanted.
@@ -233,7 +250,7 @@ impl Consensus {
             if fetch.headers.len() as u64 > kept_max || fetch.bytes > SYNC_BYTES_MAX {
                 return self.abandon_sync(now);
             }
-            fetch.next = parent;
+            (fetch.next, fetch.lacking) = (parent, ReplicaSet::EMPTY);
         }
         self.ask_for_committed(now, out);
     }

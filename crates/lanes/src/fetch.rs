@@ -490,6 +490,9 @@ impl Lanes {
             if self.is_asked(key, from, asked) {
                 let target = self.target(key);
                 result = result.and(self.take_answer(now, from, key, asked, &payloads));
+                if payloads.is_empty() {
+                    self.tell_unserved(key, out);
+                }
                 self.go_on(now, key, out);
                 self.walk_to_acknowledged(now, lane, target, out);
             }
@@ -527,6 +530,17 @@ impl Lanes {
             Err(_) => self.fetches.was_wrong(now, &key, from),
         };
         taken.map(|_| ())
+    }
+
+    /// Where as many have nothing of what is wanted next as answer for certain, perhaps a certified state covers it, and it
+    /// comes no more.
+    fn tell_unserved(&self, (lane, purpose): Key, out: &mut Vec<Output>) {
+        let walk = self.shares.get(&lane).and_then(|share| share.walks.walks.get(&purpose));
+        let Some(walk) = walk.filter(|_| purpose == Purpose::Named) else { return };
+        if walk.lacking.len() >= self.config().quorums().answers() {
+            let Mark { upto, chain } = walk.next;
+            out.push(Output::Unserved(LaneTip { lane, upto, chain }));
+        }
     }
 
     /// Takes what is wanted next of an answer; says how many bytes that is.

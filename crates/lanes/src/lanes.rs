@@ -77,6 +77,8 @@ pub enum Output {
     Held(Arc<Batch>),
     /// A batch is held no more, though its lane is not executed at or beyond it: nothing can name it again.
     LetGo(LaneTip),
+    /// As many others have nothing of this batch, which leads to what a header names, as answer for certain.
+    Unserved(LaneTip),
     /// A lane has moved.
     Progress(LaneUpdate),
     /// Own bundles have passed a stage.

@@ -197,6 +197,50 @@ fn a_server_that_has_nothing_is_given_up_at_once() {
     assert_ne!(node.take().question().0, server);
 }
 
+/// Two of three others are all who answer for certain: the third may be silent for ever.
+#[test]
+fn what_all_who_answer_have_nothing_of_is_told() {
+    let chain = chain(3);
+    let mut node = behind(0, &chain);
+    let nothing = encode_fetched_batches(&chain.tip(), std::iter::empty());
+    let (first, _) = node.take().question();
+    assert_eq!(node.fetched(first, &nothing), Ok(()));
+    let outputs = node.take();
+    assert!(outputs.unserved().is_empty(), "another may have it");
+    let (second, _) = outputs.question();
+    assert_eq!(node.fetched(second, &nothing), Ok(()));
+    assert_eq!(node.take().unserved(), [chain.tip()]);
+    // What comes below is another question.
+    let mut node = behind(0, &chain);
+    let (first, _) = node.take().question();
+    assert_eq!(node.fetched(first, &nothing), Ok(()));
+    let (second, _) = node.take().question();
+    assert_eq!(node.fetched(second, &chain.answer(3, 2)), Ok(()));
+    let (again, _) = node.take().question();
+    let nothing = encode_fetched_batches(&chain.tips[1], std::iter::empty());
+    assert_eq!(node.fetched(again, &nothing), Ok(()));
+    assert!(node.take().unserved().is_empty());
+}
+
+/// Nobody may have what is merely proposed or acknowledged.
+#[test]
+fn only_what_committed_headers_name_is_told_to_be_served_by_nobody() {
+    let chain = chain(3);
+    let mut node = Node::new(R0);
+    node.want_proposed(chain.tip(), R1);
+    let nothing = encode_fetched_batches(&chain.tip(), std::iter::empty());
+    let mut answers = 0;
+    for _ in 0..8 {
+        for (server, _) in node.take().questions() {
+            answers += 1;
+            assert_eq!(node.fetched(server, &nothing), Ok(()));
+            assert!(node.take().unserved().is_empty());
+        }
+        node.wait(1);
+    }
+    assert!(answers >= 2, "all who answer");
+}
+
 #[test]
 fn a_server_that_has_trimmed_the_rest_leaves_that_to_the_next_one() {
     let chain = chain(5);

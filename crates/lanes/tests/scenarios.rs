@@ -281,6 +281,10 @@ impl Scene {
                 let what = format!("lets go of {}", self.describe(&tip));
                 self.tell(at, what);
             }
+            Output::Unserved(tip) => {
+                let what = format!("hears from all who answer that they have no {}", self.describe(&tip));
+                self.tell(at, what);
+            }
             _ => {}
         }
     }

@@ -530,6 +530,8 @@ impl Core {
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
             ExecutionMail::LetGo(tip) => execution.on_let_go(&tip),
+            ExecutionMail::UnservedBatch(tip) => execution.on_unserved_batch(tip),
+            ExecutionMail::UnservedHeader(position) => execution.on_unserved_header(position),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
             }
@@ -681,6 +683,10 @@ impl Core {
             Output::LetGo(tip) => {
                 self.post(self.layout.execution(), Mail::Execution(ExecutionMail::LetGo(tip)), effects);
             }
+            Output::Unserved(tip) => {
+                let mail = Mail::Execution(ExecutionMail::UnservedBatch(tip));
+                self.post(self.layout.execution(), mail, effects);
+            }
             Output::Progress(update) => {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
             }
@@ -734,6 +740,10 @@ impl Core {
             }
             Output::Committed { header, position } => {
                 self.on_header_committed(now, header, position, effects);
+            }
+            Output::Unserved(position) => {
+                let mail = Mail::Execution(ExecutionMail::UnservedHeader(position));
+                self.post(self.layout.execution(), mail, effects);
             }
             Output::Want(tip) => {
                 let core = self.layout.core_of_link(tip.lane.link);

@@ -104,6 +104,16 @@ pub(crate) struct ExecutionRole {
     following_told: bool,
     transfer: Transfer,
     library: Library,
+    unserved: Unserved,
+}
+
+/// What is committed, and as many others as answer for certain have nothing of.
+#[derive(Debug, Default)]
+struct Unserved {
+    /// Of each lane what is not executed, and little besides.
+    batches: BTreeSet<(LaneId, LaneNumber)>,
+    /// The highest header.
+    header: Seq,
 }
 
 /// What the role comes back with.
@@ -214,6 +224,7 @@ impl ExecutionRole {
             following_told: false,
             transfer: Transfer::default(),
             library: Library::default(),
+            unserved: Unserved::default(),
         }
     }
 
@@ -309,10 +320,13 @@ impl ExecutionRole {
     /// Begins or goes on with taking over a state, if execution stands still behind a certified one.
     pub(crate) fn look_after_transfers(&mut self, now: Nanoseconds) -> Vec<ToPeer> {
         let config = Arc::clone(&self.config);
-        let state = &self.state;
-        let own = || state.freeze();
-        let standing = Standing { executed: self.executed.seq, lacks_state: self.lacks_state };
+        let standing = Standing {
+            executed: self.executed.seq,
+            lacks_state: self.lacks_state,
+            is_unserved: self.is_unserved(),
+        };
         let target = self.stable.as_ref().or(self.first.as_ref());
+        let own = || self.state.freeze();
         self.transfer.on_time(now, config.tuning(), target, standing, own)
     }
 
@@ -392,6 +406,29 @@ impl ExecutionRole {
     /// A batch can never be committed any more.
     pub(crate) fn on_let_go(&mut self, tip: &LaneTip) {
         self.pool.remove(&(tip.lane, tip.upto, tip.chain));
+    }
+
+    /// As many others as answer for certain have nothing of a batch.
+    pub(crate) fn on_unserved_batch(&mut self, tip: LaneTip) {
+        let mut batches = std::mem::take(&mut self.unserved.batches);
+        batches.insert((tip.lane, tip.upto));
+        batches.retain(|(lane, number)| *number > self.tip(*lane).0);
+        self.unserved.batches = batches;
+    }
+
+    /// As many others as answer for certain have nothing of a header.
+    pub(crate) fn on_unserved_header(&mut self, position: Position) {
+        self.unserved.header = position.seq.max(self.unserved.header);
+    }
+
+    /// Whether what is to be executed next is not here, and is looked for in vain.
+    fn is_unserved(&self) -> bool {
+        let Some(next) = self.queue.front() else { return self.unserved.header > self.executed.seq };
+        let is_in_vain = |tip: &LaneTip| {
+            let from = (tip.lane, self.tip(tip.lane).0.next());
+            from.1 <= tip.upto && self.unserved.batches.range(from..=(tip.lane, tip.upto)).next().is_some()
+        };
+        next.header.cut.iter().any(is_in_vain) && !self.is_ready()
     }
 
     fn descends(&self, batch: &Batch) -> bool {

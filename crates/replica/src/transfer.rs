@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// A state ahead of an execution that has stood still for so many retransmission times is fetched.
 const STANDSTILL_TIMES: u64 = 10;
+/// The same where others have nothing of what is to be executed next. What its origin sends may be on its way yet.
+const UNSERVED_TIMES: u64 = 1;
 /// How often a walk under way looks at its clock, in retransmission times.
 const STEP_TIMES: u64 = 1;
 /// When nothing useful has come for so many retransmission times, a newer certified state is fetched instead.
@@ -25,6 +27,14 @@ const RETARGET_TIMES: u64 = 40;
 const TARGET_TIMES: u64 = 600;
 /// How often what has come is kept on the disk, in retransmission times.
 const KEEP_TIMES: u64 = 100;
+
+/// A peer has so many retransmission times to answer, besides what the bytes take.
+const ANSWER_TIMES: u64 = 4;
+
+fn options(tuning: &Tuning) -> TransferOptions {
+    let patience = Nanoseconds(ANSWER_TIMES.saturating_mul(tuning.retransmit.0));
+    TransferOptions { patience, ..TransferOptions::default() }
+}
 
 /// What this role is to tell its peers, and its disk.
 #[derive(Debug)]
@@ -46,6 +56,8 @@ pub(crate) struct Standing {
     pub(crate) executed: Seq,
     /// Whether there is no state to go on from there: that one, or a later one, is fetched at once.
     pub(crate) lacks_state: bool,
+    /// Whether others have nothing of what is to be executed next.
+    pub(crate) is_unserved: bool,
 }
 
 /// A walk that is under way.
@@ -152,7 +164,7 @@ impl Transfer {
         standing: Standing,
         own: impl FnOnce() -> Frozen,
     ) -> Vec<ToPeer> {
-        let Standing { executed, lacks_state } = standing;
+        let Standing { executed, lacks_state, is_unserved } = standing;
         let is_ahead = |stable: &&Arc<CheckpointCertificate>| {
             stable.position.seq > executed || (lacks_state && stable.position.seq == executed)
         };
@@ -166,18 +178,19 @@ impl Transfer {
             return Vec::new();
         };
         let step = tuning.retransmit.0;
+        let patience = if is_unserved { UNSERVED_TIMES } else { STANDSTILL_TIMES } * step;
         if lacks_state {
             self.reached.get_or_insert((executed, Nanoseconds(0)));
         }
         match self.reached {
             Some((seq, since)) if seq == executed => {
                 if self.fetching.is_none() {
-                    let begins = since.plus(STANDSTILL_TIMES * step);
+                    let begins = since.plus(patience);
                     if now < begins {
                         self.due = Some(begins);
                         return Vec::new();
                     }
-                    let mut walk = Walk::new(stable.root, TransferOptions::default());
+                    let mut walk = Walk::new(stable.root, options(tuning));
                     walk.reuse(&own());
                     if let Some(part) = self.part.take() {
                         walk.reuse_forest(&part);
@@ -201,7 +214,7 @@ impl Transfer {
                 self.reached = Some((executed, now));
                 if self.fetching.as_ref().is_none_or(|fetching| fetching.target.position.seq <= executed) {
                     self.fetching = None;
-                    self.due = Some(now.plus(STANDSTILL_TIMES * step));
+                    self.due = Some(now.plus(patience));
                     return Vec::new();
                 }
             }
@@ -344,7 +357,7 @@ mod tests {
     }
 
     fn at(executed: u64) -> Standing {
-        Standing { executed: Seq(executed), lacks_state: false }
+        Standing { executed: Seq(executed), lacks_state: false, is_unserved: false }
     }
 
     fn nothing() -> Frozen {
@@ -407,6 +420,44 @@ mod tests {
         }
         let first = STANDSTILL_TIMES;
         assert_eq!(targeted, [first, first + TARGET_TIMES, first + 3 * TARGET_TIMES]);
+    }
+
+    /// What its origin sends may be on its way.
+    #[test]
+    fn what_others_have_nothing_of_is_waited_for_a_little() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(2);
+        let unserved = Standing { is_unserved: true, ..at(2) };
+        assert!(transfer.on_time(after(7), &tuning(), Some(&stable), unserved, nothing).is_empty());
+        assert_eq!(transfer.deadline(), Some(after(7 + UNSERVED_TIMES)));
+        let told = transfer.on_time(after(7 + UNSERVED_TIMES), &tuning(), Some(&stable), unserved, nothing);
+        assert_eq!(told.len(), 2, "each is asked");
+        // Not when it has come meanwhile.
+        let mut served = self::transfer(2);
+        served.on_time(after(7), &tuning(), Some(&stable), unserved, nothing);
+        assert!(served.on_time(after(8), &tuning(), Some(&stable), at(2), nothing).is_empty());
+    }
+
+    /// Whoever keeps the first page back keeps the others from being asked for it only as long as so little may take.
+    #[test]
+    fn who_says_nothing_is_waited_for_as_long_as_little_takes() {
+        let (state, stable) = certified(10);
+        let mut transfer = transfer(2);
+        let unserved = Standing { is_unserved: true, ..at(2) };
+        let mut asked = BTreeMap::new();
+        for steps in 0..=UNSERVED_TIMES + ANSWER_TIMES {
+            let now = after(steps);
+            let mut told = transfer.on_time(now, &tuning(), Some(&stable), unserved, nothing);
+            while let Some(one) = told.pop() {
+                let ToPeer::Ask(peer, question) = one else { continue };
+                asked.entry(peer).or_insert(Vec::new()).push(question.wanted.len());
+                if question.wanted.is_empty() {
+                    let answer = answer(&state, question, usize::MAX);
+                    told.extend(transfer.on_answer(now, &tuning(), peer, answer).expect("a sound top"));
+                }
+            }
+        }
+        assert_eq!(asked, BTreeMap::from([1, 2].map(|peer| (ReplicaId(peer), vec![0, 1]))));
     }
 
     #[test]

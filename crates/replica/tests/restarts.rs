@@ -87,6 +87,35 @@ fn a_replica_that_misses_what_nobody_keeps_takes_over_a_certified_state() {
     }
 }
 
+/// Ten retransmission times are for what stands still for no reason that anybody knows. Here all others say at once that they
+/// have nothing, of headers or of the batches of several of them.
+#[test]
+fn what_all_others_have_nothing_of_is_waited_for_no_longer() {
+    let keeps_headers: fn(&mut Tuning) = |tuning| {
+        small(tuning);
+        (tuning.headers_kept_max, tuning.window) = (1_000, 1_000);
+    };
+    for (tune, cores) in [(small as fn(&mut Tuning), 1), (keeps_headers, 1), (keeps_headers, 2)] {
+        let mut cluster = Cluster::with(4, 1, cores, tune);
+        let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+        cluster.run();
+        write(&mut cluster, &client, R1, 1..=3);
+        cluster.crash(R3);
+        write(&mut cluster, &client, R1, 4..=40);
+        cluster.sent.clear();
+        cluster.restart(R3, None);
+        let mut times = 0;
+        while cluster.sent_by(R3, Kind::FetchPages).is_empty() {
+            cluster.wait(1);
+            times += 1;
+            assert!(times <= 4, "of {cores} cores");
+        }
+        cluster.wait(20);
+        assert_eq!(executed(&mut cluster, R3), executed(&mut cluster, R0));
+        cluster.assert_equal_states();
+    }
+}
+
 /// Whether a log of some replica holds batches.
 fn holds_batches(cluster: &Cluster) -> bool {
     let mut records = cluster.machines.iter().flat_map(|machine| &machine.records);

@@ -42,9 +42,11 @@ pub struct TransferOptions {
     pub request_bytes: usize,
     /// How many requests one peer has open.
     pub requests_per_peer: usize,
-    /// How long a peer may take to answer; twice as long for each time that it was slow, up to three times. After half of
-    /// it others are asked for the same, and at once if it is known to be slow.
+    /// How long a peer may take to answer, however little that may bring; twice as long for each time that it was slow, up to
+    /// three times. After half of it others are asked for the same, and at once if it is known to be slow.
     pub patience: Nanoseconds,
+    /// How much longer for as much as one request may bring: what a peer is asked for besides comes over the same connection.
+    pub patience_full: Nanoseconds,
     /// How long a peer that had nothing, or was late, is not asked, and how long no peer is asked for what it left out.
     pub pause: Nanoseconds,
 }
@@ -54,7 +56,8 @@ impl Default for TransferOptions {
         Self {
             request_bytes: 1024 * 1024,
             requests_per_peer: limits::PAGE_REQUESTS_MAX,
-            patience: Nanoseconds(2_000_000_000),
+            patience: Nanoseconds(200_000_000),
+            patience_full: Nanoseconds(2_000_000_000),
             pause: Nanoseconds(1_000_000_000),
         }
     }
@@ -102,6 +105,8 @@ struct Open {
     /// What was asked for and has not come, and how much it was.
     digests: BTreeSet<Digest>,
     count: usize,
+    /// The most bytes that it may bring.
+    bytes: usize,
     /// Whether others are asked for the same.
     is_shared: bool,
     is_late: bool,
@@ -236,6 +241,7 @@ impl Transfer {
     pub fn request(&mut self, now: Nanoseconds, peer: ReplicaId) -> Option<PageRequest> {
         let mut of_peer = self.open.values().filter(|open| open.peer == peer);
         let open = of_peer.clone().count();
+        let bytes_before: usize = of_peer.clone().map(|open| open.bytes).sum();
         let asked = of_peer.any(|open| open.root == self.root);
         let resting = self.resting.get(&peer).is_some_and(|until| *until > now);
         if self.whole.is_some()
@@ -245,7 +251,8 @@ impl Transfer {
         {
             return None;
         }
-        let (wanted, digests) = if self.top.is_some() { self.choose(now, peer) } else { Default::default() };
+        let (wanted, digests, bytes) =
+            if self.top.is_some() { self.choose(now, peer) } else { Default::default() };
         // Without the top there is nothing else to ask for, and once is enough for each peer.
         if digests.is_empty() && (self.top.is_some() || asked) {
             return None;
@@ -253,13 +260,15 @@ impl Transfer {
         let number = self.next_number;
         self.next_number += 1;
         let faults = self.faults(now, peer);
+        let patience = self.patience(bytes_before.saturating_add(bytes));
         let mut open = Open {
             peer,
             root: self.root,
             sent: now,
-            patience: self.options.patience.0.saturating_mul(1 << faults.min(PATIENCE_DOUBLINGS_MAX)),
+            patience: patience.saturating_mul(1 << faults.min(PATIENCE_DOUBLINGS_MAX)),
             count: digests.len(),
             digests,
+            bytes,
             is_shared: false,
             is_late: false,
         };
@@ -268,6 +277,13 @@ impl Transfer {
         }
         self.open.insert(number, open);
         Some(PageRequest { number, root: self.root, wanted })
+    }
+
+    /// How long a peer that was never slow may take for so many bytes.
+    fn patience(&self, bytes: usize) -> u64 {
+        let TransferOptions { request_bytes, patience, patience_full, .. } = self.options;
+        let more = u128::from(patience_full.0) * bytes as u128 / request_bytes.max(1) as u128;
+        patience.0.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
     }
 
     /// Takes an answer from a peer. What came late, or was answered already, is nothing.
@@ -498,10 +514,10 @@ impl Transfer {
         }
     }
 
-    /// What one request asks this peer for.
-    fn choose(&mut self, now: Nanoseconds, peer: ReplicaId) -> (Vec<PageName>, BTreeSet<Digest>) {
+    /// What one request asks this peer for, and the most bytes that it brings.
+    fn choose(&mut self, now: Nanoseconds, peer: ReplicaId) -> (Vec<PageName>, BTreeSet<Digest>, usize) {
         let (mut names, mut digests, mut for_others) = (Vec::new(), BTreeSet::new(), Vec::new());
-        let mut left = self.options.request_bytes;
+        let mut chosen = 0_usize;
         while names.len() < limits::FETCH_PAGES_MAX {
             let Some(want) = self.wanted.pop() else { break };
             if let Some(places) = self.asked.get_mut(&want.digest) {
@@ -513,18 +529,18 @@ impl Transfer {
                 continue;
             }
             let bytes = bytes_max_of(&want);
-            if bytes > left && !names.is_empty() {
+            if chosen.saturating_add(bytes) > self.options.request_bytes && !names.is_empty() {
                 self.wanted.push(want);
                 break;
             }
-            left = left.saturating_sub(bytes);
+            chosen = chosen.saturating_add(bytes);
             let (path, entry) = self.builder.path(&want);
             names.push(PageName { path, entry, digest: want.digest });
             digests.insert(want.digest);
             self.asked.insert(want.digest, vec![want]);
         }
         self.wanted.extend(for_others.into_iter().rev());
-        (names, digests)
+        (names, digests, chosen)
     }
 
     /// What did not come is wanted again, unless it is since long.

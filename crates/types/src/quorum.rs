@@ -32,6 +32,12 @@ impl Quorums {
         }
         Self { replicas, faults, quorum, weak: faults + 1 }
     }
+
+    /// n − f − 1: whoever asks all others has so many answers for certain, and waits for no more.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        self.replicas - self.faults - 1
+    }
 }
 
 /// A set of replicas, one bit each.

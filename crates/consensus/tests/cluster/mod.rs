@@ -224,6 +224,10 @@ impl Cluster {
                 self.say(id, format!("needs no more {}", tips.join(" ")));
             }
             Output::Behind(_) => {}
+            Output::Unserved(position) => {
+                let slot = self.describe_position(position);
+                self.say(id, format!("hears from all who answer that they have no {slot}"));
+            }
             Output::Rejected(reject) => self.say(id, format!("rejects: {reject}")),
             Output::Halt(why) => {
                 let why: Vec<&str> = why.split(' ').map(|word| self.short(word)).collect();

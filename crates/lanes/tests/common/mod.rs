@@ -356,6 +356,14 @@ impl Outputs {
         self.held().iter().map(|batch| batch.number().0).collect()
     }
 
+    pub(crate) fn unserved(&self) -> Vec<LaneTip> {
+        let of = |output: &Output| match output {
+            Output::Unserved(tip) => Some(*tip),
+            _ => None,
+        };
+        self.0.iter().filter_map(of).collect()
+    }
+
     pub(crate) fn appended(&self) -> Vec<Lsn> {
         let lsn = |output: &Output| match output {
             Output::Append { lsn, .. } => Some(*lsn),

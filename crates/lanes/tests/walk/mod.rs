@@ -410,7 +410,11 @@ impl World {
                 let node = machine.node.as_mut().expect("it has asked");
                 node.lanes.on_read_back(lsn, found, &mut node.out);
             }
-            Output::Held(_) | Output::LetGo(_) | Output::Forged { .. } | Output::Stage(_) => {}
+            Output::Held(_)
+            | Output::LetGo(_)
+            | Output::Unserved(_)
+            | Output::Forged { .. }
+            | Output::Stage(_) => {}
         }
     }
 

@@ -17,6 +17,7 @@ const SMALL: TransferOptions = TransferOptions {
     request_bytes: 100 * 1024,
     requests_per_peer: 2,
     patience: Nanoseconds(1000),
+    patience_full: Nanoseconds(0),
     pause: Nanoseconds(10),
 };
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -365,6 +366,28 @@ fn what_comes_late_is_taken_though_others_are_asked_for_it_too() {
     network.now = now.0 + SMALL.pause.0 * 100;
     network.run(&mut transfer);
     finish(transfer, root);
+}
+
+/// Pages take their time; the top of a state takes none.
+#[test]
+fn who_is_asked_for_much_has_longer() {
+    let (_, frozen, root) = hashed(60, 1600);
+    let (first, other) = (ReplicaId(0), ReplicaId(1));
+    let options = TransferOptions { request_bytes: 1 << 20, patience_full: Nanoseconds(1 << 20), ..SMALL };
+    let mut transfer = Transfer::new(root, options);
+    let mut ask = |at: u64, peer: ReplicaId| {
+        transfer.expire(Nanoseconds(at));
+        let request = transfer.request(Nanoseconds(at), peer)?;
+        if request.wanted.len() < 2 {
+            transfer.on_answer(Nanoseconds(at), peer, &frozen.answer(&request, usize::MAX)).expect("no lie");
+        }
+        Some(request.wanted.len())
+    };
+    assert_eq!([ask(0, first), ask(0, first)], [Some(0), Some(1)], "the top, and the root's page");
+    let pages = ask(0, first).expect("what stands below");
+    assert!(pages > 10);
+    assert_eq!(ask(SMALL.patience.0, other), None, "{pages} pages are not late yet");
+    assert_eq!(ask(options.patience_full.0, other), Some(pages));
 }
 
 #[test]
