@@ -2,7 +2,8 @@
 
 use crate::servers::{Budget, Servers};
 use crate::turn::{Stage, Turn};
-use quorate_types::{Nanoseconds, ReplicaId};
+use quorate_types::mistakes::is_made;
+use quorate_types::{Mistake, Nanoseconds, ReplicaId};
 use std::collections::BTreeMap;
 
 /// How a fetch goes on.
@@ -180,7 +181,16 @@ impl<K: Ord + Clone> Fetches<K> {
 
     /// The server that is asked gave so many useful bytes; says whether it was asked.
     pub fn answered(&mut self, now: Nanoseconds, key: &K, server: ReplicaId, bytes: u64) -> bool {
-        self.end_question(now, key, server, |turn| turn.answer(now, bytes))
+        let was_asked = self.end_question(now, key, server, |turn| turn.answer(now, bytes));
+        if was_asked
+            && bytes > 0
+            && let Some(fetch) = self.fetches.get_mut(key)
+            && is_made(Mistake::RenewsDeadlines)
+        {
+            fetch.ends = now.plus(fetch.ends.since(fetch.began));
+            fetch.began = now;
+        }
+        was_asked
     }
 
     /// The server that is asked has nothing of it, which honest ones may say; says whether it was asked. It has had its

@@ -1,6 +1,7 @@
 //! One server's part in one round of a fetch.
 
-use quorate_types::Nanoseconds;
+use quorate_types::mistakes::is_made;
+use quorate_types::{Mistake, Nanoseconds};
 
 /// How far a server is with its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,9 @@ impl Turn {
             Stage::Asked { since, bytes: asked } => {
                 let left = self.credit.saturating_sub(now.since(since));
                 self.credit = left.saturating_add(share(asked)).min(self.patience);
+                if bytes > 0 && self.credit < self.patience && is_made(Mistake::RenewsDeadlines) {
+                    self.credit = self.patience;
+                }
                 self.stage = Stage::Ready;
             }
             Stage::Late { bytes: asked } => {

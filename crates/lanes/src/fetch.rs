@@ -615,10 +615,12 @@ impl Lanes {
     /// Holds what a walk has brought: the live batches may have brought a part of it meanwhile.
     fn finish_walk(&mut self, key: Key, out: &mut Vec<Output>) {
         let (lane, purpose) = key;
-        let is_disk_behind = self.is_disk_behind();
+        let (is_disk_behind, held_max) = (self.is_disk_behind(), self.lane_bytes_held_max());
         let Some(walk) = self.end_walk(key) else { return };
         let Some(share) = self.share_mut(lane) else { return };
-        if is_disk_behind {
+        let held = &share.lane.held;
+        let is_full = held.own_link_bytes() + held.other_bytes() + walk.bytes > held_max;
+        if is_disk_behind || (is_full && is_made(Mistake::DropsNamedForBudget)) {
             // It is fetched again when the disk has caught up.
             return;
         }

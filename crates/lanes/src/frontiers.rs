@@ -6,7 +6,8 @@
 //! quorum holds is not known to be held.
 
 use crate::lanes::{Destination, Lanes, Output, Reject};
-use quorate_types::{LaneId, LinkId, Lsn, Mark, Nanoseconds, ReplicaId, Why};
+use quorate_types::mistakes::is_made;
+use quorate_types::{LaneId, LinkId, Lsn, Mark, Mistake, Nanoseconds, ReplicaId, Why};
 use quorate_wire::LaneTip;
 use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message};
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,7 +164,7 @@ impl Lanes {
             };
             let tips = marks.iter().filter(is_open).take(ASKED_MAX).map(|mark| LaneTip::at(lane, *mark));
             let tips: Vec<LaneTip> = tips.collect();
-            if !tips.is_empty() {
+            if !tips.is_empty() && !is_made(Mistake::CoalescesAcknowledgements) {
                 let (to, frame) = (Destination::One(peer), AskLanes { tips }.encode());
                 out.push(Output::Send { to, link: lane.link, frame, after: None });
             }

@@ -7,8 +7,10 @@ use crate::batch::Batch;
 use crate::eligible::Eligible;
 use crate::held::{Held, Node};
 use crate::strays::{Stray, Strays};
+use quorate_types::mistakes::is_made;
 use quorate_types::{
-    ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Quorums, ReplicaId, ReplicaSet, Why,
+    ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Mistake, Quorums, ReplicaId,
+    ReplicaSet, Why,
 };
 use quorate_wire::LaneTip;
 use std::sync::Arc;
@@ -312,7 +314,10 @@ impl Lane {
     pub(crate) fn frontier(&self) -> (Vec<Mark>, Lsn) {
         let mut tips = self.held.live_tips();
         for mark in self.eligible.supported() {
-            if self.held.sayable(mark) == mark && !tips.contains(&mark) {
+            if self.held.sayable(mark) == mark
+                && !tips.contains(&mark)
+                && !is_made(Mistake::CoalescesAcknowledgements)
+            {
                 tips.push(mark);
             }
         }

@@ -7,6 +7,7 @@
 mod acknowledgements;
 mod avoid;
 mod forks;
+mod leave;
 mod primary;
 mod server;
 mod views;
@@ -18,6 +19,7 @@ use crate::plan::Plan;
 use crate::random::{Random, Stream};
 use avoid::Avoidance;
 use forks::Forks;
+use leave::Left;
 use primary::Named;
 use quorate_types::{ClusterConfig, Digest, LaneId, LinkId, Nanoseconds, ReplicaId, SigningKey, View};
 use quorate_wire::{Frame, Kind, LaneTip};
@@ -58,6 +60,7 @@ pub struct Agent {
     named: Named,
     views: Views,
     avoidance: Avoidance,
+    left: Left,
     /// The view that others lead.
     view: View,
 }
@@ -76,6 +79,7 @@ impl Agent {
             named: Named::default(),
             views: Views::default(),
             avoidance: Avoidance::new(plan, &mut Random::new(stream, Stream::Avoidance)),
+            left: Left::new(&mut Random::new(stream, Stream::Leaving)),
             view: View(0),
             liar,
             key,
@@ -97,6 +101,7 @@ impl Agent {
             Kind::Batch if self.liar.has(Habit::KeepsBatches) => Vec::new(),
             Kind::Batch if self.liar.has(Habit::PartsLane) => self.part(now, to, link, frame),
             Kind::Batch if self.liar.has(Habit::AvoidsPrimary) => self.avoid(now, to, link, frame),
+            Kind::Batch if self.liar.has(Habit::LeavesFork) => self.leave(to, link, frame),
             Kind::Batch => self.show_batch(to, link, frame),
             Kind::LaneAcks => self.say(to, link, frame),
             Kind::FetchedBatches | Kind::FetchedHeaders | Kind::FetchedPages => self.serve(to, link, frame),
@@ -199,6 +204,37 @@ mod tests {
     }
 
     #[test]
+    fn one_who_leaves_a_fork_shows_it_first_and_not_to_who_leads_and_goes_on_beside_it() {
+        // It leads view 0 itself.
+        let mut agent = agent(Habit::LeavesFork);
+        let batches = sealed(6);
+        assert_eq!(pass(&mut agent, 2, &batches[0])[0].frame.bytes(), batches[0].bytes());
+        agent.view = View(1);
+        let mut long = 0;
+        for frame in &batches[1..] {
+            let lone = pass(&mut agent, 1, frame);
+            assert_eq!((lone.len(), lone[0].frame.bytes()), (1, frame.bytes()));
+            let shown = pass(&mut agent, 2, frame);
+            let last = shown.last().unwrap();
+            assert_eq!(last.frame.bytes(), frame.bytes());
+            let Some(acks) = shown.iter().find(|leaving| leaving.frame.kind() == Kind::LaneAcks) else {
+                assert_eq!(shown.len(), 1);
+                continue;
+            };
+            let fork = shown.iter().filter(|leaving| leaving.after < last.after);
+            let fork: Vec<&Leaving> = fork.filter(|leaving| leaving.frame.kind() == Kind::Batch).collect();
+            let view = |frame: &Frame| BatchView::parse(frame.payload()).unwrap().head.number;
+            assert_eq!(view(&fork[0].frame), view(frame));
+            let tip = LaneAcks::decode(acks.frame.payload()).unwrap().tips[0];
+            let end = BatchView::parse(fork.last().unwrap().frame.payload()).unwrap();
+            assert_eq!((tip.upto, tip.chain), (end.head.number, end.chain()));
+            assert_eq!(lone[0].after, last.after);
+            long += 1;
+        }
+        assert_eq!(long, 1, "one fork is left behind");
+    }
+
+    #[test]
     fn a_lying_primary_says_to_one_peer_again_what_it_has_said_and_goes_on_from_there() {
         let mut agent = agent(Habit::NamesAnything);
         let config = testing::config(4);
@@ -242,6 +278,10 @@ mod tests {
         assert!(dripped.after > Nanoseconds(0));
         let (_, given) = decode_fetched_batches(dripped.frame.payload()).unwrap();
         assert_eq!(given, [batches[2].payload()]);
+        let trickled = pass(&mut agent(Habit::Trickles), 1, &answer).remove(0);
+        assert_eq!(trickled.frame.bytes(), dripped.frame.bytes());
+        // Somebody else is asked after half of four retransmission times.
+        assert!(trickled.after < Nanoseconds(2 * testing::config(4).tuning().retransmit.0));
         let header = |seq| Header {
             epoch: testing::config(4).epoch(),
             seq: quorate_types::Seq(seq),

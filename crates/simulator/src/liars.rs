@@ -35,6 +35,10 @@ pub enum Habit {
     LiesInStatus,
     /// It shows certificates as it likes when a view ends, not alike to all, and begins its own views not alike for all.
     LiesInViewChanges,
+    /// It answers fetches a little at a time, each time before anybody else is asked.
+    Trickles,
+    /// It shows all but who leads a long fork of its lane, and goes on beside that.
+    LeavesFork,
     /// It sends the batches of its lane to nobody who does not ask for them, and lies about nothing else: it is no reason to
     /// give it up as a primary.
     KeepsBatches,

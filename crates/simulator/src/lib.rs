@@ -32,7 +32,7 @@ pub mod plan;
 pub mod queue;
 pub mod random;
 pub mod runner;
-mod scenes;
+pub mod scenes;
 pub mod sessions;
 pub mod trace;
 pub mod workload;

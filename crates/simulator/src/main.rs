@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use quorate_simulator::faults::Fault;
 use quorate_simulator::runner::{describe_running, replay_command};
+use quorate_simulator::scenes::Scene;
 use quorate_simulator::trace::{Detail, Trace, time};
 use quorate_simulator::{Plan, Report, run, run_many};
 use quorate_types::Mistake;
@@ -34,6 +35,9 @@ struct Arguments {
     /// Runs only histories of this kind; the others are passed over, and counted as seeds all the same.
     #[arg(long, value_enum)]
     kind: Option<Kind>,
+    /// Runs only histories that are made for this scene.
+    #[arg(long, value_enum)]
+    scene: Option<Scene>,
     /// Stops after so many findings.
     #[arg(long, default_value_t = 10)]
     findings: usize,
@@ -157,7 +161,10 @@ impl Totals {
 fn run_all(arguments: &Arguments) -> ExitCode {
     let mut totals = Totals::default();
     let seeds = arguments.start..arguments.start.saturating_add(arguments.seeds);
-    let wanted = |plan: &Plan| arguments.kind.is_none_or(|kind| kind == Kind::of(plan));
+    let wanted = |plan: &Plan| {
+        arguments.kind.is_none_or(|kind| kind == Kind::of(plan))
+            && (arguments.scene.is_none() || arguments.scene == plan.scene)
+    };
     run_many(seeds, arguments.threads, arguments.mistake, arguments.findings, wanted, |report| {
         totals.add(report);
         if let Some(finding) = &report.finding {

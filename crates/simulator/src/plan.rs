@@ -6,7 +6,7 @@
 use crate::faults::{self, Fault, FaultKind};
 use crate::liars::{self, Liar};
 use crate::random::{Random, Stream};
-use crate::scenes;
+use crate::scenes::{self, Scene};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
 use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
 use std::fmt;
@@ -121,6 +121,8 @@ pub struct Plan {
     pub seed: u64,
     /// The mistake that all replicas make, if any.
     pub mistake: Option<Mistake>,
+    /// The scene that all of it is made for, if it is.
+    pub scene: Option<Scene>,
     /// The number of replicas.
     pub replicas: u8,
     /// The number of links between two replicas.
@@ -197,6 +199,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             mistake: None,
+            scene: None,
             replicas,
             links,
             cores,
@@ -306,6 +309,7 @@ impl fmt::Display for Plan {
         write!(f, " batch={} {:?}", tuning.batch_bytes_full, network.carriage)?;
         write!(f, " queue={} disk<={}us", network.queue_bytes_max, self.disk.write_max.0 / 1000)?;
         write!(f, " faults={} heal={}ms", self.faults.len(), self.heal_at.0 / 1_000_000)?;
+        self.scene.iter().try_for_each(|scene| write!(f, " {scene:?}"))?;
         self.liars.iter().try_for_each(|liar| write!(f, " r{} lies: {:?}", liar.replica, liar.habits))
     }
 }

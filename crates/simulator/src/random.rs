@@ -44,6 +44,10 @@ pub enum Stream {
     Avoidance = 17,
     /// Whether a history is one scene.
     Direction = 16,
+    /// Whether a history is one scene in which somebody lies.
+    Intrigue = 18,
+    /// Where in its lane a liar leaves a fork behind.
+    Leaving = 19,
 }
 
 /// One stream of chance.

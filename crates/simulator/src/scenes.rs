@@ -3,10 +3,27 @@
 //! They come on top of what [`crate::faults`] has drawn, from a stream of their own, so that they leave all other choices
 //! as they are. Whether one plays as it is meant depends on what else happens; that is no loss.
 
+mod lies;
+
 use crate::faults::{Fault, FaultKind};
 use crate::plan::{Carriage, CorePlan, DiskPlan, Plan};
 use crate::random::{Random, Stream};
 use quorate_types::{Nanoseconds, Quorums, ReplicaId, limits};
+
+/// What everything in a history is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scene {
+    /// A chain that is prepared in a low view is longer than what a higher view commits.
+    LongerChain,
+    /// What those acknowledge who know that a quorum holds a batch cannot be counted by who leads.
+    UncountedAcknowledgements,
+    /// The budget of a lane is full of a fork where a quorum has acknowledged another chain.
+    FullLane,
+    /// Who is asked first for what many have acknowledged gives it a little at a time.
+    TricklingServer,
+    /// A quorum holds a long fork, and the lane goes on beside it, with few batches.
+    DeadFork,
+}
 
 /// Something that happens at a moment has an end, too.
 const MOMENT: u64 = 1;
@@ -30,17 +47,24 @@ pub(crate) fn draw(plan: &Plan, is_in_trouble: bool) -> Vec<Fault> {
     faults
 }
 
-/// In few histories, in which nobody lies, everything is made for one scene: a chain that is prepared in a low view and is
-/// longer than what a higher view commits.
+/// In few histories everything is made for one scene.
+pub(crate) fn direct(plan: &mut Plan) {
+    direct_longer_chain(plan);
+    lies::direct(plan);
+}
+
+/// Nobody lies, and a chain that is prepared in a low view is longer than what a higher
+/// view commits.
 ///
 /// The disk of the first primary stalls while a client is busy: what that primary proposes all others vote for, and nobody
 /// else can prove it, as its own vote and those of who is away are missing. When it could vote it is cut off. The second
 /// view orders all of it in few headers, and when it has begun to, the first primary comes back in the place of the second.
-pub(crate) fn direct(plan: &mut Plan) {
+fn direct_longer_chain(plan: &mut Plan) {
     let mut random = Random::new(plan.seed, Stream::Direction);
     if plan.replicas < 4 || !plan.liars.is_empty() || !random.percent(4) {
         return;
     }
+    plan.scene = Some(Scene::LongerChain);
     make_busy(&mut random, plan);
     let timeout = plan.tuning.view_timeout.0;
     let stall = random.between(40_000_000, 80_000_000);
@@ -165,5 +189,26 @@ fn draw_primary_again(random: &mut Random, plan: &Plan, faults: &mut Vec<Fault>)
         let end = begin + random.magnitude(10_000, 10_000_000);
         add(faults, plan, FaultKind::Crash { replica: replica(plan, view) }, begin, end);
         begin = end + random.magnitude(10_000_000, plan.tuning.view_timeout.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn every_scene_is_played_and_nothing_is_wrong_with_those_in_which_somebody_lies_but_that() {
+        let plans: Vec<Plan> = (0..2000).map(Plan::of).filter(|plan| plan.scene.is_some()).collect();
+        for scene in Scene::value_variants() {
+            assert!(plans.iter().filter(|plan| plan.scene == Some(*scene)).count() > 3, "{scene:?}");
+        }
+        for plan in &plans {
+            let faults = Quorums::of(usize::from(plan.replicas)).faults;
+            assert!(plan.liars.len() <= faults, "{plan}");
+            assert_eq!(plan.liars.is_empty(), plan.scene == Some(Scene::LongerChain));
+            assert_eq!(plan.faults.is_empty(), !plan.liars.is_empty());
+            assert!(plan.liars.is_empty() || plan.tuning.view_timeout >= plan.patience());
+        }
     }
 }

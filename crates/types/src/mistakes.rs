@@ -91,6 +91,13 @@ mistakes! {
     ReplacesAcknowledgements = "replaces-acknowledgements",
     /// What has left memory is not read back from the journal for others.
     ServesMemoryOnly = "serves-memory-only",
+    /// Who has acknowledged more than a digest is not asked about that, and says nothing of it by itself.
+    CoalescesAcknowledgements = "coalesces-acknowledgements",
+    /// What headers name, or f+1 have acknowledged, is dropped where its lane is over its budget.
+    DropsNamedForBudget = "drops-named-for-budget",
+    // Fetches.
+    /// Whatever a server gives renews all of its time, and that of the whole fetch.
+    RenewsDeadlines = "renews-deadlines",
 }
 
 #[cfg(feature = "mistakes")]

@@ -7,6 +7,7 @@ use super::{Agent, Leaving, at_once};
 use crate::oracle::primaries;
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::scenes::Scene;
 use quorate_types::{LaneNumber, LinkId, Mark, Nanoseconds, ReplicaId, ReplicaSet};
 use quorate_wire::message::{LaneAcks, Message};
 use quorate_wire::{BatchView, Frame, LaneTip};
@@ -35,6 +36,7 @@ impl Avoidance {
         let healed = plan.heal_at.plus(primaries::settling(plan).0);
         let from = if plan.faults.is_empty() { Nanoseconds(0) } else { healed };
         let (floods, parts_from) = (random.percent(50), LaneNumber(random.between(1, PARTED_MAX)));
+        let floods = plan.scene.map_or(floods, |scene| scene == Scene::FullLane);
         Self { from, floods, flooded: ReplicaSet::EMPTY, parts_from, parted: BTreeMap::new() }
     }
 }

@@ -25,6 +25,11 @@ impl Agent {
             let after = Nanoseconds(patience - patience / PATIENCE_TIMES);
             return vec![Leaving { after, to, link, frame: shorten(&frame, 1) }];
         }
+        if self.liar.has(Habit::Trickles) {
+            // Somebody else is asked when half of it is over.
+            let after = Nanoseconds(patience * 3 / 8);
+            return vec![Leaving { after, to, link, frame: shorten(&frame, 1) }];
+        }
         if !self.liar.has(Habit::ServesBadly) {
             return vec![at_once(to, link, frame)];
         }
