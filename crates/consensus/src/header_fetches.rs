@@ -32,6 +32,8 @@ pub(crate) struct HeaderFetches {
     /// What each server was asked for last. It has one open question at most: its answers come in order, and an empty
     /// one names nothing.
     asked: BTreeMap<ReplicaId, (Purpose, Position)>,
+    /// How many questions each server has not answered, those that were given up too.
+    unanswered: BTreeMap<ReplicaId, u64>,
     headers_max: u64,
 }
 
@@ -44,7 +46,12 @@ impl HeaderFetches {
             budget: Budget { questions_per_server: 1, ..Budget::default() },
         };
         let headers_max = tuning.fetch_headers_max.max(1) as u64;
-        Self { fetches: Fetches::new(limits), asked: BTreeMap::new(), headers_max }
+        Self {
+            fetches: Fetches::new(limits),
+            asked: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            headers_max,
+        }
     }
 
     /// Begins to fetch so many headers, after so many rounds of all servers that did not help.
@@ -70,9 +77,18 @@ impl HeaderFetches {
         let bytes = headers.saturating_mul(HEADER_BYTES_ABOUT as u64);
         while let Some(server) = self.fetches.ask(now, &purpose, servers.iter().copied(), bytes) {
             self.asked.insert(server, (purpose, next));
+            *self.unanswered.entry(server).or_default() += 1;
             let message = Outgoing::FetchHeaders(FetchHeaders { last: next, above });
             out.push(Output::Send { to: Destination::One(server), message, after: After::nothing() });
         }
+    }
+
+    /// An answer has come, one for each question and in their order; says whether it is the one to the last. That one is
+    /// known to be the last, too, if it begins with what was asked for last.
+    pub(crate) fn ends_questions(&mut self, server: ReplicaId, begins_as_asked: bool) -> bool {
+        let unanswered = self.unanswered.entry(server).or_default();
+        *unanswered = if begins_as_asked { 0 } else { unanswered.saturating_sub(1) };
+        *unanswered == 0
     }
 
     /// What this server is asked for; nothing when it is not asked.
@@ -123,6 +139,7 @@ impl HeaderFetches {
     }
 
     pub(crate) fn on_disconnected(&mut self, now: Nanoseconds, server: ReplicaId) {
+        self.unanswered.remove(&server);
         self.fetches.disconnected(now, server);
     }
 

@@ -198,9 +198,11 @@ impl Consensus {
         message: FetchedHeaders,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        let Some((purpose, asked)) = self.header_fetches.question(from) else { return Ok(()) };
         let mut headers = message.headers;
-        let count = linked(&headers, asked);
+        let question = self.header_fetches.question(from);
+        let count = question.map_or(0, |(_, asked)| linked(&headers, asked));
+        let is_last = self.header_fetches.ends_questions(from, count > 0);
+        let Some((purpose, asked)) = question else { return Ok(()) };
         if count == 0 && !headers.is_empty() {
             return Ok(());
         }
@@ -212,7 +214,7 @@ impl Consensus {
             self.header_fetches.answered(now, purpose, from, &headers);
         }
         match purpose {
-            Purpose::Committed if headers.is_empty() && !is_wrong => self.has_none(now, from, asked, out),
+            Purpose::Committed if headers.is_empty() && is_last => self.has_none(now, from, asked, out),
             Purpose::Committed => self.take_committed(now, headers, out),
             Purpose::View => self.take_for_view(now, headers, out),
         }

@@ -530,8 +530,8 @@ impl Core {
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
             ExecutionMail::LetGo(tip) => execution.on_let_go(&tip),
-            ExecutionMail::UnservedBatch(tip) => execution.on_unserved_batch(tip),
-            ExecutionMail::UnservedHeader(position) => execution.on_unserved_header(position),
+            ExecutionMail::UnservedBatch(tip) => execution.on_unserved_batch(now, tip),
+            ExecutionMail::UnservedHeader(position) => execution.on_unserved_header(now, position),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
             }

@@ -107,13 +107,13 @@ pub(crate) struct ExecutionRole {
     unserved: Unserved,
 }
 
-/// What is committed, and as many others as answer for certain have nothing of.
+/// What is committed, and as many others as answer for certain have nothing of, with when they had said so.
 #[derive(Debug, Default)]
 struct Unserved {
     /// Of each lane what is not executed, and little besides.
-    batches: BTreeSet<(LaneId, LaneNumber)>,
+    batches: BTreeMap<(LaneId, LaneNumber, Digest), Nanoseconds>,
     /// The highest header.
-    header: Seq,
+    header: Option<(Position, Nanoseconds)>,
 }
 
 /// What the role comes back with.
@@ -180,7 +180,8 @@ impl ExecutionRole {
             role.library.add(first.root, role.state.freeze(), Arc::new([]), None);
         }
         role.library.hold(salvage.clone());
-        let transfer = Transfer::resuming(part, salvage);
+        let answers = role.config.quorums().answers();
+        let transfer = Transfer::resuming(answers, part, salvage);
         Self { lacks_state, first, learner, following_told: learner, transfer, ..role }
     }
 
@@ -196,6 +197,7 @@ impl ExecutionRole {
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
         let state = state.limited(config.tuning().sessions);
+        let answers = config.quorums().answers();
         let last = state.header();
         let executed = last.map_or_else(
             || header::genesis(config.digest()),
@@ -222,7 +224,7 @@ impl ExecutionRole {
             first: None,
             learner: false,
             following_told: false,
-            transfer: Transfer::default(),
+            transfer: Transfer::resuming(answers, None, None),
             library: Library::default(),
             unserved: Unserved::default(),
         }
@@ -265,6 +267,8 @@ impl ExecutionRole {
         for (_, batch) in std::mem::take(&mut self.pool) {
             self.on_held(batch);
         }
+        self.forget_unserved();
+        self.unserved.header = None;
         let tips = self.add_durable(position, root, frozen.clone());
         Installed { position, timestamp: self.timestamp, tips }
     }
@@ -323,7 +327,7 @@ impl ExecutionRole {
         let standing = Standing {
             executed: self.executed.seq,
             lacks_state: self.lacks_state,
-            is_unserved: self.is_unserved(),
+            unserved_since: self.unserved_since(),
         };
         let target = self.stable.as_ref().or(self.first.as_ref());
         let own = || self.state.freeze();
@@ -409,26 +413,52 @@ impl ExecutionRole {
     }
 
     /// As many others as answer for certain have nothing of a batch.
-    pub(crate) fn on_unserved_batch(&mut self, tip: LaneTip) {
-        let mut batches = std::mem::take(&mut self.unserved.batches);
-        batches.insert((tip.lane, tip.upto));
-        batches.retain(|(lane, number)| *number > self.tip(*lane).0);
-        self.unserved.batches = batches;
+    pub(crate) fn on_unserved_batch(&mut self, now: Nanoseconds, tip: LaneTip) {
+        self.unserved.batches.entry((tip.lane, tip.upto, tip.chain)).or_insert(now);
+        self.forget_unserved();
     }
 
     /// As many others as answer for certain have nothing of a header.
-    pub(crate) fn on_unserved_header(&mut self, position: Position) {
-        self.unserved.header = position.seq.max(self.unserved.header);
+    pub(crate) fn on_unserved_header(&mut self, now: Nanoseconds, position: Position) {
+        let is_news = self.unserved.header.is_none_or(|(highest, _)| position.seq > highest.seq);
+        if is_news && position.seq > self.committed().seq {
+            self.unserved.header = Some((position, now));
+        }
     }
 
-    /// Whether what is to be executed next is not here, and is looked for in vain.
-    fn is_unserved(&self) -> bool {
-        let Some(next) = self.queue.front() else { return self.unserved.header > self.executed.seq };
-        let is_in_vain = |tip: &LaneTip| {
-            let from = (tip.lane, self.tip(tip.lane).0.next());
-            from.1 <= tip.upto && self.unserved.batches.range(from..=(tip.lane, tip.upto)).next().is_some()
+    /// What has come, or is executed, is looked for no more.
+    fn forget_unserved(&mut self) {
+        let mut batches = std::mem::take(&mut self.unserved.batches);
+        batches.retain(|key, _| key.1 > self.tip(key.0).0 && !self.pool.contains_key(key));
+        self.unserved.batches = batches;
+        let committed = self.committed().seq;
+        self.unserved.header = self.unserved.header.filter(|(position, _)| position.seq > committed);
+    }
+
+    /// Since when what is to be executed next is looked for in vain, where it is not here. Whoever has trimmed a batch has
+    /// trimmed those before it, so what is looked for in vain may lie above what comes next.
+    fn unserved_since(&self) -> Option<Nanoseconds> {
+        let Some(next) = self.queue.front() else { return self.unserved.header.map(|(_, since)| since) };
+        if self.unserved.batches.is_empty() || self.progress.is_some() {
+            return None;
+        }
+        let in_vain = |tip: &LaneTip| {
+            let from = (tip.lane, self.tip(tip.lane).0.next(), Digest::ZERO);
+            let upto = (tip.lane, LaneNumber(u64::MAX), Digest([u8::MAX; 32]));
+            let notes = self.unserved.batches.range(from..=upto);
+            notes.filter(|(key, _)| !self.pool.contains_key(key)).map(|(_, since)| *since).min()
         };
-        next.header.cut.iter().any(is_in_vain) && !self.is_ready()
+        next.header
+            .cut
+            .iter()
+            .filter(|tip| self.add_batches(tip, &mut Vec::new()).is_none())
+            .filter_map(in_vain)
+            .min()
+    }
+
+    /// The last header that is committed.
+    fn committed(&self) -> Position {
+        self.queue.back().map_or(self.executed, |committed| committed.position)
     }
 
     fn descends(&self, batch: &Batch) -> bool {
@@ -451,11 +481,12 @@ impl ExecutionRole {
             // A state that came from others covers it.
             return;
         }
-        let last = self.queue.back().map_or(self.executed, |committed| committed.position);
+        let last = self.committed();
         assert_eq!(header.seq, last.seq.next(), "headers are committed in order");
         assert_eq!(header.parent, last.digest, "committed headers are one chain");
         self.view = view;
         self.queue.push_back(Committed { header, position, at });
+        self.unserved.header = self.unserved.header.filter(|(unserved, _)| unserved.seq > position.seq);
     }
 
     /// A connection wants the replies of one session; one it wanted before is given up. The answer for it.
@@ -506,18 +537,24 @@ impl ExecutionRole {
         }
         let mut batches = Vec::new();
         for tip in &header.cut {
-            let (floor, floor_chain) = self.tip(tip.lane);
-            let first = batches.len();
-            let (mut number, mut chain) = (tip.upto, tip.chain);
-            while number > floor {
-                let batch = self.pool.get(&(tip.lane, number, chain))?;
-                batches.push(Arc::clone(batch));
-                (number, chain) = (number.previous(), batch.previous());
-            }
-            assert_eq!(chain, floor_chain, "a committed cut extends the executed chain of lane {}", tip.lane);
-            batches[first..].reverse();
+            self.add_batches(tip, &mut batches)?;
         }
         Some(batches)
+    }
+
+    /// Adds the batches above what is executed of a lane, ascending, if all are here.
+    fn add_batches(&self, tip: &LaneTip, batches: &mut Vec<Arc<Batch>>) -> Option<()> {
+        let (floor, floor_chain) = self.tip(tip.lane);
+        let (mut number, mut chain) = (tip.upto, tip.chain);
+        let first = batches.len();
+        while number > floor {
+            let batch = self.pool.get(&(tip.lane, number, chain))?;
+            batches.push(Arc::clone(batch));
+            (number, chain) = (number.previous(), batch.previous());
+        }
+        assert_eq!(chain, floor_chain, "a committed cut extends the executed chain of lane {}", tip.lane);
+        batches[first..].reverse();
+        Some(())
     }
 
     /// Executes what is ready, up to a bounded amount.

@@ -28,12 +28,12 @@ const TARGET_TIMES: u64 = 600;
 /// How often what has come is kept on the disk, in retransmission times.
 const KEEP_TIMES: u64 = 100;
 
-/// A peer has so many retransmission times to answer, besides what the bytes take.
-const ANSWER_TIMES: u64 = 4;
+/// After so many retransmission times, besides what the bytes take, others are asked for the same, as in all fetches.
+const SHARE_TIMES: u64 = 2;
 
 fn options(tuning: &Tuning) -> TransferOptions {
-    let patience = Nanoseconds(ANSWER_TIMES.saturating_mul(tuning.retransmit.0));
-    TransferOptions { patience, ..TransferOptions::default() }
+    let share_after = Nanoseconds(SHARE_TIMES.saturating_mul(tuning.retransmit.0));
+    TransferOptions { share_after, ..TransferOptions::default() }
 }
 
 /// What this role is to tell its peers, and its disk.
@@ -56,8 +56,8 @@ pub(crate) struct Standing {
     pub(crate) executed: Seq,
     /// Whether there is no state to go on from there: that one, or a later one, is fetched at once.
     pub(crate) lacks_state: bool,
-    /// Whether others have nothing of what is to be executed next.
-    pub(crate) is_unserved: bool,
+    /// Since when others are known to have nothing of what is to be executed next, if they have nothing.
+    pub(crate) unserved_since: Option<Nanoseconds>,
 }
 
 /// A walk that is under way.
@@ -66,6 +66,8 @@ struct Fetching {
     target: Arc<CheckpointCertificate>,
     walk: Walk,
     useful_at: Nanoseconds,
+    /// Who has nothing of the target.
+    lacking: ReplicaSet,
     /// Since when this target is fetched, and after how many retransmission times a newer one takes its place.
     targeted_at: Nanoseconds,
     target_times: u64,
@@ -85,8 +87,8 @@ struct Whole {
 
 impl Fetching {
     /// Goes on with a newer certified state where this one does not come, or not soon.
-    fn retarget(&mut self, now: Nanoseconds, step: u64, stable: &Arc<CheckpointCertificate>) {
-        let useless = now.since(self.useful_at) >= RETARGET_TIMES * step;
+    fn retarget(&mut self, now: Nanoseconds, step: u64, answers: usize, stable: &Arc<CheckpointCertificate>) {
+        let useless = now.since(self.useful_at) >= RETARGET_TIMES * step || self.lacking.len() >= answers;
         let long = now.since(self.targeted_at) >= self.target_times.saturating_mul(step);
         if stable.position.seq <= self.target.position.seq || !(useless || long) {
             return;
@@ -96,19 +98,23 @@ impl Fetching {
         }
         self.walk.retarget(stable.root);
         self.target = Arc::clone(stable);
-        (self.useful_at, self.targeted_at) = (now, now);
+        (self.useful_at, self.targeted_at, self.lacking) = (now, now, ReplicaSet::EMPTY);
     }
 }
 
 /// The fetching side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Transfer {
+    /// How many others answer for certain.
+    answers: usize,
     peers: ReplicaSet,
     /// The peer that was asked first last: the next round begins after it.
     first: ReplicaId,
     /// The state that execution reached last, and since when.
     reached: Option<(Seq, Nanoseconds)>,
     fetching: Option<Fetching>,
+    /// Whether the last walk began in vain: execution got there by itself.
+    in_vain: bool,
     /// What an earlier walk had received when the replica stopped.
     part: Option<Forest>,
     /// What is intact of own states that cannot be read.
@@ -119,8 +125,18 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     /// A walk that begins will take over what an earlier one had received, and what is intact of damaged states.
-    pub(crate) fn resuming(part: Option<Forest>, salvage: Option<Arc<Salvage>>) -> Self {
-        Self { part, salvage, ..Self::default() }
+    pub(crate) fn resuming(answers: usize, part: Option<Forest>, salvage: Option<Arc<Salvage>>) -> Self {
+        Self {
+            answers,
+            peers: ReplicaSet::EMPTY,
+            first: ReplicaId::default(),
+            reached: None,
+            fetching: None,
+            in_vain: false,
+            part,
+            salvage,
+            due: None,
+        }
     }
 
     pub(crate) fn on_peer(&mut self, peer: ReplicaId, connected: bool) {
@@ -164,13 +180,14 @@ impl Transfer {
         standing: Standing,
         own: impl FnOnce() -> Frozen,
     ) -> Vec<ToPeer> {
-        let Standing { executed, lacks_state, is_unserved } = standing;
+        let Standing { executed, lacks_state, unserved_since } = standing;
         let is_ahead = |stable: &&Arc<CheckpointCertificate>| {
             stable.position.seq > executed || (lacks_state && stable.position.seq == executed)
         };
         let is_known = stable.is_some();
         let Some(stable) = stable.filter(is_ahead) else {
-            (self.reached, self.fetching, self.due) = (None, None, None);
+            self.in_vain |= self.fetching.take().is_some();
+            (self.reached, self.due) = (None, None);
             if is_known && !lacks_state {
                 // Execution got there by itself. Before anything is known to be certified, nobody can tell.
                 self.salvage = None;
@@ -178,14 +195,20 @@ impl Transfer {
             return Vec::new();
         };
         let step = tuning.retransmit.0;
-        let patience = if is_unserved { UNSERVED_TIMES } else { STANDSTILL_TIMES } * step;
+        // Who came too early once is in no hurry.
+        let unserved_since = unserved_since.filter(|_| !self.in_vain);
+        let begins = |since: Nanoseconds| {
+            let early = unserved_since.map(|unserved| since.max(unserved).plus(UNSERVED_TIMES * step));
+            let late = since.plus(STANDSTILL_TIMES * step);
+            early.map_or(late, |early| early.min(late))
+        };
         if lacks_state {
             self.reached.get_or_insert((executed, Nanoseconds(0)));
         }
         match self.reached {
             Some((seq, since)) if seq == executed => {
                 if self.fetching.is_none() {
-                    let begins = since.plus(patience);
+                    let begins = begins(since);
                     if now < begins {
                         self.due = Some(begins);
                         return Vec::new();
@@ -203,6 +226,7 @@ impl Transfer {
                         target,
                         walk,
                         useful_at: now,
+                        lacking: ReplicaSet::EMPTY,
                         targeted_at: now,
                         target_times: TARGET_TIMES,
                         kept_at: now,
@@ -213,8 +237,8 @@ impl Transfer {
             _ => {
                 self.reached = Some((executed, now));
                 if self.fetching.as_ref().is_none_or(|fetching| fetching.target.position.seq <= executed) {
-                    self.fetching = None;
-                    self.due = Some(now.plus(patience));
+                    self.in_vain |= self.fetching.take().is_some();
+                    self.due = Some(begins(now));
                     return Vec::new();
                 }
             }
@@ -228,7 +252,7 @@ impl Transfer {
         if fetching.whole.is_some() {
             return Vec::new();
         }
-        fetching.retarget(now, step, stable);
+        fetching.retarget(now, step, self.answers, stable);
         fetching.walk.expire(now);
         let mut questions = Vec::new();
         if now.since(fetching.kept_at) >= KEEP_TIMES * step {
@@ -240,7 +264,7 @@ impl Transfer {
         // two.
         let (after, upto): (Vec<_>, Vec<_>) = self.peers.iter().partition(|peer| *peer > self.first);
         let mut round: Vec<ReplicaId> = after.into_iter().chain(upto).collect();
-        round.sort_by_key(|peer| fetching.walk.faults(now, *peer));
+        round.sort_by_key(|peer| (fetching.walk.faults(now, *peer), fetching.walk.owes(*peer)));
         let (mut first, mut more) = (None, true);
         while std::mem::take(&mut more) {
             for peer in &round {
@@ -267,6 +291,9 @@ impl Transfer {
     ) -> Result<Vec<ToPeer>, PageFault> {
         let Some(fetching) = &mut self.fetching else { return Ok(Vec::new()) };
         let FetchedPages { request, root, top, pages, values } = message;
+        if root == fetching.target.root && top.is_none() && pages.is_empty() && values.is_empty() {
+            fetching.lacking.insert(peer);
+        }
         let answer = PageAnswer { number: request, root, top, pages, values };
         let mut told = Vec::new();
         match fetching.walk.on_answer(now, peer, &answer) {
@@ -314,7 +341,7 @@ impl Transfer {
             return None;
         }
         let whole = self.fetching.take()?.whole;
-        (self.reached, self.due) = (None, None);
+        (self.reached, self.due, self.in_vain) = (None, None, false);
         whole.filter(|_| position == target).map(|whole| whole.state)
     }
 }
@@ -357,7 +384,7 @@ mod tests {
     }
 
     fn at(executed: u64) -> Standing {
-        Standing { executed: Seq(executed), lacks_state: false, is_unserved: false }
+        Standing { executed: Seq(executed), lacks_state: false, unserved_since: None }
     }
 
     fn nothing() -> Frozen {
@@ -365,7 +392,7 @@ mod tests {
     }
 
     fn transfer(peers: u8) -> Transfer {
-        let mut transfer = Transfer::default();
+        let mut transfer = Transfer::resuming(2, None, None);
         (1..=peers).for_each(|peer| transfer.on_peer(ReplicaId(peer), true));
         transfer
     }
@@ -427,15 +454,62 @@ mod tests {
     fn what_others_have_nothing_of_is_waited_for_a_little() {
         let (_, stable) = certified(10);
         let mut transfer = transfer(2);
-        let unserved = Standing { is_unserved: true, ..at(2) };
+        let unserved = Standing { unserved_since: Some(after(7)), ..at(2) };
         assert!(transfer.on_time(after(7), &tuning(), Some(&stable), unserved, nothing).is_empty());
         assert_eq!(transfer.deadline(), Some(after(7 + UNSERVED_TIMES)));
         let told = transfer.on_time(after(7 + UNSERVED_TIMES), &tuning(), Some(&stable), unserved, nothing);
         assert_eq!(told.len(), 2, "each is asked");
+        // It was waited for before others said so, and what they say now may not be all.
+        let mut longer = self::transfer(2);
+        longer.on_time(after(0), &tuning(), Some(&stable), at(2), nothing);
+        assert!(longer.on_time(after(7), &tuning(), Some(&stable), unserved, nothing).is_empty());
+        assert_eq!(longer.deadline(), Some(after(7 + UNSERVED_TIMES)));
         // Not when it has come meanwhile.
         let mut served = self::transfer(2);
         served.on_time(after(7), &tuning(), Some(&stable), unserved, nothing);
         assert!(served.on_time(after(8), &tuning(), Some(&stable), at(2), nothing).is_empty());
+    }
+
+    /// Each walk looks at all of the own state first.
+    #[test]
+    fn who_began_in_vain_is_in_no_hurry() {
+        let (_, stable) = certified(10);
+        let mut transfer = transfer(2);
+        let unserved = |executed| Standing { unserved_since: Some(after(0)), ..at(executed) };
+        let mut look = |steps, executed| {
+            transfer.on_time(after(steps), &tuning(), Some(&stable), unserved(executed), nothing);
+            transfer.is_fetching()
+        };
+        assert!(!look(0, 2) && look(UNSERVED_TIMES, 2));
+        assert!(!look(2, 10), "execution has got there");
+        let (_, stable) = certified(20);
+        let mut look = |steps| {
+            transfer.on_time(after(steps), &tuning(), Some(&stable), unserved(10), nothing);
+            transfer.is_fetching()
+        };
+        assert!(!look(3) && !look(3 + STANDSTILL_TIMES - 1) && look(3 + STANDSTILL_TIMES));
+        transfer.on_durable(position(20));
+        assert!(!transfer.in_vain, "that one was not");
+    }
+
+    /// Who answers has a newer state, and will not have this one again.
+    #[test]
+    fn a_state_that_nobody_has_any_more_gives_way_to_a_newer_one_at_once() {
+        let [(_, stable), (_, newer)] = [10, 20].map(certified);
+        let mut transfer = transfer(3);
+        let unserved = Standing { unserved_since: Some(after(0)), ..at(2) };
+        transfer.on_time(after(0), &tuning(), Some(&stable), unserved, nothing);
+        let now = after(UNSERVED_TIMES);
+        let mut questions = transfer.on_time(now, &tuning(), Some(&stable), unserved, nothing);
+        transfer.on_time(now, &tuning(), Some(&newer), unserved, nothing);
+        for answers in 1..=2 {
+            assert_eq!(transfer.target(), Some(position(10)), "after {answers} answers");
+            let Some(ToPeer::Ask(peer, FetchPages { request, root, .. })) = questions.pop() else { panic!() };
+            let nothing = FetchedPages { request, root, top: None, pages: Vec::new(), values: Vec::new() };
+            transfer.on_answer(now, &tuning(), peer, nothing).expect("no lie");
+            transfer.on_time(now, &tuning(), Some(&newer), unserved, self::nothing);
+        }
+        assert_eq!(transfer.target(), Some(position(20)));
     }
 
     /// Whoever keeps the first page back keeps the others from being asked for it only as long as so little may take.
@@ -443,9 +517,9 @@ mod tests {
     fn who_says_nothing_is_waited_for_as_long_as_little_takes() {
         let (state, stable) = certified(10);
         let mut transfer = transfer(2);
-        let unserved = Standing { is_unserved: true, ..at(2) };
+        let unserved = Standing { unserved_since: Some(after(7)), ..at(2) };
         let mut asked = BTreeMap::new();
-        for steps in 0..=UNSERVED_TIMES + ANSWER_TIMES {
+        for steps in 7..=8 + UNSERVED_TIMES + SHARE_TIMES {
             let now = after(steps);
             let mut told = transfer.on_time(now, &tuning(), Some(&stable), unserved, nothing);
             while let Some(one) = told.pop() {
@@ -522,7 +596,7 @@ mod tests {
     #[test]
     fn what_is_intact_is_kept_until_something_is_known_to_be_certified() {
         let (state, stable) = certified(10);
-        let mut transfer = Transfer::resuming(None, Some(salvaged(&state, 10)));
+        let mut transfer = Transfer::resuming(2, None, Some(salvaged(&state, 10)));
         transfer.on_peer(ReplicaId(1), true);
         transfer.on_time(after(0), &tuning(), None, at(0), nothing);
         let begins = 1 + STANDSTILL_TIMES;
@@ -536,7 +610,7 @@ mod tests {
         let _ = transfer.take_whole(Seq(0)).expect("a sound state").expect("it is whole");
         assert_eq!(fetched, 1, "the root is all that it lacked");
         // One that execution has reached by itself needs none.
-        let mut reached = Transfer::resuming(None, Some(salvaged(&state, 10)));
+        let mut reached = Transfer::resuming(2, None, Some(salvaged(&state, 10)));
         reached.on_time(after(0), &tuning(), Some(&stable), at(10), nothing);
         assert!(reached.salvage.is_none());
     }

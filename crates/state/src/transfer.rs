@@ -42,11 +42,12 @@ pub struct TransferOptions {
     pub request_bytes: usize,
     /// How many requests one peer has open.
     pub requests_per_peer: usize,
-    /// How long a peer may take to answer, however little that may bring; twice as long for each time that it was slow, up to
-    /// three times. After half of it others are asked for the same, and at once if it is known to be slow.
+    /// How long a peer may take to answer; twice as long for each time that it was slow, up to three times. After half of it
+    /// others are asked for the same, and at once if it is known to be slow.
     pub patience: Nanoseconds,
-    /// How much longer for as much as one request may bring: what a peer is asked for besides comes over the same connection.
-    pub patience_full: Nanoseconds,
+    /// Others are asked for the same after that time already where little is asked for: half of [`TransferOptions::patience`]
+    /// is for as much as one request may bring, and a peer that is slow to bring little need not be slow.
+    pub share_after: Nanoseconds,
     /// How long a peer that had nothing, or was late, is not asked, and how long no peer is asked for what it left out.
     pub pause: Nanoseconds,
 }
@@ -56,8 +57,8 @@ impl Default for TransferOptions {
         Self {
             request_bytes: 1024 * 1024,
             requests_per_peer: limits::PAGE_REQUESTS_MAX,
-            patience: Nanoseconds(200_000_000),
-            patience_full: Nanoseconds(2_000_000_000),
+            patience: Nanoseconds(2_000_000_000),
+            share_after: Nanoseconds(100_000_000),
             pause: Nanoseconds(1_000_000_000),
         }
     }
@@ -102,6 +103,8 @@ struct Open {
     root: Digest,
     sent: Nanoseconds,
     patience: u64,
+    /// When others are asked for the same.
+    shared_from: Nanoseconds,
     /// What was asked for and has not come, and how much it was.
     digests: BTreeSet<Digest>,
     count: usize,
@@ -241,7 +244,6 @@ impl Transfer {
     pub fn request(&mut self, now: Nanoseconds, peer: ReplicaId) -> Option<PageRequest> {
         let mut of_peer = self.open.values().filter(|open| open.peer == peer);
         let open = of_peer.clone().count();
-        let bytes_before: usize = of_peer.clone().map(|open| open.bytes).sum();
         let asked = of_peer.any(|open| open.root == self.root);
         let resting = self.resting.get(&peer).is_some_and(|until| *until > now);
         if self.whole.is_some()
@@ -260,12 +262,15 @@ impl Transfer {
         let number = self.next_number;
         self.next_number += 1;
         let faults = self.faults(now, peer);
-        let patience = self.patience(bytes_before.saturating_add(bytes));
+        let patience = self.options.patience.0.saturating_mul(1 << faults.min(PATIENCE_DOUBLINGS_MAX));
+        // What others bring meanwhile may come over the same connection here.
+        let before: usize = self.open.values().map(|open| open.bytes).sum();
         let mut open = Open {
             peer,
             root: self.root,
             sent: now,
-            patience: patience.saturating_mul(1 << faults.min(PATIENCE_DOUBLINGS_MAX)),
+            patience,
+            shared_from: now.plus(self.share_after(before.saturating_add(bytes)).min(patience / 2)),
             count: digests.len(),
             digests,
             bytes,
@@ -279,11 +284,11 @@ impl Transfer {
         Some(PageRequest { number, root: self.root, wanted })
     }
 
-    /// How long a peer that was never slow may take for so many bytes.
-    fn patience(&self, bytes: usize) -> u64 {
-        let TransferOptions { request_bytes, patience, patience_full, .. } = self.options;
-        let more = u128::from(patience_full.0) * bytes as u128 / request_bytes.max(1) as u128;
-        patience.0.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+    /// How long a peer has so many bytes to bring for itself.
+    fn share_after(&self, bytes: usize) -> u64 {
+        let TransferOptions { request_bytes, patience, share_after, .. } = self.options;
+        let more = u128::from(patience.0 / 2) * bytes as u128 / request_bytes.max(1) as u128;
+        share_after.0.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
     }
 
     /// Takes an answer from a peer. What came late, or was answered already, is nothing.
@@ -328,7 +333,7 @@ impl Transfer {
         for number in self.open.keys().copied().collect::<Vec<_>>() {
             let Some(mut open) = self.open.remove(&number) else { continue };
             let age = now.since(open.sent);
-            if age >= open.patience / 2 && !open.is_shared {
+            if now >= open.shared_from && !open.is_shared {
                 self.share(now, &mut open);
             }
             if age >= open.patience && !open.is_late {
@@ -348,6 +353,12 @@ impl Transfer {
     #[must_use]
     pub fn faults(&self, now: Nanoseconds, peer: ReplicaId) -> u32 {
         self.servers.faults(now, peer)
+    }
+
+    /// Whether others are asked for what this peer has been asked for, and has not brought.
+    #[must_use]
+    pub fn owes(&self, peer: ReplicaId) -> bool {
+        self.open.values().any(|open| open.peer == peer && open.is_shared)
     }
 
     /// Asks this peer no more, and puts what is open with it to others.

@@ -19,7 +19,7 @@ const ASKING: TransferOptions = TransferOptions {
     request_bytes: 100 * 1024,
     requests_per_peer: 2,
     patience: Nanoseconds(1000),
-    patience_full: Nanoseconds(0),
+    share_after: Nanoseconds(500),
     pause: Nanoseconds(10),
 };
 const SEQ: u64 = 61;
