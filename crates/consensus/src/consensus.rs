@@ -104,6 +104,8 @@ pub struct Consensus {
     pub(crate) trimmed: Seq,
     /// Whether something in the journal has gone bad, so that what is needed of it is to be written again.
     pub(crate) rewrite_due: bool,
+    /// Up to here of the journal nothing is needed, or will be once what was written again is durable.
+    pub(crate) released: Lsn,
     /// What the own PREPAREs have waited for, in whatever view they were cast.
     pub(crate) cast: After,
     /// Own PREPAREs of this view above the committed slot, to send again.
@@ -168,6 +170,7 @@ impl Consensus {
             recast: BTreeMap::new(),
             trimmed: Seq(0),
             rewrite_due: false,
+            released: Lsn(0),
             cast: After::nothing(),
             own_prepares: VecDeque::new(),
             certificate: None,

@@ -380,10 +380,11 @@ impl Consensus {
         }
     }
 
-    /// Something in the journal cannot be read any more: a start that needed it could not know what this replica has
-    /// signed. So all that is needed of the journal is written again, and then nothing before that is needed.
-    pub fn on_lost(&mut self) {
-        self.rewrite_due = true;
+    /// What lies at `lsn` of the journal cannot be read any more: a start that needed it could not know what this replica has
+    /// signed. So all that is needed of the journal is written again, and then nothing before that is needed; where that was
+    /// done, nothing follows.
+    pub fn on_lost(&mut self, lsn: Lsn) {
+        self.rewrite_due |= lsn > self.released;
     }
 
     /// Releases what the journal need not remember, when the own durable checkpoint is certified or a certified one
@@ -425,7 +426,8 @@ impl Consensus {
         needed = self.chain.lowest_lsn_above(settled).into_iter().fold(needed, Lsn::min);
         needed = self.spare.lowest_lsn().into_iter().fold(needed, Lsn::min);
         if needed > Lsn(1) {
-            out.push(Output::Trim { upto: needed.previous(), after });
+            self.released = needed.previous();
+            out.push(Output::Trim { upto: self.released, after });
         }
     }
 

@@ -200,6 +200,8 @@ impl LogDriver {
                 "it is written again, from memory or from what other replicas have"
             };
             warn!("{}: {kind} {lsn} of journal {journal} has gone bad; {what}", path.display());
+            // The next round comes past it again.
+            self.log.lose(*journal, *lsn);
         }
         Damages { bytes, blocks, lost: lost.into_iter().map(|(journal, lsn, _)| (journal, lsn)).collect() }
     }

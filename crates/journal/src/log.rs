@@ -504,6 +504,11 @@ impl Log {
         self.places.get(journal, lsn)
     }
 
+    /// A record cannot be read any more from where it lies: whoever wrote it is told so once.
+    pub fn lose(&mut self, journal: JournalId, lsn: Lsn) {
+        self.places.lose(journal, lsn);
+    }
+
     /// The segments that hold something needed and are not written to any more, ascending.
     pub fn closed_segments(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
         self.segments.closed()

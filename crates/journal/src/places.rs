@@ -68,6 +68,16 @@ impl Places {
         }
     }
 
+    /// What lies there was lost.
+    pub(crate) fn lose(&mut self, journal: JournalId, lsn: Lsn) {
+        let Some(known) = self.0.iter_mut().find(|other| other.id == journal) else { return };
+        if let Some(at) = known.index(lsn)
+            && let Some(place) = known.places.get_mut(at)
+        {
+            *place = None;
+        }
+    }
+
     /// Nothing at or below `upto` is needed any more.
     pub(crate) fn trim(&mut self, journal: JournalId, upto: Lsn) {
         let Some(known) = self.0.iter_mut().find(|other| other.id == journal) else { return };

@@ -270,10 +270,10 @@ impl Lane {
         connected
     }
 
-    /// A batch that is in memory, held or stray, and why.
-    pub(crate) fn find_any(&self, mark: Mark) -> Option<(&Arc<Batch>, Why)> {
-        let held = self.held.get(mark).map(|node| (&node.batch, node.why));
-        held.or_else(|| self.strays.get(mark).map(|stray| (&stray.batch, stray.why)))
+    /// A batch that is in memory, held or stray, with where it lies in the journal and why.
+    pub(crate) fn find_any(&self, mark: Mark) -> Option<(Lsn, &Arc<Batch>, Why)> {
+        let held = self.held.get(mark).map(|node| (node.lsn, &node.batch, node.why));
+        held.or_else(|| self.strays.get(mark).map(|stray| (stray.lsn, &stray.batch, stray.why)))
     }
 
     /// The batches that are in memory from `mark` down, up to where one is missing.

@@ -368,6 +368,8 @@ impl Lanes {
             let lsn = self.write(&batch, why, out);
             let share = self.shares.get_mut(&lane).expect("invariant: just found");
             share.lane.raise(named, why, lsn);
+            // What is written there says more than the place before.
+            share.lane.moved(named, lsn);
         }
         self.sort_checks(lane);
     }

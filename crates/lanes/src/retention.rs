@@ -108,7 +108,7 @@ impl Lanes {
 
     fn pass(&mut self, mut pass: Pass, out: &mut Vec<Output>) {
         let rewritten_max = self.tuning().lane_bytes_open_max / REWRITTEN_PARTS;
-        let (mut rewritten, mut is_whole) = (0, true);
+        let (mut rewritten, mut is_whole, mut elsewhere) = (0, true, Lsn(0));
         while let Some((lsn, tip)) = self.records.records.front().copied()
             && lsn <= pass.last
         {
@@ -120,7 +120,13 @@ impl Lanes {
                 if tip.upto <= share.lane.executed() {
                     break;
                 }
-                if let Some((batch, why)) = share.lane.find_any(tip.mark()) {
+                if let Some((place, batch, why)) = share.lane.find_any(tip.mark()) {
+                    if place != lsn {
+                        // It lies elsewhere, too, and goes from here once it is durable there.
+                        elsewhere = elsewhere.max(place);
+                        self.records.records.pop_front();
+                        continue;
+                    }
                     is_whole = lsn > pass.old || rewritten < rewritten_max;
                     if lsn > pass.old || !is_whole {
                         break;
@@ -139,7 +145,7 @@ impl Lanes {
         }
         let needed = self.records.records.front().map(|(lsn, _)| *lsn);
         let upto = Lsn(needed.map_or(pass.last.0, |lsn| lsn.0 - 1)).min(pass.last);
-        let after = if rewritten > 0 { self.last_lsn } else { upto };
+        let after = if rewritten > 0 { self.last_lsn } else { upto.max(elsewhere) };
         // This point takes the place of one that still waits, and waits for what that waits for.
         let before = self.records.waiting.map_or(Lsn(0), |(after, _)| after);
         pass.after = after.max(before);
@@ -149,21 +155,22 @@ impl Lanes {
     }
 
     /// What lies at `lsn` of the journal cannot be read any more: a batch that is in memory is appended again. What was
-    /// executed and has left memory is fetched before.
+    /// executed and has left memory is fetched before. Nothing follows where the batch lies elsewhere by now: a place stays bad
+    /// until it is trimmed, and may be found so again.
     pub fn on_lost(&mut self, lsn: Lsn, out: &mut Vec<Output>) {
         let records = &self.records.records;
         let Ok(index) = records.binary_search_by_key(&lsn, |(lsn, _)| *lsn) else { return };
         let tip = records[index].1;
-        let found = self.shares.get(&tip.lane).and_then(|share| share.lane.find_any(tip.mark()));
-        if let Some((batch, why)) = found.map(|(batch, why)| (Arc::clone(batch), why)) {
-            let lsn = self.write(&batch, why, out);
-            let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
-            share.lane.moved(tip.mark(), lsn);
-        } else if let Some(share) = self.shares.get_mut(&tip.lane) {
-            let shelved = share.lane.held.shelved(tip.mark());
-            if shelved.is_some_and(|shelved| shelved.lsn == lsn) {
-                share.walks.unreadable.insert(tip.mark());
+        let Some(share) = self.shares.get_mut(&tip.lane) else { return };
+        if let Some((place, batch, why)) = share.lane.find_any(tip.mark()) {
+            if place == lsn {
+                let batch = Arc::clone(batch);
+                let lsn = self.write(&batch, why, out);
+                let share = self.shares.get_mut(&tip.lane).expect("invariant: just found");
+                share.lane.moved(tip.mark(), lsn);
             }
+        } else if share.lane.held.shelved(tip.mark()).is_some_and(|shelved| shelved.lsn == lsn) {
+            share.walks.unreadable.insert(tip.mark());
         }
     }
 

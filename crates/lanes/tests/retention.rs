@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use quorate_lanes::{Output, Reject};
-use quorate_types::{LaneNumber, Lsn, Nanoseconds};
+use quorate_types::{LaneNumber, Lsn, Nanoseconds, Why};
 use quorate_wire::message::FetchBatches;
 
 fn durable(node: &mut Node, upto: u64) {
@@ -53,6 +53,82 @@ fn a_batch_that_the_disk_has_lost_is_appended_again_from_memory() {
     assert_eq!(lost(2), [(Lsn(4), chain.frames[1].bytes().to_vec())]);
     assert_eq!(lost(9), [], "nothing lies there");
     assert_eq!(lost(1), [(Lsn(5), chain.frames[0].bytes().to_vec())]);
+}
+
+fn appended(outputs: &Outputs) -> Vec<(u64, Why)> {
+    let appended = |output: &Output| match output {
+        Output::Append { lsn, why, .. } => Some((lsn.0, *why)),
+        _ => None,
+    };
+    outputs.0.iter().filter_map(appended).collect()
+}
+
+fn lost(node: &mut Node, lsn: u64) -> Vec<(u64, Why)> {
+    node.take();
+    node.lanes.on_lost(Lsn(lsn), &mut node.out);
+    appended(&node.take())
+}
+
+/// Listed mistake: each round of the scrub that comes past a bad place appends what has lain there again.
+#[test]
+fn a_bad_place_that_is_found_in_every_round_is_written_elsewhere_once() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    node.receive(&chain, 1..=3);
+    durable(&mut node, 3);
+    assert_eq!(lost(&mut node, 2), [(4, Why::OwnLink)]);
+    assert_eq!(lost(&mut node, 2), [], "it is on its way");
+    durable(&mut node, 4);
+    assert_eq!(lost(&mut node, 2), [], "it lies there");
+    assert_eq!(lost(&mut node, 4), [(5, Why::OwnLink)], "that has gone bad, too");
+    assert_eq!((lost(&mut node, 2), lost(&mut node, 4)), (vec![], vec![]));
+    durable(&mut node, 5);
+    // What is executed and still in memory is no other.
+    node.lanes.on_executed(&[chain.tips[3]]);
+    assert_eq!(lost(&mut node, 4), []);
+    assert_eq!(lost(&mut node, 5), [(6, Why::OwnLink)]);
+}
+
+/// Of a batch that was written again for a better reason it is that record that must not be missed.
+#[test]
+fn the_record_with_the_better_reason_is_the_one_that_is_written_again() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 1, 1);
+    node.want(chain.tip());
+    let (server, _) = node.take().question();
+    node.fetched(server, &chain.answer(1, 1)).unwrap();
+    assert_eq!(appended(&node.take()), [(1, Why::Named)]);
+    node.receive(&chain, 1..=1);
+    assert_eq!(appended(&node.take()), [(2, Why::OwnLink)]);
+    durable(&mut node, 2);
+    assert_eq!(lost(&mut node, 1), [], "the other says all of it");
+    assert_eq!(lost(&mut node, 2), [(3, Why::OwnLink)]);
+}
+
+/// A place that a batch has left goes with the next trim, once the batch is durable elsewhere.
+#[test]
+fn a_trim_does_not_write_what_lies_elsewhere_by_now() {
+    let mut node = Node::new(R0);
+    let (still, busy) = (Chain::new(&node.config, R3, 1, 9), Chain::new(&node.config, R1, 2, 1));
+    node.receive(&still, 1..=1);
+    node.receive(&busy, 1..=1);
+    durable(&mut node, 2);
+    node.lanes.on_executed(&[busy.tips[1]]);
+    assert_eq!(trim(&mut node, &[busy.tips[1]]), Vec::<u64>::new());
+    assert_eq!(lost(&mut node, 1), [(3, Why::OwnLink)]);
+    node.lanes.trim(&[busy.tips[1]], &mut node.out);
+    let outputs = node.take();
+    assert_eq!((appended(&outputs), outputs.trims()), (vec![], vec![]), "it is not durable yet");
+    durable(&mut node, 3);
+    assert_eq!(node.take().trims(), [2]);
+    node.receive(&busy, 2..=2);
+    durable(&mut node, 4);
+    node.lanes.on_executed(&[busy.tips[2]]);
+    node.take();
+    node.lanes.trim(&[busy.tips[2]], &mut node.out);
+    assert_eq!(appended(&node.take()), [(5, Why::OwnLink)], "nobody has ordered it for two trims");
+    durable(&mut node, 5);
+    assert_eq!(node.take().trims(), [4]);
 }
 
 /// The place that went bad is not where others' questions are answered from.

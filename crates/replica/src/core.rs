@@ -283,10 +283,10 @@ impl Core {
                 self.link.lanes.on_lost(lsn, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
             }
-            Input::Lost { journal, .. } => {
+            Input::Lost { journal, lsn } => {
                 assert_eq!(journal, CONSENSUS_JOURNAL, "a log has the journals of its own core");
                 if let Some(ordering) = &mut self.ordering {
-                    ordering.consensus.on_lost();
+                    ordering.consensus.on_lost(lsn);
                 }
             }
             Input::Intake(intake) => self.link.intake = intake,

@@ -80,7 +80,7 @@ impl Cluster {
         }
         let mut before = self.node(id).whole.clone();
         let last = self.node(id).appended.get(&JOURNAL).copied().unwrap_or_default();
-        self.with(id, |consensus, _| consensus.on_lost());
+        self.with(id, |consensus, _| consensus.on_lost(last));
         self.tick(id);
         let node = self.node(id);
         let is_needed = |(upto, _): &(Lsn, After)| *upto >= last;
@@ -91,6 +91,14 @@ impl Cluster {
             }
             return;
         }
+        // The places are bad until they are trimmed, and may be found so again.
+        let written = self.node(id).whole.len();
+        self.with(id, |consensus, _| consensus.on_lost(last));
+        self.tick(id);
+        if self.node(id).whole.len() > written {
+            self.violations.push(format!("r{id} writes again what it has written again"));
+        }
+        let node = self.node(id);
         let after: BTreeMap<_, _> =
             node.whole.range(last.next()..).map(|(lsn, fact)| (*lsn, fact.clone())).collect();
         // A certificate for which no COMMIT was sent is not written down before.

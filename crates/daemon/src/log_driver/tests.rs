@@ -134,6 +134,26 @@ impl Bench {
         }
     }
 
+    /// A round of checking, in which records are read between; returns what is told of each of so many closed segments.
+    fn round(&mut self, segments: usize) -> Vec<Damages> {
+        let mut found: Vec<Damages> = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        self.log.next_check = Instant::now();
+        while found.len() < segments {
+            assert!(Instant::now() < end, "{found:?}");
+            self.log.read_back(BATCHES, Lsn(7));
+            self.turn(Duration::from_millis(10));
+            while let Some(news) = self.log.take_read(&self.reactor) {
+                match news {
+                    LogNews::Read(read) => assert!(read.record.is_some()),
+                    LogNews::Checked(damages) => found.push(damages),
+                }
+            }
+        }
+        self.until("the round is over", |bench| bench.log.next_check > Instant::now());
+        found
+    }
+
     /// Ends in order.
     fn stop(mut self) {
         self.log.finish();
@@ -341,24 +361,11 @@ fn what_goes_bad_while_the_log_goes_on_is_found_and_written_again() {
     let bad = bench.log.log.place(BATCHES, Lsn(5)).unwrap();
     assert_eq!(bad.segment, closed[0]);
     file.write_all_at(&[0xee; 64], bad.offset + 5000).unwrap();
-    let mut found: Vec<Damages> = Vec::new();
-    let end = Instant::now() + PATIENCE;
-    bench.log.next_check = Instant::now();
-    // Each closed segment once, and records are read between.
-    while found.len() < closed.len() {
-        assert!(Instant::now() < end, "{found:?}");
-        bench.log.read_back(BATCHES, Lsn(7));
-        bench.turn(Duration::from_millis(10));
-        while let Some(news) = bench.log.take_read(&bench.reactor) {
-            match news {
-                LogNews::Read(read) => assert!(read.record.is_some()),
-                LogNews::Checked(damages) => found.push(damages),
-            }
-        }
-    }
+    let found = bench.round(closed.len());
     assert_eq!(found[0], Damages { bytes: 256 << 10, blocks: 1, lost: vec![(BATCHES, Lsn(5))] });
     assert!(found[1..].iter().all(|damages| (damages.blocks, damages.lost.len()) == (0, 0)), "{found:?}");
-    bench.until("the round is over", |bench| bench.log.next_check > Instant::now());
+    let found = bench.round(closed.len());
+    assert!(found.iter().all(|damages| damages.lost.is_empty()), "it was told: {found:?}");
     bench.stop();
     let scan = read_log(directory.path(), identity(), false).unwrap().scan;
     assert_eq!((scan.repaired, scan.repairs.len()), (0, 0), "the bad copy is a good one again");
