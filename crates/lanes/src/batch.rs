@@ -25,6 +25,8 @@ pub struct Batch {
     chain: Digest,
     frame: Frame,
     bundles: Vec<Bundle>,
+    /// The verdicts on so many of the first are in.
+    settled: usize,
 }
 
 impl Batch {
@@ -32,21 +34,32 @@ impl Batch {
     pub fn check(config: &ClusterConfig, frame: Frame) -> Result<Self, DecodeError> {
         let mut batch = Self::read(frame)?;
         let mut claims = Claims::new(config);
-        batch.claim(&mut claims);
-        batch.settle(&mut claims.verdicts());
+        let claimed = batch.claim(usize::MAX, &mut claims);
+        batch.settle(claimed, &mut claims.verdicts());
         Ok(batch)
     }
 
-    /// Asks for the verdicts on the signatures of the bundles.
-    pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
-        self.bundles.iter().for_each(|bundle| claims.add_bundle(&bundle.head));
+    /// Asks for the verdicts on the signatures of at most so many bundles, from where the last ones have ended; says of how
+    /// many.
+    pub(crate) fn claim(&self, most: usize, claims: &mut Claims<'_>) -> usize {
+        let claimed = most.min(self.bundles.len() - self.settled);
+        self.bundles[self.settled..][..claimed].iter().for_each(|bundle| claims.add_bundle(&bundle.head));
+        claimed
     }
 
-    /// Takes the verdicts that [`Batch::claim`] asked for.
-    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) {
-        for (bundle, verdict) in self.bundles.iter_mut().zip(verdicts) {
-            bundle.signed = verdict.holds();
+    /// Takes the verdicts on so many bundles, which [`Batch::claim`] has asked for; says how many of these are forged.
+    pub(crate) fn settle(&mut self, claimed: usize, verdicts: &mut Verdicts) -> usize {
+        let bundles = &mut self.bundles[self.settled..][..claimed];
+        for bundle in &mut *bundles {
+            bundle.signed = verdicts.next().expect("invariant: one for each claim").holds();
         }
+        self.settled += claimed;
+        bundles.iter().filter(|bundle| !bundle.signed).count()
+    }
+
+    /// How many bundles have no verdict yet.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.bundles.len() - self.settled
     }
 
     /// Reads the payload of a batch that is expected at `mark` of `lane`, whatever else it may be; no signature counts as
@@ -60,7 +73,8 @@ impl Batch {
     pub(crate) fn sealed(head: BatchHead, frame: Frame, bundles: Vec<Bundle>) -> Self {
         let content = batch::content_digest(bundles.iter().map(|bundle| &bundle.head));
         let chain = batch::chain(head.lane, head.number, &head.previous, &content);
-        let sealed = Self { head, chain, frame, bundles };
+        let settled = bundles.len();
+        let sealed = Self { head, chain, frame, bundles, settled };
         debug_assert_eq!(Self::read(sealed.frame.clone()).map(|read| read.chain), Ok(chain));
         sealed
     }
@@ -79,7 +93,7 @@ impl Batch {
             })
             .collect();
         let (head, chain) = (view.head, view.chain());
-        Ok(Self { head, chain, bundles, frame })
+        Ok(Self { head, chain, bundles, frame, settled: 0 })
     }
 
     /// The lane.

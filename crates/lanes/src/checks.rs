@@ -1,10 +1,11 @@
 //! Whose signatures are checked next.
 //!
 //! All that is gathered in a tick is checked in one go, votes included, and whoever waits for one verdict waits for all. So
-//! lanes take turns: however many signatures of one lane wait, those of another are checked with them and not behind them.
-//! Lanes with forged bundles in them have one turn a tick, beside what all others have. That is their budget: an origin that
-//! forges is closed out besides (`throttle`), but what headers name is taken from anybody, and a primary that lies names what
-//! it likes.
+//! each lane has one turn a tick: however many signatures of one wait, those of another are checked with them and not behind
+//! them. What is left over is checked in the ticks that follow at once, and links are served and votes leave between; execution
+//! waits for the whole of what a header names. Lanes with forged bundles in them have one turn a tick together, beside what
+//! all others have. That is their budget: an origin that forges is closed out besides (`throttle`), but what headers name is
+//! taken from anybody, and a primary that lies names what it likes.
 //!
 //! Anybody can make up batches of any lane and name them. What its origin, or f+1 others, vouch for goes before what is
 //! merely named of the same lane, and is not blamed for that.
@@ -13,14 +14,21 @@ use quorate_types::{LaneId, Mark, Why};
 use quorate_wire::LaneTip;
 use std::collections::{BTreeSet, VecDeque};
 
-/// The bundles that one tick has checked of lanes with nothing forged in them, and the turn that goes beyond is the last; a
-/// recovered lane has many.
+/// The bundles that one tick has checked of lanes with nothing forged in them, and the turn that goes beyond is the last.
 const BUNDLES_MAX: usize = 4 * 1024;
-/// A turn is over after so many bundles; the batch that goes beyond is the last.
+/// A turn has so many bundles at most, be it in the middle of a batch: if all are forged, that is about 10 ms.
 const TURN_BUNDLES: usize = 128;
 /// For each forged bundle so many good ones are checked in short turns: about what it costs to find it.
 const FORGED_DEBT: usize = 64;
 const DEBT_MAX: usize = FORGED_DEBT * 4 * 1024;
+
+/// What was claimed of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portion {
+    pub(crate) bundles: usize,
+    /// Whether nothing of it is left.
+    pub(crate) is_last: bool,
+}
 
 /// Batches of one lane that wait, each after its parent.
 #[derive(Debug, Default)]
@@ -61,10 +69,11 @@ pub(crate) struct Checks {
     lanes: Vec<Queues>,
     /// The batches in all queues.
     waiting: usize,
-    /// Whose turn is next.
+    /// Whose turn is next, and whose of those with forged bundles.
     next: usize,
-    /// The verdicts on these are under way, in this order.
-    claimed: VecDeque<LaneTip>,
+    next_debtor: usize,
+    /// So many verdicts on each of these are under way, in this order.
+    claimed: VecDeque<(LaneTip, usize)>,
 }
 
 impl Checks {
@@ -73,7 +82,7 @@ impl Checks {
         let queues = |lane| Queues { lane, vouched_for: Queue::default(), named: Queue::default() };
         let lanes: Vec<Queues> = lanes.map(queues).collect();
         assert!(lanes.is_sorted_by_key(|queues| queues.lane), "lanes are looked up in order");
-        Self { lanes, waiting: 0, next: 0, claimed: VecDeque::new() }
+        Self { lanes, waiting: 0, next: 0, next_debtor: 0, claimed: VecDeque::new() }
     }
 
     fn queues(&self, lane: LaneId) -> Option<&Queues> {
@@ -128,53 +137,58 @@ impl Checks {
         self.queues(tip.lane).is_some_and(|queues| queues.contains(tip.mark()))
     }
 
-    /// Takes out what this tick has checked. `claim` asks for the verdicts on the bundles of one batch and returns their
-    /// number, or nothing for one that is held no more; each lane's come after their parents. The verdicts belong to what
-    /// [`Checks::next_claimed`] returns, in that order.
-    pub(crate) fn claim(&mut self, mut claim: impl FnMut(LaneTip) -> Option<usize>) {
+    /// Takes out what this tick has checked. `claim` asks for the verdicts on so many bundles of one batch at most, from where
+    /// it has ended the last time, or returns nothing for one that is held no more; each lane's come after their parents.
+    /// The verdicts belong to what [`Checks::next_claimed`] returns, in that order.
+    pub(crate) fn claim(&mut self, mut claim: impl FnMut(LaneTip, usize) -> Option<Portion>) {
         assert!(self.claimed.is_empty(), "verdicts are given before others are asked for");
         if self.waiting == 0 {
             return;
         }
-        let (mut bundles, mut passed) = (0, 0);
-        while passed < self.lanes.len() && bundles < BUNDLES_MAX {
+        let mut bundles = 0;
+        for _ in 0..self.lanes.len() {
+            if bundles >= BUNDLES_MAX {
+                break;
+            }
             let at = self.next;
             self.next = (at + 1) % self.lanes.len();
-            passed += 1;
-            if self.lanes[at].first().debt == 0
-                && let Some(taken) = self.turn(at, &mut claim)
-            {
-                bundles += taken;
-                passed = 0;
+            if self.lanes[at].first().debt == 0 {
+                bundles += self.turn(at, &mut claim);
             }
         }
-        for at in 0..self.lanes.len() {
-            if self.lanes[at].first().debt > 0 {
-                self.turn(at, &mut claim);
+        for _ in 0..self.lanes.len() {
+            let at = self.next_debtor;
+            self.next_debtor = (at + 1) % self.lanes.len();
+            if self.lanes[at].first().debt > 0 && self.turn(at, &mut claim) > 0 {
+                break;
             }
         }
     }
 
-    /// One turn of a lane. Returns the number of bundles, or nothing if no batch was there.
-    fn turn(&mut self, at: usize, claim: &mut impl FnMut(LaneTip) -> Option<usize>) -> Option<usize> {
+    /// One turn of a lane. Returns the number of bundles.
+    fn turn(&mut self, at: usize, claim: &mut impl FnMut(LaneTip, usize) -> Option<Portion>) -> usize {
         let lane = self.lanes[at].lane;
         let queue = self.lanes[at].first();
-        let mut bundles = None;
-        while bundles.unwrap_or(0) < TURN_BUNDLES
-            && let Some(mark) = queue.waiting.pop_first()
+        let mut taken = 0;
+        while taken < TURN_BUNDLES
+            && let Some(mark) = queue.waiting.first().copied()
         {
-            self.waiting -= 1;
             let tip = LaneTip::at(lane, mark);
-            if let Some(of_batch) = claim(tip) {
-                bundles = Some(bundles.unwrap_or(0) + of_batch);
-                self.claimed.push_back(tip);
+            let portion = claim(tip, TURN_BUNDLES - taken);
+            if portion.is_none_or(|portion| portion.is_last) {
+                queue.waiting.pop_first();
+                self.waiting -= 1;
+            }
+            if let Some(Portion { bundles, .. }) = portion {
+                taken += bundles;
+                self.claimed.push_back((tip, bundles));
             }
         }
-        bundles
+        taken
     }
 
-    /// The batch to which the next verdicts belong.
-    pub(crate) fn next_claimed(&mut self) -> Option<LaneTip> {
+    /// The batch to which the next verdicts belong, and their number.
+    pub(crate) fn next_claimed(&mut self) -> Option<(LaneTip, usize)> {
         self.claimed.pop_front()
     }
 
@@ -191,6 +205,7 @@ impl Checks {
 mod tests {
     use super::*;
     use quorate_types::{Digest, LaneNumber, LinkId, ReplicaId};
+    use std::collections::BTreeMap;
 
     fn lane(origin: u8) -> LaneId {
         LaneId { origin: ReplicaId(origin), link: LinkId(0) }
@@ -204,49 +219,81 @@ mod tests {
         Checks::new((0..4).map(lane))
     }
 
-    /// What one tick has checked: origins and numbers. All batches have so many bundles.
-    fn tick(checks: &mut Checks, bundles: usize) -> Vec<(u8, u64)> {
-        checks.claim(|_| Some(bundles));
-        std::iter::from_fn(|| checks.next_claimed()).map(|tip| (tip.lane.origin.0, tip.upto.0)).collect()
+    /// What one tick has checked: origins, numbers and bundles. All batches have so many, of which `settled` are checked.
+    fn portions(
+        checks: &mut Checks,
+        each: usize,
+        settled: &mut BTreeMap<LaneTip, usize>,
+    ) -> Vec<(u8, u64, usize)> {
+        checks.claim(|tip, most| {
+            let settled = settled.entry(tip).or_default();
+            let bundles = most.min(each - *settled);
+            *settled += bundles;
+            Some(Portion { bundles, is_last: *settled == each })
+        });
+        let claimed = std::iter::from_fn(|| checks.next_claimed());
+        claimed.map(|(tip, bundles)| (tip.lane.origin.0, tip.upto.0, bundles)).collect()
+    }
+
+    /// What one tick has checked, where nothing is cut: origins and numbers.
+    fn tick(checks: &mut Checks, each: usize) -> Vec<(u8, u64)> {
+        let portions = portions(checks, each, &mut BTreeMap::new());
+        portions.into_iter().map(|(origin, number, _)| (origin, number)).collect()
     }
 
     #[test]
     fn lanes_take_turns() {
         let mut checks = checks();
-        (1..=100).for_each(|number| checks.push(tip(1, number), Why::OwnLink));
+        (1..=6).for_each(|number| checks.push(tip(1, number), Why::OwnLink));
         (1..=2).for_each(|number| checks.push(tip(3, number), Why::Named));
-        let first = tick(&mut checks, 100);
-        assert_eq!(first[..5], [(1, 1), (1, 2), (3, 1), (3, 2), (1, 3)]);
-        assert_eq!(first.len(), 42, "as many as 4096 bundles are in");
-        assert_eq!(tick(&mut checks, 100)[0], (1, 41));
-        assert_eq!(tick(&mut checks, 100).len(), 18);
-        assert!(checks.is_empty() && tick(&mut checks, 100).is_empty());
+        assert_eq!(tick(&mut checks, 64), [(1, 1), (1, 2), (3, 1), (3, 2)]);
+        assert_eq!(tick(&mut checks, 64), [(1, 3), (1, 4)]);
+        assert_eq!(tick(&mut checks, 64).len(), 2);
+        assert!(checks.is_empty() && tick(&mut checks, 64).is_empty());
     }
 
     #[test]
     fn whoever_did_not_have_its_turn_has_the_first_in_the_next_tick() {
-        let mut checks = checks();
-        for origin in [0, 1, 2] {
+        let mut checks = Checks::new((0..40).map(lane));
+        for origin in 0..40 {
             (1..=2).for_each(|number| checks.push(tip(origin, number), Why::OwnLink));
         }
-        assert_eq!(tick(&mut checks, 3000), [(0, 1), (1, 1)]);
-        assert_eq!(tick(&mut checks, 3000), [(2, 1), (0, 2)]);
-        assert_eq!(tick(&mut checks, 3000), [(1, 2), (2, 2)]);
+        let first: Vec<(u8, u64)> = (0..32).map(|origin| (origin, 1)).collect();
+        assert_eq!(tick(&mut checks, 128), first);
+        assert_eq!(
+            tick(&mut checks, 128)[..10],
+            [(32, 1), (33, 1), (34, 1), (35, 1), (36, 1), (37, 1), (38, 1), (39, 1), (0, 2), (1, 2)]
+        );
+    }
+
+    /// Listed mistake: a batch is checked in one go, however many bundles it has.
+    #[test]
+    fn a_turn_ends_in_the_middle_of_a_batch() {
+        let (mut checks, mut settled) = (checks(), BTreeMap::new());
+        (1..=2).for_each(|number| checks.push(tip(1, number), Why::OwnLink));
+        let mut ticks = Vec::new();
+        while !checks.is_empty() {
+            ticks.push(portions(&mut checks, 300, &mut settled));
+        }
+        let first = [vec![(1, 1, 128)], vec![(1, 1, 128)], vec![(1, 1, 44), (1, 2, 84)]];
+        assert_eq!(ticks, [&first[..], &[vec![(1, 2, 128)], vec![(1, 2, 88)]]].concat());
     }
 
     #[test]
-    fn a_lane_with_forged_bundles_has_one_turn_beside_the_others_until_good_ones_make_up_for_it() {
+    fn lanes_with_forged_bundles_have_one_turn_beside_the_others_until_good_ones_make_up_for_it() {
         let mut checks = checks();
-        checks.checked(lane(0), Why::OwnLink, 100, 2);
-        (1..=200).for_each(|number| checks.push(tip(0, number), Why::OwnLink));
-        (1..=50).for_each(|number| checks.push(tip(1, number), Why::OwnLink));
-        let first = tick(&mut checks, 100);
-        assert_eq!(first.len(), 42 + 2, "nobody has less for it");
-        assert_eq!(first[42..], [(0, 1), (0, 2)]);
+        for origin in [0, 2] {
+            checks.checked(lane(origin), Why::OwnLink, 100, 2);
+            (1..=9).for_each(|number| checks.push(tip(origin, number), Why::OwnLink));
+        }
+        (1..=9).for_each(|number| checks.push(tip(1, number), Why::OwnLink));
+        assert_eq!(tick(&mut checks, 64), [(1, 1), (1, 2), (0, 1), (0, 2)], "nobody has less for it");
+        assert_eq!(tick(&mut checks, 64), [(1, 3), (1, 4), (2, 1), (2, 2)]);
+        assert_eq!(tick(&mut checks, 64)[2..], [(0, 3), (0, 4)]);
         checks.checked(lane(0), Why::OwnLink, 127, 0);
-        assert_eq!(tick(&mut checks, 100).len(), 8 + 2);
+        assert_eq!(tick(&mut checks, 64)[2..], [(2, 3), (2, 4)]);
         checks.checked(lane(0), Why::OwnLink, 1, 0);
-        assert_eq!(tick(&mut checks, 100).len(), 42);
+        assert_eq!(tick(&mut checks, 64), [(0, 5), (0, 6), (1, 9), (2, 5), (2, 6)]);
     }
 
     #[test]
@@ -258,11 +305,13 @@ mod tests {
         checks.push(tip(2, 3), Why::Named);
         checks.sort(lane(2), |mark| mark.upto == LaneNumber(2));
         assert!(checks.contains(tip(2, 2)) && checks.has_vouched_for(lane(2)));
-        let numbers: Vec<u64> = tick(&mut checks, 200).into_iter().map(|(_, number)| number).collect();
-        assert_eq!(numbers, [2, 4, 5, 6, 7, 1]);
-        assert!(!checks.has_vouched_for(lane(2)) && checks.has(lane(2)) && !checks.is_empty());
-        assert_eq!(tick(&mut checks, 200), [(2, 3)]);
-        assert!(!checks.has(lane(2)) && checks.is_empty());
+        let numbers =
+            |checks: &mut Checks| tick(checks, 64).into_iter().map(|(_, number)| number).collect::<Vec<_>>();
+        assert_eq!(numbers(&mut checks), [2, 4]);
+        assert_eq!(numbers(&mut checks), [5, 6]);
+        assert!(checks.has_vouched_for(lane(2)) && checks.has(lane(2)));
+        assert_eq!(numbers(&mut checks), [7, 1, 3], "the turn of those that are blamed is another one");
+        assert!(!checks.has_vouched_for(lane(2)) && !checks.has(lane(2)) && checks.is_empty());
         checks.push(tip(2, 8), Why::Named);
         checks.forget(tip(2, 8));
         checks.forget(tip(2, 8));
@@ -273,8 +322,9 @@ mod tests {
     fn what_is_held_no_more_costs_nothing() {
         let mut checks = checks();
         (1..=500).for_each(|number| checks.push(tip(0, number), Why::Named));
-        checks.claim(|tip| (tip.upto > LaneNumber(499)).then_some(1000));
-        assert_eq!(checks.next_claimed(), Some(tip(0, 500)));
+        let last = Portion { bundles: 100, is_last: true };
+        checks.claim(|tip, _| (tip.upto > LaneNumber(499)).then_some(last));
+        assert_eq!(checks.next_claimed(), Some((tip(0, 500), 100)));
         assert!(checks.next_claimed().is_none() && checks.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! The lanes of one link role together.
 
 use crate::batch::Batch;
-use crate::checks::Checks;
+use crate::checks::{Checks, Portion};
 use crate::fetch::{Key, Search, Walks, scheduler};
 use crate::held::Node;
 use crate::lane::Lane;
@@ -396,11 +396,11 @@ impl Lanes {
     pub fn claim(&mut self, claims: &mut Claims<'_>) {
         self.finish_adoptions();
         let shares = &self.shares;
-        self.checks.claim(|tip| {
+        self.checks.claim(|tip, most| {
             // What was replaced and dropped in the meantime is of no more interest.
             let batch = shares.get(&tip.lane)?.lane.find(tip.mark())?;
-            batch.claim(claims);
-            Some(batch.bundles().len())
+            let bundles = batch.claim(most, claims);
+            Some(Portion { bundles, is_last: bundles == batch.unsettled() })
         });
         for (link, state) in &self.links {
             if self.may_seal(*link) {
@@ -412,22 +412,22 @@ impl Lanes {
     /// Takes the verdicts that [`Lanes::claim`] has asked for: batches are held with them, and what is forged is not
     /// sealed.
     pub fn settle(&mut self, verdicts: &mut Verdicts, out: &mut Vec<Output>) {
-        while let Some(tip) = self.checks.next_claimed() {
+        while let Some((tip, bundles)) = self.checks.next_claimed() {
             let share = self.shares.get_mut(&tip.lane);
             let node = share.and_then(|share| share.lane.held.get_mut(tip.mark()));
             let node = node.expect("invariant: nothing has happened since the claims were gathered");
             let batch = &mut node.batch;
-            Arc::get_mut(batch)
+            let forged = Arc::get_mut(batch)
                 .expect("invariant: nobody has the batch before its verdicts")
-                .settle(verdicts);
-            let bundles = batch.bundles().len();
-            let forged = batch.bundles().iter().filter(|bundle| !bundle.signed).count();
+                .settle(bundles, verdicts);
             self.checks.checked(tip.lane, node.why, bundles, forged);
             // Whoever names a batch, or has acknowledged it, is not its origin.
             if node.why == Why::OwnLink {
                 self.throttles.checked(tip.lane, bundles, forged);
             }
-            out.push(Output::Held(Arc::clone(batch)));
+            if batch.unsettled() == 0 {
+                out.push(Output::Held(Arc::clone(batch)));
+            }
         }
         self.throttles.forget_dropped(|lane| self.checks.has(lane));
         for at in 0..self.link_ids.len() {

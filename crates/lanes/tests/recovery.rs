@@ -115,13 +115,12 @@ fn a_long_journal_is_held_in_portions_and_in_order() {
         std::mem::take(&mut node.out).iter().filter_map(held).collect::<Vec<_>>()
     };
     let mut numbers = held(&mut node);
-    assert!((3..10).contains(&numbers.len()), "{} batches of a thousand bundles", numbers.len());
     assert_eq!(node.lanes.deadline(), Nanoseconds(0), "the rest is due at once");
     node.receive(&chain, 20..=20);
     while node.lanes.deadline() == Nanoseconds(0) {
         node.tick();
         let more = held(&mut node);
-        assert!((1..10).contains(&more.len()));
+        assert!(more.len() <= 1, "{} batches of a thousand bundles", more.len());
         numbers.extend(more);
     }
     assert_eq!(numbers, (1..=20).collect::<Vec<_>>());

@@ -144,6 +144,8 @@ pub(crate) struct Node {
     pub(crate) next_bundle: u64,
     /// The verdict on all signatures, where none is worth checking.
     pub(crate) trusted: Option<Verdict>,
+    /// How many signatures were checked together the last time.
+    pub(crate) checked: usize,
 }
 
 impl Node {
@@ -155,7 +157,8 @@ impl Node {
     pub(crate) fn with(me: ReplicaId, tune: impl FnOnce(&mut Tuning)) -> Self {
         let config = config(tune);
         let lanes = Lanes::new(Arc::clone(&config), me, &[LINK], JOURNAL);
-        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0, trusted: None };
+        let (out, next_bundle, trusted, checked) = (Vec::new(), 0, None, 0);
+        let mut node = Self { config, lanes, me, now: START, out, next_bundle, trusted, checked };
         for peer in node.peers() {
             node.lanes.on_connected(peer, LINK);
         }
@@ -167,7 +170,8 @@ impl Node {
     /// A replica that was restarted, with all others connected, before its first tick.
     pub(crate) fn recovered(me: ReplicaId, config: Arc<ClusterConfig>, recovered: Recovered) -> Self {
         let lanes = Lanes::recover(Arc::clone(&config), me, &[LINK], JOURNAL, recovered);
-        let mut node = Self { config, lanes, me, now: START, out: Vec::new(), next_bundle: 0, trusted: None };
+        let (out, next_bundle, trusted, checked) = (Vec::new(), 0, None, 0);
+        let mut node = Self { config, lanes, me, now: START, out, next_bundle, trusted, checked };
         for peer in node.peers() {
             node.lanes.on_connected(peer, LINK);
         }
@@ -189,6 +193,7 @@ impl Node {
     fn check(&mut self) {
         let mut claims = Claims::new(&self.config);
         self.lanes.claim(&mut claims);
+        self.checked = claims.len();
         if let Some(trusted) = self.trusted {
             return self.lanes.settle(&mut vec![trusted; claims.len()].into_iter(), &mut self.out);
         }
