@@ -138,6 +138,11 @@ impl HeaderFetches {
         self.fetches.servers().faults(now, server)
     }
 
+    /// A connection stands, or frames were lost on it: questions and answers, perhaps.
+    pub(crate) fn on_connected(&mut self, server: ReplicaId) {
+        self.unanswered.remove(&server);
+    }
+
     pub(crate) fn on_disconnected(&mut self, now: Nanoseconds, server: ReplicaId) {
         self.unanswered.remove(&server);
         self.fetches.disconnected(now, server);

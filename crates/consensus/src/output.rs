@@ -143,8 +143,9 @@ pub enum Output {
         /// Its chain digest.
         position: Position,
     },
-    /// As many others have nothing of this header, which leads to a certified slot, as answer for certain.
-    Unserved(Position),
+    /// As many others have nothing of this header, which leads to a certified slot, as answer for certain; or somebody has
+    /// served it after all.
+    Unserved(Option<Position>),
     /// Once `after` is durable, the consensus journal needs nothing at or below this position any more.
     Trim {
         /// The position.

@@ -130,6 +130,7 @@ impl Consensus {
     /// A connection to a peer stands: it learns at once what this replica has.
     pub fn on_connected(&mut self, peer: ReplicaId, out: &mut Vec<Output>) {
         self.votes.peer_mut(peer).connected = true;
+        self.header_fetches.on_connected(peer);
         self.send_to(Destination::One(peer), Outgoing::Status(self.status()), out);
     }
 

@@ -37,8 +37,9 @@ struct Fetch {
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
     stable: Position,
-    /// Who has nothing of what is wanted next.
+    /// Who has nothing of what is wanted next, and whether it was told that these are all who answer.
     lacking: ReplicaSet,
+    is_unserved: bool,
 }
 
 impl Sync {
@@ -107,6 +108,7 @@ impl Consensus {
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
             lacking: ReplicaSet::EMPTY,
+            is_unserved: false,
         });
         self.ask_for_committed(now, out);
     }
@@ -186,6 +188,12 @@ impl Consensus {
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
     }
 
+    /// Answers a question that whoever has asked it has given up: answers are counted.
+    pub fn answer_nothing(&mut self, from: ReplicaId, out: &mut Vec<Output>) {
+        let message = Outgoing::FetchedHeaders(FetchedHeaders { headers: Vec::new() });
+        out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
+    }
+
     /// Takes an answer of somebody who was asked: each header is checked against the digest that its child names. What
     /// does not begin with what was asked for is late and is passed over.
     ///
@@ -228,7 +236,8 @@ impl Consensus {
         if let Some(fetch) = self.sync.fetch.as_mut().filter(|fetch| fetch.next == asked) {
             fetch.lacking.insert(from);
             if fetch.lacking.len() >= answers && [fetch.stable, stable].contains(&fetch.target) {
-                out.push(Output::Unserved(asked));
+                fetch.is_unserved = true;
+                out.push(Output::Unserved(Some(asked)));
             }
         }
         self.ask_for_committed(now, out);
@@ -253,6 +262,9 @@ impl Consensus {
                 return self.abandon_sync(now);
             }
             (fetch.next, fetch.lacking) = (parent, ReplicaSet::EMPTY);
+            if std::mem::take(&mut fetch.is_unserved) {
+                out.push(Output::Unserved(None));
+            }
         }
         self.ask_for_committed(now, out);
     }

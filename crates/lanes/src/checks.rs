@@ -153,28 +153,37 @@ impl Checks {
             let at = self.next;
             self.next = (at + 1) % self.lanes.len();
             if self.lanes[at].first().debt == 0 {
-                bundles += self.turn(at, &mut claim);
+                bundles += self.turn(at, TURN_BUNDLES, &mut claim);
             }
         }
+        let mut left = TURN_BUNDLES;
         for _ in 0..self.lanes.len() {
+            if left == 0 {
+                break;
+            }
             let at = self.next_debtor;
             self.next_debtor = (at + 1) % self.lanes.len();
-            if self.lanes[at].first().debt > 0 && self.turn(at, &mut claim) > 0 {
-                break;
+            if self.lanes[at].first().debt > 0 {
+                left -= self.turn(at, left, &mut claim);
             }
         }
     }
 
-    /// One turn of a lane. Returns the number of bundles.
-    fn turn(&mut self, at: usize, claim: &mut impl FnMut(LaneTip, usize) -> Option<Portion>) -> usize {
+    /// One turn of a lane, of so many bundles at most. Returns their number.
+    fn turn(
+        &mut self,
+        at: usize,
+        most: usize,
+        claim: &mut impl FnMut(LaneTip, usize) -> Option<Portion>,
+    ) -> usize {
         let lane = self.lanes[at].lane;
         let queue = self.lanes[at].first();
         let mut taken = 0;
-        while taken < TURN_BUNDLES
+        while taken < most
             && let Some(mark) = queue.waiting.first().copied()
         {
             let tip = LaneTip::at(lane, mark);
-            let portion = claim(tip, TURN_BUNDLES - taken);
+            let portion = claim(tip, most - taken);
             if portion.is_none_or(|portion| portion.is_last) {
                 queue.waiting.pop_first();
                 self.waiting -= 1;
@@ -316,6 +325,19 @@ mod tests {
         checks.forget(tip(2, 8));
         checks.forget(tip(2, 8));
         assert!(!checks.has(lane(2)) && checks.is_empty());
+    }
+
+    /// They share a turn, and a lone bundle does not use it up.
+    #[test]
+    fn lanes_with_forged_bundles_share_their_turn() {
+        let mut checks = Checks::new((0..40).map(lane));
+        for origin in 0..40 {
+            checks.checked(lane(origin), Why::OwnLink, 100, 2);
+            (1..=2).for_each(|number| checks.push(tip(origin, number), Why::OwnLink));
+        }
+        let all: Vec<(u8, u64)> = (0..40).flat_map(|origin| [(origin, 1), (origin, 2)]).collect();
+        assert_eq!(tick(&mut checks, 2)[..64], all[..64]);
+        assert_eq!(tick(&mut checks, 2), all[64..]);
     }
 
     #[test]

@@ -88,8 +88,9 @@ struct Walk {
     bytes_passed: usize,
     /// What each server was asked for last.
     asked: BTreeMap<ReplicaId, Mark>,
-    /// Who has nothing of what is wanted next.
+    /// Who has nothing of what is wanted next, and whether it was told that these are all who answer.
     lacking: ReplicaSet,
+    is_unserved: bool,
 }
 
 impl Walk {
@@ -254,6 +255,7 @@ impl Lanes {
             bytes_passed: 0,
             asked: BTreeMap::new(),
             lacking: ReplicaSet::EMPTY,
+            is_unserved: false,
         };
         walk.pass_strays(&share.lane.strays);
         share.walks.walks.insert(key.1, walk);
@@ -490,9 +492,7 @@ impl Lanes {
             if self.is_asked(key, from, asked) {
                 let target = self.target(key);
                 result = result.and(self.take_answer(now, from, key, asked, &payloads));
-                if payloads.is_empty() {
-                    self.tell_unserved(key, out);
-                }
+                self.tell_unserved(key, out);
                 self.go_on(now, key, out);
                 self.walk_to_acknowledged(now, lane, target, out);
             }
@@ -533,13 +533,16 @@ impl Lanes {
     }
 
     /// Where as many have nothing of what is wanted next as answer for certain, perhaps a certified state covers it, and it
-    /// comes no more.
-    fn tell_unserved(&self, (lane, purpose): Key, out: &mut Vec<Output>) {
-        let walk = self.shares.get(&lane).and_then(|share| share.walks.walks.get(&purpose));
+    /// comes no more. Whoever serves it after all refutes that.
+    fn tell_unserved(&mut self, (lane, purpose): Key, out: &mut Vec<Output>) {
+        let answers = self.config().quorums().answers();
+        let walk = self.share_mut(lane).and_then(|share| share.walks.walks.get_mut(&purpose));
         let Some(walk) = walk.filter(|_| purpose == Purpose::Named) else { return };
-        if walk.lacking.len() >= self.config().quorums().answers() {
+        let is_unserved = walk.lacking.len() >= answers;
+        if std::mem::replace(&mut walk.is_unserved, is_unserved) || is_unserved {
             let Mark { upto, chain } = walk.next;
-            out.push(Output::Unserved(LaneTip { lane, upto, chain }));
+            let unserved = is_unserved.then_some(LaneTip { lane, upto, chain });
+            out.push(Output::Unserved { lane, unserved });
         }
     }
 

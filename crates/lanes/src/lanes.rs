@@ -77,8 +77,14 @@ pub enum Output {
     Held(Arc<Batch>),
     /// A batch is held no more, though its lane is not executed at or beyond it: nothing can name it again.
     LetGo(LaneTip),
-    /// As many others have nothing of this batch, which leads to what a header names, as answer for certain.
-    Unserved(LaneTip),
+    /// As many others as answer for certain have nothing of a batch that leads to what a header names; or somebody has served
+    /// it after all.
+    Unserved {
+        /// The lane.
+        lane: LaneId,
+        /// The batch that is looked for in vain.
+        unserved: Option<LaneTip>,
+    },
     /// A lane has moved.
     Progress(LaneUpdate),
     /// Own bundles have passed a stage.

@@ -35,8 +35,9 @@ pub(crate) struct Records {
     /// The trim that is not finished.
     pass: Option<Pass>,
     trimmed: Lsn,
-    /// What may be trimmed once the journal is durable up to a position.
-    waiting: Option<(Lsn, Lsn)>,
+    /// What may be trimmed once the journal is durable up to a position: those positions, ascending, with what. Others follow
+    /// and take the place of none, or a trim might be put off for ever.
+    waiting: VecDeque<(Lsn, Lsn)>,
 }
 
 impl Records {
@@ -58,10 +59,7 @@ impl Records {
         while let Some((_, bytes)) = self.undurable.pop_front_if(|(lsn, _)| *lsn <= self.durable) {
             self.undurable_bytes -= bytes;
         }
-        if let Some((after, upto)) = self.waiting
-            && after <= self.durable
-        {
-            self.waiting = None;
+        while let Some((_, upto)) = self.waiting.pop_front_if(|(after, _)| *after <= self.durable) {
             if upto > self.trimmed {
                 self.trimmed = upto;
                 out.push(Output::Trim { upto });
@@ -146,10 +144,10 @@ impl Lanes {
         let needed = self.records.records.front().map(|(lsn, _)| *lsn);
         let upto = Lsn(needed.map_or(pass.last.0, |lsn| lsn.0 - 1)).min(pass.last);
         let after = if rewritten > 0 { self.last_lsn } else { upto.max(elsewhere) };
-        // This point takes the place of one that still waits, and waits for what that waits for.
-        let before = self.records.waiting.map_or(Lsn(0), |(after, _)| after);
+        // It waits for what an earlier one waits for.
+        let before = self.records.waiting.back().map_or(Lsn(0), |(after, _)| *after);
         pass.after = after.max(before);
-        self.records.waiting = Some((pass.after, upto));
+        self.records.waiting.push_back((pass.after, upto));
         self.records.pass = (!is_whole).then_some(pass);
         self.records.on_durable(Lsn(0), out);
     }

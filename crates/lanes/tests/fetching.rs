@@ -209,7 +209,11 @@ fn what_all_who_answer_have_nothing_of_is_told() {
     assert!(outputs.unserved().is_empty(), "another may have it");
     let (second, _) = outputs.question();
     assert_eq!(node.fetched(second, &nothing), Ok(()));
-    assert_eq!(node.take().unserved(), [chain.tip()]);
+    let outputs = node.take();
+    assert_eq!(outputs.unserved(), [Some(chain.tip())]);
+    let (third, _) = outputs.question();
+    assert_eq!(node.fetched(third, &chain.answer(3, 2)), Ok(()));
+    assert_eq!(node.take().unserved(), [None], "the third was not silent");
     // What comes below is another question.
     let mut node = behind(0, &chain);
     let (first, _) = node.take().question();

@@ -64,7 +64,7 @@ impl Network {
                 | Output::Forged { .. }
                 | Output::Stage(_)
                 | Output::LetGo(_)
-                | Output::Unserved(_)
+                | Output::Unserved { .. }
                 | Output::Trim { .. } => {}
                 Output::ReadBack { .. } => unreachable!("everything is in memory"),
             }

@@ -244,6 +244,22 @@ fn nothing_is_trimmed_that_is_not_durable_yet() {
     assert_eq!(node.take().trims(), [3]);
 }
 
+/// A slow disk and a certified state with every flush.
+#[test]
+fn a_trim_that_waits_is_not_put_off_by_the_next() {
+    let mut node = Node::new(R0);
+    let chain = Chain::new(&node.config, R1, 3, 1);
+    for number in 1..=3 {
+        node.receive(&chain, number..=number);
+        node.lanes.on_executed(&[chain.tips[number]]);
+        assert_eq!(trim(&mut node, &[chain.tips[number]]), Vec::<u64>::new());
+    }
+    for upto in 1..=3 {
+        durable(&mut node, upto);
+        assert_eq!(node.take().trims(), [upto]);
+    }
+}
+
 #[test]
 fn chains_that_may_be_executed_are_needed_and_dead_ones_are_not() {
     let mut node = Node::new(R0);

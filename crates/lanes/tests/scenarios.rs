@@ -281,7 +281,7 @@ impl Scene {
                 let what = format!("lets go of {}", self.describe(&tip));
                 self.tell(at, what);
             }
-            Output::Unserved(tip) => {
+            Output::Unserved { unserved: Some(tip), .. } => {
                 let what = format!("hears from all who answer that they have no {}", self.describe(&tip));
                 self.tell(at, what);
             }

@@ -530,7 +530,7 @@ impl Core {
         match mail {
             ExecutionMail::Held(batch) => execution.on_held(batch),
             ExecutionMail::LetGo(tip) => execution.on_let_go(&tip),
-            ExecutionMail::UnservedBatch(tip) => execution.on_unserved_batch(now, tip),
+            ExecutionMail::UnservedBatch(lane, tip) => execution.on_unserved_batch(now, lane, tip),
             ExecutionMail::UnservedHeader(position) => execution.on_unserved_header(now, position),
             ExecutionMail::Committed { header, position, view, committed } => {
                 execution.on_committed(header, position, view, committed);
@@ -683,8 +683,8 @@ impl Core {
             Output::LetGo(tip) => {
                 self.post(self.layout.execution(), Mail::Execution(ExecutionMail::LetGo(tip)), effects);
             }
-            Output::Unserved(tip) => {
-                let mail = Mail::Execution(ExecutionMail::UnservedBatch(tip));
+            Output::Unserved { lane, unserved } => {
+                let mail = Mail::Execution(ExecutionMail::UnservedBatch(lane, unserved));
                 self.post(self.layout.execution(), mail, effects);
             }
             Output::Progress(update) => {

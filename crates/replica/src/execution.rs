@@ -110,8 +110,8 @@ pub(crate) struct ExecutionRole {
 /// What is committed, and as many others as answer for certain have nothing of, with when they had said so.
 #[derive(Debug, Default)]
 struct Unserved {
-    /// Of each lane what is not executed, and little besides.
-    batches: BTreeMap<(LaneId, LaneNumber, Digest), Nanoseconds>,
+    /// The last batch of each lane that was looked for in vain.
+    batches: BTreeMap<LaneId, (LaneTip, Nanoseconds)>,
     /// The highest header.
     header: Option<(Position, Nanoseconds)>,
 }
@@ -267,8 +267,7 @@ impl ExecutionRole {
         for (_, batch) in std::mem::take(&mut self.pool) {
             self.on_held(batch);
         }
-        self.forget_unserved();
-        self.unserved.header = None;
+        self.unserved = Unserved::default();
         let tips = self.add_durable(position, root, frozen.clone());
         Installed { position, timestamp: self.timestamp, tips }
     }
@@ -412,27 +411,24 @@ impl ExecutionRole {
         self.pool.remove(&(tip.lane, tip.upto, tip.chain));
     }
 
-    /// As many others as answer for certain have nothing of a batch.
-    pub(crate) fn on_unserved_batch(&mut self, now: Nanoseconds, tip: LaneTip) {
-        self.unserved.batches.entry((tip.lane, tip.upto, tip.chain)).or_insert(now);
-        self.forget_unserved();
-    }
-
-    /// As many others as answer for certain have nothing of a header.
-    pub(crate) fn on_unserved_header(&mut self, now: Nanoseconds, position: Position) {
-        let is_news = self.unserved.header.is_none_or(|(highest, _)| position.seq > highest.seq);
-        if is_news && position.seq > self.committed().seq {
-            self.unserved.header = Some((position, now));
+    /// As many others as answer for certain have nothing of a batch of a lane; or somebody has served it after all.
+    pub(crate) fn on_unserved_batch(&mut self, now: Nanoseconds, lane: LaneId, unserved: Option<LaneTip>) {
+        let earlier = self.unserved.batches.remove(&lane).filter(|(tip, _)| !self.has_come(tip));
+        if let Some(tip) = unserved {
+            self.unserved.batches.insert(lane, (tip, earlier.map_or(now, |(_, since)| since)));
         }
     }
 
-    /// What has come, or is executed, is looked for no more.
-    fn forget_unserved(&mut self) {
-        let mut batches = std::mem::take(&mut self.unserved.batches);
-        batches.retain(|key, _| key.1 > self.tip(key.0).0 && !self.pool.contains_key(key));
-        self.unserved.batches = batches;
-        let committed = self.committed().seq;
-        self.unserved.header = self.unserved.header.filter(|(position, _)| position.seq > committed);
+    /// Whether a batch is here or executed, or another in its place.
+    fn has_come(&self, tip: &LaneTip) -> bool {
+        tip.upto <= self.tip(tip.lane).0 || self.pool.contains_key(&(tip.lane, tip.upto, tip.chain))
+    }
+
+    /// As many others as answer for certain have nothing of a header; or somebody has served it after all.
+    pub(crate) fn on_unserved_header(&mut self, now: Nanoseconds, unserved: Option<Position>) {
+        let since = self.unserved.header.map_or(now, |(_, since)| since);
+        let unserved = unserved.filter(|position| position.seq > self.committed().seq);
+        self.unserved.header = unserved.map(|position| (position, since));
     }
 
     /// Since when what is to be executed next is looked for in vain, where it is not here. Whoever has trimmed a batch has
@@ -442,18 +438,12 @@ impl ExecutionRole {
         if self.unserved.batches.is_empty() || self.progress.is_some() {
             return None;
         }
-        let in_vain = |tip: &LaneTip| {
-            let from = (tip.lane, self.tip(tip.lane).0.next(), Digest::ZERO);
-            let upto = (tip.lane, LaneNumber(u64::MAX), Digest([u8::MAX; 32]));
-            let notes = self.unserved.batches.range(from..=upto);
-            notes.filter(|(key, _)| !self.pool.contains_key(key)).map(|(_, since)| *since).min()
+        let in_vain = |named: &LaneTip| {
+            let (tip, since) = *self.unserved.batches.get(&named.lane)?;
+            let is_here = self.has_come(&tip) || self.add_batches(named, &mut Vec::new()).is_some();
+            (!is_here).then_some(since)
         };
-        next.header
-            .cut
-            .iter()
-            .filter(|tip| self.add_batches(tip, &mut Vec::new()).is_none())
-            .filter_map(in_vain)
-            .min()
+        next.header.cut.iter().filter_map(in_vain).min()
     }
 
     /// The last header that is committed.

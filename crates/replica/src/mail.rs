@@ -150,10 +150,12 @@ pub enum ExecutionMail {
     Held(Arc<Batch>),
     /// A batch is held no more, and can never be named again.
     LetGo(LaneTip),
-    /// As many others as answer for certain have nothing of a batch that leads to what a header names.
-    UnservedBatch(LaneTip),
-    /// As many others as answer for certain have nothing of a header that leads to a certified slot.
-    UnservedHeader(Position),
+    /// As many others as answer for certain have nothing of a batch that leads to what a header names; or somebody has served
+    /// it after all.
+    UnservedBatch(LaneId, Option<LaneTip>),
+    /// As many others as answer for certain have nothing of a header that leads to a certified slot; or somebody has served it
+    /// after all.
+    UnservedHeader(Option<Position>),
     /// The next header is committed.
     Committed {
         /// The header.

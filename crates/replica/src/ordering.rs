@@ -36,7 +36,8 @@ pub(crate) struct OrderingRole {
     /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
     /// large, so each peer gets one of each a tick.
     statuses: BTreeMap<ReplicaId, Status>,
-    questions: BTreeMap<ReplicaId, FetchHeaders>,
+    /// The last question of each peer in this tick, and whether it has asked another one before.
+    questions: BTreeMap<ReplicaId, (FetchHeaders, bool)>,
     /// The highest wish and the newest view change of each peer that are still to be verified: they wait for the end of
     /// the tick, and for their sender's credit.
     suspects: BTreeMap<ReplicaId, Suspect>,
@@ -139,7 +140,9 @@ impl OrderingRole {
                 self.statuses.insert(from, Status::from_frame(frame)?);
             }
             Kind::FetchHeaders => {
-                self.questions.insert(from, FetchHeaders::from_frame(frame)?);
+                let question = FetchHeaders::from_frame(frame)?;
+                let has_asked = self.questions.contains_key(&from);
+                self.questions.insert(from, (question, has_asked));
             }
             Kind::FetchedHeaders => {
                 consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out)?;
@@ -278,7 +281,10 @@ impl OrderingRole {
         for (from, status) in std::mem::take(&mut self.statuses) {
             self.consensus.on_status(from, &status, out);
         }
-        for (from, question) in std::mem::take(&mut self.questions) {
+        for (from, (question, has_asked)) in std::mem::take(&mut self.questions) {
+            if has_asked {
+                self.consensus.answer_nothing(from, out);
+            }
             self.consensus.on_fetch_headers(from, &question, out);
         }
     }

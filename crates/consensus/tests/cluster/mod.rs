@@ -224,7 +224,8 @@ impl Cluster {
                 self.say(id, format!("needs no more {}", tips.join(" ")));
             }
             Output::Behind(_) => {}
-            Output::Unserved(position) => {
+            Output::Unserved(None) => self.say(id, "is served what others had nothing of".to_owned()),
+            Output::Unserved(Some(position)) => {
                 let slot = self.describe_position(position);
                 self.say(id, format!("hears from all who answer that they have no {slot}"));
             }

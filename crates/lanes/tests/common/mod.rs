@@ -361,9 +361,9 @@ impl Outputs {
         self.held().iter().map(|batch| batch.number().0).collect()
     }
 
-    pub(crate) fn unserved(&self) -> Vec<LaneTip> {
+    pub(crate) fn unserved(&self) -> Vec<Option<LaneTip>> {
         let of = |output: &Output| match output {
-            Output::Unserved(tip) => Some(*tip),
+            Output::Unserved { unserved, .. } => Some(*unserved),
             _ => None,
         };
         self.0.iter().filter_map(of).collect()

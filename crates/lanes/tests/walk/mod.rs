@@ -412,7 +412,7 @@ impl World {
             }
             Output::Held(_)
             | Output::LetGo(_)
-            | Output::Unserved(_)
+            | Output::Unserved { .. }
             | Output::Forged { .. }
             | Output::Stage(_) => {}
         }
