@@ -3,7 +3,11 @@
 
 mod common;
 
-use common::{Files, Running, command, run};
+use common::{Files, Running, command, run, wait_for};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -84,4 +88,34 @@ fn of_two_formats_with_one_key_at_the_same_moment_one_makes_a_voter() {
         }
         assert_eq!(voters, 1, "round {round}");
     }
+}
+
+/// One is in the middle of judging the mark for as long as the test likes: it reads it from a pipe.
+#[test]
+fn while_one_format_judges_a_key_another_is_refused() {
+    let files = Files::new(4);
+    let (mark, whole) = (files.text("replica-3.key.never-spoken"), files.text("replica-3.toml"));
+    let format = |name: &str| {
+        let moved = whole.replace("data_dir = \"data-3\"", &format!("data_dir = \"{name}\""));
+        std::fs::write(files.path(&format!("{name}.toml")), moved).unwrap();
+        command(&["format", "--config", &files.argument(&format!("{name}.toml"))])
+    };
+    let pipe = files.path("replica-3.key.never-spoken");
+    std::fs::remove_file(&pipe).unwrap();
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let one = Running::start(format("one"));
+    // It can be opened once there is somebody who reads from it.
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).unwrap());
+    let mut writer = wait_for("the mark is read", || options.open(&pipe).ok());
+    let refused = Running::start(format("other")).finish();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("another process is just taking this key into use"), "{refused:?}");
+    assert!(!files.path("other").exists(), "nothing is made");
+    writer.write_all(mark.as_bytes()).unwrap();
+    drop(writer);
+    let outcome = one.finish();
+    assert!(outcome.code == Some(0) && !outcome.stdout.contains("casts no votes"), "{outcome:?}");
+    let late = run(format("other"));
+    assert!(late.code == Some(0) && late.stdout.contains("casts no votes"), "{late:?}");
 }
