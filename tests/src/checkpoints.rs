@@ -126,21 +126,25 @@ pub fn contents(cluster: &Cluster, replica: usize) -> BTreeMap<PathBuf, u32> {
     found
 }
 
-/// Waits until the newest checkpoint of every replica is the one that all know to be certified, while nothing is
-/// ordered.
+/// Has a backup made into `name`, as whoever copies a state orders until one is certified. Then waits until the newest
+/// checkpoint of these replicas is the one that all of them know to be certified, while nothing is ordered.
 ///
 /// # Panics
 /// When it never is.
-pub fn settle(cluster: &Cluster) {
-    let replicas = [0, 1, 2, 3];
+pub fn settle(cluster: &Cluster, replicas: &[usize], name: &str) {
+    let copy = cluster.file(name).display().to_string();
+    let file = cluster.file("cluster.toml").display().to_string();
+    let output = Command::new(binary()).args(["backup", "--cluster", &file, "--to", &copy]).output();
+    let output = output.expect("quorate runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     wait_for("the newest checkpoint of all is certified", || {
-        let reports = cluster.reports(&replicas, false, |_| true);
+        let reports = cluster.reports(replicas, false, |_| true);
         let stable = reports[0]["stable"].as_u64()?;
-        let is_settled = |replica: &usize| {
+        let is_settled = |(replica, report): (&usize, &serde_json::Value)| {
             let newest = newest_manifest(cluster, *replica).map(|manifest| manifest.seq);
-            reports[*replica]["stable"].as_u64() == Some(stable) && newest == Some(stable)
+            report["stable"].as_u64() == Some(stable) && newest == Some(stable)
         };
-        (stable > 0 && replicas.iter().all(is_settled)).then_some(())
+        (stable > 0 && replicas.iter().zip(&reports).all(is_settled)).then_some(())
     });
 }
 
@@ -156,12 +160,6 @@ pub fn with_checkpoints() -> (Cluster, Vec<Acknowledged>) {
         recorders.iter().all(|recorder| recorder.completed() >= 40).then_some(())
     });
     let acknowledged = recorders.into_iter().flat_map(Recorder::finish).collect();
-    // Whoever copies a state orders until one is certified.
-    let copy = cluster.file("copy").display().to_string();
-    let file = cluster.file("cluster.toml").display().to_string();
-    let output = Command::new(binary()).args(["backup", "--cluster", &file, "--to", &copy]).output();
-    let output = output.expect("quorate runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    settle(&cluster);
+    settle(&cluster, &[0, 1, 2, 3], "copy");
     (cluster, acknowledged)
 }

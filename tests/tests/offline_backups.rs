@@ -2,7 +2,7 @@
 //! what the data directories of its stopped replicas hold. Real processes, real files.
 
 use quorate_tests::checkpoints::{
-    Manifest, children, contents, flip, newest_manifest, page_file, with_checkpoints,
+    Manifest, children, contents, flip, newest_manifest, page_file, settle, with_checkpoints,
 };
 use quorate_tests::cluster::{Cluster, binary, wait_for};
 use quorate_tests::recorder::{Recorder, assert_all_there};
@@ -156,4 +156,44 @@ fn what_is_damaged_in_one_directory_is_taken_from_another_and_what_no_one_has_is
     (0..4).for_each(|replica| restored.start_replica(replica));
     assert_all_there(&restored, 3, &acknowledged);
     restored.assert_works();
+}
+
+/// A replica was away when the newest one was certified, and of that the same page is bad everywhere.
+#[test]
+fn where_the_newest_certified_state_is_whole_nowhere_an_older_one_is_taken_and_it_says_why() {
+    let (mut cluster, acknowledged) = with_checkpoints();
+    let Manifest { seq: older, .. } = newest_manifest(&cluster, 3).expect("there is one");
+    cluster.kill(3);
+    let recorder = Recorder::start(&cluster, 2, ReplicaId(1));
+    wait_for("it is written to", || (recorder.completed() >= 3).then_some(()));
+    let after = recorder.finish();
+    let others = [0, 1, 2];
+    settle(&cluster, &others, "copy-of-the-newest");
+    others.into_iter().for_each(|replica| cluster.kill(replica));
+    let mut newer = 0;
+    for replica in others {
+        let Manifest { seq, root } = newest_manifest(&cluster, replica).expect("there is one");
+        flip(&cluster, replica, root);
+        newer = seq;
+    }
+    assert!(newer > older, "{newer} {older}");
+    let (file, to) = (cluster.file("cluster.toml"), cluster.file("last"));
+    let (code, said) = back_up(&file, &data(&cluster, &[0, 1, 2, 3]), &to);
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        format!("the state after seq {older}, "),
+        format!("It is not the newest: the state after seq {newer} is certified, and 1 of its pages"),
+        format!("NOT in it is what came after: a quorum has signed the state after seq {newer}"),
+    ] {
+        assert!(said.contains(&part), "{part:?} is missing: {said}");
+    }
+    let mut restored = Cluster::restore(&to, 4);
+    drop(cluster);
+    (0..4).for_each(|replica| restored.start_replica(replica));
+    assert_all_there(&restored, 3, &acknowledged);
+    restored.assert_works();
+    let highest = acknowledged.iter().chain(&after).map(|write| write.version).max().expect("writes");
+    let recorder = Recorder::start(&restored, 2, ReplicaId(1));
+    wait_for("it is written to", || (recorder.completed() >= 1).then_some(()));
+    assert!(recorder.finish().iter().all(|write| write.version > highest), "no version is given again");
 }

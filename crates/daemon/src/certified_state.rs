@@ -57,8 +57,10 @@ pub struct CertifiedState {
     pub state: Frozen,
     /// The replica in whose log the certificate was found.
     pub replica: ReplicaId,
-    /// What is damaged or missing in the directories, and which newer states could not be had for that, a sentence each.
+    /// What is damaged or missing in the directories, a sentence each.
     pub remarks: Vec<String>,
+    /// Which newer states are certified and could not be had, and why, a sentence each.
+    pub newer: Vec<String>,
     /// What is known to lie beyond it, a sentence.
     pub beyond: String,
 }
@@ -75,7 +77,8 @@ impl CertifiedState {
         let directories = paths.iter().map(|path| Directory::open(path, cluster, &mut remarks));
         let mut directories = directories.collect::<Result<Vec<_>, _>>()?;
         let certified = certified(&directories, cluster, &mut remarks);
-        let mut pages = None;
+        let highest = certified.first().map(|(certificate, _)| certificate.position.seq);
+        let (mut pages, mut newer) = (None, Vec::new());
         for (certificate, replica) in certified {
             let whole =
                 directories.iter_mut().find_map(|directory| directory.load(&certificate, &mut remarks));
@@ -89,15 +92,16 @@ impl CertifiedState {
                     match pages.assemble(certificate.root) {
                         Ok(state) => state,
                         Err(problem) => {
-                            remarks.push(not_whole(&certificate, &problem));
+                            newer.push(not_whole(&certificate, &problem));
                             continue;
                         }
                     }
                 }
             };
-            let beyond = beyond(&directories, certificate.position.seq);
-            return Ok(Self { certificate, state, replica, remarks, beyond });
+            let beyond = beyond(&directories, certificate.position.seq, highest);
+            return Ok(Self { certificate, state, replica, remarks, newer, beyond });
         }
+        remarks.append(&mut newer);
         Err(NoCertifiedState::None(none(cluster, &remarks)))
     }
 }
@@ -304,8 +308,8 @@ fn none(cluster: &ClusterConfig, remarks: &[String]) -> String {
     text
 }
 
-/// What the logs know beyond a slot.
-fn beyond(directories: &[Directory], seq: Seq) -> String {
+/// What the logs know beyond a slot; `certified` is the highest after which a state is certified.
+fn beyond(directories: &[Directory], seq: Seq, certified: Option<Seq>) -> String {
     let records =
         || directories.iter().filter_map(|directory| directory.log.as_ref()).flat_map(|(_, records)| records);
     let accepted = records().filter_map(|record| match record {
@@ -318,7 +322,17 @@ fn beyond(directories: &[Directory], seq: Seq) -> String {
         _ => None,
     });
     let highest = |seqs: &mut dyn Iterator<Item = Seq>| seqs.max().filter(|highest| *highest > seq);
-    match (highest(&mut accepted.into_iter()), highest(&mut prepared.into_iter())) {
+    let (accepted, prepared) = (highest(&mut accepted.into_iter()), highest(&mut prepared.into_iter()));
+    if let Some(certified) = certified.filter(|certified| *certified > seq) {
+        let named = accepted.max(prepared).filter(|named| *named > certified);
+        let more = named.map(|named| format!("; and the logs name headers up to seq {named}"));
+        return format!(
+            "NOT in it is what came after: a quorum has signed the state after seq {certified}, so what was done up to there is \
+             committed, and may have been acknowledged{}.",
+            more.unwrap_or_default()
+        );
+    }
+    match (accepted, prepared) {
         (None, None) => "The logs that were read name no header beyond it.".to_owned(),
         (Some(accepted), None) => format!(
             "The logs name headers up to seq {accepted} beyond it; as far as they tell, no quorum has voted for these, so \

@@ -29,10 +29,12 @@ pub(crate) fn run(
     };
     let summary = unfinished.write(&contents)?;
     unfinished.finish(to)?;
+    let newer = found.newer.iter().map(|newer| format!("It is not the newest: {newer}.\n"));
     output::print(format!(
-        "{}, verified against its certificate, which replica {} had\n{}\n",
+        "{}, verified against its certificate, which replica {} had\n{}{}\n",
         summary.sentence(to),
         found.replica,
+        newer.collect::<String>(),
         found.beyond
     ))?;
     Ok(ExitCode::SUCCESS)
