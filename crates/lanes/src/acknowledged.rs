@@ -97,12 +97,55 @@ pub(crate) struct Acknowledged {
     /// What f+1 others had acknowledged without its being here when the timer looked last, and how often it has found
     /// that.
     awaited: BTreeMap<Mark, u32>,
+    /// What was fetched last for that.
+    target: Option<Target>,
+}
+
+/// What is fetched because f+1 others have acknowledged it. It is not let go of because they have moved on meanwhile, along
+/// its chain or elsewhere: they are asked which.
+#[derive(Debug)]
+struct Target {
+    mark: Mark,
+    /// Who has said to hold it.
+    holders: ReplicaSet,
+    /// Whose frontiers name it no more, for as many looks as they still count.
+    doubted: BTreeMap<ReplicaId, u32>,
+}
+
+impl Target {
+    fn insert(&mut self, from: ReplicaId) {
+        self.holders.insert(from);
+        self.doubted.remove(&from);
+    }
+
+    fn remove(&mut self, from: ReplicaId) {
+        self.holders.remove(from);
+        self.doubted.remove(&from);
+    }
+
+    fn on_frontier(&mut self, from: ReplicaId, tips: &[Mark]) {
+        if tips.contains(&self.mark) {
+            self.insert(from);
+        } else if self.holders.contains(from) {
+            self.doubted.entry(from).or_insert(LOOKS_WANING);
+        }
+    }
+
+    fn on_look(&mut self) {
+        for (from, looks) in &mut self.doubted {
+            *looks -= 1;
+            if *looks == 0 {
+                self.holders.remove(*from);
+            }
+        }
+        self.doubted.retain(|_, looks| *looks > 0);
+    }
 }
 
 impl Acknowledged {
     pub(crate) fn new(quorums: Quorums) -> Self {
         let unplaced = vec![Unplaced::default(); quorums.replicas];
-        Self { quorums, unplaced, unsaid: Vec::new(), awaited: BTreeMap::new() }
+        Self { quorums, unplaced, unsaid: Vec::new(), awaited: BTreeMap::new(), target: None }
     }
 
     /// A replica says to hold the chain up to `mark`. Returns the highest batch that is merely named and now has f+1
@@ -120,6 +163,7 @@ impl Acknowledged {
         }
         if is_made(Mistake::ReplacesAcknowledgements) {
             self.unplaced[from.index()] = Unplaced::default();
+            self.target = None;
             forget_beside(held, from, mark);
         }
         if held.contains(mark) {
@@ -131,12 +175,18 @@ impl Acknowledged {
 
     /// A replica says to hold what is not here.
     pub(crate) fn keep_unplaced(&mut self, from: ReplicaId, mark: Mark) {
+        if let Some(target) = self.target.as_mut().filter(|target| target.mark == mark) {
+            target.insert(from);
+        }
         self.unplaced[from.index()].insert(mark, unplaced_max(self.quorums));
     }
 
     /// A replica has shown all its live tips: what else it has said of what is not here lies before one of them, and can be
     /// asked for, or is dead there.
     pub(crate) fn on_frontier(&mut self, from: ReplicaId, tips: &[Mark]) {
+        if let Some(target) = &mut self.target {
+            target.on_frontier(from, tips);
+        }
         let unplaced = &mut self.unplaced[from.index()];
         if !unplaced.said.is_empty() {
             unplaced.on_frontier(tips, unplaced_max(self.quorums));
@@ -148,8 +198,27 @@ impl Acknowledged {
         self.unplaced.iter().flat_map(Unplaced::iter)
     }
 
+    /// This is fetched, as f+1 others have acknowledged it.
+    pub(crate) fn walk_to(&mut self, mark: Mark) {
+        let (holders, doubted) = (self.holders_of_unplaced(mark), BTreeMap::new());
+        self.target = Some(Target { mark, holders, doubted });
+    }
+
+    /// What is fetched so.
+    pub(crate) fn target(&self) -> Option<Mark> {
+        self.target.as_ref().map(|target| target.mark)
+    }
+
+    /// Whether this has been acknowledged by a replica that names it no more, and may have moved on.
+    pub(crate) fn is_doubted(&self, from: ReplicaId, mark: Mark) -> bool {
+        self.target.as_ref().is_some_and(|target| target.mark == mark && target.doubted.contains_key(&from))
+    }
+
     /// A replica that has said to hold this has nothing of it any more: it is executed there, or dead.
     pub(crate) fn disown(&mut self, from: ReplicaId, mark: Mark) {
+        if let Some(target) = self.target.as_mut().filter(|target| target.mark == mark) {
+            target.remove(from);
+        }
         self.unplaced[from.index()].remove(mark);
     }
 
@@ -162,8 +231,11 @@ impl Acknowledged {
         mark: Mark,
     ) -> Option<Mark> {
         let mut named = None;
+        let target = self.target.take_if(|target| target.mark == mark);
+        let holders = target.map_or(ReplicaSet::EMPTY, |target| target.holders);
         for (from, unplaced) in (0u8..).map(ReplicaId).zip(&mut self.unplaced) {
-            if !unplaced.is_empty() && unplaced.remove(mark) {
+            let is_said = !unplaced.is_empty() && unplaced.remove(mark);
+            if is_said || holders.contains(from) {
                 named = named.max(spread(self.quorums, held, eligible, me, from, mark));
             }
         }
@@ -172,7 +244,8 @@ impl Acknowledged {
 
     /// Who has said to hold exactly this, though it is not here.
     pub(crate) fn holders_of_unplaced(&self, mark: Mark) -> ReplicaSet {
-        let mut holders = ReplicaSet::EMPTY;
+        let target = self.target.as_ref().filter(|target| target.mark == mark);
+        let mut holders = target.map_or(ReplicaSet::EMPTY, |target| target.holders);
         for (from, unplaced) in (0u8..).map(ReplicaId).zip(&self.unplaced) {
             if unplaced.contains(mark) {
                 holders.insert(from);
@@ -208,12 +281,14 @@ impl Acknowledged {
         let awaited: BTreeMap<Mark, u32> = self.lacking(me).into_iter().map(looks).collect();
         self.awaited = awaited;
         self.unplaced.iter_mut().for_each(Unplaced::on_look);
+        self.target.iter_mut().for_each(Target::on_look);
         let long = if has_moved { LOOKS_MOVING } else { LOOKS_STANDING };
         self.awaited.iter().filter(|(_, looks)| **looks >= long).map(|(mark, _)| *mark).collect()
     }
 
     /// This chain is dead: it does not pass through the executed tip.
     pub(crate) fn forget(&mut self, mark: Mark) {
+        self.target.take_if(|target| target.mark == mark);
         for unplaced in &mut self.unplaced {
             unplaced.remove(mark);
         }
@@ -222,6 +297,7 @@ impl Acknowledged {
     /// The lane is executed further.
     pub(crate) fn on_executed(&mut self, held: &Held) {
         let executed = held.executed().upto;
+        self.target.take_if(|target| target.mark.upto <= executed);
         self.unplaced.iter_mut().for_each(|unplaced| unplaced.on_executed(executed));
     }
 

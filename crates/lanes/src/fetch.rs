@@ -406,6 +406,7 @@ impl Lanes {
             return;
         }
         walks.tried = target;
+        of_lane.acknowledged.walk_to(target);
         let floor = of_lane.held.executed();
         let key = (lane, Purpose::Acknowledged);
         self.end_walk(key);

@@ -154,13 +154,15 @@ impl Lanes {
         }
     }
 
-    /// Asks whoever has said something above these digests that cannot be placed, and has not acknowledged them.
+    /// Asks whoever has said something above these digests that cannot be placed, and has not acknowledged them, or names them
+    /// no more.
     pub(crate) fn ask_for_acknowledgements(&self, lane: LaneId, marks: &[Mark], out: &mut Vec<Output>) {
         let Some(share) = self.shares.get(&lane) else { return };
         for peer in self.connected_peers(lane.link) {
             let is_open = |mark: &&Mark| {
                 share.lane.acknowledged.is_unplaced_above(peer, mark.upto)
-                    && !share.lane.holders(**mark).contains(peer)
+                    && (!share.lane.holders(**mark).contains(peer)
+                        || share.lane.acknowledged.is_doubted(peer, **mark))
             };
             let tips = marks.iter().filter(is_open).take(ASKED_MAX).map(|mark| LaneTip::at(lane, *mark));
             let tips: Vec<LaneTip> = tips.collect();
@@ -253,7 +255,11 @@ impl Lanes {
                 shown.retain(|mark| !share.lane.is_quorums(*mark));
                 // f+1 may have what is not here, and say so of different digests above it.
                 shown.extend(share.lane.acknowledged.unplaced());
-                let marks = in_turn(shown, &mut share.asked_upto);
+                // Whoever has acknowledged what is fetched may have moved on along its chain, or elsewhere.
+                let target = share.lane.acknowledged.target();
+                shown.retain(|mark| Some(*mark) != target);
+                let mut marks = in_turn(shown, &mut share.asked_upto);
+                marks.splice(..0, target);
                 self.ask_for_acknowledgements(lane, &marks, out);
             }
             if stuck || !was_open {

@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use quorate_lanes::Output;
-use quorate_types::{LaneNumber, Lsn, Support, Why};
+use quorate_lanes::{Destination, Output};
+use quorate_types::{LaneNumber, Lsn, ReplicaId, Support, Why};
 use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message, encode_fetched_batches};
 use quorate_wire::{Kind, LaneTip};
 
@@ -71,6 +71,80 @@ fn a_silent_liar_holds_up_nothing_that_others_wait_for() {
     node.fetched(server, &alive.answer(3, 2)).unwrap();
     node.tick();
     assert_eq!(node.take().held_numbers(), [2, 3]);
+}
+
+/// Peers that have all of a chain answer what is open, one batch to each question, and what else was asked since.
+fn serve(node: &mut Node, chain: &Chain, open: &mut Vec<(ReplicaId, FetchBatches)>) -> Vec<u64> {
+    let mut held = Vec::new();
+    for (server, question) in std::mem::take(open) {
+        let number = index(question.upto);
+        // The walk may be over.
+        let _ = node.fetched(server, &chain.answer_to(&question, number, number));
+    }
+    node.tick();
+    let outputs = node.take();
+    held.extend(outputs.held_numbers());
+    open.extend(outputs.questions());
+    for (to, frame, _) in outputs.sent(Kind::AskLanes) {
+        let Destination::One(peer) = to else { panic!("a question for all") };
+        let mut tips = AskLanes::decode(frame.payload()).expect("a question").tips;
+        tips.retain(|tip| chain.tips.contains(tip));
+        node.acks(peer, false, tips);
+    }
+    held
+}
+
+/// Listed mistake: who has shown newer tips since is no longer believed to have what is fetched. A lane that does not rest is
+/// then fetched from its end again and again, and never had.
+#[test]
+fn a_walk_goes_on_while_those_who_have_its_target_move_on() {
+    // Each tip is shown for so many looks of the timer: too few to be fetched next, and enough.
+    for looks in [1, 4] {
+        let mut node = Node::new(R0);
+        let chain = Chain::new(&node.config, R1, 60, 1);
+        node.disconnect(R1);
+        let (mut open, mut held) = (Vec::new(), Vec::new());
+        for look in 0..30 {
+            for peer in [R2, R3] {
+                node.acks(peer, true, vec![chain.tips[20 + look / looks]]);
+            }
+            node.now = node.now.plus(node.config.tuning().retransmit.0);
+            held.extend(serve(&mut node, &chain, &mut open));
+        }
+        assert!(held.starts_with(&[1, 2, 3, 4]), "every {looks} looks: {held:?}, {open:?}");
+    }
+}
+
+/// The honest one of those who have said it has nothing of it any more, and is not asked. The liar gives a bit at a time.
+#[test]
+fn what_a_liar_alone_still_has_is_not_fetched_for_long() {
+    let mut node = Node::new(R0);
+    let (alive, dead) = forked(&node, 2, 60);
+    node.receive(&alive, 1..=1);
+    node.tick();
+    for peer in [R1, R2] {
+        node.acks(peer, true, vec![dead.tip()]);
+    }
+    node.wait(2);
+    let mut questions = node.take().questions();
+    assert_eq!(questions[0].1.chain, dead.tip().chain);
+    // A server is given up later than that.
+    for _ in 0..5 {
+        for peer in [R1, R2] {
+            node.acks(peer, true, vec![alive.tip()]);
+        }
+        node.ack(R1, dead.tip());
+        for (_, question) in questions.iter().filter(|(server, _)| *server == R1) {
+            let number = index(question.upto);
+            node.fetched(R1, &dead.answer_to(question, number, number)).unwrap();
+        }
+        node.wait(1);
+        questions = node.take().questions();
+        if questions.iter().any(|(_, question)| question.chain == alive.tip().chain) {
+            return;
+        }
+    }
+    panic!("what others wait for is not fetched");
 }
 
 /// Two walks have asked one server for the same. With its answer one of them ends, and the other goes on with something else,
