@@ -76,8 +76,13 @@ impl Lanes {
         for tip in &question.tips {
             self.share_on(tip.lane, link)?;
         }
-        if let Some(state) = self.links.get_mut(&link) {
-            state.asked.insert(from, question);
+        let Some(state) = self.links.get_mut(&link) else { return Ok(()) };
+        // Peers ask about each lane for itself, and about several in one tick: what is asked last goes first.
+        for tip in question.tips.into_iter().take(ASKED_MAX).rev() {
+            let asked = state.asked.entry((from, tip.lane)).or_default();
+            asked.retain(|other| *other != tip);
+            asked.insert(0, tip);
+            asked.truncate(ASKED_MAX);
         }
         Ok(())
     }
@@ -111,8 +116,8 @@ impl Lanes {
         for (peer, tips) in frontiers {
             self.resend(peer, link, &tips, out);
         }
-        for (peer, question) in asked {
-            self.answer_ask(peer, link, &question, out);
+        for ((peer, _), tips) in asked {
+            self.answer_ask(peer, link, &tips, out);
         }
         let mut bytes = 0;
         while bytes < bytes_max
@@ -139,9 +144,9 @@ impl Lanes {
         }
     }
 
-    fn answer_ask(&self, to: ReplicaId, link: LinkId, question: &AskLanes, out: &mut Vec<Output>) {
+    fn answer_ask(&self, to: ReplicaId, link: LinkId, asked: &[LaneTip], out: &mut Vec<Output>) {
         let (mut tips, mut after) = (Vec::new(), Lsn(0));
-        for tip in &question.tips {
+        for tip in asked {
             let share = self.shares.get(&tip.lane);
             if let Some(durable) = share.and_then(|share| share.lane.says(tip.mark())) {
                 after = after.max(durable);

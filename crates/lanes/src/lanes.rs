@@ -14,7 +14,7 @@ use quorate_types::{
     After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
     ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
 };
-use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks};
+use quorate_wire::message::{FetchBatches, LaneAcks};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -163,8 +163,8 @@ pub(crate) struct Link {
     pub(crate) frontiers: BTreeMap<ReplicaId, Vec<Mark>>,
     /// Questions for batches, at most a few per peer and lane, answered in bounded portions at the end of a tick.
     pub(crate) questions: VecDeque<(ReplicaId, FetchBatches)>,
-    /// The last question of each peer for acknowledgements in this tick.
-    pub(crate) asked: BTreeMap<ReplicaId, AskLanes>,
+    /// The last question of each peer for acknowledgements of each lane in this tick.
+    pub(crate) asked: BTreeMap<(ReplicaId, LaneId), Vec<LaneTip>>,
 }
 
 impl Link {
@@ -505,7 +505,7 @@ impl Lanes {
         if let Some(state) = self.links.get_mut(&link) {
             state.connected.remove(peer);
             state.frontiers.remove(&peer);
-            state.asked.remove(&peer);
+            state.asked.retain(|(from, _), _| *from != peer);
             state.questions.retain(|(from, _)| *from != peer);
         }
         self.forget_readings(peer, link);

@@ -288,6 +288,26 @@ fn what_is_executed_is_said_too() {
     assert!(acks.into_iter().any(|acks| !acks.full && acks.tips == [chain.tips[3]]));
 }
 
+/// The timer asks about each lane that is stuck for itself, all in one tick: the last lane must not hide the others for ever.
+#[test]
+fn questions_about_several_lanes_are_all_answered() {
+    let mut node = Node::new(R0);
+    let [low, high] = [R2, R3].map(|origin| Chain::new(&node.config, origin, 5, 1));
+    for chain in [&low, &high] {
+        node.receive(chain, 1..=5);
+    }
+    node.tick();
+    node.take();
+    for tip in [low.tips[2], low.tips[3], high.tips[4]] {
+        node.lanes.on_ask(R1, LINK, AskLanes { tips: vec![tip] }).unwrap();
+    }
+    node.tick();
+    let answers = node.take().sent(Kind::LaneAcks);
+    let acks = answers.iter().map(|(_, frame, _)| LaneAcks::decode(frame.payload()).unwrap());
+    let said: Vec<LaneTip> = acks.filter(|acks| !acks.full).flat_map(|acks| acks.tips).collect();
+    assert!([low.tips[2], low.tips[3], high.tips[4]].iter().all(|tip| said.contains(tip)), "{said:?}");
+}
+
 /// An origin gives out a chain as long as its budget; placing a fact about its end costs one look at each batch.
 #[test]
 fn a_long_fork_is_counted_in_one_pass() {
