@@ -17,6 +17,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(crate) struct Sync {
     fetch: Option<Fetch>,
+    /// Whether it was told last that all who answer have nothing of what is wanted.
+    is_unserved: bool,
     /// Since when this replica has known that it is behind, or has given a fetch up.
     behind_since: Option<Nanoseconds>,
     /// Whose claim to follow next: a false one leads nowhere, and only its author serves what it names.
@@ -37,9 +39,8 @@ struct Fetch {
     claims: Vec<Position>,
     /// The checkpoint that was certified when the fetch began.
     stable: Position,
-    /// Who has nothing of what is wanted next, and whether it was told that these are all who answer.
+    /// Who has nothing of what is wanted next.
     lacking: ReplicaSet,
-    is_unserved: bool,
 }
 
 impl Sync {
@@ -108,7 +109,6 @@ impl Consensus {
             claims: self.votes.peers().map(|(_, peer)| peer.claim).collect(),
             stable: self.checkpoints.stable(),
             lacking: ReplicaSet::EMPTY,
-            is_unserved: false,
         });
         self.ask_for_committed(now, out);
     }
@@ -214,6 +214,10 @@ impl Consensus {
         if count == 0 && !headers.is_empty() {
             return Ok(());
         }
+        if headers.is_empty() && !is_last {
+            // It is to a question that was given up. The one that is open has its answer yet.
+            return Ok(());
+        }
         let is_wrong = count < headers.len();
         headers.truncate(count);
         if is_wrong {
@@ -222,7 +226,7 @@ impl Consensus {
             self.header_fetches.answered(now, purpose, from, &headers);
         }
         match purpose {
-            Purpose::Committed if headers.is_empty() && is_last => self.has_none(now, from, asked, out),
+            Purpose::Committed if headers.is_empty() => self.has_none(now, from, asked, out),
             Purpose::Committed => self.take_committed(now, headers, out),
             Purpose::View => self.take_for_view(now, headers, out),
         }
@@ -236,7 +240,7 @@ impl Consensus {
         if let Some(fetch) = self.sync.fetch.as_mut().filter(|fetch| fetch.next == asked) {
             fetch.lacking.insert(from);
             if fetch.lacking.len() >= answers && [fetch.stable, stable].contains(&fetch.target) {
-                fetch.is_unserved = true;
+                self.sync.is_unserved = true;
                 out.push(Output::Unserved(Some(asked)));
             }
         }
@@ -252,6 +256,9 @@ impl Consensus {
             if !matches(&header, fetch.next) {
                 continue;
             }
+            if std::mem::take(&mut self.sync.is_unserved) {
+                out.push(Output::Unserved(None));
+            }
             let parent = Position { seq: header.seq.previous(), digest: header.parent };
             fetch.bytes += bytes_about(&header);
             fetch.headers.push(Arc::new(header));
@@ -262,9 +269,6 @@ impl Consensus {
                 return self.abandon_sync(now);
             }
             (fetch.next, fetch.lacking) = (parent, ReplicaSet::EMPTY);
-            if std::mem::take(&mut fetch.is_unserved) {
-                out.push(Output::Unserved(None));
-            }
         }
         self.ask_for_committed(now, out);
     }

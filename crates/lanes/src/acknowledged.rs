@@ -200,7 +200,12 @@ impl Acknowledged {
 
     /// This is fetched, as f+1 others have acknowledged it.
     pub(crate) fn walk_to(&mut self, mark: Mark) {
-        let (holders, doubted) = (self.holders_of_unplaced(mark), BTreeMap::new());
+        if self.target() == Some(mark) {
+            return;
+        }
+        let holders = self.holders_of_unplaced(mark);
+        let looks = |(from, unplaced): (ReplicaId, &Unplaced)| Some((from, *unplaced.waning.get(&mark)?));
+        let doubted = (0u8..).map(ReplicaId).zip(&self.unplaced).filter_map(looks).collect();
         self.target = Some(Target { mark, holders, doubted });
     }
 
@@ -282,6 +287,7 @@ impl Acknowledged {
         self.awaited = awaited;
         self.unplaced.iter_mut().for_each(Unplaced::on_look);
         self.target.iter_mut().for_each(Target::on_look);
+        self.target.take_if(|target| target.holders.len() < self.quorums.weak);
         let long = if has_moved { LOOKS_MOVING } else { LOOKS_STANDING };
         self.awaited.iter().filter(|(_, looks)| **looks >= long).map(|(mark, _)| *mark).collect()
     }

@@ -88,9 +88,8 @@ struct Walk {
     bytes_passed: usize,
     /// What each server was asked for last.
     asked: BTreeMap<ReplicaId, Mark>,
-    /// Who has nothing of what is wanted next, and whether it was told that these are all who answer.
+    /// Who has nothing of what is wanted next.
     lacking: ReplicaSet,
-    is_unserved: bool,
 }
 
 impl Walk {
@@ -150,6 +149,8 @@ pub(crate) struct Walks {
     /// Tips that headers name, fetched in the order in which they were asked for.
     wanted: VecDeque<Mark>,
     walks: BTreeMap<Purpose, Walk>,
+    /// Whether it was told last that all who answer have nothing of what headers name.
+    is_unserved: bool,
     /// What f+1 others had acknowledged for long when the timer looked last, ascending; and which of that was fetched last,
     /// or tried to be.
     due: Vec<Mark>,
@@ -255,7 +256,6 @@ impl Lanes {
             bytes_passed: 0,
             asked: BTreeMap::new(),
             lacking: ReplicaSet::EMPTY,
-            is_unserved: false,
         };
         walk.pass_strays(&share.lane.strays);
         share.walks.walks.insert(key.1, walk);
@@ -493,7 +493,7 @@ impl Lanes {
             if self.is_asked(key, from, asked) {
                 let target = self.target(key);
                 result = result.and(self.take_answer(now, from, key, asked, &payloads));
-                self.tell_unserved(key, out);
+                self.tell_unserved(key, payloads.is_empty(), out);
                 self.go_on(now, key, out);
                 self.walk_to_acknowledged(now, lane, target, out);
             }
@@ -535,16 +535,22 @@ impl Lanes {
 
     /// Where as many have nothing of what is wanted next as answer for certain, perhaps a certified state covers it, and it
     /// comes no more. Whoever serves it after all refutes that.
-    fn tell_unserved(&mut self, (lane, purpose): Key, out: &mut Vec<Output>) {
+    fn tell_unserved(&mut self, (lane, purpose): Key, is_empty: bool, out: &mut Vec<Output>) {
         let answers = self.config().quorums().answers();
-        let walk = self.share_mut(lane).and_then(|share| share.walks.walks.get_mut(&purpose));
-        let Some(walk) = walk.filter(|_| purpose == Purpose::Named) else { return };
-        let is_unserved = walk.lacking.len() >= answers;
-        if std::mem::replace(&mut walk.is_unserved, is_unserved) || is_unserved {
+        let Some(Share { walks, .. }) = self.share_mut(lane).filter(|_| purpose == Purpose::Named) else {
+            return;
+        };
+        let Some(walk) = walks.walks.get(&purpose) else { return };
+        let unserved = if is_empty && walk.lacking.len() >= answers {
+            walks.is_unserved = true;
             let Mark { upto, chain } = walk.next;
-            let unserved = is_unserved.then_some(LaneTip { lane, upto, chain });
-            out.push(Output::Unserved { lane, unserved });
-        }
+            Some(LaneTip { lane, upto, chain })
+        } else if !is_empty && walk.lacking.is_empty() && std::mem::take(&mut walks.is_unserved) {
+            None
+        } else {
+            return;
+        };
+        out.push(Output::Unserved { lane, unserved });
     }
 
     /// Takes what is wanted next of an answer; says how many bytes that is.
@@ -552,13 +558,17 @@ impl Lanes {
         let lane = key.0;
         let Some(share) = self.shares.get_mut(&lane) else { return Ok(0) };
         let Some(walk) = share.walks.walks.get_mut(&key.1) else { return Ok(0) };
-        let (before, next) = (walk.bytes, walk.next);
+        let (before, next, mut taken) = (walk.bytes, walk.next, Ok(()));
         for (below, payload) in (0..).zip(payloads) {
             // Another server may have brought the first of them, and others are strays here.
             if asked.upto.0.saturating_sub(below) > walk.next.upto.0 {
                 continue;
             }
-            walk.take(Batch::read_as(payload, lane, walk.next).ok_or(Reject::FetchMismatch)?);
+            let Some(batch) = Batch::read_as(payload, lane, walk.next) else {
+                taken = Err(Reject::FetchMismatch);
+                break;
+            };
+            walk.take(batch);
             walk.pass_strays(&share.lane.strays);
             if share.lane.held.contains(walk.next) || walk.next.upto <= walk.floor.upto {
                 break;
@@ -569,7 +579,7 @@ impl Lanes {
                 self.fetches.may_have_next(&key, server);
             }
         }
-        Ok((walk.bytes - before) as u64)
+        taken.map(|()| (walk.bytes - before) as u64)
     }
 
     /// Ends a walk that has met what is held, or cannot any more; else asks on.

@@ -263,7 +263,8 @@ impl Lanes {
                 // Whoever has acknowledged what is fetched may have moved on along its chain, or elsewhere.
                 let target = share.lane.acknowledged.target();
                 shown.retain(|mark| Some(*mark) != target);
-                let mut marks = in_turn(shown, &mut share.asked_upto);
+                let room = ASKED_MAX - usize::from(target.is_some());
+                let mut marks = in_turn(shown, room, &mut share.asked_upto);
                 marks.splice(..0, target);
                 self.ask_for_acknowledgements(lane, &marks, out);
             }
@@ -280,10 +281,10 @@ impl Lanes {
 }
 
 /// What is asked about next: where that is too much for one question, each has its turn.
-fn in_turn(marks: BTreeSet<Mark>, upto: &mut Mark) -> Vec<Mark> {
+fn in_turn(marks: BTreeSet<Mark>, most: usize, upto: &mut Mark) -> Vec<Mark> {
     let mut marks: Vec<Mark> = marks.into_iter().collect();
     let next = marks.partition_point(|mark| mark <= upto);
     marks.rotate_left(next);
-    *upto = marks.get(ASKED_MAX).and(marks.get(ASKED_MAX - 1)).copied().unwrap_or_default();
+    *upto = marks.get(most).and(marks.get(most - 1)).copied().unwrap_or_default();
     marks
 }

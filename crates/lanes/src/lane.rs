@@ -329,7 +329,8 @@ impl Lane {
     /// what is returned.
     pub(crate) fn says(&self, mark: Mark) -> Option<Lsn> {
         let is_executed = mark.upto <= self.executed() && self.held.is_main(mark);
-        let says = is_executed || self.held.contains(mark) && self.held.sayable(mark) == mark;
+        let may_say = |node: &Node| mark.upto > self.executed() && node.why != Why::Named;
+        let says = is_executed || self.held.get(mark).is_some_and(may_say);
         says.then(|| self.held.durable(mark))
     }
 

@@ -226,6 +226,46 @@ fn what_all_who_answer_have_nothing_of_is_told() {
     assert!(node.take().unserved().is_empty());
 }
 
+/// What one server has given is not what others had nothing of, be the rest of its answer forged.
+#[test]
+fn what_a_liar_has_given_is_not_looked_for_in_vain() {
+    let chain = chain(3);
+    let mut node = behind(0, &chain);
+    let nothing = encode_fetched_batches(&chain.tip(), std::iter::empty());
+    for _ in 0..2 {
+        let (server, _) = node.take().question();
+        assert_eq!(node.fetched(server, &nothing), Ok(()));
+    }
+    let outputs = node.take();
+    assert_eq!(outputs.unserved(), [Some(chain.tip())]);
+    let (liar, _) = outputs.question();
+    let forged = [chain.frame(3).payload(), chain.frame(1).payload()].into_iter();
+    let answer = encode_fetched_batches(&chain.tip(), forged);
+    assert_eq!(node.fetched(liar, &answer), Err(Reject::FetchMismatch));
+    let outputs = node.take();
+    assert_eq!(outputs.unserved(), [None]);
+    assert_eq!(outputs.questions()[0].1.upto, LaneNumber(2), "the others may have what comes next");
+}
+
+/// The walk that has told it may be over.
+#[test]
+fn what_another_walk_brings_is_served_too() {
+    let chain = chain(3);
+    let mut node = behind(0, &chain);
+    node.want(chain.tips[2]);
+    let nothing = encode_fetched_batches(&chain.tip(), std::iter::empty());
+    for _ in 0..3 {
+        let (server, _) = node.take().question();
+        assert_eq!(node.fetched(server, &nothing), Ok(()));
+    }
+    node.wait(1);
+    let outputs = node.take();
+    let (server, question) = outputs.question();
+    assert_eq!(question.upto, LaneNumber(2), "the other that is wanted has its turn");
+    assert_eq!(node.fetched(server, &chain.answer(2, 2)), Ok(()));
+    assert_eq!(node.take().unserved(), [None]);
+}
+
 /// Nobody may have what is merely proposed or acknowledged.
 #[test]
 fn only_what_committed_headers_name_is_told_to_be_served_by_nobody() {
