@@ -398,7 +398,7 @@ fn who_is_asked_for_little_is_not_waited_for_long() {
     assert!(pages.wanted.len() > 10);
     assert_eq!(ask(&mut transfer, 2 * late, other), None, "that takes longer");
     let shared = ask(&mut transfer, late + SMALL.patience.0 / 2, other).expect("the same");
-    assert_eq!(shared.wanted, pages.wanted);
+    assert_eq!(shared.wanted.len(), pages.wanted.len(), "all of it");
 }
 
 #[test]
