@@ -56,17 +56,23 @@ fn all_replicas_stop_at_once_and_go_on_where_they_were() {
     }
 }
 
+/// r3 is back from where it has missed what the others have trimmed, as a learner for that reason.
+fn left_behind(cores: usize, tune: fn(&mut Tuning), learner: Option<&str>) -> (Cluster, Client) {
+    let mut cluster = Cluster::with(4, 1, cores, tune);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R1);
+    cluster.run();
+    write(&mut cluster, &client, R1, 1..=3);
+    cluster.crash(R3);
+    write(&mut cluster, &client, R1, 4..=40);
+    cluster.sent.clear();
+    cluster.restart(R3, learner);
+    (cluster, client)
+}
+
 #[test]
 fn a_replica_that_misses_what_nobody_keeps_takes_over_a_certified_state() {
     for (learner, cores) in [(None, 1), (Some("its disk was lost"), 1), (None, 2)] {
-        let mut cluster = Cluster::with(4, 1, cores, small);
-        let client = Client::open(&mut cluster, 0, CoreId(0), R1);
-        cluster.run();
-        write(&mut cluster, &client, R1, 1..=3);
-        cluster.crash(R3);
-        write(&mut cluster, &client, R1, 4..=40);
-        cluster.sent.clear();
-        cluster.restart(R3, learner);
+        let (mut cluster, client) = left_behind(cores, small, learner);
         cluster.wait(60);
         assert!(!cluster.sent_by(R3, Kind::FetchPages).is_empty(), "pages were asked for");
         assert_eq!(executed(&mut cluster, R3), executed(&mut cluster, R0));
@@ -96,14 +102,7 @@ fn what_all_others_have_nothing_of_is_waited_for_no_longer() {
         (tuning.headers_kept_max, tuning.window) = (1_000, 1_000);
     };
     for (tune, cores) in [(small as fn(&mut Tuning), 1), (keeps_headers, 1), (keeps_headers, 2)] {
-        let mut cluster = Cluster::with(4, 1, cores, tune);
-        let client = Client::open(&mut cluster, 0, CoreId(0), R1);
-        cluster.run();
-        write(&mut cluster, &client, R1, 1..=3);
-        cluster.crash(R3);
-        write(&mut cluster, &client, R1, 4..=40);
-        cluster.sent.clear();
-        cluster.restart(R3, None);
+        let (mut cluster, _) = left_behind(cores, tune, None);
         let mut times = 0;
         while cluster.sent_by(R3, Kind::FetchPages).is_empty() {
             cluster.wait(1);

@@ -91,8 +91,17 @@ fn direct_longer_chain(plan: &mut Plan) {
 fn make_busy(random: &mut Random, plan: &mut Plan) {
     let workload = &mut plan.workload;
     (workload.clients, workload.client_keys, workload.bundles) = (1, 1, 90);
-    (workload.depth, workload.think_max) = (16, Nanoseconds::from_millis(60));
-    workload.large_permille = 0;
+    workload.depth = 16;
+    make_fast(plan, Nanoseconds(500_000), 16);
+    plan.tuning.view_timeout = Nanoseconds::from_millis(random.between(100, 300));
+    heal(plan, Nanoseconds::from_millis(2_000));
+}
+
+/// Disks and links are fast, the longest way is that, and a core takes so many inputs at once. No limit is in the way of
+/// small bundles.
+fn make_fast(plan: &mut Plan, delay_max: Nanoseconds, burst_max: u64) {
+    let workload = &mut plan.workload;
+    (workload.think_max, workload.large_permille) = (Nanoseconds::from_millis(60), 0);
     let tuning = &mut plan.tuning;
     (tuning.checkpoint_interval, tuning.window, tuning.proposals_max) = (16, 64, 16);
     (tuning.pipeline_bytes, tuning.batches_in_flight) = (0, 16);
@@ -100,16 +109,18 @@ fn make_busy(random: &mut Random, plan: &mut Plan) {
     tuning.cut_bytes_max = limits::CUT_BYTES_MAX;
     tuning.lane_bytes_open_max = limits::LANE_BYTES_OPEN_MAX;
     tuning.undurable_bytes_max = limits::UNDURABLE_BYTES_MAX;
-    tuning.view_timeout = Nanoseconds::from_millis(random.between(100, 300));
     let network = &mut plan.network;
     (network.carriage, network.straggler_permille) = (Carriage::Stream, 0);
-    (network.delay_min, network.delay_max) = (Nanoseconds(50_000), Nanoseconds(500_000));
+    (network.delay_min, network.delay_max) = (Nanoseconds(50_000), delay_max);
     (network.bytes_per_millisecond, network.queue_bytes_max) = (1_000_000, 64 * 1024 * 1024);
     plan.disk =
         DiskPlan { write_min: Nanoseconds(20_000), write_max: Nanoseconds(200_000), stall_permille: 0 };
-    plan.core = CorePlan { wake_max: Nanoseconds(20_000), mail_max: Nanoseconds(20_000), burst_max: 16 };
-    plan.heal_at = Nanoseconds::from_millis(2_000);
-    plan.deadline = plan.heal_at.plus(Nanoseconds::from_millis(30_000).0);
+    plan.core = CorePlan { wake_max: Nanoseconds(20_000), mail_max: Nanoseconds(20_000), burst_max };
+}
+
+/// All faults are over then, and the history is in time.
+fn heal(plan: &mut Plan, at: Nanoseconds) {
+    (plan.heal_at, plan.deadline) = (at, at.plus(Nanoseconds::from_millis(30_000).0));
 }
 
 /// Adds a fault, as long as faults happen.

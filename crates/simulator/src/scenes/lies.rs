@@ -1,9 +1,9 @@
 //! Scenes in which somebody lies, each made for one mistake of `types::mistakes`: nothing else is wrong in them, so that
 //! no honest primary may be given up at any time.
 
-use super::{Scene, replica};
+use super::{Scene, heal, make_fast, replica};
 use crate::liars::{Habit, Liar};
-use crate::plan::{Carriage, CorePlan, DiskPlan, Plan};
+use crate::plan::Plan;
 use crate::random::{Random, Stream};
 use quorate_types::{Nanoseconds, limits};
 
@@ -70,26 +70,13 @@ fn make_calm(random: &mut Random, plan: &mut Plan) {
     let clients = plan.replicas.min(6);
     (workload.clients, workload.client_keys, workload.bundles) = (u64::from(clients), clients, 8);
     (workload.bundles_after, workload.think_after_max) = (1, Nanoseconds::from_millis(5));
-    (workload.depth, workload.think_max) = (random.between(1, 4), Nanoseconds::from_millis(60));
-    workload.large_permille = 0;
+    workload.depth = random.between(1, 4);
+    make_fast(plan, Nanoseconds(300_000), 64);
+    plan.network.cut_percent = 0;
     let tuning = &mut plan.tuning;
-    (tuning.checkpoint_interval, tuning.window, tuning.proposals_max) = (16, 64, 16);
-    (tuning.pipeline_bytes, tuning.batches_in_flight) = (0, 16);
-    tuning.cut_batches_max = limits::CUT_BATCHES_MAX;
-    tuning.cut_bytes_max = limits::CUT_BYTES_MAX;
-    tuning.lane_bytes_open_max = limits::LANE_BYTES_OPEN_MAX;
-    tuning.undurable_bytes_max = limits::UNDURABLE_BYTES_MAX;
     tuning.fetch_bytes_max = limits::FETCH_BYTES_MAX;
     tuning.fetch_headers_max = 16;
     tuning.retransmit = Nanoseconds::from_millis(random.between(10, 20));
-    let network = &mut plan.network;
-    (network.carriage, network.straggler_permille, network.cut_percent) = (Carriage::Stream, 0, 0);
-    (network.delay_min, network.delay_max) = (Nanoseconds(50_000), Nanoseconds(300_000));
-    (network.bytes_per_millisecond, network.queue_bytes_max) = (1_000_000, 64 * 1024 * 1024);
-    plan.disk =
-        DiskPlan { write_min: Nanoseconds(20_000), write_max: Nanoseconds(200_000), stall_permille: 0 };
-    plan.core = CorePlan { wake_max: Nanoseconds(20_000), mail_max: Nanoseconds(20_000), burst_max: 64 };
     plan.tuning.view_timeout = Nanoseconds(plan.patience().0 + random.below(plan.patience().0));
-    plan.heal_at = Nanoseconds::from_millis(600);
-    plan.deadline = plan.heal_at.plus(Nanoseconds::from_millis(30_000).0);
+    heal(plan, Nanoseconds::from_millis(600));
 }
