@@ -2,7 +2,7 @@
 
 use crate::{Durability, LoadArguments};
 use anyhow::{Context, ensure};
-use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
+use quorate_types::{ClusterConfig, OTHER_CLIENT, ReplicaId, SigningKey};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ fn read_key(config: &ClusterConfig, path: &Path) -> anyhow::Result<SigningKey> {
     let key = SigningKey::from_hex(&read(path)?).with_context(|| path.display().to_string())?;
     ensure!(
         config.client(key.public().as_bytes()).is_some(),
-        "{}: its public key {} is not among `clients` of the cluster file; add it there on every replica",
+        "{}: its public key {} is not among `clients` of the cluster file; {OTHER_CLIENT}",
         path.display(),
         key.public().to_hex()
     );

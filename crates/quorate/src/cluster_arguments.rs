@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use anyhow::Context;
 use clap::Args;
 use quorate_daemon::{read_cluster, read_key};
-use quorate_types::{ClusterConfig, SigningKey};
+use quorate_types::{ClusterConfig, OTHER_CLIENT, SigningKey};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,8 +60,7 @@ impl ClusterArguments {
         let public = key.public();
         if config.client(public.as_bytes()).is_none() {
             return Err(Failure::usage(format!(
-                "{}: its public key {} is not among `clients` of {}; use the key of an allowed client, or add it \
-                 there for every replica",
+                "{}: its public key {} is not among `clients` of {}; {OTHER_CLIENT}",
                 path.display(),
                 public.to_hex(),
                 self.cluster.display()

@@ -25,7 +25,7 @@ mod stage;
 pub use after::After;
 pub use chains::{Chains, Mark};
 pub use cluster::{
-    ClusterConfig, ClusterFile, ClusterFileError, Member, ReplicaEntry, SessionLimits, Tuning,
+    ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, SessionLimits, Tuning,
 };
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{

@@ -64,7 +64,7 @@ pub enum Refusal {
     #[error("different cluster configurations; give every replica and client the same cluster.toml")]
     Configuration,
     /// The key is not in the configuration.
-    #[error("the key is not in cluster.toml; add it to every replica's cluster.toml, or use another key")]
+    #[error("the key is not among `clients` of cluster.toml; {}", quorate_types::OTHER_CLIENT)]
     UnknownKey,
     /// A replica or link that does not exist here, or the replica itself.
     #[error("no such replica or link here; check the addresses in cluster.toml")]

@@ -146,18 +146,23 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new(replicas: usize) -> Self {
+        Self::made(&["init"], replicas)
+    }
+
+    /// Those that `init` or `restore` makes with these arguments.
+    pub(crate) fn made(by: &[&str], replicas: usize) -> Self {
         loop {
-            if let Some(files) = Self::try_new(replicas) {
+            if let Some(files) = Self::try_made(by, replicas) {
                 return files;
             }
         }
     }
 
     /// Nothing where somebody else was quicker to take the ports that were chosen.
-    fn try_new(replicas: usize) -> Option<Self> {
+    fn try_made(by: &[&str], replicas: usize) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let (path, replicas) = (directory.path().display().to_string(), replicas.to_string());
-        let outcome = quorate(&["init", "--free-ports", "--replicas", &replicas, "--dir", &path]);
+        let outcome = quorate(&[by, &["--free-ports", "--replicas", &replicas, "--dir", &path]].concat());
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
         let text = std::fs::read_to_string(directory.path().join("cluster.toml")).unwrap();
         let first = text.lines().find_map(|line| line.strip_prefix("client = \"")).unwrap();
