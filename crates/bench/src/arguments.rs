@@ -45,7 +45,8 @@ pub struct LoadArguments {
     /// Length of a row of the time series and of the steps in which progress is shown, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     pub interval: f64,
-    /// Length of the values that are written, in bytes; a range as in `64..1024` makes all of it equally likely.
+    /// Length of the values that are written, in bytes or with a unit, as in `16K`; a range as in `64..1K` makes all of
+    /// it equally likely.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     pub value_size: ValueSize,
     /// Number of different keys, each 16 bytes. They are not written beforehand.

@@ -2,7 +2,7 @@
 
 use crate::log_driver::SEGMENT_BYTES_MAX;
 use crate::space;
-use quorate_types::{ClusterConfig, CoreId, ReplicaId, SigningKey};
+use quorate_types::{ByteCount, ClusterConfig, CoreId, Member, ReplicaId, SigningKey};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ use thiserror::Error;
 const SPIN_US: u64 = 20;
 /// The largest number of cores of one replica.
 const CORES_MAX: usize = 64;
+/// The longest time for which a core may be told to poll: with that it never sleeps while anything goes on.
+const SPIN_US_MAX: u64 = 1_000_000;
 /// What the logs of all cores may take when nothing is said.
 const JOURNAL_BYTES: u64 = 2 << 30;
 /// With less, the log of a core would be a few segments, and could not be trimmed finely.
@@ -53,13 +55,13 @@ pub struct NodeFile {
     /// The bytes that the logs of all cores may take. Default 2 GiB, or the least that serves if that is more: what comes
     /// between three checkpoints and what lanes hold must fit, which is about 750 MiB for four replicas on one core, and
     /// grows with replicas, links and cores. When they are full of what is still needed, the replica takes no writes
-    /// until it is not. Raise it when replicas are away for long.
+    /// until it is not. Raise it when replicas are away for long. A number, or a text with a unit: `"4 GiB"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_journal_bytes: Option<u64>,
-    /// The bytes that are left free on the disk. Default 256 MiB. With less the replica takes no writes until there is
-    /// room again.
+    pub max_journal_bytes: Option<ByteCount>,
+    /// The bytes that are left free on the disk, as a number or a text with a unit. Default 256 MiB. With less the replica
+    /// takes no writes until there is room again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_free_bytes: Option<u64>,
+    pub min_free_bytes: Option<ByteCount>,
     /// How long a core polls before it sleeps, in microseconds. Default: 20 when `cores` are named, else 0. Polling
     /// shortens hand-offs but burns a core; 0 when cores are shared with others. With more threads than CPUs it is 0
     /// whatever stands here.
@@ -180,6 +182,8 @@ pub struct NodeConfig {
     pub security: &'static str,
     /// Where and how often histograms are dumped.
     pub histograms: HistogramConfig,
+    /// What is allowed and rarely meant, a sentence each.
+    pub remarks: Vec<String>,
 }
 
 impl NodeConfig {
@@ -211,13 +215,15 @@ impl NodeConfig {
             ));
         }
         let security = check_security(path, &file.security, &cluster)?;
+        let remarks = remarks(&file);
         let durability = check_durability(path, &file.durability)?;
         let cores = check_cores(path, &file.cores)?;
-        let spin = Duration::from_micros(spin_us(file.spin_us, &file.cores));
+        let spin = check_spin(path, &file)?;
         let histograms = check_histograms(path, &file.histograms)?;
         let data_directory = check_data_directory(path, &file)?;
         let journal_bytes_max = check_journal_bytes(path, file.max_journal_bytes, &cluster, cores.len())?;
-        let free_bytes_min = file.min_free_bytes.unwrap_or(FREE_BYTES);
+        let free_bytes_min = file.min_free_bytes.map_or(FREE_BYTES, |wanted| wanted.0);
+        check_disk(path, &file, &data_directory)?;
         Ok(Self {
             cluster,
             replica,
@@ -231,6 +237,7 @@ impl NodeConfig {
             free_bytes_min,
             security,
             histograms,
+            remarks,
         })
     }
 
@@ -270,9 +277,16 @@ fn check_security(path: &Path, security: &str, cluster: &ClusterConfig) -> Resul
         let problem = format!("security = \"{security}\"; only \"plaintext\" exists in this version");
         return Err(invalid(path, problem));
     }
-    let mut addresses = cluster.members().iter().flat_map(|member| [member.mesh, member.client]);
-    match addresses.find(|address| !address.ip().is_loopback()) {
-        None => Ok("plaintext"),
+    check_plaintext(path, cluster)?;
+    Ok("plaintext")
+}
+
+/// Refuses a cluster whose replicas would not start, as there is nothing but plaintext in this version. `path` is the file
+/// that is checked.
+pub fn check_plaintext(path: &Path, cluster: &ClusterConfig) -> Result<(), ConfigError> {
+    let addresses = |member: &Member| [member.mesh, member.client];
+    match cluster.members().iter().flat_map(addresses).find(|address| !address.ip().is_loopback()) {
+        None => Ok(()),
         Some(address) => Err(invalid(
             path,
             format!(
@@ -313,7 +327,7 @@ fn check_data_directory(path: &Path, file: &NodeFile) -> Result<PathBuf, ConfigE
 /// comes until they are trimmed.
 fn check_journal_bytes(
     path: &Path,
-    wanted: Option<u64>,
+    wanted: Option<ByteCount>,
     cluster: &ClusterConfig,
     cores: usize,
 ) -> Result<u64, ConfigError> {
@@ -321,19 +335,41 @@ fn check_journal_bytes(
         .max(cores as u64 * JOURNAL_BYTES_PER_CORE_MIN)
         .next_multiple_of(1 << 20);
     match wanted {
-        Some(wanted) if wanted < least => Err(invalid(
+        Some(wanted) if wanted.0 < least => Err(invalid(
             path,
             format!(
-                "max_journal_bytes = {wanted}; use {least} ({} MiB) or more with {} replicas, {} links and {cores} \
+                "max_journal_bytes = \"{wanted}\"; use \"{}\" or more with {} replicas, {} links and {cores} \
                  cores: a smaller log could be full before a checkpoint lets it be trimmed, and writes would end for ever",
-                least >> 20,
+                ByteCount(least),
                 cluster.members().len(),
                 cluster.links()
             ),
         )),
-        Some(wanted) => Ok(wanted),
+        Some(wanted) => Ok(wanted.0),
         None => Ok(JOURNAL_BYTES.max(least)),
     }
+}
+
+/// What is asked for must be less than the disk of the data directory has in all: else the replica never takes a write, or
+/// the disk is full before the log is.
+fn check_disk(path: &Path, file: &NodeFile, data_directory: &Path) -> Result<(), ConfigError> {
+    let there = data_directory.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    // Where the system does not tell, the start will say more.
+    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let has = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let sizes = [("max_journal_bytes", file.max_journal_bytes), ("min_free_bytes", file.min_free_bytes)];
+    for (name, wanted) in sizes.iter().filter_map(|(name, wanted)| Some((name, (*wanted)?))) {
+        if wanted.0 > has {
+            let problem = format!(
+                "{name} = \"{wanted}\"; use less: the disk of {} has {} MiB in all",
+                data_directory.display(),
+                has >> 20
+            );
+            return Err(invalid(path, problem));
+        }
+    }
+    Ok(())
 }
 
 fn check_histograms(path: &Path, file: &HistogramFile) -> Result<HistogramConfig, ConfigError> {
@@ -375,6 +411,29 @@ fn check_cores(path: &Path, cores: &[usize]) -> Result<Vec<Option<usize>>, Confi
         }
     }
     Ok(cores.iter().map(|core| Some(*core)).collect())
+}
+
+fn check_spin(path: &Path, file: &NodeFile) -> Result<Duration, ConfigError> {
+    match file.spin_us {
+        Some(wanted) if wanted > SPIN_US_MAX => Err(invalid(
+            path,
+            format!("spin_us = {wanted}; use 0 to {SPIN_US_MAX}, with which a core polls all the time"),
+        )),
+        wanted => Ok(Duration::from_micros(spin_us(wanted, &file.cores))),
+    }
+}
+
+/// What the file asks for that works, and that whoever wrote it did probably not mean.
+fn remarks(file: &NodeFile) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let twice: std::collections::BTreeSet<_> = file.cores.iter().filter(|cpu| !seen.insert(**cpu)).collect();
+    let remark = |cpu: &usize| {
+        format!(
+            "cores names CPU {cpu} more than once: its threads take turns on it, and none of them polls; name each CPU \
+             once, unless there are too few for the links"
+        )
+    };
+    twice.into_iter().map(remark).collect()
 }
 
 /// Polling pays only while every polling thread has a CPU; otherwise it takes the CPU from the thread that is waited

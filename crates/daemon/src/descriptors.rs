@@ -46,6 +46,11 @@ pub struct TooFew {
     needed: u64,
 }
 
+/// The limit of open files that holds once it is raised.
+pub(crate) fn highest() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// Raises the soft limit of open files to the hard one; returns what holds then.
 pub(crate) fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

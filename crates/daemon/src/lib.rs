@@ -39,7 +39,8 @@ mod sync_probe;
 
 pub use certified_state::{CertifiedState, NoCertifiedState};
 pub use config::{
-    ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, read_cluster, read_key,
+    ConfigError, Durability, HistogramConfig, HistogramFile, NodeConfig, NodeFile, check_plaintext,
+    read_cluster, read_key,
 };
 pub use data_directory::{
     DataDirectory, DirectoryError, FormatError, create_durably, examine, format, format_learner,
@@ -48,4 +49,4 @@ pub use data_directory::{
 pub use descriptors::TooFew;
 pub use identity::{Identity, Role};
 pub use log_error::LogError;
-pub use run::{Outcome, StartError, run};
+pub use run::{Outcome, StartError, examine_start, run};

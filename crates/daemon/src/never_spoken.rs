@@ -91,8 +91,7 @@ impl Mark {
     /// # Errors
     /// When the system does not let it be read.
     pub fn is_free_for(&self, directory: &[u8; 16]) -> Result<bool, DirectoryError> {
-        let text = read(&self.path)?;
-        Ok(is_unassigned(&text, &self.key) || text == assigned_text(&self.key, directory))
+        is_free(&self.path, &self.key, directory)
     }
 
     /// This directory is about to take the key into use, and no other one may from here on: durable when this returns. It
@@ -140,6 +139,24 @@ impl Mark {
             consumed => consumed,
         }
     }
+}
+
+/// Whether the mark of the key in `key_file` is free for a directory at this moment ([`Mark::is_free_for`]), for whoever only
+/// looks.
+///
+/// # Errors
+/// When the system does not let it be read.
+pub(crate) fn seems_free_for(
+    key_file: &Path,
+    key: &PublicKey,
+    directory: &[u8; 16],
+) -> Result<bool, DirectoryError> {
+    is_free(&mark_path(key_file), key, directory)
+}
+
+fn is_free(path: &Path, key: &PublicKey, directory: &[u8; 16]) -> Result<bool, DirectoryError> {
+    let text = read(path)?;
+    Ok(is_unassigned(&text, key) || text == assigned_text(key, directory))
 }
 
 /// Some file systems lock only for those who may write.

@@ -232,6 +232,7 @@ mod tests {
             free_bytes_min: 0,
             security: "plaintext",
             histograms: HistogramConfig { directory: directory.to_owned(), interval: None },
+            remarks: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::disk::{Disk, LogPlace};
 use crate::driver::{CoreParts, Driver};
 use crate::dump::Dumper;
 use crate::evidence::{self, FIRST_CORE, boot_id};
-use crate::identity::Role;
+use crate::identity::{Identity, Role};
 use crate::log_driver::{LogSetup, segment_bytes};
 use crate::log_error::LogError;
 use crate::log_reader::ReaderThread;
@@ -115,8 +115,8 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     if let Err(error) = quorate_reactor::refuse_huge_pages() {
         warn!("the kernel may make huge pages of this process's memory, and pause it for that: {error}");
     }
-    let links = (config.cluster.members().len() - 1) * usize::from(config.cluster.links());
-    let doors = Doors::budget(descriptors::raise(), config.cores.len(), links)?;
+    config.remarks.iter().for_each(|remark| warn!("{remark}"));
+    let doors = doors(&config, descriptors::raise())?;
     let mut data = open_directory(&config)?;
     let disk = sync_probe::probe(data.path())
         .map_err(|source| StartError::Disk { path: data.path().to_owned(), source })?;
@@ -232,22 +232,64 @@ fn leave_in_order(config: &NodeConfig, data: &mut DataDirectory) -> Result<(), D
     Ok(())
 }
 
-/// Opens the data directory of a replica that may start. Where a cluster began with the state of a backup, a new one needs
-/// that state, too.
-fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
-    let (path, cluster) = (&config.data_directory, &config.cluster);
-    let mut data = match data_directory::open(path, cluster, config.replica) {
-        Err(DirectoryError::Unformatted { reason, .. }) if cluster.genesis_root().is_some() => {
-            let problem = recover::no_beginning(&reason);
-            return Err(StartError::Recovery { path: path.to_owned(), problem });
+/// What a start refuses before it has changed anything, judged as it does, without taking anything into use; gives whose the
+/// data directory is. Whether ports are free, whether a reactor can be built, and what the logs hold is for the start.
+///
+/// # Errors
+/// As [`run`].
+pub fn examine_start(config: &NodeConfig) -> Result<Identity, StartError> {
+    doors(config, descriptors::highest())?;
+    let identity = data_directory::examine(&config.data_directory, &config.cluster, config.replica)
+        .map_err(|error| not_opened(config, error))?;
+    check_halted(config, &identity)?;
+    if !identity.claimed && identity.role == Role::Founding {
+        let (key_file, key) = (&config.key_file, config.key.public());
+        if !never_spoken::seems_free_for(key_file, &key, &identity.directory)? {
+            return Err(key_in_use(config));
         }
-        opened => opened?,
-    };
-    if let Some(reason) = &data.identity().halted {
-        return Err(StartError::Halted { path: path.clone(), reason: reason.clone() });
     }
+    Ok(identity)
+}
+
+/// How many connections each core may have with so many descriptors.
+fn doors(config: &NodeConfig, descriptors: u64) -> Result<Doors, TooFew> {
+    let links = (config.cluster.members().len() - 1) * usize::from(config.cluster.links());
+    Doors::budget(descriptors, config.cores.len(), links)
+}
+
+/// Opens the data directory of a replica that may start.
+fn open_directory(config: &NodeConfig) -> Result<DataDirectory, StartError> {
+    let mut data = data_directory::open(&config.data_directory, &config.cluster, config.replica)
+        .map_err(|error| not_opened(config, error))?;
+    check_halted(config, data.identity())?;
     take_key_into_use(config, &mut data)?;
     Ok(data)
+}
+
+/// Where a cluster began with the state of a backup, a new directory needs that state, too.
+fn not_opened(config: &NodeConfig, error: DirectoryError) -> StartError {
+    match error {
+        DirectoryError::Unformatted { path, reason } if config.cluster.genesis_root().is_some() => {
+            StartError::Recovery { path, problem: recover::no_beginning(&reason) }
+        }
+        error => error.into(),
+    }
+}
+
+fn check_halted(config: &NodeConfig, identity: &Identity) -> Result<(), StartError> {
+    match &identity.halted {
+        None => Ok(()),
+        Some(reason) => {
+            Err(StartError::Halted { path: config.data_directory.clone(), reason: reason.clone() })
+        }
+    }
+}
+
+fn key_in_use(config: &NodeConfig) -> StartError {
+    StartError::KeyInUse {
+        path: config.data_directory.clone(),
+        mark: never_spoken::mark_path(&config.key_file),
+    }
 }
 
 /// From here on the key belongs to this directory, and no other one is ever made for it.
@@ -271,8 +313,7 @@ fn claim_key(mark: &Mark, config: &NodeConfig, data: &mut DataDirectory) -> Resu
         return Ok(());
     }
     if !mark.is_free_for(&directory)? {
-        let (path, mark) = (data.path().to_owned(), never_spoken::mark_path(&config.key_file));
-        return Err(StartError::KeyInUse { path, mark });
+        return Err(key_in_use(config));
     }
     mark.assign(&directory)?;
     Ok(data.claim()?)
@@ -344,7 +385,6 @@ mod tests {
     use super::*;
     use crate::config::HistogramConfig;
     use crate::data_directory::{format, format_learner};
-    use crate::identity::Identity;
     use quorate_types::ReplicaId;
     use quorate_wire::testing;
     use std::path::Path;
@@ -364,6 +404,7 @@ mod tests {
             free_bytes_min: 0,
             security: "plaintext",
             histograms: HistogramConfig { directory: directory.to_owned(), interval: None },
+            remarks: Vec::new(),
         }
     }
 

@@ -2,18 +2,24 @@
 
 use crate::failure::Failure;
 use crate::output;
+use crate::start;
 use clap::Args;
-use quorate_daemon::{DirectoryError, HistogramConfig, Identity, NodeConfig, Role, read_cluster};
+use quorate_daemon::{
+    DirectoryError, HistogramConfig, Identity, NodeConfig, Role, StartError, check_plaintext, examine_start,
+    read_cluster,
+};
 use quorate_types::{ClusterConfig, Quorums};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-A replica's file is checked together with the cluster file and the key that it names. Whether ports are free is \
-found out by `quorate start` alone.
+A replica's file is checked together with the cluster file, the key and the data directory that it names, as `quorate \
+start` checks them. Whether ports are free, and what is in the log, is found out by the start alone; `quorate inspect` \
+reads a log. What works and is rarely meant is a hint.
 
-Exit codes: 0 all files are sound, 2 one is not; every problem is one line that names file, field and remedy.
+Exit codes: 0 all files are sound, 2 one is not; every problem is one line that names file, field and remedy. A replica \
+whose data directory is yet to be made, or that has halted, has sound files all the same: the output says what it needs.
 
 Examples:
   quorate check-config quorate-data/cluster.toml
@@ -41,10 +47,12 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> Result<ExitCode, Failure>
 
 fn describe(path: &Path) -> Result<String, Failure> {
     if is_cluster_file(path) {
-        Ok(describe_cluster(path, &read_cluster(path)?))
+        let cluster = read_cluster(path)?;
+        check_plaintext(path, &cluster)?;
+        Ok(describe_cluster(path, &cluster))
     } else {
         let config = NodeConfig::read(path)?;
-        let data = describe_data(&config)?;
+        let data = describe_data(path, &config)?;
         Ok(describe_replica(path, &config, &data))
     }
 }
@@ -88,7 +96,7 @@ fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
         pinned if pinned.is_empty() => "one thread that is not pinned".to_owned(),
         pinned => format!("one thread on each of the CPUs {}", pinned.join(", ")),
     };
-    format!(
+    let mut text = format!(
         "{}: replica {} of {replicas}: clients {}, replicas {}\n  {cores}, polling for {} µs before it sleeps; \
          durability {}, security {}, configuration {}\n  {data}\n  {}\n",
         path.display(),
@@ -100,24 +108,29 @@ fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
         config.security,
         config.cluster.digest().short(),
         describe_dumps(&config.histograms),
-    )
+    );
+    config.remarks.iter().for_each(|remark| text += &format!("  hint: {remark}\n"));
+    text
 }
 
 /// Where the data is, whose it is, and what it may take. That of others is as wrong as a wrong file.
-fn describe_data(config: &NodeConfig) -> Result<String, Failure> {
+fn describe_data(path: &Path, config: &NodeConfig) -> Result<String, Failure> {
     let directory = &config.data_directory;
-    let role = match quorate_daemon::examine(directory, &config.cluster, config.replica) {
-        Ok(Identity { halted: Some(reason), .. }) => {
-            format!("of a replica that has halted and does not start before `quorate clear-halt`: {reason}")
-        }
+    let role = match examine_start(config) {
         Ok(Identity { role: Role::Founding, .. }) => "formatted".to_owned(),
         Ok(Identity { role: Role::Learner { reason }, .. }) => {
             format!("of a learner, which casts no votes: {reason}")
         }
-        Err(DirectoryError::Unformatted { reason, .. }) => {
+        Err(StartError::Halted { reason, .. }) => {
+            format!("of a replica that has halted and does not start before `quorate clear-halt`: {reason}")
+        }
+        Err(StartError::Directory(DirectoryError::Unformatted { reason, .. })) => {
             format!("not formatted, so that the replica does not start: {reason}; `quorate format` makes it")
         }
-        Err(error) => return Err(error.into()),
+        Err(StartError::Recovery { problem, .. }) => {
+            format!("not formatted, so that the replica does not start: {problem}")
+        }
+        Err(error) => return Err(start::explain(path, &config.cluster, error)),
     };
     Ok(format!(
         "data in {}, {role}; the log takes at most {} MiB and leaves {} MiB of the disk free",

@@ -251,9 +251,9 @@ durability = \"{durability}\"
 
 # The bytes that the log may take, and those that are left free on the disk. When the log is full of what is still
 # needed, or the disk nearly full, the replica takes no writes until there is room again. The log needs room for what
-# comes between checkpoints: less than that is refused.
-# max_journal_bytes = 2147483648
-# min_free_bytes = 268435456
+# comes between checkpoints: less than that is refused. Without a unit the numbers are bytes.
+# max_journal_bytes = \"2 GiB\"
+# min_free_bytes = \"256 MiB\"
 
 # What protects the connections. \"plaintext\": nothing, so only loopback addresses are accepted.
 security = \"plaintext\"

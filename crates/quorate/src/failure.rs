@@ -87,22 +87,32 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// The message without the excerpts of the file that the TOML parser draws over several lines; its line and
-/// column stay.
+/// The message without the drawing of the place that the TOML parser makes over several lines: line and column stay, and
+/// what stands there.
 pub(crate) fn one_line(message: &str) -> String {
-    let is_excerpt = |line: &str| {
+    // As in `30 | max_journal_bytes = "2 GB"`, with lines that only point to it.
+    let excerpt = |line: &str| {
         let line = line.trim_start().trim_start_matches(|digit: char| digit.is_ascii_digit());
-        line.trim_start().starts_with('|')
+        line.trim_start().strip_prefix('|').map(|rest| rest.trim().to_owned())
     };
+    let is_text = |text: &String| !text.trim_matches(['^', ' ']).is_empty();
+    let shown = message.lines().filter_map(excerpt).find(is_text);
     let lines: Vec<_> = message
         .lines()
-        .filter(|line| !is_excerpt(line))
+        .filter(|line| excerpt(line).is_none())
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
     let text = lines.join(": ");
-    if text.contains("TOML parse error") { text + "; correct that line of the file" } else { text }
+    if !text.contains("TOML parse error") {
+        return text;
+    }
+    let place = shown.map(|shown| format!(", in `{}`", shown.chars().take(SHOWN_MAX).collect::<String>()));
+    format!("{text}{}; correct that line of the file", place.unwrap_or_default())
 }
+
+/// The letters that are shown of a line that is wrong.
+const SHOWN_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +141,11 @@ mod tests {
             line.starts_with("a.toml: TOML parse error at line 2, column 1: unknown field `clutter`"),
             "{line}"
         );
-        assert!(line.ends_with("; correct that line of the file"), "{line}");
+        assert!(line.ends_with(", in `clutter = 3`; correct that line of the file"), "{line}");
         assert!(!line.contains('|') && !line.contains('\n'), "{line}");
+        let long = format!("cluster = {}", "\"x".repeat(500));
+        let error = toml::from_str::<quorate_daemon::NodeFile>(&long).unwrap_err();
+        let line = one_line(&format!("a.toml: {error}"));
+        assert!(line.contains(", in `cluster = \"x\"x") && line.len() < 300, "{line}");
     }
 }

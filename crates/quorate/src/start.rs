@@ -75,7 +75,7 @@ fn end_with(parent: i32) -> anyhow::Result<()> {
 }
 
 /// What lies in the configuration or the machine is told apart from what went wrong later.
-fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
+pub(crate) fn explain(path: &Path, cluster: &ClusterConfig, error: StartError) -> Failure {
     match error {
         StartError::Reactor(error @ ReactorError::Enter { .. }) => Failure::Run(error.into()),
         StartError::Reactor(error @ ReactorError::Listen { address, .. }) => {

@@ -258,14 +258,108 @@ fn histograms_go_to_a_directory_and_at_least_daily() {
 #[test]
 fn a_log_that_is_too_small() {
     let files = Files::new(4);
-    files.edit("replica-1.toml", "# max_journal_bytes = 2147483648", "max_journal_bytes = 1000000");
-    both_refuse(&files, &["replica-1.toml", "max_journal_bytes = 1000000", "or more"]);
+    files.edit("replica-1.toml", "# max_journal_bytes = \"2 GiB\"", "max_journal_bytes = 1000000");
+    both_refuse(&files, &["replica-1.toml", "max_journal_bytes = \"1000000 bytes\"", "or more"]);
     // A checkpoint is due after as much.
-    files.edit("replica-1.toml", "max_journal_bytes = 1000000", "max_journal_bytes = 134217728");
-    both_refuse(&files, &["max_journal_bytes = 134217728", "4 replicas", "(743 MiB) or more"]);
-    files.edit("replica-1.toml", "max_journal_bytes = 134217728", "max_journal_bytes = 779091968");
-    let outcome = quorate(&["check-config", &files.argument("replica-1.toml")]);
-    assert!(outcome.stdout.contains("the log takes at most 743 MiB"), "{outcome:?}");
+    files.edit("replica-1.toml", "max_journal_bytes = 1000000", "max_journal_bytes = \"128M\"");
+    both_refuse(&files, &["max_journal_bytes = \"128 MiB\"", "4 replicas", "use \"743 MiB\" or more"]);
+    for enough in ["\"743 MiB\"", "779091968"] {
+        let text = files.text("replica-1.toml");
+        let line = text.lines().find(|line| line.starts_with("max_journal_bytes")).unwrap();
+        files.edit("replica-1.toml", line, &format!("max_journal_bytes = {enough}"));
+        let outcome = quorate(&["check-config", &files.argument("replica-1.toml")]);
+        assert!(outcome.stdout.contains("the log takes at most 743 MiB"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn sizes_that_are_none_or_beyond_the_disk() {
+    for name in ["max_journal_bytes", "min_free_bytes"] {
+        for (size, parts) in [
+            ("\"2 GB\"", ["`2 GB` is no number of bytes", "512 MiB or 2G"]),
+            ("\"much\"", ["`much` is no number of bytes", "512 MiB or 2G"]),
+            ("-1", ["`-1`", "\"512 MiB\" or \"2G\""]),
+            ("4000000000000000000", ["use less: the disk of", " MiB in all"]),
+            ("\"1000000T\"", ["use less: the disk of", "/data-1 has"]),
+        ] {
+            let files = Files::new(1);
+            std::fs::rename(files.path("replica-0.toml"), files.path("replica-1.toml")).unwrap();
+            files.edit("replica-1.toml", "security = ", &format!("{name} = {size}\nsecurity = "));
+            files.edit("replica-1.toml", "data_dir = \"data-0\"", "data_dir = \"data-1\"");
+            both_refuse(&files, &[&["replica-1.toml", name], &parts[..]].concat());
+        }
+    }
+}
+
+#[test]
+fn a_port_where_nobody_finds_a_replica() {
+    for (field, of) in [("mesh", 2), ("client", 3)] {
+        let files = Files::new(4);
+        let address = &files.values("cluster.toml", field)[of];
+        files.edit("cluster.toml", address, "127.0.0.1:0");
+        let parts = ["cluster.toml", &format!("replica {of}: {field} has port 0"), "of 1 to 65535"];
+        both_refuse(&files, &parts);
+        refused(&quorate(&["check-config", &files.argument("cluster.toml")]), &parts);
+    }
+}
+
+#[test]
+fn a_core_that_polls_for_ever() {
+    let files = Files::new(4);
+    files.edit("replica-1.toml", "spin_us = 0", "spin_us = 1000001");
+    both_refuse(&files, &["replica-1.toml", "spin_us = 1000001", "use 0 to 1000000"]);
+}
+
+/// It works, and is slow: both say so.
+#[test]
+fn a_cpu_that_is_named_twice() {
+    let files = Files::new(1);
+    files.edit("replica-0.toml", "# cores = [0]", "cores = [0, 0]");
+    files.edit("replica-0.toml", "spin_us = 0", "spin_us = 20");
+    let outcome = quorate(&["check-config", &files.argument("replica-0.toml")]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let hint = "cores names CPU 0 more than once: its threads take turns on it, and none of them polls";
+    assert!(outcome.stdout.contains(&format!("hint: {hint}")), "{outcome:?}");
+    assert!(outcome.stdout.contains("polling for 0 µs"), "{outcome:?}");
+    let mut replica = files.start(0);
+    replica.wait_for_output("replica 0 is ready");
+    assert!(replica.stderr().contains(hint), "{}", replica.stderr());
+}
+
+/// A cluster file is judged by itself, too, and there is nothing but plaintext yet.
+#[test]
+fn a_cluster_file_with_which_no_replica_starts() {
+    let files = Files::new(4);
+    let client = &files.values("cluster.toml", "client")[3];
+    files.edit("cluster.toml", client, "192.0.2.1:7400");
+    refused(
+        &quorate(&["check-config", &files.argument("cluster.toml")]),
+        &["cluster.toml", "192.0.2.1:7400", "use loopback addresses"],
+    );
+}
+
+/// A copy of the files on another host has a key that was in use before.
+#[test]
+fn a_key_that_is_in_use_with_another_directory() {
+    let files = Files::new(4);
+    std::fs::remove_file(files.path("replica-1.key.never-spoken")).unwrap();
+    both_refuse(
+        &files,
+        &["/data-1", "taken into use with another one", "`quorate format --learner --config FILE`"],
+    );
+}
+
+/// As a service manager that gives no more.
+#[test]
+fn a_limit_of_open_files_that_is_too_low() {
+    let files = Files::new(4);
+    let config = files.argument("replica-1.toml");
+    for words in [["start", "--config", &config].as_slice(), &["check-config", &config]] {
+        let quorate = command(words);
+        let mut limited = Command::new("prlimit");
+        limited.arg("--nofile=100:100").arg(quorate.get_program()).args(words);
+        refused(&run(limited), &["the limit of open files is 100", "LimitNOFILE=", "ulimit -Hn"]);
+    }
 }
 
 #[test]

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use thiserror::Error;
 
+/// What to do where a key is none of a cluster's clients. The cluster file is part of all that is signed, and of every data
+/// directory: a key that is added to it makes another cluster of it.
+pub const OTHER_CLIENT: &str = "use the key of one of them, as they are fixed when a cluster is made; one with more keys is \
+     made from a backup (`quorate backup`, `quorate restore --clients N`)";
+
 /// `cluster.toml` as written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +119,14 @@ pub enum ClusterFileError {
     Links {
         /// The number given.
         links: u8,
+    },
+    /// A port is 0, on which the system would choose one that nobody knows.
+    #[error("replica {id}: {field} has port 0, where nobody finds it; give it a port of 1 to 65535")]
+    NoPort {
+        /// The replica.
+        id: u8,
+        /// The field.
+        field: &'static str,
     },
     /// A mesh port is so high that a link's port would not exist.
     #[error("replica {id}: mesh port {port} + {links} links exceeds 65535; choose a lower port")]
@@ -314,6 +327,10 @@ impl ClusterConfig {
                 return Err(ClusterFileError::ReplicaId { position, id: entry.id });
             }
             let key = parse_key(&entry.key, &format!("key of replica {}", entry.id))?;
+            let ports = [("mesh", entry.mesh.port()), ("client", entry.client.port())];
+            if let Some((field, _)) = ports.into_iter().find(|(_, port)| *port == 0) {
+                return Err(ClusterFileError::NoPort { id: entry.id, field });
+            }
             if entry.mesh.port().checked_add(u16::from(file.links) - 1).is_none() {
                 let port = entry.mesh.port();
                 return Err(ClusterFileError::PortRange { id: entry.id, port, links: file.links });
@@ -505,8 +522,7 @@ fn check_distinct_addresses(members: &[Member], links: u8) -> Result<(), Cluster
         });
         let client = std::iter::once((member.client, format!("client address of replica {id}")));
         for (address, name) in mesh.chain(client) {
-            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == address && address.port() != 0)
-            {
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == address) {
                 return Err(ClusterFileError::DuplicateAddress {
                     address,
                     first: first.clone(),
@@ -575,6 +591,10 @@ mod tests {
         assert!(complaint(|file| file.replicas.clear()).contains("0 [[replica]]"));
         assert!(complaint(|file| file.replicas[1].mesh.set_port(7001)).contains("link 1"));
         assert!(complaint(|file| file.replicas[3].mesh.set_port(65535)).contains("65535"));
+        assert!(complaint(|file| file.replicas[3].mesh.set_port(0)).contains("replica 3: mesh has port 0"));
+        assert!(
+            complaint(|file| file.replicas[0].client.set_port(0)).contains("replica 0: client has port 0")
+        );
         let text = toml::to_string(&file(4)).unwrap().replace("epoch = 0", "epoch = 0\nepok = 1");
         assert!(ClusterConfig::parse(&text).unwrap_err().to_string().contains("epok"));
     }

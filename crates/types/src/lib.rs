@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod after;
+mod byte_count;
 mod chains;
 mod cluster;
 mod digest;
@@ -23,6 +24,7 @@ pub mod signatures;
 mod stage;
 
 pub use after::After;
+pub use byte_count::{ByteCount, NoByteCount};
 pub use chains::{Chains, Mark};
 pub use cluster::{
     ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, SessionLimits, Tuning,

@@ -1,6 +1,7 @@
 //! How long the values are that a workload writes.
 
 use anyhow::{Context, ensure};
+use quorate_types::ByteCount;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +28,10 @@ impl FromStr for ValueSize {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let parse = |part: &str| part.parse().with_context(|| format!("`{part}` is no number of bytes"));
+        let parse = |part: &str| -> anyhow::Result<usize> {
+            let ByteCount(bytes) = part.trim().parse()?;
+            usize::try_from(bytes).with_context(|| format!("`{part}` is more than there is memory"))
+        };
         let (least, most) = match text.split_once("..") {
             Some((least, most)) => (parse(least)?, parse(most)?),
             None => (parse(text)?, parse(text)?),
@@ -67,14 +71,18 @@ mod tests {
 
     #[test]
     fn a_length_or_a_range_survives_its_text() {
-        for (text, least, most) in [("100", 100, 100), ("64..1024", 64, 1024), ("0..0", 0, 0)] {
+        for (text, least, most) in
+            [("100", 100, 100), ("64..1024", 64, 1024), ("0..0", 0, 0), ("1K..2 KiB", 1024, 2048)]
+        {
             let size: ValueSize = text.parse().unwrap();
             assert_eq!(size, ValueSize { least, most });
             assert_eq!(size.to_string().parse::<ValueSize>().unwrap(), size);
         }
-        for wrong in ["", "a", "-1", "5..4", "1..", "..2"] {
+        for wrong in ["", "a", "-1", "5..4", "1..", "..2", "2 KB"] {
             assert!(wrong.parse::<ValueSize>().is_err(), "{wrong}");
         }
+        let error = "2 KB".parse::<ValueSize>().unwrap_err().to_string();
+        assert!(error.contains("`2 KB` is no number of bytes") && error.contains("512 MiB"), "{error}");
     }
 
     #[test]
