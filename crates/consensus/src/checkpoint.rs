@@ -3,7 +3,8 @@
 use crate::consensus::Consensus;
 use crate::output::{Destination, Fact, Outgoing, Output};
 use crate::verified::Verified;
-use quorate_types::{After, Digest, ReplicaId, Seq, Signature};
+use quorate_types::mistakes::is_made;
+use quorate_types::{After, Digest, Mistake, ReplicaId, Seq, Signature};
 use quorate_wire::Position;
 use quorate_wire::message::{Checkpoint, CheckpointCertificate};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,6 @@ const VOTES_KEPT: usize = 4;
 
 /// As many certified roots are kept for a replica whose own come late.
 const CERTIFIED_ROOTS_MAX: usize = 64;
-
-/// So many of the own durable states above the certified one are kept: the newest, as they may be certified yet.
-const UNCERTIFIED_STATES_KEPT: usize = 2;
 
 /// Checkpoint votes of all replicas, and the highest certificate.
 #[derive(Debug)]
@@ -65,6 +63,9 @@ impl Checkpoints {
     }
 
     /// Forgets the states from which nobody will go on; those that are left, if that is news.
+    ///
+    /// All that this replica has voted for above what is certified are needed: votes that come late may certify any of
+    /// them, and others may then have to take over just that one. The window bounds their number.
     fn needed(&mut self) -> Option<Vec<Seq>> {
         let settled = self.settled();
         if self.told.first() == Some(&settled) && self.durable.iter().eq(&self.told) {
@@ -72,9 +73,9 @@ impl Checkpoints {
         }
         self.durable = self.durable.split_off(&settled);
         let mut above: Vec<Seq> = self.durable.range(settled.next()..).copied().collect();
-        let surplus = above.len().saturating_sub(UNCERTIFIED_STATES_KEPT);
-        for seq in above.drain(..surplus) {
-            self.durable.remove(&seq);
+        if above.len() > 2 && is_made(Mistake::GivesUpVotedStates) {
+            let surplus = above.len() - 2;
+            above.drain(..surplus).for_each(|seq| _ = self.durable.remove(&seq));
         }
         // Whoever began with a state that nobody has certified needs all that led to it, too.
         let needed: Vec<Seq> = std::iter::once(settled).chain(above).collect();
@@ -237,5 +238,26 @@ impl Consensus {
             // Own roots come in order: what is certified below this one has been compared, or never will be.
             self.checkpoints.certified_roots = self.checkpoints.certified_roots.split_off(&seq.next());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_states_are_needed_that_may_be_certified_yet() {
+        let mut checkpoints = Checkpoints::new(Position::default());
+        checkpoints.durable.extend([5, 10, 15, 20].map(Seq));
+        assert_eq!(checkpoints.needed(), Some([0, 5, 10, 15, 20].map(Seq).to_vec()));
+        assert_eq!(checkpoints.needed(), None, "that is no news");
+        checkpoints.stable.seq = Seq(10);
+        assert_eq!(checkpoints.needed(), Some([10, 15, 20].map(Seq).to_vec()));
+        checkpoints.stable.seq = Seq(17);
+        assert_eq!(
+            checkpoints.needed(),
+            Some([15, 20].map(Seq).to_vec()),
+            "a restart goes on from one below"
+        );
     }
 }

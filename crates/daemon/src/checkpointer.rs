@@ -6,7 +6,7 @@
 //! down.
 //!
 //! A state that waits is replaced by a newer one, and what a transfer has received so far by any state; one that is not
-//! newer than what is durable is left out. One that does not fit on the disk is undone and waits for room, or for a
+//! newer than what is durable is left out. One that was voted for before the replica started is written in any case. One that does not fit on the disk is undone and waits for room, or for a
 //! newer one: without checkpoints logs would never be trimmed, and a replica that takes no writes for want of room may
 //! be given no further one. After any other error nothing more is written: the replica has to stop.
 //!
@@ -19,6 +19,7 @@ use crate::page_folder::{FolderError, PageFolder};
 use quorate_state::{Checkpoint, CheckpointHead, Forest, Frozen, Manifest, PageStore, Progress, Scrub};
 use quorate_types::{Digest, Nanoseconds, Seq};
 use quorate_wire::Position;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,7 +73,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Of several that wait, the highest is written.
+    /// Of several that wait, the highest is written, unless one is owed.
     fn rank(&self) -> (bool, Seq) {
         (matches!(self.contents, Contents::State(_)), self.position.seq)
     }
@@ -274,16 +275,17 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) {
-        let mut newest: Option<(Job, Notify)> = None;
+        let mut waiting: VecDeque<(Job, Notify)> = VecDeque::new();
         while let Ok(first) = self.next_order(orders) {
             for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
                     Order::Keep(needed) => self.keep(&needed),
-                    Order::Write(job, done) => self.choose(&mut newest, job, done),
+                    Order::Write(job, done) => self.choose(&mut waiting, job, done),
                 }
             }
-            let is_idle = newest.is_none() || !self.may_try();
-            let Some((job, done)) = newest.take_if(|_| !is_idle) else {
+            let is_idle = waiting.is_empty() || !self.may_try();
+            let next = if is_idle { None } else { waiting.pop_front() };
+            let Some((job, done)) = next else {
                 if let Err(error) = self.scrub_if_due() {
                     warn!("a checkpoint that was read back cannot be mended: {error}; it is tried again");
                 }
@@ -298,7 +300,7 @@ impl Writer {
                     self.wait_for_room(needed_bytes, is_surprise);
                     let (position, path) = (job.position, self.folder.path().to_owned());
                     self.tell(Outcome::PutOff { position, path, needed_bytes }, &done);
-                    newest = Some((job, done));
+                    waiting.push_front((job, done));
                 }
                 Ok(Attempt::Stopped) => return,
                 Err(error) => return self.finish(Outcome::Failed(job.position, error), &done),
@@ -306,16 +308,23 @@ impl Writer {
         }
     }
 
-    fn choose(&self, chosen: &mut Option<(Job, Notify)>, job: Job, done: Notify) {
+    fn choose(&self, waiting: &mut VecDeque<(Job, Notify)>, job: Job, done: Notify) {
         let is_due = match &job.contents {
             Contents::State(_) => self.store.is_news(job.position.seq),
             Contents::Partial { .. } => true,
         };
-        let is_highest = chosen.as_ref().is_none_or(|(other, _)| other.rank() <= job.rank());
-        let left_out = if is_due && is_highest { chosen.replace((job, done)) } else { Some((job, done)) };
-        if let Some((left_out, done)) = left_out {
-            self.finish(Outcome::Replaced(left_out.position), &done);
+        if !is_due || waiting.back().is_some_and(|(other, _)| other.rank() > job.rank()) {
+            return self.finish(Outcome::Replaced(job.position), &done);
         }
+        let replaced = waiting.pop_back_if(|(other, _)| !self.is_owed(other));
+        waiting.push_back((job, done));
+        if let Some((replaced, done)) = replaced {
+            self.finish(Outcome::Replaced(replaced.position), &done);
+        }
+    }
+
+    fn is_owed(&self, job: &Job) -> bool {
+        matches!(job.contents, Contents::State(_)) && self.store.is_owed(job.position.seq)
     }
 
     /// What cannot be removed takes room, and goes when the replica starts again.

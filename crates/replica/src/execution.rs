@@ -177,7 +177,7 @@ impl ExecutionRole {
             role.add_durable(position, frozen.root(), frozen);
         } else if let Some(first) = first.as_ref().filter(|_| !lacks_state) {
             // Others may have lost it.
-            role.library.add(first.root, role.state.freeze(), Arc::new([]), None);
+            role.library.add(first.position.seq, first.root, role.state.freeze(), Arc::new([]), None);
         }
         role.library.hold(salvage.clone());
         let answers = role.config.quorums().answers();
@@ -189,7 +189,7 @@ impl ExecutionRole {
     fn add_durable(&mut self, position: Position, root: Digest, state: Frozen) -> Arc<[LaneTip]> {
         let tips: Arc<[LaneTip]> = self.lane_tips().into();
         self.last_root = Some((position, root));
-        self.library.add(root, state.clone(), Arc::clone(&tips), self.stable.as_ref());
+        self.library.add(position.seq, root, state.clone(), Arc::clone(&tips), self.stable.as_ref());
         self.checkpoints.clear();
         self.checkpoints.push_back(Checkpoint { position, tips: Arc::clone(&tips), state, durable: true });
         tips
@@ -244,7 +244,13 @@ impl ExecutionRole {
             return Some(self.install(position, root, &state));
         }
         if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.position == position) {
-            self.library.add(root, own.state.clone(), Arc::clone(&own.tips), self.stable.as_ref());
+            self.library.add(
+                position.seq,
+                root,
+                own.state.clone(),
+                Arc::clone(&own.tips),
+                self.stable.as_ref(),
+            );
         }
         self.checkpoints.retain(|checkpoint| checkpoint.position.seq >= position.seq || checkpoint.durable);
         for checkpoint in &mut self.checkpoints {

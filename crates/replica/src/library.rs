@@ -1,18 +1,20 @@
 //! The states that this replica serves to whoever copies one: a peer that catches up, or a client that makes a backup
 //! (DESIGN section 6).
 //!
-//! The newest durable states answer: the newest certified one, and the newest. One that was asked for lately stays beside
-//! them. The batches above the oldest
-//! of them are kept, so that who copies it under load is not left behind again when it is done. There is one such place,
-//! and whoever asks on and on must not keep it from others: a peer holds the one state that it has asked for last, for a
-//! bounded time; clients' copies give way to peers.
+//! The newest certified state answers, and all above it: any of them may be certified yet, by votes that come late, and
+//! others may then have to take over just that one. Each stays until one of them is certified, or a later one; the
+//! window bounds their number. One that was asked for lately stays beside them. The batches above the oldest of all are
+//! kept, so that who copies it under load is not left behind again when it is done. There is one such place, and whoever
+//! asks on and on must not keep it from others: a peer holds the one state that it has asked for last, for a bounded
+//! time; clients' copies give way to peers.
 //!
 //! A question is small and its answer large. So answers leave at the end of a tick and are bounded in bytes; what is too
 //! much waits for the next one. How many questions one reader has open is limited where they arrive.
 
 use crate::interface::ClientConnection;
 use quorate_state::{Frozen, PageAnswer, PageRequest, Salvage};
-use quorate_types::{Digest, Nanoseconds, ReplicaId, Tuning, limits};
+use quorate_types::mistakes::is_made;
+use quorate_types::{Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,21 +25,22 @@ const ASKED_TIMES: u64 = 100;
 /// For how long the questions of one peer keep states, in retransmission times; a large one is copied in that. Being
 /// silent wins back as much. A state that only clients ask for stays so long after a newer one has come.
 const PINNED_TIMES: u64 = 36_000;
-/// The states that are kept for serving, the newest included, and beside the newest certified one if that is another.
-const SERVED_MAX: usize = 2;
+/// The states that are kept because they were asked for, beside those that are needed.
+const ASKED_MAX: usize = 1;
 /// The bytes of answers after which a tick answers no more.
 const ANSWERS_BYTES_MAX: usize = limits::FETCH_BYTES_MAX;
 
 /// A durable state that can be served.
 #[derive(Debug)]
 struct Served {
+    seq: Seq,
     root: Digest,
     state: Frozen,
     tips: Arc<[LaneTip]>,
     certificate: Option<Arc<CheckpointCertificate>>,
     /// When a client has asked for it last.
     copied: Option<Nanoseconds>,
-    /// Since when a newer one is there.
+    /// Since when a newer one has taken its place.
     superseded: Option<Nanoseconds>,
 }
 
@@ -81,6 +84,8 @@ pub(crate) struct Library {
     /// The root of the state that the cluster began with, if its configuration names it: as good as certified for whoever
     /// lacks it.
     first: Option<Digest>,
+    /// The slot of the highest certificate, whose state need not be here. What is not above it is certified no more.
+    certified: Seq,
     /// The tips above which batches are kept.
     pinned: Option<Arc<[LaneTip]>>,
     /// What is to be answered, the oldest first: a few questions of each reader, so everyone has a turn.
@@ -97,16 +102,17 @@ impl Library {
         Self { first, ..Self::default() }
     }
 
-    /// A newer state is durable.
+    /// A newer state is durable: that after `seq`.
     pub(crate) fn add(
         &mut self,
+        seq: Seq,
         root: Digest,
         state: Frozen,
         tips: Arc<[LaneTip]>,
         stable: Option<&Arc<CheckpointCertificate>>,
     ) {
         let (certificate, copied, superseded) = (None, None, None);
-        self.states.push_back(Served { root, state, tips, certificate, copied, superseded });
+        self.states.push_back(Served { seq, root, state, tips, certificate, copied, superseded });
         // It has what others may lack of the older ones, or what has taken its place.
         self.salvage = None;
         stable.into_iter().for_each(|certificate| self.certify(certificate));
@@ -119,6 +125,7 @@ impl Library {
 
     /// A state is certified. Its root covers the slot, too.
     pub(crate) fn certify(&mut self, certificate: &Arc<CheckpointCertificate>) {
+        self.certified = self.certified.max(certificate.position.seq);
         let of_it = self.states.iter_mut().find(|served| served.root == certificate.root);
         if let Some(served) = of_it {
             served.certificate = Some(Arc::clone(certificate));
@@ -183,37 +190,31 @@ impl Library {
         fetched(served.state.answer(&request, limits::FETCH_BYTES_MAX))
     }
 
-    /// Lets go of states that are neither the newest nor in use. Says above which tips batches are to be kept, if that
-    /// has changed.
+    /// Lets go of states that are neither needed nor in use. Says above which tips batches are to be kept, if that has
+    /// changed.
     pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
         let (askings, step) = (&self.askings, tuning.retransmit.0);
-        let newest = self.states.len().saturating_sub(1);
-        // What is not certified cannot be copied. With f others down for good, it may be certified only by one that has
-        // copied the last certified state.
-        let certified = self.newest_certified();
-        let mut index = 0;
+        let mut needed = self.needed().into_iter();
         self.states.retain_mut(|served| {
-            index += 1;
-            if index > newest || Some(index - 1) == certified {
+            if needed.next() == Some(true) {
                 return true;
             }
             served.superseded.get_or_insert(now);
             served.in_use_until(askings, step).is_some_and(|until| now < until)
         });
         loop {
-            let newest = self.states.len().saturating_sub(1);
-            let certified = self.newest_certified();
-            let both = usize::from(certified.is_some_and(|certified| certified != newest));
-            if self.states.len() <= SERVED_MAX + both {
+            let needed = self.needed();
+            let mut asked: Vec<usize> = (0..needed.len()).filter(|index| !needed[*index]).collect();
+            if asked.len() <= ASKED_MAX {
                 break;
             }
             // What only clients read gives way first; else the oldest stays, which has been asked for the longest.
-            let older = (1..newest).chain([0]).filter(|index| Some(*index) != certified);
-            let is_asked =
-                |served: &Served| served.asked_until(askings, step).is_some_and(|until| now < until);
-            let victim = older.clone().find(|index| !is_asked(&self.states[*index])).or(older.clone().next());
-            let Some(victim) = victim else { break };
-            self.states.remove(victim);
+            asked.rotate_left(1);
+            let is_by_peer = |index: &usize| {
+                self.states[*index].asked_until(askings, step).is_some_and(|until| now < until)
+            };
+            let victim = asked.iter().find(|index| !is_by_peer(index)).unwrap_or(&asked[0]);
+            self.states.remove(*victim);
         }
         let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
         let same = match (&self.pinned, &pinned) {
@@ -228,9 +229,18 @@ impl Library {
         Some(pinned)
     }
 
-    fn newest_certified(&self) -> Option<usize> {
+    /// Which of the states stay, whoever asks. With f others down for good, a newer one may be certified only by who has
+    /// taken over the last certified one first.
+    fn needed(&self) -> Vec<bool> {
         let is_proven = |served: &Served| served.certificate.is_some() || Some(served.root) == self.first;
-        self.states.iter().rposition(is_proven)
+        let certified = self.states.iter().rposition(is_proven);
+        let newest = self.states.len().checked_sub(1);
+        let is_needed = |(index, served): (usize, &Served)| {
+            let is_open = served.seq > self.certified;
+            let index = Some(index);
+            index == certified || index == newest || is_open && !is_made(Mistake::ServesNewestState)
+        };
+        self.states.iter().enumerate().map(is_needed).collect()
     }
 
     /// When there is something to do: at once while questions wait, or when a state may be let go of.
@@ -238,10 +248,8 @@ impl Library {
         if !self.questions.is_empty() {
             return Some(Nanoseconds(0));
         }
-        let certified = self.newest_certified();
-        let older = self.states.iter().take(self.states.len().saturating_sub(1)).enumerate();
-        let leaving = older.filter(|(index, _)| Some(*index) != certified);
-        leaving.filter_map(|(_, served)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
+        let others = self.states.iter().zip(self.needed()).filter(|(_, is_needed)| !is_needed);
+        others.filter_map(|(served, _)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
     }
 }
 
@@ -268,7 +276,7 @@ fn note_asking(
 mod tests {
     use super::*;
     use quorate_state::State;
-    use quorate_types::{CoreId, Seq};
+    use quorate_types::CoreId;
 
     const CLIENT: Reader = Reader::Client(ClientConnection { core: CoreId(0), number: 1 });
     const HONEST: Reader = Reader::Peer(ReplicaId(1));
@@ -287,12 +295,19 @@ mod tests {
             Self { library, tuning, now: Nanoseconds(1_000 * SECOND) }
         }
 
-        /// A state after a slot is durable, and the tick ends; returns its root.
+        /// A state after a slot is durable and certified, and the tick ends; returns its root.
         fn add(&mut self, seq: u64) -> Digest {
+            let root = self.add_open(seq);
+            self.certify(seq, root);
+            root
+        }
+
+        /// A state after a slot is durable, and the tick ends; returns its root.
+        fn add_open(&mut self, seq: u64) -> Digest {
             let mut state = State::new([]);
             state.note_header(Seq(seq), Digest([1; 32]), Nanoseconds(seq));
             let root = state.root();
-            self.library.add(root, state.freeze(), Arc::new([]), None);
+            self.library.add(Seq(seq), root, state.freeze(), Arc::new([]), None);
             self.end_tick();
             root
         }
@@ -302,6 +317,7 @@ mod tests {
             let (next_config, signatures) = (Digest([2; 32]), Vec::new());
             let certificate = CheckpointCertificate { position, root, next_config, signatures };
             self.library.certify(&Arc::new(certificate));
+            self.end_tick();
         }
 
         fn ask(&mut self, reader: Reader, root: Digest) {
@@ -315,7 +331,8 @@ mod tests {
             self.library.on_time(self.now, &self.tuning);
             let deadline = self.library.deadline(&self.tuning);
             assert!(deadline.is_none_or(|deadline| deadline > self.now), "it would be called again at once");
-            assert!(self.library.states.len() <= SERVED_MAX + 1);
+            let asked = self.library.needed().into_iter().filter(|is_needed| !is_needed);
+            assert!(asked.count() <= ASKED_MAX);
         }
 
         fn wait(&mut self, nanoseconds: u64) {
@@ -347,27 +364,34 @@ mod tests {
         }
     }
 
-    /// A peer that has gone on to a newer state holds the older one no more, and so not the place for it either.
-    /// A replica that catches up may be needed to certify a newer one.
+    /// Votes that come late may certify any of them, and a replica that catches up may be needed to certify a newer one.
     #[test]
-    fn a_certified_state_stays_until_a_newer_one_is_certified() {
+    fn all_states_stay_that_may_be_certified_until_a_newer_one_is() {
         let mut shelf = Shelf::new();
         let first = shelf.add(10);
-        shelf.certify(10, first);
-        shelf.add(20);
-        shelf.now = shelf.now.plus(1_000 * SECOND);
-        let third = shelf.add(30);
-        assert_eq!(shelf.roots(), [first, third], "nobody asks for the one between");
-        shelf.ask(HONEST, first);
+        let open = [20, 30, 40].map(|seq| shelf.add_open(seq));
         shelf.wait(1_000 * SECOND);
-        assert_eq!(shelf.roots(), [first, third], "though nobody asks for it any more");
-        shelf.ask(HONEST, third);
-        let fourth = shelf.add(40);
-        assert_eq!(shelf.roots(), [first, third, fourth]);
-        shelf.certify(40, fourth);
-        shelf.now = shelf.now.plus(1_000 * SECOND);
-        shelf.end_tick();
-        assert_eq!(shelf.roots(), [fourth]);
+        assert_eq!(shelf.roots(), [first, open[0], open[1], open[2]], "though nobody asks for them");
+        shelf.certify(30, open[1]);
+        assert_eq!(shelf.roots(), [open[1], open[2]]);
+        shelf.ask(HONEST, open[1]);
+        let last = shelf.add(50);
+        assert_eq!(shelf.roots(), [open[1], last], "one of them is asked for");
+        shelf.wait(1_000 * SECOND);
+        assert_eq!(shelf.roots(), [last]);
+    }
+
+    /// What others have certified is missing here: the newest certified one that is not stays, and what is below that
+    /// certificate is certified no more.
+    #[test]
+    fn what_is_passed_by_a_certificate_of_others_goes() {
+        let mut shelf = Shelf::new();
+        let first = shelf.add(10);
+        let [_, open] = [20, 40].map(|seq| shelf.add_open(seq));
+        shelf.certify(30, Digest([3; 32]));
+        assert_eq!(shelf.roots(), [first, open]);
+        let newest = shelf.add_open(50);
+        assert_eq!(shelf.roots(), [first, open, newest]);
     }
 
     /// It has no certificate, and is all that a replica can take over before there is one.
@@ -377,8 +401,8 @@ mod tests {
         let mut began = State::new([[7; 32]]);
         let first = began.root();
         shelf.library = Library::of(Some(first));
-        shelf.library.add(first, began.freeze(), Arc::new([]), None);
-        let second = shelf.add(20);
+        shelf.library.add(Seq(0), first, began.freeze(), Arc::new([]), None);
+        let second = shelf.add_open(20);
         shelf.wait(1_000 * SECOND);
         assert_eq!(shelf.roots(), [first, second]);
         assert_eq!(shelf.library.certified(shelf.now), None, "nobody has signed it");
@@ -387,6 +411,7 @@ mod tests {
         assert_eq!(shelf.roots(), [second]);
     }
 
+    /// A peer that has gone on to a newer state holds the older one no more, and so not the place for it either.
     #[test]
     fn a_peer_holds_the_state_that_it_has_asked_for_last() {
         let mut shelf = Shelf::new();

@@ -48,6 +48,8 @@ pub enum Stream {
     Intrigue = 18,
     /// Where in its lane a liar leaves a fork behind.
     Leaving = 19,
+    /// Whether a history is one scene in which votes come late.
+    Lateness = 20,
 }
 
 /// One stream of chance.

@@ -5,7 +5,7 @@
 
 mod lies;
 
-use crate::faults::{Fault, FaultKind};
+use crate::faults::{FOR_EVER, Fault, FaultKind};
 use crate::plan::{Carriage, CorePlan, DiskPlan, Plan};
 use crate::random::{Random, Stream};
 use quorate_types::{Nanoseconds, Quorums, ReplicaId, limits};
@@ -23,6 +23,8 @@ pub enum Scene {
     TricklingServer,
     /// A quorum holds a long fork, and the lane goes on beside it, with few batches.
     DeadFork,
+    /// A state is certified when all who will be up have a newer one, and one of them needs it.
+    LateCertificate,
 }
 
 /// Something that happens at a moment has an end, too.
@@ -51,6 +53,7 @@ pub(crate) fn draw(plan: &Plan, is_in_trouble: bool) -> Vec<Fault> {
 pub(crate) fn direct(plan: &mut Plan) {
     direct_longer_chain(plan);
     lies::direct(plan);
+    direct_late_certificate(plan);
 }
 
 /// Nobody lies, and a chain that is prepared in a low view is longer than what a higher
@@ -84,6 +87,59 @@ fn direct_longer_chain(plan: &mut Plan) {
     }
     add(&mut faults, plan, FaultKind::Isolate { replica: first }, cut + 5_000_000, back);
     add(&mut faults, plan, FaultKind::Pause { replica: second }, back, back + 3 * timeout);
+    plan.faults = faults;
+}
+
+/// Nobody lies, and f replicas vote late for a state, and then never again.
+///
+/// Their disks are full while others are away, so that each vote of theirs counts: the state that they were writing is
+/// certified when there is room again, though the rest have newer ones by then. Whoever was away can go on from just that
+/// one, and nothing newer is ever certified without them. The rest may have started anew shortly before, and have to
+/// execute again what led to their states.
+fn direct_late_certificate(plan: &mut Plan) {
+    let mut random = Random::new(plan.seed, Stream::Lateness);
+    if plan.replicas < 4 || plan.scene.is_some() || !plan.liars.is_empty() || !random.percent(4) {
+        return;
+    }
+    plan.scene = Some(Scene::LateCertificate);
+    let workload = &mut plan.workload;
+    (workload.clients, workload.client_keys, workload.bundles, workload.depth) = (1, 1, 60, 1);
+    make_fast(plan, Nanoseconds(500_000), 16);
+    // Most states are written before the next one is due.
+    plan.workload.think_max = Nanoseconds::from_millis(random.between(10, 30));
+    plan.tuning.checkpoint_interval = random.between(3, 6);
+    // Nobody has all that led to a state for long.
+    (plan.tuning.headers_kept_max, plan.tuning.lane_bytes_kept_max) = (4, 1);
+    plan.tuning.view_timeout = Nanoseconds::from_millis(1_000);
+    let full = random.between(150_000_000, 350_000_000);
+    let end = full + random.between(100_000_000, 200_000_000);
+    let gone = end + random.between(1_000_000, 20_000_000);
+    heal(plan, Nanoseconds(gone + 60_000_000));
+    let (mut faults, replicas) = (Vec::new(), u64::from(plan.replicas));
+    let faulty = Quorums::of(usize::from(plan.replicas)).faults as u64;
+    for number in 1..=faulty {
+        let away = FaultKind::Isolate { replica: replica(plan, replicas - number) };
+        add(&mut faults, plan, away, 20_000_000, gone + 20_000_000);
+        let late = replica(plan, number);
+        add(&mut faults, plan, FaultKind::FillDisk { replica: late }, full, end);
+        let kind = FaultKind::Pause { replica: late };
+        faults.push(Fault { kind, begin: Nanoseconds(gone), end: FOR_EVER });
+    }
+    if random.percent(50) {
+        let crash = end - random.below(30_000_000);
+        let others =
+            (0..replicas).filter(|number| *number == 0 || (faulty + 1..replicas - faulty).contains(number));
+        for number in others {
+            let begin = crash + random.below(1_000_000);
+            add(
+                &mut faults,
+                plan,
+                FaultKind::Crash { replica: replica(plan, number) },
+                begin,
+                begin + 1_000_000,
+            );
+        }
+    }
     plan.faults = faults;
 }
 
@@ -217,7 +273,8 @@ mod tests {
         for plan in &plans {
             let faults = Quorums::of(usize::from(plan.replicas)).faults;
             assert!(plan.liars.len() <= faults, "{plan}");
-            assert_eq!(plan.liars.is_empty(), plan.scene == Some(Scene::LongerChain));
+            let is_honest = matches!(plan.scene, Some(Scene::LongerChain | Scene::LateCertificate));
+            assert_eq!(plan.liars.is_empty(), is_honest);
             assert_eq!(plan.faults.is_empty(), !plan.liars.is_empty());
             assert!(plan.liars.is_empty() || plan.tuning.view_timeout >= plan.patience());
         }

@@ -36,6 +36,9 @@ const TABLE: &[Row] = &[
     (Mistake::ForgetsPromise, 55, 3, "trimming"),
     (Mistake::ForgetsViewState, 4, 3, "no vote in a lower view"),
     (Mistake::ForgetsVotes, 4, 1, "progress"),
+    (Mistake::GivesUpVotedStates, 101, 1, "what was voted for is there"),
+    (Mistake::ReplacesOwedStates, 127_906, 1, "progress"),
+    (Mistake::ServesNewestState, 1646, 1, "progress"),
     (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
     // Disks.
     (Mistake::TearsWithBatch, 4, 3, "what was durable is there after a restart"),

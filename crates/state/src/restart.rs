@@ -82,8 +82,8 @@ impl PageStore {
                 found.broken = found.broken.or(rest.filter(is_certified));
             }
         }
-        // This replica may have voted for it, and others may have a certificate by that: it is theirs to have.
-        let voted = ahead.last().cloned();
+        // This replica may have voted for them, and others may have a certificate by that: they are theirs to have.
+        let voted = ahead.clone();
         // Not looked at unless there is nothing else: they are written again.
         let mut ahead = ahead.into_iter();
         while found.whole.is_none()
@@ -116,13 +116,15 @@ impl PageStore {
         if !found.may_tidy && is_made(Mistake::TidiesUnreadable) {
             found.may_tidy = true;
         }
+        let voted: Vec<&Manifest> = voted.iter().filter(|voted| slot(voted) > own).collect();
+        let newest = voted.last().map_or(Seq(0), |voted| slot(voted));
+        let slots = voted.iter().map(|voted| slot(voted)).collect();
         if !found.may_tidy {
-            let voted = voted.as_ref().map_or(Seq(0), slot);
-            self.set_aside(known.certificate.unwrap_or_default().max(own).max(voted));
-        } else if let Some(voted) = voted.filter(|voted| voted.head.seq > own) {
-            self.set_aside_alone(&voted, slot(&voted));
+            self.set_aside(known.certificate.unwrap_or_default().max(own).max(newest), slots);
+        } else if !voted.is_empty() {
+            self.set_aside_these(&voted, newest, slots);
         } else if let Some(passed) = passed {
-            self.set_aside_alone(passed, slot(passed).next());
+            self.set_aside_these(&[passed], slot(passed).next(), slots);
         }
         let is_damaged = incomplete || !found.damaged.is_empty();
         if is_damaged && (found.whole.is_none() || known.certificate > Some(own)) {

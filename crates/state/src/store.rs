@@ -16,7 +16,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_types::Seq;
+use quorate_types::mistakes::is_made;
+use quorate_types::{Mistake, Seq};
 
 use crate::cache::{FileNumber, PlaceEpoch};
 use crate::manifest::{FileEntry, Manifest};
@@ -86,6 +87,8 @@ struct Aside {
     until: Seq,
     manifests: BTreeSet<u64>,
     pages: BTreeSet<FileNumber>,
+    /// The slots after which this replica goes on anew, though it has voted for the states there.
+    voted: BTreeSet<Seq>,
 }
 
 /// The files of one replica's checkpoints.
@@ -169,18 +172,28 @@ impl PageStore {
         self.needed = Some(needed.to_vec());
     }
 
-    /// All that is there stays until a certified checkpoint after `until`, or a later one, is durable.
-    pub(crate) fn set_aside(&mut self, until: Seq) {
+    /// All that is there stays until a certified checkpoint after `until`, or a later one, is durable. The states after
+    /// the slots `voted` are to be executed again.
+    pub(crate) fn set_aside(&mut self, until: Seq, voted: BTreeSet<Seq>) {
         let (manifests, pages) = (self.manifests.clone(), self.pages.keys().copied().collect());
-        self.aside = Some(Aside { until, manifests, pages });
+        self.aside = Some(Aside { until, manifests, pages, voted });
     }
 
-    /// This checkpoint stays until a certified one after `until`, or a later one, is durable, whatever else takes its
-    /// place.
-    pub(crate) fn set_aside_alone(&mut self, manifest: &Manifest, until: Seq) {
-        let manifests = BTreeSet::from([manifest.number]);
-        let pages = manifest.files.iter().map(|file| file.number).collect();
-        self.aside = Some(Aside { until, manifests, pages });
+    /// These checkpoints stay until a certified one after `until`, or a later one, is durable, whatever else takes their
+    /// place. The states after the slots `voted` are to be executed again.
+    pub(crate) fn set_aside_these(&mut self, these: &[&Manifest], until: Seq, voted: BTreeSet<Seq>) {
+        let manifests = these.iter().map(|manifest| manifest.number).collect();
+        let files = these.iter().flat_map(|manifest| &manifest.files);
+        let pages = files.map(|file| file.number).collect();
+        self.aside = Some(Aside { until, manifests, pages, voted });
+    }
+
+    /// Whether this replica has voted for the state after `seq` before it started, and nothing certified has taken its
+    /// place: others may have to take over just that one, so it is written again however many newer ones wait.
+    #[must_use]
+    pub fn is_owed(&self, seq: Seq) -> bool {
+        let is_owed = self.aside.as_ref().is_some_and(|aside| aside.voted.contains(&seq));
+        is_owed && !is_made(Mistake::ReplacesOwedStates)
     }
 
     /// Whether something that could not be read is kept, or that was voted for.

@@ -67,6 +67,12 @@ mistakes! {
     ForgetsViewState = "forgets-view-state",
     /// What was accepted and voted for is forgotten by a restart.
     ForgetsVotes = "forgets-votes",
+    /// Of the states that were voted for and are not certified yet, the newest two alone stay on the disk.
+    GivesUpVotedStates = "gives-up-voted-states",
+    /// A state that was voted for before a restart is not written again where a newer one waits.
+    ReplacesOwedStates = "replaces-owed-states",
+    /// Of the states that were voted for and are not certified yet, the newest alone is served.
+    ServesNewestState = "serves-newest-state",
     /// A restart goes on from the newest state, certified or not.
     UncertifiedFloor = "uncertified-floor",
     // Disks.

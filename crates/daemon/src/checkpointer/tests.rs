@@ -22,8 +22,13 @@ struct Running {
 
 impl Running {
     fn start(path: &Path) -> (Self, Option<State>) {
+        Self::start_upto(path, u64::MAX)
+    }
+
+    /// Goes on from the newest state up to a slot.
+    fn start_upto(path: &Path, seq: u64) -> (Self, Option<State>) {
         let mut folder = PageFolder::open(path, true).unwrap();
-        let (Found { store, restored, .. }, _) = settled(&mut folder, upto(u64::MAX));
+        let (Found { store, restored, .. }, _) = settled(&mut folder, upto(seq));
         let (checkpointer, thread) = Checkpointer::start(folder, store, restored.whole.clone()).unwrap();
         let limits = quorate_types::SessionLimits::default();
         let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, limits));
@@ -96,6 +101,33 @@ fn each_job_has_an_outcome_and_the_newest_is_durable() {
     running.stop();
     let (running, found) = Running::start(folder.path());
     assert_eq!(found.unwrap().root(), state.root());
+    running.stop();
+}
+
+/// Others may have to take over just one of them.
+#[test]
+fn what_was_voted_for_before_a_restart_is_written_again_whatever_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut state, voted) = (state(), [2, 3, 4]);
+    let (running, _) = Running::start(folder.path());
+    for seq in [1].into_iter().chain(voted) {
+        change(&mut state, seq);
+        running.write(job(seq, Contents::State(state.freeze())));
+        assert!(matches!(running.outcome(), Outcome::Durable(_)));
+        let needed = [1].into_iter().chain(voted).filter(|kept| *kept <= seq).map(Seq).collect();
+        running.checkpointer.keep(needed);
+    }
+    running.stop();
+    let (running, state) = Running::start_upto(folder.path(), 1);
+    let mut state = state.unwrap();
+    for seq in voted.into_iter().chain([5]) {
+        change(&mut state, seq);
+        running.write(job(seq, Contents::State(state.freeze())));
+    }
+    for seq in voted.into_iter().chain([5]) {
+        let Outcome::Durable(written) = running.outcome() else { panic!("{seq} is left out") };
+        assert_eq!(written.position.seq, Seq(seq));
+    }
     running.stop();
 }
 

@@ -202,11 +202,11 @@ impl Cluster {
         self.host(replica).disk.pages.note_certified(stable);
     }
 
-    /// What cannot be read of checkpoints is not removed before something takes its place.
+    /// What cannot be read of checkpoints, or was voted for, is not removed before something takes its place.
     pub(super) fn watch_removals(&mut self, replica: ReplicaId) -> Result<(), Violation> {
         match self.host(replica).disk.pages.removed_too_early() {
             None => Ok(()),
-            Some(text) => Err(Violation::new("unreadable is not unneeded", text)),
+            Some((oracle, text)) => Err(Violation::new(oracle, text)),
         }
     }
 

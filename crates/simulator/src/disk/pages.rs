@@ -1,6 +1,6 @@
 //! Checkpoints on disk: page files and manifests in bytes, written as the daemon's thread for them does, one state
-//! at a time; a state that waits is replaced by a newer one, and one that is not newer than what is durable is left
-//! out.
+//! at a time; a state that waits is replaced by a newer one unless it is owed, and one that is not newer than what is
+//! durable is left out.
 
 use super::corrupt::Share;
 use super::{land, put};
@@ -80,15 +80,17 @@ pub struct PageDisk {
     manifests: BTreeMap<u64, [Vec<u8>; 2]>,
     store: PageStore,
     under_way: Option<UnderWay>,
-    waiting: Option<Job>,
+    waiting: VecDeque<Job>,
     /// The slots whose states are needed, if the store has not been told.
     needed: Option<Vec<Seq>>,
     /// What must stay, as something of it cannot be read.
     unreadable: Option<Unreadable>,
     /// The slot of the newest certificate that is durable.
     certified: Seq,
-    /// What was removed all the same, in words.
-    removed: Option<String>,
+    /// The slots above it after which the state was said to be durable: it may be certified yet, and is then to be had.
+    voted: BTreeSet<Seq>,
+    /// The rule that was broken by what was removed all the same, and how, in words.
+    removed: Option<(&'static str, String)>,
 }
 
 /// What was there when something of it could not be read: all of it stays until a whole certified checkpoint takes its
@@ -110,10 +112,11 @@ impl Default for PageDisk {
             manifests: BTreeMap::new(),
             store: PageStore::new(OPTIONS, [], []),
             under_way: None,
-            waiting: None,
+            waiting: VecDeque::new(),
             needed: None,
             unreadable: None,
             certified: Seq(0),
+            voted: BTreeSet::new(),
             removed: None,
         }
     }
@@ -123,8 +126,12 @@ impl PageDisk {
     /// Takes a state; says whether it is begun at once. Otherwise it waits, if it is newer than what waits already.
     pub fn add(&mut self, job: Job) -> bool {
         if self.under_way.is_some() {
-            if self.waiting.as_ref().is_none_or(|other| other.rank() <= job.rank()) {
-                self.waiting = Some(job);
+            if self.waiting.back().is_none_or(|other| other.rank() <= job.rank()) {
+                let is_owed = |other: &Job| {
+                    matches!(other.contents, Contents::State(_)) && self.store.is_owed(other.position.seq)
+                };
+                self.waiting.pop_back_if(|other| !is_owed(other));
+                self.waiting.push_back(job);
             }
             return false;
         }
@@ -173,8 +180,13 @@ impl PageDisk {
         let removal = self.store.on_durable(checkpoint);
         self.act(Step::Remove(removal));
         self.tidy();
-        let next = self.waiting.take();
-        let begun = next.is_some_and(|job| self.begin_if_due(job));
+        if complete {
+            self.voted.insert(position.seq);
+        }
+        let mut begun = false;
+        while !begun && let Some(job) = self.waiting.pop_front() {
+            begun = self.begin_if_due(job);
+        }
         (Written { position, root, complete }, begun)
     }
 
@@ -197,14 +209,16 @@ impl PageDisk {
     /// A certificate for the state after `seq` is durable.
     pub fn note_certified(&mut self, seq: Seq) {
         self.certified = self.certified.max(seq);
+        self.voted = self.voted.split_off(&self.certified.next());
     }
 
-    /// What was removed that must stay, in words.
-    pub fn removed_too_early(&mut self) -> Option<String> {
+    /// The rule that is broken by what was removed and must stay, and how, in words.
+    pub fn removed_too_early(&mut self) -> Option<(&'static str, String)> {
         self.removed.take()
     }
 
     fn watch_removal(&mut self, manifests: &[u64], pages: &[FileNumber]) {
+        self.watch_voted(manifests);
         let Some(Unreadable { until, manifests: held, files, damaged }) = &self.unreadable else { return };
         let whole = self.manifests.iter().filter(|(number, _)| !damaged.contains(number));
         let mut whole = whole.filter_map(|(_, copies)| read_manifest(copies).ok());
@@ -216,16 +230,33 @@ impl PageDisk {
         let pages: Vec<FileNumber> = pages.iter().copied().filter(|number| files.contains(number)).collect();
         if !manifests.is_empty() || !pages.is_empty() {
             let certified = self.certified;
-            self.removed = Some(format!(
+            let text = format!(
                 "removes manifests {manifests:?} and page files {pages:?}, though no whole checkpoint from {until:?} to \
                  {certified:?} is there in place of what cannot be read"
-            ));
+            );
+            self.removed = Some(("unreadable is not unneeded", text));
+        }
+    }
+
+    fn watch_voted(&mut self, gone: &[u64]) {
+        let slots_of = |is_gone: bool| {
+            let some = self.manifests.iter().filter(move |(number, _)| gone.contains(number) == is_gone);
+            let whole =
+                some.filter_map(|(_, copies)| read_manifest(copies).ok()).filter(|found| found.complete);
+            whole.map(|found| found.head.seq).collect::<BTreeSet<Seq>>()
+        };
+        let lost = slots_of(true).difference(&slots_of(false)).find(|seq| self.voted.contains(seq)).copied();
+        if let Some(seq) = lost {
+            let certified = self.certified;
+            let text =
+                format!("removes the state after {seq:?}, though nothing above {certified:?} is certified");
+            self.removed = Some(("what was voted for is there", text));
         }
     }
 
     /// The process is gone: what was under way stops at a random step.
     pub fn crash(&mut self, random: &mut Random) {
-        self.waiting = None;
+        self.waiting.clear();
         self.needed = None;
         let Some(UnderWay { mut steps, .. }) = self.under_way.take() else { return };
         for _ in 0..random.index(steps.len() + 1) {

@@ -32,7 +32,7 @@ pub(super) fn direct(plan: &mut Plan) {
         plan.liars.push(Liar { replica: replica(plan, number), habits: vec![habit], votes_until });
     };
     match scene {
-        Scene::LongerChain => {}
+        Scene::LongerChain | Scene::LateCertificate => {}
         // All but the first primary hold one batch that all have, and behind it each another one: they acknowledge that
         // alone. Three of four have acknowledged the first one, and each of them knows it: who leads must ask, or be
         // told.
