@@ -268,13 +268,14 @@ impl Plan {
         lying
     }
 
-    /// The time that a primary needs at most, where nothing is lost: the first of every kind of message is a straggler, and
-    /// so is the first write; what came too early is sent again.
+    /// The time that a primary needs at most, where nothing is lost: four ways and a fetch, all of them stragglers where
+    /// there are any (DESIGN section 4, T0), and so is the first write; what came too early is sent again.
     #[must_use]
     pub fn patience(&self) -> Nanoseconds {
+        let ways = if self.network.straggler_permille > 0 { 130 } else { 50 };
         let network = self.network.delay_max.0 + 64 * 1024 * 1_000_000 / self.network.bytes_per_millisecond;
         let cores = self.core.wake_max.0 + self.core.mail_max.0;
-        Nanoseconds(50 * (network + cores) + 45 * self.disk.write_max.0 + 6 * self.tuning.retransmit.0)
+        Nanoseconds(ways * (network + cores) + 45 * self.disk.write_max.0 + 6 * self.tuning.retransmit.0)
     }
 
     /// The replicas of which nothing is expected at the end: they stand still, or lie.

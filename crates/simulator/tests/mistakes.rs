@@ -51,7 +51,7 @@ const TABLE: &[Row] = &[
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 178, 1, "no honest primary deposed"),
-    (Mistake::ReplacesAcknowledgements, 2966, 1, "no honest primary deposed"),
+    (Mistake::ReplacesAcknowledgements, 5410, 1, "no honest primary deposed"),
     (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
     (Mistake::CoalescesAcknowledgements, 609, 1, "no honest primary deposed"),
     (Mistake::DropsNamedForBudget, 107, 1, "no honest primary deposed"),
