@@ -100,7 +100,7 @@ pub(crate) fn pairs<'a>(
 }
 
 fn add(sum: &mut Costs, before: &Costs, after: &Costs) {
-    let restarted = after.uptime_ms < before.uptime_ms;
+    let restarted = after.restarted_since(before);
     let grown = |before: u64, after: u64| if restarted { after } else { after.saturating_sub(before) };
     sum.cpu_us += grown(before.cpu_us, after.cpu_us);
     sum.context_switches_voluntary +=
@@ -176,12 +176,16 @@ mod tests {
 
     #[test]
     fn a_replica_that_is_missing_or_restarted_and_no_operations_do_no_harm() {
-        let costs = ClusterCosts::between(
-            &[report(0, 50)],
-            &[report(0, 10), report(1, 90), Err(NoAnswer::Failed(String::new()))],
-            10,
-        );
-        assert_eq!((costs.cpu_us_per_op, costs.rss_bytes_max), (10.0, 1010));
+        for scale in [10, 70] {
+            let mut anew = report(0, scale).unwrap();
+            anew.costs.started_ns = 1;
+            let costs = ClusterCosts::between(
+                &[report(0, 50)],
+                &[Ok(anew), report(1, 90), Err(NoAnswer::Failed(String::new()))],
+                10,
+            );
+            assert_eq!((costs.cpu_us_per_op, costs.rss_bytes_max), (scale as f64, 1000 + scale));
+        }
         let nothing = ClusterCosts::between(&[], &[], 0);
         assert_eq!(nothing, ClusterCosts::default());
         assert_eq!(view_changes(&[], &[]), 0);

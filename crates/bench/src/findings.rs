@@ -213,7 +213,7 @@ fn said(evidence: &Evidence<'_>, word: fn(&ReplicaReport) -> &str) -> String {
 fn absent(evidence: &Evidence<'_>) -> Vec<AbsentReplica> {
     let (start, end) = (&evidence.marks[0], &evidence.marks[evidence.marks.len() - 1]);
     let restarted = pairs(&start.reports, &end.reports)
-        .filter(|(before, after)| after.costs.uptime_ms < before.costs.uptime_ms)
+        .filter(|(before, after)| after.costs.restarted_since(&before.costs))
         .map(|(before, _)| before.replica);
     let restarted: Vec<u8> = restarted.collect();
     let mut found = Vec::new();

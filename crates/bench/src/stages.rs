@@ -30,7 +30,7 @@ pub struct StageFigures {
 pub(crate) fn between(start: &[Answer], end: &[Answer]) -> Result<Vec<StageFigures>, HistogramError> {
     let mut merged: BTreeMap<&str, Histogram<u64>> = BTreeMap::new();
     for (before, after) in pairs(start, end) {
-        let restarted = after.costs.uptime_ms < before.costs.uptime_ms;
+        let restarted = after.costs.restarted_since(&before.costs);
         for (name, text) in &after.stages {
             let mut recorded = decode(text)?;
             if let Some(earlier) = before.stages.get(name).filter(|_| !restarted) {
@@ -71,13 +71,13 @@ mod tests {
     use quorate_telemetry::{Costs, ReplicaReport, encode};
     use quorate_types::ReplicaId;
 
-    fn report(replica: u8, uptime_ms: u64, stages: &[(&str, &[u64])]) -> Answer {
+    fn report(replica: u8, started_ns: u64, stages: &[(&str, &[u64])]) -> Answer {
         let stages = stages.iter().map(|(name, values)| {
             let mut histogram = Histogram::new_with_bounds(1, 1 << 37, 2).unwrap();
             values.iter().for_each(|value| histogram.record(*value).unwrap());
             ((*name).to_owned(), encode(&histogram))
         });
-        let costs = Costs { uptime_ms, ..Costs::default() };
+        let costs = Costs { started_ns, ..Costs::default() };
         Ok(ReplicaReport { replica, stages: stages.collect(), costs, ..ReplicaReport::default() })
     }
 
@@ -85,8 +85,8 @@ mod tests {
     fn stages_come_in_their_order_with_what_was_recorded_in_between() {
         let start = [report(0, 1, &[("sealed", &[1000])]), report(1, 1, &[])];
         let end = [
-            report(0, 2, &[("sealed", &[1000, 5000, 5000]), ("admitted", &[100, 200])]),
-            report(1, 2, &[("sealed", &[7000]), ("admitted", &[])]),
+            report(0, 1, &[("sealed", &[1000, 5000, 5000]), ("admitted", &[100, 200])]),
+            report(1, 1, &[("sealed", &[7000]), ("admitted", &[])]),
             Err(NoAnswer::Silent(ReplicaId(2))),
         ];
         let stages = between(&start, &end).unwrap();
@@ -95,11 +95,14 @@ mod tests {
         assert!((stages[1].max_us - 7.0).abs() < 0.1 && (stages[1].p50_us - 5.0).abs() < 0.1, "{stages:?}");
     }
 
+    /// However long it has run since then, and whatever it did meanwhile.
     #[test]
     fn a_replica_that_started_anew_counts_from_zero() {
-        let start = [report(0, 9, &[("sealed", &[1000, 1000, 1000])])];
-        let end = [report(0, 5, &[("sealed", &[2000])])];
-        assert_eq!(between(&start, &end).unwrap()[0].bundles, 1);
-        assert!(between(&[], &end).unwrap().is_empty());
+        let start = [report(0, 5, &[("sealed", &[1000, 1000, 1000])])];
+        for times in [&[2000][..], &[2000; 1000], &[1000; 4]] {
+            let end = [report(0, 9, &[("sealed", times)])];
+            assert_eq!(between(&start, &end).unwrap()[0].bundles, times.len() as u64);
+        }
+        assert!(between(&[], &start).unwrap().is_empty());
     }
 }

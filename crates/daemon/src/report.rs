@@ -88,6 +88,7 @@ fn costs(shared: &Shared) -> Costs {
         operations_executed: shared.sum(Counter::OperationsExecuted),
         bundles_executed: shared.sum(Counter::BundlesExecuted),
         uptime_ms: u64::try_from(shared.clock.uptime().as_millis()).unwrap_or(u64::MAX),
+        started_ns: shared.clock.started().0,
     }
 }
 

@@ -137,6 +137,18 @@ pub struct Costs {
     pub bundles_executed: u64,
     /// How long the process has run, in milliseconds.
     pub uptime_ms: u64,
+    /// When the process started, in nanoseconds since the Unix epoch as its clock then was. Another one is another process,
+    /// whose totals have begun anew, however long it has run.
+    pub started_ns: u64,
+}
+
+impl Costs {
+    /// Whether the replica was restarted between an earlier report and this one: its totals have begun anew then, and may
+    /// all the same have grown beyond those of the earlier one.
+    #[must_use]
+    pub fn restarted_since(&self, earlier: &Self) -> bool {
+        self.started_ns != earlier.started_ns
+    }
 }
 
 #[cfg(test)]
