@@ -12,9 +12,9 @@ use quorate_state::{
 };
 use quorate_types::Seq;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -120,11 +120,18 @@ pub struct PageFolder {
     made_durable: std::cell::RefCell<Vec<PathBuf>>,
 }
 
+/// A new file of pages: whoever reads it reads keys and values.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
 impl PageFolder {
     /// The folder at `path`, made if it does not exist. Unless it is `synchronous`, nothing is made durable: files
     /// survive the process, not the loss of power.
     pub fn open(path: &Path, synchronous: bool) -> Result<Self, FolderError> {
-        fs::create_dir_all(path).map_err(failed("create", path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))?;
         Ok(Self::at(path, synchronous))
     }
 
@@ -234,7 +241,8 @@ impl PageFolder {
 
     fn write_copy(&self, manifest: &Manifest, path: &Path) -> Result<(), FolderError> {
         let unfinished = unfinished(path);
-        let mut file = opened(|| File::create(&unfinished)).map_err(failed("create", &unfinished))?;
+        let mut file =
+            opened(|| private().truncate(true).open(&unfinished)).map_err(failed("create", &unfinished))?;
         file.write_all(&manifest.encode()).map_err(failed("write", &unfinished))?;
         if self.synchronous {
             file.sync_all().map_err(failed("make durable", &unfinished))?;
@@ -278,7 +286,7 @@ impl PageFolder {
     pub fn write(&mut self, write: &PageWrite) -> Result<(), FolderError> {
         let path = self.page_file(write.file);
         if write.offset == 0 {
-            let file = opened(|| OpenOptions::new().write(true).create(true).truncate(true).open(&path));
+            let file = opened(|| private().truncate(true).open(&path));
             self.written.insert(write.file, file.map_err(failed("create", &path))?);
             self.is_entry_loose = true;
         }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -71,7 +71,7 @@ pub(crate) fn create(
     opening: Opening,
 ) -> io::Result<File> {
     let path = path(directory, number);
-    let file = open(OpenOptions::new().create(true).truncate(true), &path, opening)?;
+    let file = open(OpenOptions::new().create(true).truncate(true).mode(0o600), &path, opening)?;
     let mut content = AlignedBuffer::zeroed(ZEROES_BYTES);
     content[..first_block.len()].copy_from_slice(first_block);
     let mut offset = 0;

@@ -72,7 +72,8 @@ pub(crate) fn probe(directory: &Path) -> io::Result<DiskReport> {
 }
 
 fn try_both(path: &Path) -> io::Result<DiskReport> {
-    let (file, direct) = open_direct(OpenOptions::new().write(true).create(true).truncate(true), path)?;
+    let (file, direct) =
+        open_direct(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600), path)?;
     let zeroes = AlignedBuffer::zeroed(WRITES * BLOCK_BYTES);
     file.write_all_at(&zeroes, 0)?;
     file.sync_all()?;

@@ -43,7 +43,7 @@ takes some seconds on an idle cluster. The cluster goes on working.
 
 Written are the pages of the state, the certificate with the signatures, a copy of the cluster file, and backup.toml, \
 which says what the backup is of. The directory appears when all of it is durable, and not before. Who reads it reads \
-all keys and values. It contains no secret keys, sessions are copied but not restored, and `quorate restore` makes a \
+all keys and values, so it is for its owner alone (mode 0700, files 0600). It contains no secret keys, sessions are copied but not restored, and `quorate restore` makes a \
 new cluster from it. The state is in memory while it is copied.
 
 Where a cluster orders nothing any more, as more than f of its replicas are learners or lost, nobody answers, and \

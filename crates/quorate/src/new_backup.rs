@@ -1,4 +1,5 @@
-//! Writing a backup: under another name, which it gets when all of it is durable.
+//! Writing a backup: under another name, which it gets when all of it is durable. Who reads it reads all keys and values, so
+//! its owner alone may.
 
 use crate::backup_files::{CERTIFICATE, CLUSTER, Origin, PAGES, SUMMARY, Summary, check_state};
 use crate::failure::Failure;
@@ -6,12 +7,13 @@ use crate::interrupt::on_signal;
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_daemon::page_folder::{PageFolder, write_checkpoint};
-use quorate_daemon::sync_directory;
+use quorate_daemon::{make_directory, sync_directory};
 use quorate_state::{CheckpointHead, Frozen, State};
 use quorate_types::{ClusterConfig, ReplicaId, SessionLimits};
 use quorate_wire::message::{CheckpointCertificate, Message};
-use std::fs::File;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,8 +51,11 @@ impl Unfinished {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        std::fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        let directory = tempfile::Builder::new().prefix(".quorate-backup-").tempdir_in(&parent);
+        make_directory(&parent, 0o700)?;
+        let directory = tempfile::Builder::new()
+            .prefix(".quorate-backup-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&parent);
         let directory =
             directory.with_context(|| format!("cannot make a directory in {}", parent.display()))?;
         let path = directory.path().to_owned();
@@ -102,7 +107,7 @@ impl Unfinished {
 
 fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
-        let mut file = File::create_new(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
