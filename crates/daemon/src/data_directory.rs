@@ -74,6 +74,14 @@ pub fn examine(path: &Path, cluster: &ClusterConfig, replica: ReplicaId) -> Resu
     examine_identity(path, cluster, replica).map(|(identity, _)| identity)
 }
 
+/// Refuses a data directory that a process uses. One that does not exist is used by nobody.
+///
+/// # Errors
+/// When it is in use, or the system refuses.
+pub fn check_unused(path: &Path) -> Result<(), DirectoryError> {
+    lock::hold(path).map(drop)
+}
+
 /// What a data directory says of itself to whoever only looks: nothing is locked, written or decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {

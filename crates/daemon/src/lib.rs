@@ -43,8 +43,8 @@ pub use config::{
     read_cluster, read_key,
 };
 pub use data_directory::{
-    DataDirectory, DirectoryError, FormatError, create_durably, examine, format, format_learner,
-    format_with_key, format_with_state, make_directory, open, sync_directory, write_durably,
+    DataDirectory, DirectoryError, FormatError, check_unused, create_durably, examine, format,
+    format_learner, format_with_key, format_with_state, make_directory, open, sync_directory, write_durably,
 };
 pub use descriptors::TooFew;
 pub use identity::{Identity, Role};

@@ -8,11 +8,12 @@ use crate::cluster_files::{CLUSTER_FILE, NewCluster, client_key_file, replica_fi
 use crate::failure::Failure;
 use crate::ports::Reservation;
 use crate::report::{POSITIONS, ask_all};
+use crate::start::ready_line;
 use anyhow::{Context, anyhow, bail};
 use quorate_daemon::{NodeConfig, read_cluster, read_key};
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -47,6 +48,8 @@ pub(crate) struct LocalCluster {
     config: Arc<ClusterConfig>,
     client_keys: Vec<SigningKey>,
     replicas: Vec<Replica>,
+    /// Nobody else runs the cluster of the directory meanwhile.
+    _held: File,
     /// Nobody else takes its ports while a replica is down.
     _ports: Option<Reservation>,
 }
@@ -57,6 +60,8 @@ struct Replica {
     id: ReplicaId,
     child: Child,
     log: PathBuf,
+    /// Where in the log what it writes begins.
+    log_start: u64,
     /// How it ended, once that was noticed.
     ended: Option<ExitStatus>,
 }
@@ -87,10 +92,13 @@ impl LocalCluster {
         let client_keys = read_client_keys(path, config.clients().len())?;
         let files: Vec<_> =
             config.replica_ids().map(|replica| path.join(replica_file(replica.index()))).collect();
+        let held = hold(path)?;
         for file in &files {
-            NodeConfig::read(file)?;
+            // One that another process runs would answer in place of the one that is started here.
+            quorate_daemon::check_unused(&NodeConfig::read(file)?.data_directory)?;
         }
-        let mut cluster = Self { directory, config, client_keys, replicas: Vec::new(), _ports: ports };
+        let mut cluster =
+            Self { directory, config, client_keys, replicas: Vec::new(), _held: held, _ports: ports };
         for (replica, file) in cluster.config.replica_ids().zip(&files) {
             let log = file.with_extension("log");
             cluster.replicas.push(Replica::start(replica, file, log)?);
@@ -130,18 +138,7 @@ impl LocalCluster {
             if !ended.is_empty() {
                 bail!("{}", ended.join("\n"));
             }
-            let answers = ask_all(&self.config, &self.client_keys[0], &POSITIONS, REPORT_DEADLINE);
-            let waits_for: Vec<String> =
-                self.config
-                    .replica_ids()
-                    .zip(answers)
-                    .filter_map(|(replica, answer)| match answer {
-                        Err(error) => Some(format!("replica {replica}: {error}")),
-                        Ok(report) => report.peers.iter().find(|peer| !peer.connected).map(|peer| {
-                            format!("replica {replica} is not linked with replica {}", peer.replica)
-                        }),
-                    })
-                    .collect();
+            let waits_for = self.waits_for();
             if waits_for.is_empty() {
                 return Ok(true);
             }
@@ -154,6 +151,27 @@ impl LocalCluster {
                 return Ok(false);
             }
         }
+    }
+
+    /// What is not as it should be yet. Until all have their ports, it may be other processes who answer there.
+    fn waits_for(&self) -> Vec<String> {
+        let starting = self.replicas.iter().filter(|replica| !replica.is_ready());
+        let starting: Vec<_> =
+            starting.map(|replica| format!("replica {} is starting", replica.id)).collect();
+        if !starting.is_empty() {
+            return starting;
+        }
+        let answers = ask_all(&self.config, &self.client_keys[0], &POSITIONS, REPORT_DEADLINE);
+        let answers = self.config.replica_ids().zip(answers);
+        let waits_for = answers.filter_map(|(replica, answer)| match answer {
+            Err(error) => Some(format!("replica {replica}: {error}")),
+            Ok(report) => report
+                .peers
+                .iter()
+                .find(|peer| !peer.connected)
+                .map(|peer| format!("replica {replica} is not linked with replica {}", peer.replica)),
+        });
+        waits_for.collect()
     }
 
     /// The replicas that have ended since the last call, one text each: how, and the end of the log.
@@ -197,6 +215,23 @@ impl LocalCluster {
     }
 }
 
+/// Keeps other processes like this one away from the cluster of a directory, as long as the file is open.
+fn hold(directory: &Path) -> Result<File, Failure> {
+    let path = directory.join(CLUSTER_FILE);
+    let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::usage(format!(
+            "{}: another `quorate dev` runs this cluster already; use it as it is (QUORATE_CLUSTER={}), stop that one \
+             first, or give another --dir",
+            directory.display(),
+            path.display()
+        ))),
+        // Where a file system knows no locks, those of the data directories are missed first.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 /// The keys of the clients whose files are here; at least the first one must be.
 fn read_client_keys(directory: &Path, clients: usize) -> Result<Vec<SigningKey>, Failure> {
     let paths = (0..clients.max(1)).map(|client| directory.join(client_key_file(client)));
@@ -227,6 +262,7 @@ impl Replica {
             Ok((file.try_clone()?, file))
         };
         let (out, errors) = open().with_context(|| format!("cannot write {}", log.display()))?;
+        let log_start = errors.metadata().map_or(0, |log| log.len());
         let config = config.canonicalize().with_context(|| format!("cannot find {}", config.display()))?;
         let directory = config.parent().unwrap_or(Path::new("/"));
         let program = std::env::current_exe().context("cannot find the program that runs")?;
@@ -245,7 +281,14 @@ impl Replica {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start replica {id}"))?;
-        Ok(Self { id, child, log, ended: None })
+        Ok(Self { id, child, log, log_start, ended: None })
+    }
+
+    /// Whether it has said that it takes connections.
+    fn is_ready(&self) -> bool {
+        let written = std::fs::read(&self.log).unwrap_or_default();
+        let own = usize::try_from(self.log_start).ok().and_then(|start| written.get(start..));
+        own.is_some_and(|own| String::from_utf8_lossy(own).contains(&ready_line(self.id)))
     }
 
     fn newly_ended(&mut self) -> Option<String> {

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use quorate_daemon::{NodeConfig, NodeFile, Outcome, StartError};
 use quorate_reactor::ReactorError;
-use quorate_types::{ClusterConfig, LinkId};
+use quorate_types::{ClusterConfig, LinkId, ReplicaId};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &StartArguments) -> Result<ExitCode, Failure> {
     let clients = config.client_address();
     let mesh = cluster.members()[replica.index()].mesh;
     let on_ready = || {
-        let line = format!("replica {replica} is ready on {clients} for clients and {mesh} for replicas\n");
+        let line = format!("{}{clients} for clients and {mesh} for replicas\n", ready_line(replica));
         // A replica serves its cluster also when nobody reads its output.
         let _ = crate::output::print(line);
         notifier.tell(&format!("READY=1\nSTATUS=Replica {replica} takes clients on {clients}.\n"));
@@ -60,6 +60,11 @@ pub(crate) fn run(arguments: &StartArguments) -> Result<ExitCode, Failure> {
         Ok(Outcome::Halted(reason)) => Err(Failure::Halted(reason)),
         Err(error) => Err(explain(&arguments.config, &cluster, error)),
     }
+}
+
+/// How the line begins that says that a replica takes connections.
+pub(crate) fn ready_line(replica: ReplicaId) -> String {
+    format!("replica {replica} is ready on ")
 }
 
 /// Asks the kernel for a SIGTERM when the parent ends.
