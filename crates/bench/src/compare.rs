@@ -60,6 +60,9 @@ const CIRCUMSTANCES: [&str; 11] = [
 /// Flags that say where results go, and nothing about the run.
 const DESTINATIONS: [&str; 2] = ["json", "out"];
 
+/// What can be compared.
+const GIVE: &str = "give a directory that `quorate bench --out` has written, or a file that `quorate bench --json` has written";
+
 /// Two results side by side.
 #[derive(Clone, Debug)]
 pub struct Comparison {
@@ -91,13 +94,13 @@ pub fn compare(arguments: &CompareArguments) -> anyhow::Result<Comparison> {
 
 fn read(path: &Path) -> anyhow::Result<Value> {
     let file = if path.is_dir() { path.join(SUMMARY) } else { path.to_owned() };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let shown = file.display();
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {shown}; {GIVE}"))?;
     let value: Value =
-        serde_json::from_str(&text).with_context(|| format!("{}: this is no JSON", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{shown}: this is no JSON; {GIVE}"))?;
     ensure!(
         value.get("throughput_ops_s").is_some_and(Value::is_number) && value.get("flags").is_some(),
-        "{}: these are no results of `quorate bench`; give a summary.json or what `--json` wrote",
-        file.display()
+        "{shown}: these are no results of `quorate bench`; {GIVE}"
     );
     Ok(value)
 }

@@ -187,9 +187,11 @@ pub fn run(config: NodeConfig, on_ready: impl FnOnce()) -> Result<Outcome, Start
     }
     let mut failure = None;
     for thread in threads {
-        if let Err(error) = thread.join() {
-            error!("{error}");
-            failure = Some(error);
+        // The last one is told by whoever has called this.
+        if let Err(error) = thread.join()
+            && let Some(other) = failure.replace(error)
+        {
+            error!("{other}");
         }
     }
     files.finish();

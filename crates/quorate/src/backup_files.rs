@@ -9,6 +9,7 @@
 //!
 //! Every byte of every file counts: one that has changed is found, and its file is named.
 
+use crate::failure::Failure;
 use anyhow::{Context, anyhow, bail, ensure};
 use quorate_daemon::page_folder::{PageFolder, load_checkpoint};
 use quorate_state::{Frozen, Manifest, State};
@@ -173,6 +174,18 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
+    /// Refuses a directory that is none at a glance.
+    pub(crate) fn check_is_there(directory: &Path) -> Result<(), Failure> {
+        let shown = directory.display();
+        if directory.join(SUMMARY).exists() {
+            return Ok(());
+        }
+        let problem = if !directory.exists() { "there is no such directory" } else { "this is no backup" };
+        Err(Failure::usage(format!(
+            "--from {shown}: {problem}; name the directory that `quorate backup --to` has written"
+        )))
+    }
+
     /// Reads and verifies a backup: that nothing of it has changed, and that a quorum of the cluster has signed the
     /// root of its state. The cluster is the one whose file is in the backup, and is `trusted` if that is given.
     pub(crate) fn read(directory: &Path, trusted: Option<&ClusterConfig>) -> anyhow::Result<Self> {
@@ -224,7 +237,9 @@ impl Backup {
 /// Does something with a file of a backup; an error names the file.
 fn at<T>(directory: &Path, name: &str, read: impl FnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let path: PathBuf = directory.join(name);
-    read(&path).with_context(|| format!("{}: this is no sound backup", path.display()))
+    read(&path).with_context(|| {
+        format!("{}: this is no sound backup; use another copy of it, or another one", path.display())
+    })
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {

@@ -1,7 +1,7 @@
 //! `quorate bench`: loads a cluster. The load and the figures are the library's; here is the local cluster of real
 //! processes that it loads by default.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, in_full};
 use crate::local_cluster::LocalCluster;
 use crate::{interrupt, output};
 use clap::{Args, Subcommand};
@@ -83,14 +83,15 @@ pub(crate) fn run(command: &BenchCommand) -> Result<ExitCode, Failure> {
         None => run_bench(&command.arguments),
         Some(Action::Sweep(arguments)) => run_sweep(arguments),
         Some(Action::Compare(arguments)) => {
-            output::print(quorate_bench::compare(arguments)?.to_string())?;
+            let compared = quorate_bench::compare(arguments);
+            output::print(compared.map_err(|error| Failure::usage(in_full(&error)))?.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
 fn run_bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
-    arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    arguments.check().map_err(|error| Failure::usage(in_full(&error)))?;
     check_files(&arguments.load)?;
     let verdict = with_cluster(|launch| quorate_bench::run(arguments, launch), Verdict::is_about_replicas)?;
     output::print(verdict.to_string())?;
@@ -99,7 +100,7 @@ fn run_bench(arguments: &BenchArguments) -> Result<ExitCode, Failure> {
 }
 
 fn run_sweep(arguments: &SweepArguments) -> Result<ExitCode, Failure> {
-    arguments.check().map_err(|error| Failure::usage(format!("{error:#}")))?;
+    arguments.check().map_err(|error| Failure::usage(in_full(&error)))?;
     check_files(&arguments.load)?;
     let report =
         with_cluster(|launch| quorate_bench::sweep(arguments, launch), |report| report.exit_code() != 0)?;

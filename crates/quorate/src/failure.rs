@@ -1,5 +1,6 @@
 //! How a subcommand fails: the exit code and the message.
 
+use crate::logging;
 use quorate_client::{ClientError, Outcome};
 use quorate_daemon::{ConfigError, DirectoryError};
 use std::fmt;
@@ -61,14 +62,14 @@ impl Failure {
     /// Writes the message to standard error and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (code, message) = match self {
-            Self::Run(error) => (1, format!("{error:#}")),
+            Self::Run(error) => (1, in_full(&error)),
             Self::Usage(message) => (2, message),
             Self::Halted(reason) => (3, format!("halted by a safety check: {reason}")),
             Self::NotDone(reason) => (5, format!("not done: {reason}")),
             Self::Unknown(message) => (6, message),
             Self::Unreachable(message) => (7, message),
         };
-        crate::output::note(&format!("quorate: {message}"));
+        crate::output::note(&logging::last_words(&format!("quorate: {message}")));
         ExitCode::from(code)
     }
 }
@@ -85,6 +86,15 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             Err(error) => Self::Run(error),
         }
     }
+}
+
+/// An error with what has caused it, each said once: many say what has caused them themselves.
+pub(crate) fn in_full(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// The message without the drawing of the place that the TOML parser makes over several lines: line and column stay, and
@@ -131,6 +141,17 @@ mod tests {
         let unanswered = ClientError::Unanswered { seconds: 1, states };
         assert!(matches!(Failure::of_client(unanswered), Failure::Unknown(_)));
         assert!(matches!(Failure::of_client(ClientError::Closed), Failure::Unknown(_)));
+    }
+
+    #[test]
+    fn what_has_caused_an_error_is_said_once() {
+        use anyhow::Context;
+        let source = || std::io::Error::other("the disk is gone");
+        let path = std::path::PathBuf::from("/data");
+        let own = anyhow::Error::from(ConfigError::Read { path, source: source(), remedy: "look" });
+        assert_eq!(in_full(&own), "/data: the disk is gone; look");
+        let other: Result<(), _> = Err(source()).context("cannot write /data");
+        assert_eq!(in_full(&other.unwrap_err()), "cannot write /data: the disk is gone");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `quorate histograms`: where the time of every replica goes, as files that other tools read.
 
 use crate::cluster_arguments::ClusterArguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, in_full};
 use crate::output;
 use crate::report::{WITH_HISTOGRAMS, ask_all};
 use anyhow::Context;
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &HistogramsArguments) -> Result<ExitCode, Failure> 
     for ((replica, member), answer) in config.replica_ids().zip(config.members()).zip(&answers) {
         // By its place in the cluster, whatever it says of itself: it may lie, and this becomes a file name.
         let written = match answer {
-            Ok(report) => write(out, replica.0, report).map_err(|error| format!("{error:#}")),
+            Ok(report) => write(out, replica.0, report).map_err(|error| in_full(&error)),
             Err(error) => Err(error.clone()),
         };
         output::print(match written {

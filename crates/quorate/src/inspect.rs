@@ -1,7 +1,7 @@
 //! `quorate inspect`: what is in a data directory, offline.
 
 use crate::backup_files::{Backup, SUMMARY};
-use crate::failure::Failure;
+use crate::failure::{Failure, in_full};
 use crate::output;
 use clap::Args;
 use quorate_daemon::read_cluster;
@@ -72,7 +72,8 @@ fn inspect_backup(directory: &Path, cluster: Option<&ClusterConfig>) -> Result<E
         }
         Err(error) => {
             output::print(format!(
-                "{path}: a backup\nDAMAGED: {error:#}\nDamaged. Nothing is restored from it.\n"
+                "{path}: a backup\nDAMAGED: {}\nDamaged. Nothing is restored from it.\n",
+                in_full(&error)
             ))?;
             Ok(ExitCode::FAILURE)
         }

@@ -19,6 +19,7 @@ mod inspect;
 mod interrupt;
 mod kv;
 mod local_cluster;
+mod logging;
 mod new_backup;
 mod offline_backup;
 mod output;
@@ -27,14 +28,12 @@ mod report;
 mod restore;
 mod start;
 mod status;
+mod usage;
 mod watch;
 
 use crate::failure::Failure;
 use clap::{Parser, Subcommand};
-use std::io::IsTerminal;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 #[global_allocator]
 static ALLOCATOR: quorate_reactor::CountingAllocator = quorate_reactor::CountingAllocator;
@@ -83,7 +82,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match usage::explain(&error) {
+            Some(text) => return Failure::usage(text).report(),
+            None => error.exit(),
+        },
+    };
     match start_logging(&cli).and_then(|()| run(&cli.command)) {
         Ok(code) => code,
         Err(failure) => failure.report(),
@@ -111,26 +116,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
 
 fn start_logging(cli: &Cli) -> Result<(), Failure> {
     let default = if matches!(cli.command, Command::Start(_)) { "info" } else { "warn" };
-    let level = cli.log.as_deref().filter(|level| !level.is_empty()).unwrap_or(default);
-    let filter = parse_filter(level).ok_or_else(|| {
-        let remedy = "use off, error, warn, info, debug or trace, or parts like warn,quorate_daemon=debug";
-        Failure::usage(format!("--log {level} (or QUORATE_LOG): this is no level; {remedy}"))
-    })?;
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .init();
-    Ok(())
-}
-
-/// A bare word must be a level; the library would take any other for the name of a part.
-fn parse_filter(text: &str) -> Option<EnvFilter> {
-    let bare = text.split(',').filter(|part| !part.contains('='));
-    let known = bare.map(str::trim).all(|word| word.parse::<LevelFilter>().is_ok());
-    EnvFilter::try_new(text).ok().filter(|_| known)
+    logging::start(cli.log.as_deref().filter(|level| !level.is_empty()).unwrap_or(default))
 }
 
 #[cfg(test)]
@@ -145,16 +131,6 @@ mod tests {
             assert!(argument.get_help().is_some(), "`{name}`: {argument} is not documented");
         }
         command.get_subcommands().for_each(|subcommand| check(subcommand, &name));
-    }
-
-    #[test]
-    fn levels_are_told_from_words_that_are_none() {
-        for good in ["off", "warn", "INFO", "warn,quorate_daemon=debug", "quorate_client=trace"] {
-            assert!(parse_filter(good).is_some(), "{good}");
-        }
-        for wrong in ["loud", "warn,quorate_daemon", "quorate_daemon=loud"] {
-            assert!(parse_filter(wrong).is_none(), "{wrong}");
-        }
     }
 
     #[test]

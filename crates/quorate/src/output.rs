@@ -2,6 +2,7 @@
 //! is no failure.
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{ErrorKind, Write};
 
 /// Writes results to standard output at once, so that a reader at the other end of a pipe sees them.
@@ -13,6 +14,14 @@ pub(crate) fn print(bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether whoever read standard output has gone away, so that there is no use in going on.
+pub(crate) fn is_unread() -> bool {
+    let out = std::io::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Writes a line to standard error for a person to read. Without one, nothing is lost.

@@ -56,6 +56,7 @@ pub(crate) struct RestoreArguments {
 }
 
 pub(crate) fn run(arguments: &RestoreArguments) -> Result<ExitCode, Failure> {
+    Backup::check_is_there(&arguments.from)?;
     let trusted = arguments.trust.as_ref().map(|path| read_cluster(path)).transpose()?;
     let text = match &arguments.config {
         Some(path) => {

@@ -1,6 +1,6 @@
 //! `quorate status --watch`: what an operation costs just now, and where its time goes.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, in_full};
 use crate::histograms;
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long the replicas may take to answer, all at the same time.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// How often it is looked whether anybody reads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Puts the cursor at the top of a terminal that is cleared.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
@@ -39,8 +41,21 @@ pub(crate) fn run(
             output::print(format!("{CLEAR}Measuring for {} s …\n", interval.as_secs()))?;
         }
         before = Some(after);
-        if interrupt.wait(interval.saturating_sub(started.elapsed())) {
+        if !waits(&interrupt, started + interval) {
             return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+/// Waits until a time; says `false` when the process was asked to end before, or nobody reads any more.
+fn waits(interrupt: &Interrupt, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if interrupt.wait(left.min(LOOK_INTERVAL)) || output::is_unread() {
+            return false;
+        }
+        if left.is_zero() {
+            return true;
         }
     }
 }
@@ -73,6 +88,9 @@ impl Window {
         let before = before.as_ref().map_err(|_| "it has just come back".to_owned())?;
         let restarted = || "it was restarted".to_owned();
         let (old, new) = (&before.costs, &after.costs);
+        if new.restarted_since(old) {
+            return Err(restarted());
+        }
         let grown =
             |total: fn(&Costs) -> u64| total(new).checked_sub(total(old)).map(real).ok_or_else(restarted);
         let seconds = grown(|costs| costs.uptime_ms)? / 1000.0;
@@ -97,7 +115,7 @@ impl Window {
 }
 
 fn recorded(before: &ReplicaReport, after: &ReplicaReport) -> Result<Vec<(Measure, Histogram<u64>)>, String> {
-    let read = |report| histograms::read(report).map_err(|error| format!("{error:#}"));
+    let read = |report| histograms::read(report).map_err(|error| in_full(&error));
     let before = read(before)?;
     let later = |(measure, after): (Measure, Histogram<u64>)| {
         let earlier = before.iter().find(|(other, _)| *other == measure);
@@ -347,7 +365,8 @@ mod tests {
     fn costs_are_per_operation_and_time_is_by_stage() {
         let gone = || Err("Connection refused".to_owned());
         let before = [Ok(report(10)), Ok(report(20)), gone(), Ok(report(9)), Ok(report(9))];
-        let after = [Ok(report(12)), Ok(report(22)), gone(), Ok(report(1)), gone()];
+        let anew = ReplicaReport { costs: Costs { started_ns: 1, ..report(12).costs }, ..report(12) };
+        let after = [Ok(report(12)), Ok(report(22)), gone(), Ok(anew), gone()];
         expect![[r#"
             per operation  ops/s  enters  entries/enter  switches  CPU µs  allocations  B sent  B received
             replica 0       1000   0.100          8.000     0.050    20.0        4.000     300         200

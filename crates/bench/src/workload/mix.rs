@@ -96,13 +96,16 @@ impl FromStr for Mix {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut weights: [Option<u32>; OperationKind::COUNT] = [None; OperationKind::COUNT];
         for part in text.split(',') {
-            let (name, weight) =
-                part.split_once('=').with_context(|| format!("`{part}` is no NAME=WEIGHT"))?;
+            let (name, weight) = part
+                .split_once('=')
+                .with_context(|| format!("`{part}` is no NAME=WEIGHT; use one as set=100"))?;
             let Some(kind) = OperationKind::ALL.into_iter().find(|kind| kind.name() == name.trim()) else {
                 let names = OperationKind::ALL.map(OperationKind::name).join(", ");
                 bail!("there is no kind `{name}`; use {names}");
             };
-            let weight: u32 = weight.trim().parse().with_context(|| format!("`{part}`: the weight"))?;
+            let weight = weight.trim().parse::<u32>();
+            let weight =
+                weight.ok().with_context(|| format!("`{part}`: use a whole number as the weight"))?;
             ensure!(weight <= WEIGHT_MAX, "`{part}`: use weights up to {WEIGHT_MAX}");
             ensure!(weights[kind as usize].replace(weight).is_none(), "`{name}` is there twice");
         }
@@ -157,7 +160,7 @@ mod tests {
         assert!(error("").contains("is no NAME=WEIGHT"));
         assert!(error("set").contains("`set` is no NAME=WEIGHT"));
         assert!(error("put=1").contains("there is no kind `put`; use set, get, incr, append, del, scan"));
-        assert!(error("set=x").contains("`set=x`: the weight"));
+        assert!(error("set=x").contains("`set=x`: use a whole number as the weight"));
         assert!(error("set=1,set=2").contains("twice"));
         assert!(error("set=0").contains("above 0"));
         assert!(error("set=1000001").contains("up to 1000000"));
