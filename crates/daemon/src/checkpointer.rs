@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
@@ -276,7 +276,7 @@ struct Writer {
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut waiting: VecDeque<(Job, Notify)> = VecDeque::new();
-        while let Ok(first) = self.next_order(orders) {
+        while let Ok(first) = self.next_order(orders, !waiting.is_empty()) {
             for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
                     Order::Keep(needed) => self.keep(&needed),
@@ -335,8 +335,15 @@ impl Writer {
         }
     }
 
-    /// The next order; none when it is time to look at the disk, or to read something back. An error when the replica stops.
-    fn next_order(&self, orders: &Receiver<Order>) -> Result<Option<Order>, RecvTimeoutError> {
+    /// The next order; none when a job can be tried at once, or it is time to look at the disk, or to read something back.
+    /// An error when the replica stops.
+    fn next_order(&self, orders: &Receiver<Order>, has_job: bool) -> Result<Option<Order>, RecvTimeoutError> {
+        if has_job && self.waits.is_none() {
+            return match orders.try_recv() {
+                Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                order => Ok(order.ok()),
+            };
+        }
         let due =
             self.waits.map(|wait| wait.until).into_iter().chain(self.shelf.as_ref().map(|shelf| shelf.due));
         let Some(due) = due.min() else {

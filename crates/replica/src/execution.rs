@@ -390,7 +390,7 @@ impl ExecutionRole {
         let (lowest, highest) = (*needed.first()?, *needed.last()?);
         self.checkpoints.retain(|checkpoint| {
             let seq = checkpoint.position.seq;
-            !checkpoint.durable || seq > highest || needed.contains(&seq)
+            !checkpoint.durable || seq > highest || needed.binary_search(&seq).is_ok()
         });
         let settled = self.checkpoints.iter().find(|checkpoint| checkpoint.position.seq == lowest)?;
         let tips = Arc::clone(&settled.tips);

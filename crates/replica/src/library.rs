@@ -194,27 +194,23 @@ impl Library {
     /// changed.
     pub(crate) fn on_time(&mut self, now: Nanoseconds, tuning: &Tuning) -> Option<Option<Arc<[LaneTip]>>> {
         let (askings, step) = (&self.askings, tuning.retransmit.0);
-        let mut needed = self.needed().into_iter();
+        let (is_needed, mut index) = (self.needed(), 0);
         self.states.retain_mut(|served| {
-            if needed.next() == Some(true) {
+            index += 1;
+            if is_needed(index - 1, served) {
                 return true;
             }
             served.superseded.get_or_insert(now);
             served.in_use_until(askings, step).is_some_and(|until| now < until)
         });
-        loop {
-            let needed = self.needed();
-            let mut asked: Vec<usize> = (0..needed.len()).filter(|index| !needed[*index]).collect();
-            if asked.len() <= ASKED_MAX {
-                break;
-            }
+        while self.asked().count() > ASKED_MAX {
             // What only clients read gives way first; else the oldest stays, which has been asked for the longest.
-            asked.rotate_left(1);
-            let is_by_peer = |index: &usize| {
-                self.states[*index].asked_until(askings, step).is_some_and(|until| now < until)
-            };
-            let victim = asked.iter().find(|index| !is_by_peer(index)).unwrap_or(&asked[0]);
-            self.states.remove(*victim);
+            let is_by_peer =
+                |served: &Served| served.asked_until(askings, step).is_some_and(|until| now < until);
+            let later = || self.asked().skip(1).chain(self.asked().take(1));
+            let by_client = later().find(|(_, served)| !is_by_peer(served));
+            let Some((victim, _)) = by_client.or_else(|| later().next()) else { break };
+            self.states.remove(victim);
         }
         let pinned = self.states.front().map(|served| Arc::clone(&served.tips));
         let same = match (&self.pinned, &pinned) {
@@ -229,18 +225,22 @@ impl Library {
         Some(pinned)
     }
 
-    /// Which of the states stay, whoever asks. With f others down for good, a newer one may be certified only by who has
-    /// taken over the last certified one first.
-    fn needed(&self) -> Vec<bool> {
+    /// Which of the states stay, whoever asks: says so of each, by its index. With f others down for good, a newer one may
+    /// be certified only by who has taken over the last certified one first.
+    fn needed(&self) -> impl Fn(usize, &Served) -> bool + use<> {
         let is_proven = |served: &Served| served.certificate.is_some() || Some(served.root) == self.first;
         let certified = self.states.iter().rposition(is_proven);
-        let newest = self.states.len().checked_sub(1);
-        let is_needed = |(index, served): (usize, &Served)| {
-            let is_open = served.seq > self.certified;
-            let index = Some(index);
+        let (newest, upto) = (self.states.len().checked_sub(1), self.certified);
+        move |index, served| {
+            let (index, is_open) = (Some(index), served.seq > upto);
             index == certified || index == newest || is_open && !is_made(Mistake::ServesNewestState)
-        };
-        self.states.iter().enumerate().map(is_needed).collect()
+        }
+    }
+
+    /// The states that stay because they were asked for alone.
+    fn asked(&self) -> impl Iterator<Item = (usize, &Served)> {
+        let is_needed = self.needed();
+        self.states.iter().enumerate().filter(move |(index, served)| !is_needed(*index, served))
     }
 
     /// When there is something to do: at once while questions wait, or when a state may be let go of.
@@ -248,8 +248,7 @@ impl Library {
         if !self.questions.is_empty() {
             return Some(Nanoseconds(0));
         }
-        let others = self.states.iter().zip(self.needed()).filter(|(_, is_needed)| !is_needed);
-        others.filter_map(|(served, _)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
+        self.asked().filter_map(|(_, served)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
     }
 }
 
@@ -331,8 +330,7 @@ mod tests {
             self.library.on_time(self.now, &self.tuning);
             let deadline = self.library.deadline(&self.tuning);
             assert!(deadline.is_none_or(|deadline| deadline > self.now), "it would be called again at once");
-            let asked = self.library.needed().into_iter().filter(|is_needed| !is_needed);
-            assert!(asked.count() <= ASKED_MAX);
+            assert!(self.library.asked().count() <= ASKED_MAX);
         }
 
         fn wait(&mut self, nanoseconds: u64) {

@@ -4,6 +4,7 @@
 //! is durable that is at least as new as what the logs know to be certified. What is intact of it is used, and served to
 //! others who may lack just that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_types::mistakes::is_made;
@@ -109,22 +110,26 @@ impl PageStore {
         // where nobody votes any more none ever will.
         let certified = all.iter().filter(|manifest| is_certified(manifest));
         let certified = certified.max_by_key(|manifest| (slot(manifest), manifest.number));
-        let passed = certified.filter(|_| known.certificate < Some(own));
-        let needed: Vec<Seq> = passed.map(slot).into_iter().chain([own]).collect();
+        let is_ahead = known.certificate < Some(own);
+        let passed = certified.filter(|_| is_ahead);
+        // The lowest that is needed is certified, or the beginning.
+        let lowest = is_ahead.then(|| passed.map_or(Seq(0), slot)).filter(|lowest| *lowest < own);
+        let needed: Vec<Seq> = lowest.into_iter().chain([own]).collect();
         self.begin_with(&needed);
         found.may_tidy = !incomplete && found.damaged.is_empty() && (is_first || found.whole.is_some());
         if !found.may_tidy && is_made(Mistake::TidiesUnreadable) {
             found.may_tidy = true;
         }
-        let voted: Vec<&Manifest> = voted.iter().filter(|voted| slot(voted) > own).collect();
+        // Of one that was written twice the last is as good as both.
+        let voted: BTreeMap<Seq, &Manifest> = voted.iter().map(|voted| (slot(voted), voted)).collect();
+        let voted: Vec<&Manifest> = voted.into_values().filter(|voted| slot(voted) > own).collect();
         let newest = voted.last().map_or(Seq(0), |voted| slot(voted));
-        let slots = voted.iter().map(|voted| slot(voted)).collect();
         if !found.may_tidy {
-            self.set_aside(known.certificate.unwrap_or_default().max(own).max(newest), slots);
+            self.set_aside(known.certificate.unwrap_or_default().max(own).max(newest), &voted);
         } else if !voted.is_empty() {
-            self.set_aside_these(&voted, newest, slots);
+            self.set_aside_these(newest, &voted);
         } else if let Some(passed) = passed {
-            self.set_aside_these(&[passed], slot(passed).next(), slots);
+            self.set_aside_these(slot(passed).next(), &[passed]);
         }
         let is_damaged = incomplete || !found.damaged.is_empty();
         if is_damaged && (found.whole.is_none() || known.certificate > Some(own)) {

@@ -73,6 +73,11 @@ struct Kept {
 }
 
 impl Kept {
+    fn of(manifest: &Manifest) -> Self {
+        let files = manifest.files.iter().map(|file| file.number).collect();
+        Self { number: manifest.number, seq: manifest.head.seq, complete: manifest.complete, files }
+    }
+
     /// Which is the newer one of two: a state that was taken over may be written before an own, older one.
     fn age(&self) -> (Seq, u64) {
         (self.seq, self.number)
@@ -85,10 +90,11 @@ impl Kept {
 struct Aside {
     /// The slot that such a checkpoint has at least.
     until: Seq,
+    /// All manifests and page files that were there, where something could not be read.
     manifests: BTreeSet<u64>,
     pages: BTreeSet<FileNumber>,
-    /// The slots after which this replica goes on anew, though it has voted for the states there.
-    voted: BTreeSet<Seq>,
+    /// The checkpoints that were voted for, or certified: each until its state is written again.
+    these: Vec<Kept>,
 }
 
 /// The files of one replica's checkpoints.
@@ -147,10 +153,7 @@ impl PageStore {
 
     /// Keeps a manifest of which nothing was loaded, with its page files.
     pub fn keep(&mut self, manifest: &Manifest) {
-        let files = manifest.files.iter().map(|file| file.number).collect();
-        let (number, seq, complete) = (manifest.number, manifest.head.seq, manifest.complete);
-        let kept = Kept { number, seq, complete, files };
-        self.kept.push(kept);
+        self.kept.push(Kept::of(manifest));
         self.kept.sort_by_key(Kept::age);
         self.manifests.insert(manifest.number);
         for file in &manifest.files {
@@ -172,27 +175,25 @@ impl PageStore {
         self.needed = Some(needed.to_vec());
     }
 
-    /// All that is there stays until a certified checkpoint after `until`, or a later one, is durable. The states after
-    /// the slots `voted` are to be executed again.
-    pub(crate) fn set_aside(&mut self, until: Seq, voted: BTreeSet<Seq>) {
+    /// All that is there stays until a certified checkpoint after `until`, or a later one, is durable. The states of
+    /// `these` are to be executed again.
+    pub(crate) fn set_aside(&mut self, until: Seq, these: &[&Manifest]) {
         let (manifests, pages) = (self.manifests.clone(), self.pages.keys().copied().collect());
-        self.aside = Some(Aside { until, manifests, pages, voted });
+        self.aside = Some(Aside { until, manifests, pages, these: kept(these) });
     }
 
-    /// These checkpoints stay until a certified one after `until`, or a later one, is durable, whatever else takes their
-    /// place. The states after the slots `voted` are to be executed again.
-    pub(crate) fn set_aside_these(&mut self, these: &[&Manifest], until: Seq, voted: BTreeSet<Seq>) {
-        let manifests = these.iter().map(|manifest| manifest.number).collect();
-        let files = these.iter().flat_map(|manifest| &manifest.files);
-        let pages = files.map(|file| file.number).collect();
-        self.aside = Some(Aside { until, manifests, pages, voted });
+    /// These checkpoints stay, whatever else takes their place, until a certified one after `until`, or a later one, is
+    /// durable; or their states are again.
+    pub(crate) fn set_aside_these(&mut self, until: Seq, these: &[&Manifest]) {
+        let (manifests, pages) = (BTreeSet::new(), BTreeSet::new());
+        self.aside = Some(Aside { until, manifests, pages, these: kept(these) });
     }
 
     /// Whether this replica has voted for the state after `seq` before it started, and nothing certified has taken its
     /// place: others may have to take over just that one, so it is written again however many newer ones wait.
     #[must_use]
     pub fn is_owed(&self, seq: Seq) -> bool {
-        let is_owed = self.aside.as_ref().is_some_and(|aside| aside.voted.contains(&seq));
+        let is_owed = self.aside.as_ref().is_some_and(|aside| aside.these.iter().any(|kept| kept.seq == seq));
         is_owed && !is_made(Mistake::ReplacesOwedStates)
     }
 
@@ -301,6 +302,9 @@ impl PageStore {
             .map(|file| (file.number, FileUse { bytes: file.bytes, live_bytes: file.live_bytes }))
             .collect();
         self.keep(manifest);
+        if let Some(aside) = self.aside.as_mut().filter(|_| manifest.complete) {
+            aside.these.retain(|again| again.seq != manifest.head.seq);
+        }
         self.disk_bytes_max = Some(disk_bytes_max);
         self.tidy()
     }
@@ -341,26 +345,34 @@ impl PageStore {
         let newest = complete().next_back().unwrap_or_default();
         let is_needed = |seq: &Seq| {
             let needed = self.needed.as_ref();
-            needed.is_some_and(|needed| needed.last() < Some(seq) || needed.contains(seq))
+            needed.is_some_and(|needed| needed.last() < Some(seq) || needed.binary_search(seq).is_ok())
         };
         let partial = self.kept.iter().filter(|kept| !kept.complete).map(Kept::age).next_back();
+        // Of a state that was written twice, as after a restart, the last one is as good as all.
+        let last: BTreeMap<Seq, u64> =
+            self.kept.iter().filter(|kept| kept.complete).map(|kept| (kept.seq, kept.number)).collect();
         self.kept.retain(|kept| match kept.complete {
-            true => kept.age() >= oldest || is_needed(&kept.seq),
+            true => (kept.age() >= oldest || is_needed(&kept.seq)) && last[&kept.seq] == kept.number,
             false => kept.age() > newest && Some(kept.age()) == partial,
         });
         let needed: BTreeSet<u64> = self.kept.iter().map(|kept| kept.number).collect();
-        let is_aside =
-            |number: &u64| self.aside.as_ref().is_some_and(|aside| aside.manifests.contains(number));
+        let (aside, these) = match &self.aside {
+            Some(aside) => (Some(aside), &aside.these[..]),
+            None => (None, &[][..]),
+        };
+        let is_aside = |number: &u64| {
+            aside.is_some_and(|aside| aside.manifests.contains(number))
+                || these.iter().any(|kept| kept.number == *number)
+        };
         let others = self.manifests.difference(&needed).copied();
         let (mut stay, gone): (BTreeSet<u64>, BTreeSet<u64>) = others.partition(is_aside);
         stay.extend(needed);
         let manifests = gone.into_iter().collect();
-        let is_page_aside =
-            |number: &FileNumber| self.aside.as_ref().is_some_and(|aside| aside.pages.contains(number));
+        let is_page_aside = |number: &FileNumber| aside.is_some_and(|aside| aside.pages.contains(number));
         let pages: Vec<FileNumber> = self
             .pages
             .keys()
-            .filter(|number| !self.kept.iter().any(|kept| kept.files.contains(number)))
+            .filter(|number| !self.kept.iter().chain(these).any(|kept| kept.files.contains(number)))
             .filter(|number| !is_page_aside(number))
             .copied()
             .collect();
@@ -370,4 +382,8 @@ impl PageStore {
         }
         Removal { manifests, pages }
     }
+}
+
+fn kept(manifests: &[&Manifest]) -> Vec<Kept> {
+    manifests.iter().map(|manifest| Kept::of(manifest)).collect()
 }

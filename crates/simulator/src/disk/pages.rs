@@ -177,12 +177,12 @@ impl PageDisk {
             self.under_way.take().expect("invariant: a checkpoint ends once");
         let root = checkpoint.root();
         steps.into_iter().for_each(|step| self.act(step));
-        let removal = self.store.on_durable(checkpoint);
-        self.act(Step::Remove(removal));
-        self.tidy();
         if complete {
             self.voted.insert(position.seq);
         }
+        let removal = self.store.on_durable(checkpoint);
+        self.act(Step::Remove(removal));
+        self.tidy();
         let mut begun = false;
         while !begun && let Some(job) = self.waiting.pop_front() {
             begun = self.begin_if_due(job);

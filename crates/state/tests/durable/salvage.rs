@@ -151,6 +151,26 @@ fn an_older_checkpoint_is_no_substitute_for_a_certified_one() {
     assert!(State::new([]).freeze().known_root().is_none());
 }
 
+/// Before anybody has said what is certified, the state that it has begun with is not.
+#[test]
+fn a_state_that_nobody_has_certified_takes_the_place_of_nothing_that_cannot_be_read() {
+    let (mut disk, newest, _) = disk(6);
+    let lengths: Vec<_> = disk.pages.iter().map(|(number, bytes)| (*number, bytes.len() as u64)).collect();
+    let mut store = PageStore::new(OPTIONS, lengths, disk.manifests.keys().copied());
+    let unreadable = *disk.manifests.keys().find(|number| **number != newest.number).expect("an older one");
+    let known = Known { certificate: Some(Seq(SEQ - 1)), upto: Seq(SEQ - 1) };
+    let restored = store.restore([newest], true, known, &mut disk).expect("nothing refuses");
+    let (_, frozen) = restored.whole.expect("it is whole");
+    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    state.note_header(Seq(SEQ + 1), Digest([9; 32]), Nanoseconds(SEQ + 1));
+    let checkpoint = store.begin(head(SEQ + 1), &state.freeze());
+    disk.carry_out(&mut store, checkpoint).expect("no crash");
+    assert!(store.has_set_aside() && disk.manifests.contains_key(&unreadable));
+    let removal = store.keep_states(&[Seq(SEQ)]);
+    disk.remove(&removal).expect("no crash");
+    assert!(!store.has_set_aside() && !disk.manifests.contains_key(&unreadable), "it is certified");
+}
+
 /// What is intact in the page files of a disk.
 fn gather(disk: &mut Disk) -> Salvage {
     let length = |bytes: &Vec<u8>| u32::try_from(bytes.len()).expect("small files");
