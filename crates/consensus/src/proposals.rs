@@ -311,6 +311,8 @@ impl Consensus {
         let fact = Fact::Accepted { view: self.view, header: Arc::clone(&header), voted };
         let mut after = self.append(fact, out);
         after.and_all(&batches);
+        // What was voted in lower views leaves before anything of this one, also where no vote for the head is due.
+        after.and_all(&self.entered_after);
         // A vote for this slot speaks for its ancestors' batches too.
         if let Some(parent) = self.chain.slot(seq.previous()) {
             after.and_all(&parent.after);
