@@ -140,14 +140,19 @@ impl Consensus {
         self.header_fetches.on_disconnected(self.now, peer);
     }
 
-    /// Takes a peer's Status and sends what it lacks.
-    pub fn on_status(&mut self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+    /// Takes a peer's Status. What it lacks is sent by [`Consensus::send_again`].
+    pub fn on_status(&mut self, from: ReplicaId, status: Status, out: &mut Vec<Output>) {
         let peer = self.votes.peer_mut(from);
         if status.committed.seq > peer.claim.seq {
             peer.claim = status.committed;
         }
-        peer.status = Some(status.clone());
+        peer.status = Some(status);
         self.check_claims(out);
+    }
+
+    /// Sends a peer what its last Status shows it to lack.
+    pub fn send_again(&mut self, from: ReplicaId, out: &mut Vec<Output>) {
+        let Some(status) = &self.votes.peer_mut(from).status.clone() else { return };
         if status.stable.seq < self.checkpoints.stable().seq
             && let Some(certificate) = self.checkpoints.certificate()
         {

@@ -105,16 +105,22 @@ impl Lanes {
         Ok(())
     }
 
-    /// Answers what was asked on a link: all frontiers, and questions up to a bounded number of bytes.
-    pub(crate) fn answer(&mut self, link: LinkId, out: &mut Vec<Output>) {
+    /// Answers what was asked on a link, up to a bounded number of bytes a tick and as far as each peer's credit goes: an
+    /// honest peer that is over it is answered late, and none is refused.
+    pub(crate) fn answer(&mut self, now: Nanoseconds, link: LinkId, out: &mut Vec<Output>) {
         let bytes_max = self.tuning().fetch_bytes_max;
         let Some(state) = self.links.get_mut(&link) else { return };
-        // What is sent of a lane whose chain is not settled might have to be replaced.
-        let settled = state.adoption.is_none();
-        let frontiers = if settled { std::mem::take(&mut state.frontiers) } else { BTreeMap::new() };
         let asked = std::mem::take(&mut state.asked);
-        for (peer, tips) in frontiers {
-            self.resend(peer, link, &tips, out);
+        // What is sent of a lane whose chain is not settled might have to be replaced.
+        if state.adoption.is_none() && !state.frontiers.is_empty() {
+            let (covered, waiting) = std::mem::take(&mut state.frontiers)
+                .into_iter()
+                .partition::<BTreeMap<_, _>, _>(|(peer, _)| state.covers(now, *peer));
+            state.frontiers = waiting;
+            for (peer, tips) in covered {
+                let bytes = self.resend(peer, link, &tips, out);
+                self.charge(now, link, peer, bytes);
+            }
         }
         for ((peer, _), tips) in asked {
             self.answer_ask(peer, link, &tips, out);
@@ -122,15 +128,25 @@ impl Lanes {
         let mut bytes = 0;
         while bytes < bytes_max
             && let Some(state) = self.links.get_mut(&link)
-            && let Some((from, question)) = state.questions.pop_front()
+            && let Some(next) = state.questions.iter().position(|(from, _)| state.covers(now, *from))
+            && let Some((from, question)) = state.questions.remove(next)
         {
-            bytes += self.answer_fetch(from, &question, out);
+            let answered = self.answer_fetch(from, &question, out);
+            self.charge(now, link, from, answered);
+            bytes += answered;
         }
     }
 
-    /// Sends a peer what it lacks of the own lane. One that holds another chain gets all that may differ.
-    fn resend(&self, to: ReplicaId, link: LinkId, tips: &[Mark], out: &mut Vec<Output>) {
-        let Some(share) = self.shares.get(&self.own_lane(link)) else { return };
+    fn charge(&mut self, now: Nanoseconds, link: LinkId, peer: ReplicaId, bytes: usize) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.charge(now, peer, bytes);
+        }
+    }
+
+    /// Sends a peer what it lacks of the own lane; says how many bytes that is. One that holds another chain gets all that
+    /// may differ.
+    fn resend(&self, to: ReplicaId, link: LinkId, tips: &[Mark], out: &mut Vec<Output>) -> usize {
+        let Some(share) = self.shares.get(&self.own_lane(link)) else { return 0 };
         let end = share.lane.held.end();
         let (mut number, mut bytes) = (share.lane.common(tips).next(), 0);
         while number <= end.upto
@@ -142,6 +158,7 @@ impl Lanes {
             out.push(Output::Send { to, link, frame, after: None });
             number = number.next();
         }
+        bytes
     }
 
     fn answer_ask(&self, to: ReplicaId, link: LinkId, asked: &[LaneTip], out: &mut Vec<Output>) {

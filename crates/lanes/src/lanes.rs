@@ -11,8 +11,8 @@ use crate::retention::Records;
 use crate::serve::Reading;
 use crate::throttle::Throttles;
 use quorate_types::{
-    After, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
-    ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
+    After, ClusterConfig, Credit, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
+    ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why, limits,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
@@ -158,13 +158,15 @@ pub(crate) struct Link {
     /// Peers that have shown that frames were lost: they get a full acknowledgement when the timer next looks, and
     /// not with every further batch.
     pub(crate) gaps: ReplicaSet,
-    /// The frontiers of the own lane that peers have shown in this tick. One small frame may show many, and an
-    /// answer is large: the last one counts, at the end of the tick.
+    /// The frontiers of the own lane that peers have shown. One small frame may show many, and an answer is large: the last
+    /// one counts, at the end of the tick, or when its peer's credit covers an answer.
     pub(crate) frontiers: BTreeMap<ReplicaId, Vec<Mark>>,
     /// Questions for batches, at most a few per peer and lane, answered in bounded portions at the end of a tick.
     pub(crate) questions: VecDeque<(ReplicaId, FetchBatches)>,
     /// The last question of each peer for acknowledgements of each lane in this tick.
     pub(crate) asked: BTreeMap<(ReplicaId, LaneId), Vec<LaneTip>>,
+    /// What batches are sent to each peer for its questions, and again. It outlasts connections.
+    pub(crate) credits: BTreeMap<ReplicaId, Credit>,
 }
 
 impl Link {
@@ -178,7 +180,32 @@ impl Link {
             frontiers: BTreeMap::new(),
             questions: VecDeque::new(),
             asked: BTreeMap::new(),
+            credits: BTreeMap::new(),
         }
+    }
+
+    /// Whether a peer's credit covers batches now.
+    pub(crate) fn covers(&self, now: Nanoseconds, peer: ReplicaId) -> bool {
+        self.answer_due(peer) <= now
+    }
+
+    /// When a peer's credit covers batches.
+    fn answer_due(&self, peer: ReplicaId) -> Nanoseconds {
+        self.credits.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
+    }
+
+    /// A peer is sent batches of so many bytes.
+    pub(crate) fn charge(&mut self, now: Nanoseconds, peer: ReplicaId, bytes: usize) {
+        let bytes = bytes.max(limits::ANSWER_BYTES_MIN) as u64;
+        self.credits.entry(peer).or_default().spend(now, bytes * limits::ANSWER_BYTE_TIME.0);
+    }
+
+    /// When something that was asked can be answered.
+    fn deadline(&self) -> Option<Nanoseconds> {
+        // What is sent of a lane whose chain is not settled might have to be replaced.
+        let frontiers = self.frontiers.keys().filter(|_| self.adoption.is_none());
+        let askers = self.questions.iter().map(|(from, _)| from).chain(frontiers);
+        askers.map(|peer| self.answer_due(*peer)).min()
     }
 }
 
@@ -532,7 +559,7 @@ impl Lanes {
         }
         for at in 0..self.link_ids.len() {
             self.acknowledge(self.link_ids[at], out);
-            self.answer(self.link_ids[at], out);
+            self.answer(now, self.link_ids[at], out);
         }
         for share in self.shares.values_mut() {
             let Some(update) = share.lane.report() else { continue };
@@ -553,11 +580,11 @@ impl Lanes {
     /// The next time at which [`Lanes::on_tick_end`] has something to do without any input.
     #[must_use]
     pub fn deadline(&self) -> Nanoseconds {
-        let unanswered = self.links.values().any(|link| !link.questions.is_empty());
-        if unanswered || !self.checks.is_empty() || self.finishes_adoptions() {
+        if !self.checks.is_empty() || self.finishes_adoptions() {
             return Nanoseconds(0);
         }
-        self.fetches.deadline().map_or(self.timer, |deadline| deadline.min(self.timer))
+        let answers = self.links.values().filter_map(Link::deadline);
+        answers.chain(self.fetches.deadline()).fold(self.timer, Nanoseconds::min)
     }
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.

@@ -24,7 +24,8 @@ pub(crate) struct Reading {
 }
 
 impl Lanes {
-    /// Answers a question for batches with what is held on the chain that it names; says how many bytes that is.
+    /// Answers a question for batches with what is held on the chain that it names; says how many bytes that is, or will be
+    /// when they are read back.
     pub(crate) fn answer_fetch(
         &mut self,
         from: ReplicaId,
@@ -37,9 +38,9 @@ impl Lanes {
         let tip = LaneTip::at(question.lane, asked);
         if question.upto > question.above
             && share.lane.find_any(asked).is_none()
-            && self.read_back(from, tip, question, out)
+            && let Some(bytes) = self.read_back(from, tip, question, out)
         {
-            return 0;
+            return bytes;
         }
         let Some(share) = self.shares.get(&question.lane) else { return 0 };
         let (mut payloads, mut bytes) = (Vec::new(), 0);
@@ -57,16 +58,16 @@ impl Lanes {
         bytes
     }
 
-    /// Begins to read an answer back from the journal, if it lies there.
+    /// Begins to read an answer back from the journal, if it lies there; says how many bytes that is.
     fn read_back(
         &mut self,
         to: ReplicaId,
         asked: LaneTip,
         question: &FetchBatches,
         out: &mut Vec<Output>,
-    ) -> bool {
+    ) -> Option<usize> {
         let bytes_max = self.tuning().fetch_bytes_max;
-        let Some(share) = self.shares.get(&asked.lane) else { return false };
+        let share = self.shares.get(&asked.lane)?;
         let (mut places, mut bytes) = (VecDeque::new(), 0);
         for shelved in share.lane.held.shelved_from(asked.mark()) {
             let is_enough = bytes > 0 && bytes + shelved.bytes > bytes_max;
@@ -76,17 +77,17 @@ impl Lanes {
             bytes += shelved.bytes;
             places.push_back((shelved.lsn, shelved.mark));
         }
-        let Some((first, _)) = places.front().copied() else { return false };
+        let (first, _) = places.front().copied()?;
         if is_made(Mistake::ServesMemoryOnly) {
-            return false;
+            return None;
         }
         if self.readings.iter().any(|reading| reading.to == to) {
             // It asks again when it has that.
-            return true;
+            return Some(0);
         }
         self.readings.push(Reading { to, asked, places, batches: Vec::new() });
         out.push(Output::ReadBack { lsn: first });
-        true
+        Some(bytes)
     }
 
     /// What lies at `lsn` of the journal of these lanes, if it can be read.

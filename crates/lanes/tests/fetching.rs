@@ -426,7 +426,7 @@ fn a_flood_of_questions_is_answered_in_portions() {
         assert!(answers.len() <= 2, "about a thousand bytes a tick");
         answered.extend(answers.into_iter().map(|(to, _)| to));
         if answered.len() < 3 {
-            assert_eq!(node.lanes.deadline(), Nanoseconds(0), "the rest is due at once");
+            assert!(node.lanes.deadline() <= node.now, "the rest is due at once");
         }
     }
     assert_eq!(answered, [R2, R3, R2], "one answer per peer and lane, in the order of asking");

@@ -253,7 +253,7 @@ impl Core {
                     && let Some(ordering) = &mut self.ordering
                 {
                     ordering.consensus.note_time(now);
-                    ordering.consensus.on_disconnected(peer);
+                    ordering.on_disconnected(peer);
                     self.link.forget_page_questions(peer);
                     self.tell_of_peer(peer, false, effects);
                 }
@@ -299,8 +299,7 @@ impl Core {
     #[must_use]
     pub fn deadline(&self) -> Option<Nanoseconds> {
         let link = self.link.deadline(|link| Some(link.lanes.deadline()));
-        let ordering =
-            self.ordering.as_ref().and_then(|role| role.deadline(|role| role.consensus.deadline()));
+        let ordering = self.ordering.as_ref().and_then(|role| role.deadline(OrderingRole::deadline));
         let execution = self.execution.as_ref().and_then(|role| role.deadline(ExecutionRole::deadline));
         [link, ordering, execution].into_iter().flatten().min()
     }

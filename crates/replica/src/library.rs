@@ -14,7 +14,7 @@
 use crate::interface::ClientConnection;
 use quorate_state::{Frozen, PageAnswer, PageRequest, Salvage};
 use quorate_types::mistakes::is_made;
-use quorate_types::{Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
+use quorate_types::{Credit, Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
@@ -92,6 +92,8 @@ pub(crate) struct Library {
     questions: VecDeque<(Reader, FetchPages)>,
     /// What peers ask for. It outlasts their connections.
     askings: BTreeMap<ReplicaId, Asking>,
+    /// What is sent to each peer for its questions. It outlasts connections, too.
+    credits: BTreeMap<ReplicaId, Credit>,
     /// What is intact of own states that cannot be read, as long as there is none that can.
     salvage: Option<Arc<Salvage>>,
 }
@@ -149,17 +151,33 @@ impl Library {
         self.questions.retain(|(asker, _)| *asker != reader);
     }
 
-    /// The answers that leave with this tick.
+    /// The answers that leave with this tick, as far as the credit of each peer goes; the others wait.
     pub(crate) fn answers(&mut self, now: Nanoseconds, tuning: &Tuning) -> Vec<(Reader, Frame)> {
         let (mut answers, mut bytes) = (Vec::new(), 0);
         while bytes < ANSWERS_BYTES_MAX
-            && let Some((reader, question)) = self.questions.pop_front()
+            && let Some(next) = self.questions.iter().position(|(reader, _)| self.answer_due(*reader) <= now)
+            && let Some((reader, question)) = self.questions.remove(next)
         {
             let frame = self.answer(now, tuning, reader, question).encode();
-            bytes += frame.bytes().len();
+            let frame_bytes = frame.bytes().len();
+            if let Reader::Peer(peer) = reader {
+                let cost = frame_bytes.max(limits::ANSWER_BYTES_MIN) as u64 * limits::ANSWER_BYTE_TIME.0;
+                self.credits.entry(peer).or_default().spend(now, cost);
+            }
+            bytes += frame_bytes;
             answers.push((reader, frame));
         }
         answers
+    }
+
+    /// When a reader can be answered. Clients have one question open at a time.
+    fn answer_due(&self, reader: Reader) -> Nanoseconds {
+        match reader {
+            Reader::Peer(peer) => {
+                self.credits.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
+            }
+            Reader::Client(_) => Nanoseconds(0),
+        }
     }
 
     /// Answers a question from whichever state has the root, or else from the newest: much of it is the same.
@@ -243,12 +261,11 @@ impl Library {
         self.states.iter().enumerate().filter(move |(index, served)| !is_needed(*index, served))
     }
 
-    /// When there is something to do: at once while questions wait, or when a state may be let go of.
+    /// When there is something to do: when a question can be answered, or a state may be let go of.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
-        if !self.questions.is_empty() {
-            return Some(Nanoseconds(0));
-        }
-        self.asked().filter_map(|(_, served)| served.in_use_until(&self.askings, tuning.retransmit.0)).min()
+        let answers = self.questions.iter().map(|(reader, _)| self.answer_due(*reader));
+        let step = tuning.retransmit.0;
+        answers.chain(self.asked().filter_map(|(_, served)| served.in_use_until(&self.askings, step))).min()
     }
 }
 
@@ -321,7 +338,7 @@ mod tests {
 
         fn ask(&mut self, reader: Reader, root: Digest) {
             self.library.ask(reader, FetchPages { request: 1, root, wanted: Vec::new() });
-            assert_eq!(self.library.deadline(&self.tuning), Some(Nanoseconds(0)));
+            assert!(self.library.deadline(&self.tuning).is_some_and(|deadline| deadline <= self.now));
             assert_eq!(self.library.answers(self.now, &self.tuning).len(), 1);
             self.end_tick();
         }

@@ -7,7 +7,7 @@ use crate::report::OrderingReport;
 use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
 use quorate_journal::CONSENSUS_JOURNAL;
-use quorate_types::{ClusterConfig, Nanoseconds, ReplicaId, ReplicaSet, SigningKey};
+use quorate_types::{ClusterConfig, Credit, Nanoseconds, ReplicaId, ReplicaSet, SigningKey, limits};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
     Prepare, Status, Suspect, ViewChange,
@@ -33,17 +33,28 @@ pub(crate) struct OrderingRole {
     /// Whether the PREPAREs are verified at the end of this tick.
     prepares_due: bool,
     pub(crate) timeline: Timeline,
-    /// The newest Status and question for headers of each peer in this tick. Both are small and their answers
-    /// large, so each peer gets one of each a tick.
+    /// The newest Status of each peer in this tick.
     statuses: BTreeMap<ReplicaId, Status>,
-    /// The last question of each peer in this tick, and whether it has asked another one before.
+    /// The peers that have shown what they lack and were sent nothing for it yet. A Status is small and this is large: it
+    /// waits for their credit.
+    lacking: ReplicaSet,
+    /// The last question of each peer that waits for its credit, and whether it has asked another one before in this tick.
     questions: BTreeMap<ReplicaId, (FetchHeaders, bool)>,
+    /// What is sent to each replica for its questions, and what is sent again. It outlasts connections.
+    credits: Vec<Credits>,
     /// The highest wish and the newest view change of each peer that are still to be verified: they wait for the end of
     /// the tick, and for their sender's credit.
     suspects: BTreeMap<ReplicaId, Suspect>,
     changes: BTreeMap<ReplicaId, ViewChange>,
     /// What checks each peer may cause.
     checks: CheckAccounts,
+}
+
+/// The credit of one peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Credits {
+    headers: Credit,
+    resent: Credit,
 }
 
 impl OrderingRole {
@@ -78,6 +89,7 @@ impl OrderingRole {
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, consensus: Consensus) -> Self {
         Self {
             checks: CheckAccounts::new(config.members().len()),
+            credits: vec![Credits::default(); config.members().len()],
             config,
             me,
             consensus,
@@ -86,6 +98,7 @@ impl OrderingRole {
             prepares_due: false,
             timeline: Timeline::default(),
             statuses: BTreeMap::new(),
+            lacking: ReplicaSet::EMPTY,
             questions: BTreeMap::new(),
             suspects: BTreeMap::new(),
             changes: BTreeMap::new(),
@@ -276,17 +289,74 @@ impl OrderingRole {
         !self.suspects.is_empty() || !self.changes.is_empty()
     }
 
-    /// The burst of inputs is over: answers what peers have shown and asked in it.
-    pub(crate) fn answer(&mut self, out: &mut Vec<Output>) {
+    /// The burst of inputs is over: answers what peers have shown and asked, as far as their credit goes. An honest peer
+    /// that is over it is answered late, and none is refused.
+    pub(crate) fn answer(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
+        let (cost, burst) = self.resend_credit();
+        let waiting = self.lacking;
         for (from, status) in std::mem::take(&mut self.statuses) {
-            self.consensus.on_status(from, &status, out);
+            self.consensus.on_status(from, status, out);
+            self.lacking.insert(from);
+            self.send_again(now, from, (cost, burst), out);
         }
-        for (from, (question, has_asked)) in std::mem::take(&mut self.questions) {
-            if has_asked {
-                self.consensus.answer_nothing(from, out);
+        for from in waiting.iter().filter(|from| self.lacking.contains(*from)).collect::<Vec<_>>() {
+            self.send_again(now, from, (cost, burst), out);
+        }
+        let Self { consensus, questions, credits, .. } = self;
+        questions.retain(|from, (question, has_asked)| {
+            if std::mem::take(has_asked) {
+                consensus.answer_nothing(*from, out);
             }
-            self.consensus.on_fetch_headers(from, &question, out);
+            let Some(credit) = credits.get_mut(from.index()).map(|credits| &mut credits.headers) else {
+                return false;
+            };
+            if !credit.covers(now, limits::HEADERS_ANSWER_BURST.0) {
+                return true;
+            }
+            credit.spend(now, limits::HEADERS_ANSWER_TIME.0);
+            consensus.on_fetch_headers(*from, question, out);
+            false
+        });
+    }
+
+    fn send_again(
+        &mut self,
+        now: Nanoseconds,
+        to: ReplicaId,
+        (cost, burst): (u64, u64),
+        out: &mut Vec<Output>,
+    ) {
+        let Some(credit) = self.credits.get_mut(to.index()).map(|credits| &mut credits.resent) else {
+            return;
+        };
+        if credit.covers(now, burst) {
+            credit.spend(now, cost);
+            self.lacking.remove(to);
+            self.consensus.send_again(to, out);
         }
+    }
+
+    /// What it costs to be sent what is missing, and the burst.
+    fn resend_credit(&self) -> (u64, u64) {
+        let cost = self.config.tuning().retransmit.0 / limits::RESEND_PARTS;
+        (cost, limits::RESEND_BURST * cost)
+    }
+
+    /// The connection to a peer is gone: what it has asked on it needs no answer any more.
+    pub(crate) fn on_disconnected(&mut self, peer: ReplicaId) {
+        self.statuses.remove(&peer);
+        self.lacking.remove(peer);
+        self.questions.remove(&peer);
+        self.consensus.on_disconnected(peer);
+    }
+
+    /// The next time at which there is something to do without any input.
+    pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
+        let burst = limits::HEADERS_ANSWER_BURST.0;
+        let questions = self.questions.keys().map(|from| self.credits[from.index()].headers.due(burst));
+        let (_, burst) = self.resend_credit();
+        let lacking = self.lacking.iter().map(|from| self.credits[from.index()].resent.due(burst));
+        questions.chain(lacking).chain(self.consensus.deadline()).min()
     }
 
     /// Takes an own message back, now that all it depends on is durable: own votes count like any others.

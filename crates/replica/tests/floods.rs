@@ -9,7 +9,9 @@ use quorate_replica::Reject;
 use quorate_types::{
     CoreId, Digest, LaneId, LaneNumber, LinkId, Nanoseconds, ReplicaId, Seq, Signature, View,
 };
-use quorate_wire::message::{Message, PrePrepare, Prepare, Suspect, ViewChange};
+use quorate_wire::message::{
+    FetchBatches, FetchHeaders, LaneAcks, Message, PrePrepare, Prepare, Status, Suspect, ViewChange,
+};
 use quorate_wire::{
     BatchHead, Frame, Header, Kind, LaneTip, Statement, SuspectReason, batch, header, testing,
 };
@@ -167,4 +169,103 @@ fn forged_bundles_in_a_liars_lane() {
     cluster.rejects.clear();
     cluster.inject(R3, R1, &frames[1]);
     assert!(!cluster.rejects.contains(&(R1, Reject::LaneThrottled)), "{:?}", cluster.rejects);
+}
+
+/// The bytes of frames of some kinds that r1 sends r3 for a flood of one question after the other, a thousand in a second,
+/// and their number. A question of another peer is answered beside it, the last one of the flood in time, and a client is
+/// served before and after.
+fn answers_to(home: ReplicaId, kind: Kind, flood: impl Fn(&Cluster) -> Frame) -> (usize, usize) {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), home);
+    cluster.run();
+    client.send(&mut cluster, home, 1, &vec![set("a", 100_000), set("b", 100_000)]);
+    cluster.run();
+    cluster.withheld = Some(|sent| sent.to == R3);
+    let sent = |cluster: &Cluster, to: ReplicaId| {
+        let is_one = |sent: &&Sent| (sent.from, sent.to, sent.frame.kind()) == (R1, to, kind);
+        let frames = cluster.sent.iter().filter(is_one).map(|sent| sent.frame.bytes().len());
+        // What was asked before the last question is answered with nothing.
+        let frames: Vec<usize> = frames.filter(|bytes| kind != Kind::FetchedHeaders || *bytes > 64).collect();
+        (frames.iter().sum::<usize>(), frames.len())
+    };
+    let before = sent(&cluster, R3);
+    let question = flood(&cluster);
+    for _ in 0..FLOOD {
+        cluster.now = cluster.now.plus(1_000_000);
+        cluster.inject(R3, R1, &question);
+        cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    }
+    let during = sent(&cluster, R3);
+    let (_, of_other) = sent(&cluster, R2);
+    cluster.inject(R2, R1, &question);
+    cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    assert!(sent(&cluster, R2).1 > of_other, "another peer has credit of its own");
+    let last = sent(&cluster, R3);
+    cluster.wait(1);
+    // A true Status of r3 has come since, which shows nothing to be missing.
+    let waits = kind != Kind::Commit;
+    assert!(!waits || sent(&cluster, R3).1 > last.1, "what waits is answered when there is credit");
+    assert_eq!(cluster.closed_peers, [], "it is no lie to ask much");
+    client.send(&mut cluster, home, 2, &vec![set("a", 1)]);
+    cluster.wait(20);
+    assert_eq!(client.replies(&cluster, R1).len(), 3, "r1 goes on");
+    (during.0 - before.0, during.1 - before.1)
+}
+
+#[test]
+fn questions_for_headers_are_answered_at_a_bounded_rate() {
+    let (_, answers) = answers_to(R0, Kind::FetchedHeaders, |cluster| {
+        let last = cluster.machines[1].cores[0].audit().committed.expect("the ordering core");
+        FetchHeaders { last, above: Seq(0) }.encode()
+    });
+    // 64 at once and one in 5 ms.
+    assert!((260..=266).contains(&answers), "{answers}");
+}
+
+#[test]
+fn what_a_status_shows_to_be_missing_is_sent_again_at_a_bounded_rate() {
+    let (_, answers) = answers_to(R0, Kind::Commit, |cluster| {
+        let start = header::genesis(cluster.config.digest());
+        Status {
+            view: View(0),
+            entered: true,
+            stable: start,
+            accepted: start,
+            prepared: start,
+            committed: start,
+            executed: start,
+        }
+        .encode()
+    });
+    // 16 at once and 5 in each retransmission time.
+    assert!((100..=120).contains(&answers), "{answers}");
+}
+
+/// What is sent in a second: the burst, what is earned, and one answer more.
+const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024 + 1_000_000_000 / 15 + 300_000;
+
+#[test]
+fn questions_for_batches_are_answered_at_a_bounded_rate() {
+    let (bytes, answers) = answers_to(R0, Kind::FetchedBatches, |cluster| {
+        let tip = last_tip(cluster, R0);
+        FetchBatches { lane: tip.lane, upto: tip.upto, chain: tip.chain, above: LaneNumber(0) }.encode()
+    });
+    assert!(bytes <= ANSWERS_BYTES_MAX && bytes > ANSWERS_BYTES_MAX / 2, "{bytes} in {answers}");
+}
+
+#[test]
+fn batches_of_the_own_lane_are_sent_again_at_a_bounded_rate() {
+    let (bytes, answers) = answers_to(R1, Kind::Batch, |cluster| {
+        let lane = LaneId { origin: R1, link: LinkId(0) };
+        let tips = vec![LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO }];
+        assert!(last_tip(cluster, R1).upto > LaneNumber(0));
+        LaneAcks { full: true, tips }.encode()
+    });
+    assert!(bytes <= ANSWERS_BYTES_MAX && bytes > ANSWERS_BYTES_MAX / 2, "{bytes} in {answers}");
+}
+
+/// The tip of the last batch that a replica has sent of its lane.
+fn last_tip(cluster: &Cluster, origin: ReplicaId) -> LaneTip {
+    let frame = cluster.sent_by(origin, Kind::Batch).pop().expect("it has sealed one");
+    quorate_lanes::Batch::check(&cluster.config, frame).expect("well-formed").tip()
 }

@@ -10,6 +10,7 @@ mod after;
 mod byte_count;
 mod chains;
 mod cluster;
+mod credit;
 mod digest;
 mod identifiers;
 mod keys;
@@ -29,6 +30,7 @@ pub use chains::{Chains, Mark};
 pub use cluster::{
     ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, SessionLimits, Tuning,
 };
+pub use credit::Credit;
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{
     BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, Nonce, ReplicaId,

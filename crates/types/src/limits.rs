@@ -88,6 +88,21 @@ pub const PAGE_REQUESTS_MAX: usize = 2;
 pub const TREE_HEIGHT_MAX: usize = 16;
 /// The bytes of batches in one answer to a fetch.
 pub const FETCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a byte costs the peer that it answers, or to which it is sent again: about 64 MiB a second, on each core. Whoever
+/// catches up has n - 1 servers.
+pub const ANSWER_BYTE_TIME: Nanoseconds = Nanoseconds(15);
+/// By how much a peer may be ahead with that: 16 MiB.
+pub const ANSWER_BURST: Nanoseconds = Nanoseconds::from_millis(250);
+/// The least that an answer counts for.
+pub const ANSWER_BYTES_MIN: usize = 4096;
+/// What an answer to a question for headers costs, which brings [`FETCH_HEADERS_MAX`]: far more of them than a cluster makes.
+pub const HEADERS_ANSWER_TIME: Nanoseconds = Nanoseconds::from_millis(5);
+/// By how much a peer may be ahead with that: by all headers that are kept for it.
+pub const HEADERS_ANSWER_BURST: Nanoseconds = Nanoseconds::from_millis(320);
+/// The parts of the time of retransmission: what a Status shows to be missing is sent again once in one of them.
+pub const RESEND_PARTS: u64 = 5;
+/// By how many of these parts a peer may be ahead with that.
+pub const RESEND_BURST: u64 = 16;
 
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + RESULTS_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);

@@ -68,7 +68,8 @@ pub(crate) fn feed(
             consensus.on_certificate(message, out);
         }
         Kind::Status => {
-            consensus.on_status(from, &Status::decode(bytes).expect("a test message"), out);
+            consensus.on_status(from, Status::decode(bytes).expect("a test message"), out);
+            consensus.send_again(from, out);
         }
         Kind::FetchHeaders => {
             consensus.on_fetch_headers(from, &FetchHeaders::decode(bytes).expect("a test message"), out);

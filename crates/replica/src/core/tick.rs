@@ -6,6 +6,7 @@ use super::{CONSENSUS_LINK, Core};
 use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{Effect, Reject};
 use crate::mail::{LinkMail, Mail, OrderingMail};
+use crate::ordering::OrderingRole;
 use quorate_types::Nanoseconds;
 use quorate_wire::Claims;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl Core {
         {
             ordering.asleep().consensus.on_tick_end(now, &mut self.consensus_outputs);
             assert!(self.consensus_outputs.is_empty(), "said without cause: {:?}", self.consensus_outputs);
-            ordering.assert_asleep(|ordering| ordering.consensus.deadline());
+            ordering.assert_asleep(OrderingRole::deadline);
         }
         if is_due(self.execution.as_ref(), now) {
             self.end_execution(now, effects);
@@ -51,7 +52,7 @@ impl Core {
         let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
         ordering.consensus.note_time(now);
         let liars = ordering.take_view_changes(now);
-        ordering.answer(&mut self.consensus_outputs);
+        ordering.answer(now, &mut self.consensus_outputs);
         for peer in liars.iter() {
             self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
         }
@@ -67,7 +68,7 @@ impl Core {
         let ordering = self.ordering.as_mut().expect("invariant: only the ordering core has consensus");
         ordering.consensus.on_tick_end(now, &mut self.consensus_outputs);
         let goes_on = !self.consensus_outputs.is_empty() || ordering.has_unchecked();
-        ordering.ran(goes_on, |ordering| ordering.consensus.deadline());
+        ordering.ran(goes_on, OrderingRole::deadline);
         self.carry_out_consensus(now, effects);
         self.drain(now, effects);
     }

@@ -1,0 +1,73 @@
+//! Credit in time: what somebody may cause others, however it asks.
+
+use crate::Nanoseconds;
+
+/// An account that pays with time (the generic cell rate algorithm, ITU-T I.371): whatever is caused costs so much time, and
+/// an account may be ahead of the clock by its burst. What costs more than is left is paid for afterwards.
+///
+/// ```
+/// use quorate_types::{Credit, Nanoseconds};
+///
+/// let (mut credit, burst, mut now) = (Credit::default(), 10, Nanoseconds(1000));
+/// assert!(credit.covers(now, burst));
+/// credit.spend(now, 25);
+/// assert!(!credit.covers(now, burst));
+/// now = credit.due(burst);
+/// assert_eq!(now, Nanoseconds(1015));
+/// assert!(credit.covers(now, burst));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credit {
+    /// Up to when time is spent.
+    spent: Nanoseconds,
+}
+
+impl Credit {
+    /// Whether the account is ahead of the clock by no more than `burst`, in nanoseconds.
+    #[must_use]
+    pub fn covers(&self, now: Nanoseconds, burst: u64) -> bool {
+        self.due(burst) <= now
+    }
+
+    /// When the account covers something again.
+    #[must_use]
+    pub fn due(&self, burst: u64) -> Nanoseconds {
+        Nanoseconds(self.spent.0.saturating_sub(burst))
+    }
+
+    /// Spends so many nanoseconds. Time that has passed unspent is gone.
+    pub fn spend(&mut self, now: Nanoseconds, nanoseconds: u64) {
+        self.spent = self.spent.max(now).plus(nanoseconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_caused_than_burst_and_rate_allow() {
+        let (mut credit, mut now, mut caused) = (Credit::default(), Nanoseconds(1_000_000), 0u64);
+        for _ in 0..100_000 {
+            if credit.covers(now, 500) {
+                credit.spend(now, 100);
+                caused += 1;
+            }
+            now = now.plus(3);
+        }
+        let most = (300_000 + 500) / 100 + 1;
+        assert!(caused <= most && caused >= most - 1, "{caused} of {most}");
+    }
+
+    #[test]
+    fn what_was_not_spent_for_long_is_a_burst_and_no_more() {
+        let mut credit = Credit::default();
+        let now = Nanoseconds(u64::MAX / 2);
+        let mut caused = 0;
+        while credit.covers(now, 500) {
+            credit.spend(now, 100);
+            caused += 1;
+        }
+        assert_eq!(caused, 6);
+    }
+}
