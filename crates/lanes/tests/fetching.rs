@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use quorate_lanes::Reject;
-use quorate_types::{LaneNumber, Nanoseconds, limits};
+use quorate_types::{LaneNumber, limits};
 use quorate_wire::message::encode_fetched_batches;
 
 /// A replica that holds the first batches of a lane of r1 and is told that a committed header names more.
