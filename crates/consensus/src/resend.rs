@@ -1,6 +1,7 @@
 //! Who sends what again: Status, and the answers to it (DESIGN section 4, table "Who re-sends what").
 
 use crate::consensus::Consensus;
+use crate::header_fetches::bytes_about;
 use crate::output::{Destination, Outgoing, Output};
 use crate::proposals::Waiting;
 use crate::voting::last_slot;
@@ -150,9 +151,9 @@ impl Consensus {
         self.check_claims(out);
     }
 
-    /// Sends a peer what its last Status shows it to lack.
-    pub fn send_again(&mut self, from: ReplicaId, out: &mut Vec<Output>) {
-        let Some(status) = &self.votes.peer_mut(from).status.clone() else { return };
+    /// Sends a peer what its last Status shows it to lack; says about how many bytes of proposals that is.
+    pub fn send_again(&mut self, from: ReplicaId, out: &mut Vec<Output>) -> usize {
+        let Some(status) = &self.votes.peer_mut(from).status.clone() else { return 0 };
         if status.stable.seq < self.checkpoints.stable().seq
             && let Some(certificate) = self.checkpoints.certificate()
         {
@@ -166,21 +167,20 @@ impl Consensus {
             self.send_to(Destination::One(from), Outgoing::Checkpoint(own), out);
         }
         self.help_into_view(from, status, out);
-        if self.shares_view(status) {
-            self.resend_votes(from, status, out);
-        }
+        if self.shares_view(status) { self.resend_votes(from, status, out) } else { 0 }
     }
 
     /// Votes sent again wait for what they waited for the first time: they may not have left yet.
-    fn resend_votes(&self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) {
+    fn resend_votes(&self, from: ReplicaId, status: &Status, out: &mut Vec<Output>) -> usize {
         let to = Destination::One(from);
         let positions = self.positions();
         let primary = self.config.primary(self.view) == self.me;
         let limit = if primary { PROPOSALS_RESENT } else { PROPOSALS_RELAYED };
-        let mut seq = status.accepted.seq.next();
+        let (mut seq, mut bytes) = (status.accepted.seq.next(), 0);
         for _ in 0..limit {
             let Some(slot) = self.chain.slot(seq) else { break };
             if let Some(proposal) = &slot.proposal {
+                bytes += bytes_about(&proposal.header);
                 let (message, after) =
                     (Outgoing::PrePrepare(Arc::clone(proposal)), self.entered_after.clone());
                 out.push(Output::Send { to, message, after });
@@ -201,5 +201,6 @@ impl Consensus {
             let (message, after) = (Outgoing::Commit(commit.clone()), after.clone());
             out.push(Output::Send { to, message, after });
         }
+        bytes
     }
 }

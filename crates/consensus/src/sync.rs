@@ -170,8 +170,13 @@ impl Consensus {
         self.chain.header(position).or_else(|| self.spare.get(position))
     }
 
-    /// Answers a question for headers with what is kept, in one frame of bounded size.
-    pub fn on_fetch_headers(&mut self, from: ReplicaId, message: &FetchHeaders, out: &mut Vec<Output>) {
+    /// Answers a question for headers with what is kept, in one frame of bounded size; says about how many bytes that is.
+    pub fn on_fetch_headers(
+        &mut self,
+        from: ReplicaId,
+        message: &FetchHeaders,
+        out: &mut Vec<Output>,
+    ) -> usize {
         let mut headers = Vec::new();
         let mut bytes = 0;
         let mut at = message.last;
@@ -186,6 +191,7 @@ impl Consensus {
         }
         let message = Outgoing::FetchedHeaders(FetchedHeaders { headers });
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
+        bytes
     }
 
     /// Answers a question that whoever has asked it has given up: answers are counted.

@@ -115,11 +115,11 @@ impl Lanes {
         if state.adoption.is_none() && !state.frontiers.is_empty() {
             let (covered, waiting) = std::mem::take(&mut state.frontiers)
                 .into_iter()
-                .partition::<BTreeMap<_, _>, _>(|(peer, _)| state.covers(now, *peer));
+                .partition::<BTreeMap<_, _>, _>(|(peer, _)| self.credits.resent.covers(now, *peer));
             state.frontiers = waiting;
             for (peer, tips) in covered {
                 let bytes = self.resend(peer, link, &tips, out);
-                self.charge(now, link, peer, bytes);
+                self.credits.resent.charge(now, peer, bytes);
             }
         }
         for ((peer, _), tips) in asked {
@@ -128,18 +128,13 @@ impl Lanes {
         let mut bytes = 0;
         while bytes < bytes_max
             && let Some(state) = self.links.get_mut(&link)
-            && let Some(next) = state.questions.iter().position(|(from, _)| state.covers(now, *from))
+            && let Some(next) =
+                state.questions.iter().position(|(from, _)| self.credits.answered.covers(now, *from))
             && let Some((from, question)) = state.questions.remove(next)
         {
             let answered = self.answer_fetch(from, &question, out);
-            self.charge(now, link, from, answered);
+            self.credits.answered.charge(now, from, answered);
             bytes += answered;
-        }
-    }
-
-    fn charge(&mut self, now: Nanoseconds, link: LinkId, peer: ReplicaId, bytes: usize) {
-        if let Some(state) = self.links.get_mut(&link) {
-            state.charge(now, peer, bytes);
         }
     }
 

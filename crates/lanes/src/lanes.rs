@@ -165,8 +165,6 @@ pub(crate) struct Link {
     pub(crate) questions: VecDeque<(ReplicaId, FetchBatches)>,
     /// The last question of each peer for acknowledgements of each lane in this tick.
     pub(crate) asked: BTreeMap<(ReplicaId, LaneId), Vec<LaneTip>>,
-    /// What batches are sent to each peer for its questions, and again. It outlasts connections.
-    pub(crate) credits: BTreeMap<ReplicaId, Credit>,
 }
 
 impl Link {
@@ -180,32 +178,46 @@ impl Link {
             frontiers: BTreeMap::new(),
             questions: VecDeque::new(),
             asked: BTreeMap::new(),
-            credits: BTreeMap::new(),
         }
+    }
+
+    /// When something that was asked can be answered.
+    fn deadline(&self, credits: &Credits) -> Option<Nanoseconds> {
+        // What is sent of a lane whose chain is not settled might have to be replaced.
+        let frontiers = self.frontiers.keys().filter(|_| self.adoption.is_none());
+        let frontiers = frontiers.map(|peer| credits.resent.due(*peer));
+        self.questions.iter().map(|(peer, _)| credits.answered.due(*peer)).chain(frontiers).min()
+    }
+}
+
+/// What batches are sent to peers by this core, on all links. It outlasts connections.
+#[derive(Debug, Default)]
+pub(crate) struct Credits {
+    /// For their questions.
+    pub(crate) answered: Accounts,
+    /// Again, for their frontiers. Who is far away is sent the same more than once; that takes nothing from its questions.
+    pub(crate) resent: Accounts,
+}
+
+/// An account of each peer.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts(BTreeMap<ReplicaId, Credit>);
+
+impl Accounts {
+    /// When a peer's credit covers batches.
+    fn due(&self, peer: ReplicaId) -> Nanoseconds {
+        self.0.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
     }
 
     /// Whether a peer's credit covers batches now.
     pub(crate) fn covers(&self, now: Nanoseconds, peer: ReplicaId) -> bool {
-        self.answer_due(peer) <= now
-    }
-
-    /// When a peer's credit covers batches.
-    fn answer_due(&self, peer: ReplicaId) -> Nanoseconds {
-        self.credits.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
+        self.due(peer) <= now
     }
 
     /// A peer is sent batches of so many bytes.
     pub(crate) fn charge(&mut self, now: Nanoseconds, peer: ReplicaId, bytes: usize) {
         let bytes = bytes.max(limits::ANSWER_BYTES_MIN) as u64;
-        self.credits.entry(peer).or_default().spend(now, bytes * limits::ANSWER_BYTE_TIME.0);
-    }
-
-    /// When something that was asked can be answered.
-    fn deadline(&self) -> Option<Nanoseconds> {
-        // What is sent of a lane whose chain is not settled might have to be replaced.
-        let frontiers = self.frontiers.keys().filter(|_| self.adoption.is_none());
-        let askers = self.questions.iter().map(|(from, _)| from).chain(frontiers);
-        askers.map(|peer| self.answer_due(*peer)).min()
+        self.0.entry(peer).or_default().spend(now, bytes * limits::ANSWER_BYTE_TIME.0);
     }
 }
 
@@ -221,6 +233,7 @@ pub struct Lanes {
     link_ids: Vec<LinkId>,
     pub(crate) shares: BTreeMap<LaneId, Share>,
     pub(crate) fetches: quorate_fetch::Fetches<Key>,
+    pub(crate) credits: Credits,
     /// Answers that are read back from the journal.
     pub(crate) readings: Vec<Reading>,
     pub(crate) records: Records,
@@ -245,6 +258,7 @@ impl Lanes {
 
         Self {
             fetches: scheduler(config.tuning()),
+            credits: Credits::default(),
             config,
             me,
             journal,
@@ -583,7 +597,7 @@ impl Lanes {
         if !self.checks.is_empty() || self.finishes_adoptions() {
             return Nanoseconds(0);
         }
-        let answers = self.links.values().filter_map(Link::deadline);
+        let answers = self.links.values().filter_map(|link| link.deadline(&self.credits));
         answers.chain(self.fetches.deadline()).fold(self.timer, Nanoseconds::min)
     }
 

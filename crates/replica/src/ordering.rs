@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// and sends again what is dropped; a liar costs no more than so many checks before its connection is closed.
 const WAITING_MAX: usize = 16;
 
+/// Of the questions of one peer that others have taken the place of in one tick, so many are answered with nothing: an honest
+/// one asks for few purposes at a time.
+const REPLACED_MAX: usize = 4;
+
 /// The ordering role of a replica.
 #[derive(Debug)]
 pub(crate) struct OrderingRole {
@@ -38,8 +42,9 @@ pub(crate) struct OrderingRole {
     /// The peers that have shown what they lack and were sent nothing for it yet. A Status is small and this is large: it
     /// waits for their credit.
     lacking: ReplicaSet,
-    /// The last question of each peer that waits for its credit, and whether it has asked another one before in this tick.
-    questions: BTreeMap<ReplicaId, (FetchHeaders, bool)>,
+    /// The last question of each peer that waits for its credit, and how many others it has taken the place of, each of
+    /// which is answered with nothing: answers are counted.
+    questions: BTreeMap<ReplicaId, (FetchHeaders, usize)>,
     /// What is sent to each replica for its questions, and what is sent again. It outlasts connections.
     credits: Vec<Credits>,
     /// The highest wish and the newest view change of each peer that are still to be verified: they wait for the end of
@@ -154,8 +159,9 @@ impl OrderingRole {
             }
             Kind::FetchHeaders => {
                 let question = FetchHeaders::from_frame(frame)?;
-                let has_asked = self.questions.contains_key(&from);
-                self.questions.insert(from, (question, has_asked));
+                let replaced =
+                    self.questions.get(&from).map_or(0, |(_, replaced)| (replaced + 1).min(REPLACED_MAX));
+                self.questions.insert(from, (question, replaced));
             }
             Kind::FetchedHeaders => {
                 consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out)?;
@@ -303,18 +309,16 @@ impl OrderingRole {
             self.send_again(now, from, (cost, burst), out);
         }
         let Self { consensus, questions, credits, .. } = self;
-        questions.retain(|from, (question, has_asked)| {
-            if std::mem::take(has_asked) {
-                consensus.answer_nothing(*from, out);
-            }
+        questions.retain(|from, (question, replaced)| {
+            (0..std::mem::take(replaced)).for_each(|_| consensus.answer_nothing(*from, out));
             let Some(credit) = credits.get_mut(from.index()).map(|credits| &mut credits.headers) else {
                 return false;
             };
             if !credit.covers(now, limits::HEADERS_ANSWER_BURST.0) {
                 return true;
             }
-            credit.spend(now, limits::HEADERS_ANSWER_TIME.0);
-            consensus.on_fetch_headers(*from, question, out);
+            let bytes = consensus.on_fetch_headers(*from, question, out);
+            credit.spend(now, limits::HEADERS_ANSWER_TIME.0.max(time_of(bytes)));
             false
         });
     }
@@ -330,9 +334,9 @@ impl OrderingRole {
             return;
         };
         if credit.covers(now, burst) {
-            credit.spend(now, cost);
             self.lacking.remove(to);
-            self.consensus.send_again(to, out);
+            let bytes = self.consensus.send_again(to, out);
+            credit.spend(now, cost.max(time_of(bytes)));
         }
     }
 
@@ -413,6 +417,11 @@ fn signatures_of(message: &NewView) -> usize {
     let prepared = message.prepared.as_ref().map_or(0, |found| found.votes.len());
     let stable = message.stable.as_ref().map_or(0, |found| found.signatures.len());
     1 + message.summaries.len() + prepared + stable
+}
+
+/// What so many bytes cost the peer that they are sent to.
+fn time_of(bytes: usize) -> u64 {
+    bytes as u64 * limits::ANSWER_BYTE_TIME.0
 }
 
 /// Whether two PREPAREs of one replica name a slot of one view both.

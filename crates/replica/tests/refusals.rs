@@ -297,7 +297,7 @@ fn a_flood_of_questions_in_one_burst_gets_one_answer() {
     let answers = cluster.sent_by(R0, Kind::FetchedHeaders);
     let headers = answers.iter().map(|frame| FetchedHeaders::decode(frame.payload()).unwrap().headers.len());
     // Whoever has given a question up counts what is still to come.
-    assert_eq!(headers.collect::<Vec<_>>(), [0, 21]);
+    assert_eq!(headers.collect::<Vec<_>>(), [0, 0, 0, 0, 21]);
     assert_eq!(cluster.sent_by(R0, Kind::Batch).len(), 21);
     assert!(cluster.sent.len() < 300, "{}", cluster.sent.len());
 }
