@@ -4,6 +4,7 @@
 //! so wishes alone are counted, and whoever follows can show why.
 
 use quorate_types::{ReplicaId, Seq, View, nth_highest};
+use quorate_wire::SuspectReason;
 use quorate_wire::message::{PrePrepare, Suspect};
 
 /// The highest wish of each replica, this one included, and proof against the primary of the present view.
@@ -58,6 +59,12 @@ impl ViewClaims {
     /// The number of replicas that claim `view` or a higher one.
     pub(crate) fn count(&self, view: View) -> usize {
         self.suspects().filter(|(_, suspect)| suspect.view.next() >= view).count()
+    }
+
+    /// Who wishes to leave `view` or a later one, and why.
+    pub(crate) fn why_left(&self, view: View) -> Vec<(ReplicaId, SuspectReason)> {
+        let late = self.suspects().filter(|(_, suspect)| suspect.view >= view);
+        late.map(|(replica, suspect)| (replica, suspect.reason)).collect()
     }
 
     /// Proof against the primary of `view`, if there is some.

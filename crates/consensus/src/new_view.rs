@@ -270,6 +270,7 @@ impl Consensus {
         out: &mut Vec<Output>,
     ) {
         let (view, head) = (candidate.view(), candidate.selection.head);
+        let (from, why) = (self.view, self.claims.why_left(self.view));
         assert!(view > self.view && view >= self.view(), "a view is entered once");
         self.record_certificate(out);
         self.set_aside_above(at.seq.max(self.chain.committed().seq));
@@ -294,7 +295,7 @@ impl Consensus {
             out.push(Output::Send { to, message, after: self.entered_after.clone() });
         }
         self.new_view = Some(message);
-        out.push(Output::ViewEntered { view, primary });
+        out.push(Output::ViewEntered { view, from, why });
         self.check_claims(out);
     }
 

@@ -5,7 +5,7 @@ use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
     Prepare, Status, Suspect, ViewChange,
 };
-use quorate_wire::{Frame, Header, LaneTip, Position};
+use quorate_wire::{Frame, Header, LaneTip, Position, SuspectReason};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -166,8 +166,19 @@ pub enum Output {
     ViewEntered {
         /// The view.
         view: View,
-        /// Its primary.
-        primary: ReplicaId,
+        /// The one in which it worked before.
+        from: View,
+        /// Who has wished to leave that or a later one, and why, as far as it was told here.
+        why: Vec<(ReplicaId, SuspectReason)>,
+    },
+    /// This replica has left a view, and waits for another one to begin.
+    ViewLeft {
+        /// The view that it has left, or waited for.
+        view: View,
+        /// The one that it waits for.
+        target: View,
+        /// As above.
+        why: Vec<(ReplicaId, SuspectReason)>,
     },
     /// A committed header, or one at which a view begins, names batches that are not held: fetch them.
     Want(LaneTip),

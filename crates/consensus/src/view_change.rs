@@ -135,6 +135,8 @@ impl Consensus {
         if self.claims.claim(self.me) < target.view {
             self.wish(target.view.previous(), SuspectReason::Joined);
         }
+        let (view, why) = (self.view(), self.claims.why_left(self.view()));
+        out.push(Output::ViewLeft { view, target: target.view, why });
         let message = Arc::new(self.view_change(target));
         self.suspicion.on_view(self.view(), target.view);
         self.votes.help_anew();

@@ -11,6 +11,7 @@ use crate::log_driver::{Damages, LogDriver, LogNews, LogSetup};
 use crate::log_error::LogError;
 use crate::log_reader::ReadBack;
 use crate::peers::Peers;
+use crate::refused::Refused;
 use crate::run::StartError;
 use crate::shared::Shared;
 use quorate_reactor::{
@@ -82,7 +83,8 @@ pub(crate) struct Driver {
     leaving: VecDeque<ConnectionId>,
     /// Dialed connections whose handshake is not complete.
     dialing: usize,
-    turned_away: TurnedAway,
+    /// What was refused since that was told.
+    pub(crate) refused: Refused,
     /// When this tick began.
     pub(crate) tick: Instant,
     /// Stands in for an assembler that is in use.
@@ -148,7 +150,7 @@ impl Driver {
             half_open_strangers: HalfOpen::new(room.half_open_strangers),
             leaving: VecDeque::new(),
             dialing: 0,
-            turned_away: TurnedAway::default(),
+            refused: Refused::default(),
             tick: Instant::now(),
             spare_assembler: None,
             clock: shared.clock,
@@ -200,7 +202,7 @@ impl Driver {
     fn turn(&mut self) -> Result<(), StartError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
         let handshake = if self.shakes_hands() { self.next_expiry() } else { None };
-        let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline()];
+        let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline(), self.refused.due()];
         let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         let started = Instant::now();
@@ -230,7 +232,7 @@ impl Driver {
         }
         self.dial_due();
         self.expire_handshakes();
-        self.turned_away.tell(started);
+        self.refused.tell(started);
         self.end_tick();
         self.publish();
         self.record(Measure::Tick, nanoseconds(started.elapsed()).0, 1);
@@ -368,6 +370,17 @@ impl Driver {
         self.shared.core(self.id.index()).increment(counter);
     }
 
+    /// Something from there was refused; the log tells how often.
+    pub(crate) fn count_reject(&mut self, reject: Reject, from: Option<SocketAddr>) {
+        self.shared.count_reject(self.id.index(), reject);
+        self.refused.note(reject.label(), from);
+    }
+
+    /// The handshake of a connection is refused.
+    fn note_refusal(&mut self, id: ConnectionId, label: &'static str) {
+        self.refused.note(label, self.connections.get(&id).map(|found| found.address));
+    }
+
     fn on_event(&mut self, event: Event) -> Result<(), LogError> {
         match event {
             Event::Accepted { listener, connection, peer } => self.on_accepted(listener, connection, peer),
@@ -416,7 +429,7 @@ impl Driver {
         };
         if let Some(oldest) = gives_way {
             self.count(Counter::HandshakesCutShort);
-            self.turned_away.half_open += 1;
+            self.refused.half_open += 1;
             self.reactor.close(oldest);
             self.on_closed(oldest, false);
         }
@@ -510,7 +523,8 @@ impl Driver {
                 Ok(None) => break,
                 Err(error) => {
                     self.count(Counter::FramesRefused);
-                    self.shared.count_reject(self.id.index(), Reject::Malformed(error));
+                    let from = self.connections.get(&id).map(|found| found.address);
+                    self.count_reject(Reject::Malformed(error), from);
                     self.refuse(id, &error);
                     break;
                 }
@@ -533,7 +547,7 @@ impl Driver {
                 warn!(%address, "closing link {link} to replica {peer}: {error}");
                 self.ban(peer, link);
             }
-            _ => warn!(%address, "closing a connection: {error}"),
+            _ => debug!(%address, "closing a client's connection: {error}"),
         }
         self.reactor.close(id);
         self.on_closed(id, false);
@@ -557,12 +571,14 @@ impl Driver {
             Phase::Client { reports, .. }
                 if frame.kind == Kind::ReportRequest && *reports >= REPORTS_OPEN_MAX =>
             {
+                self.refused.note("report_questions", Some(connection.address));
                 self.refuse(id, &"too many requests for reports at once");
                 false
             }
             Phase::Client { questions, .. }
                 if is_question(frame.kind) && *questions >= QUESTIONS_OPEN_MAX =>
             {
+                self.refused.note("state_questions", Some(connection.address));
                 self.refuse(id, &"more than one question about states at once");
                 false
             }
@@ -606,6 +622,7 @@ impl Driver {
                 if self.peers.banned(link, Instant::now()).contains(replica) =>
             {
                 // Since it began to shake hands.
+                self.note_refusal(id, Refusal::Banned.label());
                 self.fail_handshake(id, Some(Refusal::Banned));
                 false
             }
@@ -615,12 +632,13 @@ impl Driver {
                 true
             }
             Err(HandshakeError::Refuse(refusal)) => {
-                debug!(%refusal, "refusing a handshake");
+                self.note_refusal(id, refusal.label());
                 self.fail_handshake(id, Some(refusal));
                 false
             }
             Err(error) => {
                 debug!(%error, "a handshake failed");
+                self.note_refusal(id, "handshake_malformed");
                 self.fail_handshake(id, None);
                 false
             }
@@ -682,14 +700,14 @@ impl Driver {
             Welcome::Room => true,
             Welcome::Instead(other) => {
                 self.count(Counter::ClientsDisplaced);
-                self.turned_away.displaced += 1;
+                self.refused.displaced += 1;
                 self.reactor.close(other);
                 self.on_closed(other, false);
                 true
             }
             Welcome::Full => {
                 self.count(Counter::ClientsRefused);
-                self.turned_away.refused += 1;
+                self.refused.full += 1;
                 false
             }
         }
@@ -774,6 +792,7 @@ impl Driver {
             .map(|(id, _)| *id)
             .collect();
         for id in expired {
+            self.note_refusal(id, "handshake_silent");
             self.count(Counter::HandshakesRefused);
             self.shared.count_reject(self.id.index(), Reject::Handshake);
             self.reactor.close(id);
@@ -810,34 +829,6 @@ impl Driver {
             self.log.take_segments(&mut self.reactor, &mut Vec::new())?;
         }
         Ok(())
-    }
-}
-
-/// Connections that had to go, or were not let in, since that was told last.
-#[derive(Debug, Default)]
-struct TurnedAway {
-    half_open: u64,
-    displaced: u64,
-    refused: u64,
-    told: Option<Instant>,
-}
-
-impl TurnedAway {
-    /// Tells of them, once a second at most.
-    fn tell(&mut self, now: Instant) {
-        let Self { half_open, displaced, refused, told } = *self;
-        let is_early = told.is_some_and(|told| now.saturating_duration_since(told) < Duration::from_secs(1));
-        if half_open + displaced + refused == 0 || is_early {
-            return;
-        }
-        warn!(
-            half_open,
-            displaced,
-            refused,
-            "crowded: connections that were slow to say who they are gave way to newer ones, clients of the key with most \
-             connections to others, and newer ones of such a key were told to try again"
-        );
-        *self = Self { told: Some(now), ..Self::default() };
     }
 }
 

@@ -7,6 +7,7 @@ use crate::data_directory;
 use crate::driver::Driver;
 use crate::report;
 use crate::shared::Shared;
+use crate::view_log;
 use quorate_reactor::{Chunk, ConnectionId};
 use quorate_replica::mail::{LinkMail, Mail};
 use quorate_replica::report::RoleReport;
@@ -17,7 +18,7 @@ use quorate_wire::message::{Message, Report};
 use quorate_wire::{Frame, Kind, LaneTip, Position};
 use std::path::Path;
 use std::time::Instant;
-use tracing::{error, warn};
+use tracing::{debug, error, info, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
 const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -70,7 +71,8 @@ impl Driver {
                 connection.into_iter().for_each(|id| self.close(id));
             }
             Effect::CloseClient { connection, reject } => {
-                warn!("closing a client's connection: {reject}");
+                // Counted with what was refused; a client can bring it about as often as it likes.
+                debug!("closing a client's connection: {reject}");
                 if let Some(id) = self.clients.get(connection.number) {
                     self.close(id);
                 }
@@ -97,6 +99,12 @@ impl Driver {
             }
             Effect::Stage(time) => self.record(measure(time.stage), time.elapsed_ns, time.bundles),
             Effect::StageEnds { stage, since, bundles } => self.end_stage(stage, since, bundles),
+            Effect::ViewEntered { view, from, why } => {
+                info!("{}", view_log::entered(&self.config.cluster, view, from, &why));
+            }
+            Effect::ViewLeft { view, target, why } => {
+                info!("{}", view_log::left(&self.config.cluster, view, target, &why));
+            }
             Effect::Halt { reason } => {
                 halt(&self.shared, &self.config.data_directory, reason);
             }
@@ -127,7 +135,7 @@ impl Driver {
             Reject::BundleSignature => core.increment(Counter::BundlesForged),
             _ => {}
         }
-        self.shared.count_reject(self.id.index(), reject);
+        self.count_reject(reject, None);
     }
 
     fn append(&mut self, journal: JournalId, lsn: Lsn, record: Record, batch: Option<LaneTip>) {
@@ -199,7 +207,8 @@ impl Driver {
             }
         }
         if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
-            warn!("a client does not read its replies; closing its connection");
+            debug!("a client does not read its replies; closing its connection");
+            self.refused.note("unread_replies", self.connections.get(&id).map(|found| found.address));
             return self.close(id);
         }
         self.shared.core(self.id.index()).increment(Counter::FramesToClients);

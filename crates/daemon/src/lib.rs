@@ -30,12 +30,14 @@ pub mod never_spoken;
 pub mod page_folder;
 mod peers;
 mod recover;
+mod refused;
 mod report;
 mod run;
 mod segment_files;
 mod shared;
 mod space;
 mod sync_probe;
+mod view_log;
 
 pub use certified_state::{CertifiedState, NoCertifiedState};
 pub use config::{

@@ -308,3 +308,60 @@ fn numbers_that_are_none_are_explained_with_option_value_and_remedy() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     }
 }
+
+/// All replicas say which view ended, which begins, who leads it and why.
+#[test]
+fn a_change_of_the_view_is_in_the_log_with_its_reason() {
+    let files = Files::new(4);
+    let mut running: Vec<_> = (0..4).map(|replica| files.start(replica)).collect();
+    running.iter_mut().for_each(|replica| replica.wait_for_output("is ready on"));
+    assert_eq!(files.kv(&["set", "a", "b"]).code, Some(0));
+    drop(running.remove(0));
+    assert_eq!(files.kv(&["set", "a", "c", "--home", "1"]).code, Some(0));
+    for replica in &running {
+        let log = wait_for("the new view in the log", || {
+            let log = replica.stderr();
+            log.contains("view 1 begins with primary 1").then_some(log)
+        });
+        let line = log.lines().find(|line| line.contains("view 1 begins")).unwrap();
+        assert!(line.contains(" INFO ") && line.contains("view 0 with primary 0 was left: "), "{line}");
+        let reasons = ["no header names a batch", "a header stays uncommitted", "so many others want it"];
+        assert!(reasons.iter().any(|reason| line.contains(reason)), "{line}");
+        assert!(log.contains("view 0 with primary 0 is left for view 1 with primary 1: "), "{log}");
+    }
+}
+
+/// However many knock, the log has a line a second of them, with counts.
+#[test]
+fn refusals_are_in_the_log_once_a_second_with_counts() {
+    let (files, other) = (Files::new(1), Files::new(1));
+    let replica = ready(files.start(0));
+    let port = files.values("cluster.toml", "client")[0].clone();
+    // Clients of another cluster, one after the other, and one that speaks no protocol.
+    other.edit("cluster.toml", &other.values("cluster.toml", "client")[0], &port);
+    let knock = || {
+        let mut kv =
+            command(&["kv", "--cluster", &other.argument("cluster.toml"), "--timeout", "1", "get", "a"]);
+        kv.env_remove("QUORATE_LOG");
+        run(kv)
+    };
+    let began = std::time::Instant::now();
+    for _ in 0..12 {
+        refused(&knock(), 5, &["different cluster ids"]);
+    }
+    let mut stranger = std::net::TcpStream::connect(&port).unwrap();
+    std::io::Write::write_all(&mut stranger, &[7; 64]).unwrap();
+    let count = |log: &str, label: &str| -> u64 {
+        let told = log.lines().filter(|line| line.contains("refused since this was told last: "));
+        let counts =
+            told.filter_map(|line| line.split(&format!("{label} ")).nth(1)?.split([' ', ',']).next());
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
+    };
+    let log = wait_for("all of them in the log", || {
+        let log = replica.stderr();
+        (count(&log, "other_cluster") >= 12 && count(&log, "malformed") == 1).then_some(log)
+    });
+    let lines = log.lines().filter(|line| line.contains("refused since")).count() as u64;
+    assert!(lines <= began.elapsed().as_secs() + 2, "{log}");
+    assert!(log.contains("(the last from 127.0.0.1:"), "{log}");
+}

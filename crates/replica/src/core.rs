@@ -768,8 +768,8 @@ impl Core {
                     self.post(core, Mail::Link(LinkMail::Behind(is_behind)), effects);
                 }
             }
-            // Views are read off the report.
-            Output::ViewEntered { .. } => {}
+            Output::ViewEntered { view, from, why } => effects.push(Effect::ViewEntered { view, from, why }),
+            Output::ViewLeft { view, target, why } => effects.push(Effect::ViewLeft { view, target, why }),
             Output::Rejected(reject) => effects.push(Effect::Rejected(reject.into())),
             Output::Halt(reason) => effects.push(Effect::Halt { reason }),
         }

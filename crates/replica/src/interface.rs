@@ -7,8 +7,10 @@
 use crate::mail::Mail;
 use quorate_journal::Record;
 use quorate_state::{Forest, Frozen};
-use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Seq, Stage, StageTime};
-use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, Position};
+use quorate_types::{
+    CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Seq, Stage, StageTime, View,
+};
+use quorate_wire::{DecodeError, Frame, FrameRef, LaneTip, Position, SuspectReason};
 use thiserror::Error;
 
 /// One client's connection to this replica; numbers are the driver's and never used twice.
@@ -245,6 +247,24 @@ pub enum Effect {
         since: Option<Nanoseconds>,
         /// The number of bundles.
         bundles: u64,
+    },
+    /// The replica works in a view; for the log.
+    ViewEntered {
+        /// The view.
+        view: View,
+        /// The one in which it worked before.
+        from: View,
+        /// Who has wished to leave that or a later one, and why, as far as it was told here.
+        why: Vec<(ReplicaId, SuspectReason)>,
+    },
+    /// The replica has left a view and waits for another one to begin; for the log.
+    ViewLeft {
+        /// The view that it has left, or waited for.
+        view: View,
+        /// The one that it waits for.
+        target: View,
+        /// As above.
+        why: Vec<(ReplicaId, SuspectReason)>,
     },
     /// The replica must stop at once and keep its evidence: going on would not be safe.
     Halt {

@@ -83,6 +83,22 @@ pub enum Refusal {
     Banned,
 }
 
+impl Refusal {
+    /// The word under which it is told how often it came.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Cluster => "other_cluster",
+            Self::Configuration => "other_configuration",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownReplica => "unknown_replica",
+            Self::Signature => "handshake_signature",
+            Self::Full => "full",
+            Self::Banned => "banned",
+        }
+    }
+}
+
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 struct Hello {
     cluster_id: [u8; 32],

@@ -11,6 +11,7 @@ use crate::Position;
 use crate::message::Prepare;
 use quorate_types::{Digest, Domain, ReplicaId, Signature, View};
 use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
 
 /// Why a replica wants the next view.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,19 @@ pub enum SuspectReason {
     Joined = 5,
     /// It is the view's primary and has restarted.
     Restarted = 6,
+}
+
+impl fmt::Display for SuspectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unnamed => "no header names a batch that a quorum has acknowledged",
+            Self::Uncommitted => "a header stays uncommitted",
+            Self::Unavailable => "batches that its primary has named cannot be had",
+            Self::NoNewView => "its primary has not begun it",
+            Self::Joined => "so many others want it, or its primary is proven at fault",
+            Self::Restarted => "its primary has restarted",
+        })
+    }
 }
 
 /// The highest prepared slot of a replica with the votes that prove it.

@@ -205,7 +205,7 @@ impl Cluster {
             Output::Append { lsn, fact } => self.append(id, lsn, fact),
             Output::Send { to, message, after } => self.admit(id, to, message, after),
             Output::Committed { header, position } => self.commit(id, &header, position),
-            Output::ViewEntered { .. } => {}
+            Output::ViewEntered { .. } | Output::ViewLeft { .. } => {}
             Output::States { .. } => {}
             Output::Trim { upto, after } => {
                 self.say(id, format!("trims its journal up to {upto}"));

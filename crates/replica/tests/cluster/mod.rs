@@ -250,7 +250,10 @@ impl Cluster {
             Effect::ClosePeer { peer, reject, .. } => self.closed_peers.push((me, peer, reject)),
             Effect::CloseClient { connection, reject } => self.closed_clients.push((me, connection, reject)),
             Effect::Mail { core, mail } => self.mails.push_back((me.index(), core, mail)),
-            Effect::KeepPart { .. } | Effect::KeepStates(_) => {}
+            Effect::KeepPart { .. }
+            | Effect::KeepStates(_)
+            | Effect::ViewEntered { .. }
+            | Effect::ViewLeft { .. } => {}
             Effect::Checkpoint { position, state, .. } => self.states.push_back((me, core, position, state)),
             Effect::Report { connection, report } => self.reports.push((me, connection, *report)),
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
