@@ -319,6 +319,35 @@ pub(crate) mod tests {
         assert!(parse("--value-size 9..3").is_err());
     }
 
+    /// Both ends of each range that a refusal names are accepted.
+    #[test]
+    fn what_is_advised_is_taken() {
+        let others = [("--value-size", "1"), ("--interval", "100")];
+        for wrong in [
+            ("--clients", "0"),
+            ("--depth", "65"),
+            ("--bundle", "10001"),
+            ("--replicas", "101"),
+            ("--threads", "5"),
+            ("--keys", "0"),
+            ("--runs", "0"),
+            ("--rate", "0"),
+            ("--duration", "0"),
+            ("--warmup", "-1"),
+            ("--interval", "0.01"),
+        ] {
+            let flag = wrong.0;
+            let beside = others.iter().filter(|(other, _)| *other != flag);
+            let beside: String = beside.map(|(other, value)| format!(" {other}={value}")).collect();
+            let told = complaint(&format!("{flag}={}{beside}", wrong.1));
+            let (least, most) = told.split_once(": use ").unwrap().1.split_once(" to ").unwrap();
+            for advised in [least, most.split(' ').next().unwrap()] {
+                let line = format!("{flag}={advised}{beside}");
+                parse(&line).unwrap().check().unwrap_or_else(|error| panic!("{line}: {error:#}"));
+            }
+        }
+    }
+
     #[test]
     fn the_mix_of_all_kinds_works_with_ordinary_bundles() {
         let line = "--mix set=50,get=40,incr=5,append=1,del=2,scan=2 --value-size 64..1024";

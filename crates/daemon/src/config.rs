@@ -189,7 +189,8 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Reads and checks `replica.toml` and the files that it names.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = read(path, "`quorate init` writes one for each replica")?;
+        let text =
+            read(path, "name the right file; `quorate init` writes one for each replica of a new cluster")?;
         let file: NodeFile = toml::from_str(&text).map_err(|error| invalid(path, error.to_string()))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let cluster = Arc::new(read_cluster(&directory.join(&file.cluster))?);
@@ -256,7 +257,10 @@ impl NodeConfig {
 
 /// Reads and checks a cluster file.
 pub fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
-    let text = read(path, "`quorate init` writes one; all replicas and clients share it")?;
+    let text = read(
+        path,
+        "copy that of another replica of the cluster; `quorate init` writes one for a new cluster",
+    )?;
     ClusterConfig::parse(&text).map_err(|error| invalid(path, error.to_string()))
 }
 
@@ -362,7 +366,7 @@ fn check_disk(path: &Path, file: &NodeFile, data_directory: &Path) -> Result<(),
     for (name, wanted) in sizes.iter().filter_map(|(name, wanted)| Some((name, (*wanted)?))) {
         if wanted.0 > has {
             let problem = format!(
-                "{name} = \"{wanted}\"; use less: the disk of {} has {} MiB in all",
+                "{name} = \"{wanted}\"; use less, or mount the disk that belongs there: that of {} has {} MiB in all",
                 data_directory.display(),
                 has >> 20
             );

@@ -38,7 +38,7 @@ impl ClusterArguments {
         if !self.cluster.exists() {
             return Err(Failure::usage(format!(
                 "{}: there is no such cluster file; name one with --cluster FILE or QUORATE_CLUSTER=FILE, start a \
-                 cluster with `quorate dev`, or write one with `quorate init`",
+                 cluster with `quorate dev --dir quorate-data`, or write one with `quorate init`",
                 self.cluster.display()
             )));
         }

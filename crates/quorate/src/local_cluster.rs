@@ -14,6 +14,7 @@ use quorate_daemon::{NodeConfig, read_cluster, read_key};
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -286,9 +287,8 @@ impl Replica {
 
     /// Whether it has said that it takes connections.
     fn is_ready(&self) -> bool {
-        let written = std::fs::read(&self.log).unwrap_or_default();
-        let own = usize::try_from(self.log_start).ok().and_then(|start| written.get(start..));
-        own.is_some_and(|own| String::from_utf8_lossy(own).contains(&ready_line(self.id)))
+        let own = read_from(&self.log, self.log_start).unwrap_or_default();
+        String::from_utf8_lossy(&own).contains(&ready_line(self.id))
     }
 
     fn newly_ended(&mut self) -> Option<String> {
@@ -359,17 +359,18 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// What a file has from an offset on.
+fn read_from(path: &Path, offset: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The last lines of a log, indented; after a panic its first lines, which say more than the end of the backtrace.
 fn tail(path: &Path) -> String {
-    use std::io::{Read, Seek, SeekFrom};
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
+    let read = || read_from(path, std::fs::metadata(path)?.len().saturating_sub(TAIL_BYTES));
     let text = match read() {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => format!("{}: {error}", path.display()),

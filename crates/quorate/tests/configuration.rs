@@ -279,8 +279,8 @@ fn sizes_that_are_none_or_beyond_the_disk() {
             ("\"2 GB\"", ["`2 GB` is no number of bytes", "512 MiB or 2G"]),
             ("\"much\"", ["`much` is no number of bytes", "512 MiB or 2G"]),
             ("-1", ["`-1`", "\"512 MiB\" or \"2G\""]),
-            ("4000000000000000000", ["use less: the disk of", " MiB in all"]),
-            ("\"1000000T\"", ["use less: the disk of", "/data-1 has"]),
+            ("4000000000000000000", ["use less, or mount the disk", " MiB in all"]),
+            ("\"1000000T\"", ["use less, or mount the disk", "/data-1 has"]),
         ] {
             let files = Files::new(1);
             std::fs::rename(files.path("replica-0.toml"), files.path("replica-1.toml")).unwrap();

@@ -105,9 +105,7 @@ pub(crate) fn socket_remedy(source: &io::Error) -> &'static str {
         Some(libc::EADDRINUSE) => {
             "the port is taken: stop the process that holds it (ss -ltnp) or choose another"
         }
-        Some(libc::EADDRNOTAVAIL) => {
-            "no interface has that address: use one that `ip address` lists, or 0.0.0.0"
-        }
+        Some(libc::EADDRNOTAVAIL) => "no interface has that address: use one that `ip address` lists",
         Some(libc::EACCES) => "ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher one or grant it",
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n, LimitNOFILE=)",
         Some(libc::EAFNOSUPPORT) => "the kernel lacks that address family: use IPv4 or enable IPv6",

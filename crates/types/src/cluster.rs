@@ -66,7 +66,7 @@ pub enum ClusterFileError {
     #[error("{0}")]
     Syntax(String),
     /// The cluster id is malformed.
-    #[error("cluster_id must be 64 hexadecimal digits; `quorate init` draws one")]
+    #[error("cluster_id must be 64 hexadecimal digits, as another replica's cluster file has it")]
     ClusterId,
     /// The root of the first state is malformed.
     #[error("genesis_root must be 64 hexadecimal digits, as `quorate restore` writes it")]

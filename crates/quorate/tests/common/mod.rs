@@ -202,7 +202,10 @@ impl Files {
 
     /// Starts one replica.
     pub(crate) fn start(&self, replica: usize) -> Running {
-        Running::start(command(&["start", "--config", &self.argument(&format!("replica-{replica}.toml"))]))
+        let mut start = command(&["start", "--config", &self.argument(&format!("replica-{replica}.toml"))]);
+        // What it writes where it runs.
+        start.current_dir(self.directory.path());
+        Running::start(start)
     }
 
     /// Runs `quorate kv` with these words.
