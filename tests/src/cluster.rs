@@ -316,6 +316,18 @@ impl Cluster {
             .is_some_and(|child| child.try_wait().expect("our own child").is_none())
     }
 
+    /// The exit code of `quorate status`, and what it says.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn status(&self) -> (Option<i32>, String) {
+        let mut command = Command::new(binary());
+        command.arg("status").arg("--cluster").arg(self.file("cluster.toml"));
+        let output = command.output().expect("quorate runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The report of a replica.
     #[must_use]
     pub fn report(&self, replica: usize, root: bool) -> serde_json::Value {

@@ -26,7 +26,7 @@ fn loaded_with(arguments: &[&str], edit: impl Fn(String) -> String) -> Cluster {
 }
 
 fn is_learner(cluster: &Cluster, replica: usize) -> bool {
-    cluster.report(replica, false)["state"].as_str().expect("a sentence").starts_with("Learner")
+    cluster.report(replica, false)["role"] == "learner"
 }
 
 /// Starts a replica again, which then is needed for a quorum, and stops it in order.

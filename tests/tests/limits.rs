@@ -36,8 +36,9 @@ fn free_bytes(path: &Path) -> usize {
     text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
 }
 
-fn state(cluster: &Cluster, replica: usize) -> String {
-    cluster.report(replica, false)["state"].as_str().expect("a sentence").to_owned()
+/// What a replica takes of clients.
+fn takes(cluster: &Cluster, replica: usize) -> String {
+    cluster.report(replica, false)["takes"].as_str().expect("an enumeration").to_owned()
 }
 
 fn kv(cluster: &Cluster, words: &[&str]) -> (bool, String) {
@@ -65,8 +66,17 @@ fn where_all_disks_are_nearly_full_reads_work_and_writes_are_declined_with_the_r
         cluster.start_replica(replica);
     }
     wait_for("all replicas look at their disks", || {
-        (0..4).all(|replica| state(&cluster, replica).contains("min_free_bytes")).then_some(())
+        (0..4).all(|replica| takes(&cluster, replica) == "reads").then_some(())
     });
+    let (code, said) = cluster.status();
+    assert_eq!(code, Some(1), "{said}");
+    let headline = "No writes: 4 replicas vote, and none of them takes writes; reads are answered.";
+    assert!(said.starts_with(headline), "{said}");
+    assert_eq!(
+        said.matches("takes no writes: the disk has less room than min_free_bytes").count(),
+        4,
+        "{said}"
+    );
     let (done, text) = kv(&cluster, &["get", "greeting"]);
     assert!(!done && text.contains("does not exist"), "a read is answered: {text}");
     let (done, text) = kv(&cluster, &["set", "greeting", "hello"]);
@@ -102,16 +112,22 @@ fn a_replica_whose_disk_fills_up_declines_writes_and_takes_them_again_when_there
     wait_for("operations flow", || (load.completed() > 20).then_some(()));
     let filler = data.join("filler");
     std::fs::write(&filler, vec![1; FILLER_BYTES]).expect("there is room for it");
-    wait_for("writes are declined", || state(&cluster, 3).contains("read-only").then_some(()));
+    wait_for("writes are declined", || (takes(&cluster, 3) == "reads").then_some(()));
+    let (code, said) = cluster.status();
+    let takes_writes = said.starts_with("Degraded: the cluster takes writes and tolerates no more faults");
+    assert!(
+        code == Some(4) && takes_writes && said.contains("- Replica 3 takes no writes: the disk"),
+        "{code:?} {said}"
+    );
     let completed = load.completed();
     wait_for("clients have found another home", || (load.completed() > completed + 20).then_some(()));
     // With next to nothing free it takes no reads either, and at last not even what ends something.
     let more = data.join("more");
     std::fs::write(&more, vec![1; free_bytes(&data).saturating_sub(LITTLE)]).expect("there is room for it");
-    wait_for("nothing is taken", || state(&cluster, 3).contains("takes nothing of clients").then_some(()));
+    wait_for("nothing is taken", || (takes(&cluster, 3) == "nothing").then_some(()));
     std::fs::remove_file(&more).expect("our own file");
     std::fs::remove_file(&filler).expect("our own file");
-    wait_for("there is room again", || (!state(&cluster, 3).contains("Takes no writes")).then_some(()));
+    wait_for("there is room again", || (takes(&cluster, 3) == "writes").then_some(()));
     load.stop();
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
 }

@@ -59,8 +59,7 @@ fn one_bad_block_on_each_replica_and_all_killed_lose_nothing() {
     cluster.assert_equal_roots(&[0, 1, 2, 3]);
     // They are voters: with one down, each of the others is needed.
     for report in cluster.reports(&[0, 1, 2, 3], false, |_| true) {
-        let state = report["state"].as_str().expect("a sentence");
-        assert!(!state.starts_with("Learner"), "{state}");
+        assert_eq!(report["role"], "voter");
     }
     cluster.kill(0);
     cluster.assert_works();
@@ -141,6 +140,12 @@ fn a_restored_cluster_waits_for_those_who_have_what_others_have_lost_of_its_firs
         cluster.start_replica(replica);
         assert_eq!(cluster.log(replica).matches("has bad pages").count(), 2, "{}", cluster.log(replica));
     }
+    let said = wait_for("it is known that nobody can vote", || {
+        let (code, said) = cluster.status();
+        assert_eq!(code, Some(1), "{said}");
+        said.contains("No progress: 0 of 4 replicas can vote").then_some(said)
+    });
+    assert!(!said.contains("idle"), "{said}");
     cluster.start_replica(2);
     assert_all_there(&cluster, 3, &acknowledged);
     let recorder = Recorder::start(&cluster, 2, ReplicaId(1));
@@ -270,8 +275,7 @@ fn a_block_that_goes_bad_under_a_running_replica_is_found_and_written_anew() {
     flip(&cluster, 2, block);
     wait_for("it is found", || (cluster.report(2, false)["blocks_mended"].as_u64() == Some(1)).then_some(()));
     assert_eq!(fs::read(&path).expect("it is there"), whole);
-    let file = cluster.file("cluster.toml").display().to_string();
-    let output = Command::new(binary()).args(["status", "--cluster", &file]).output().expect("quorate runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("Replica 2 has found 1 blocks of its checkpoint damaged"), "{said}");
+    let (code, said) = cluster.status();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("- Replica 2 has found 1 blocks of its checkpoint damaged"), "{said}");
 }

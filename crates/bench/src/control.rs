@@ -211,7 +211,7 @@ pub(crate) fn describe(answers: &[Answer]) -> String {
         Ok(report) => {
             let root = report.root.as_deref().unwrap_or("no root");
             let seq = report.root_seq.unwrap_or(report.executed);
-            format!("\n  replica {} at seq {seq}: {root}; {}", report.replica, report.state)
+            format!("\n  replica {} at seq {seq}: {root}; {}", report.replica, report.doing())
         }
         Err(error) => format!("\n  {error}"),
     };
@@ -284,7 +284,7 @@ mod tests {
         let text = describe(&[at(0, 5, "aa"), silent()]);
         assert_eq!(
             text,
-            "\n  replica 0 at seq 5: aa; \n  no report: replica 3 at 127.0.0.1:4: connection refused"
+            "\n  replica 0 at seq 5: aa; idle: nothing is open\n  no report: replica 3 at 127.0.0.1:4: connection refused"
         );
     }
 }

@@ -255,6 +255,12 @@ impl Consensus {
             + self.spare.len()
     }
 
+    /// The last of the committed headers that are being fetched.
+    #[must_use]
+    pub fn fetching_upto(&self) -> Option<Seq> {
+        self.sync.target().map(|target| target.seq)
+    }
+
     /// What this replica waits for, in words; empty when nothing is open.
     #[must_use]
     pub fn waiting(&self) -> String {

@@ -162,6 +162,7 @@ impl Disk {
             directory: directory.to_owned(),
             limits,
             put_off: Vec::new(),
+            is_full: false,
             syncs: SyncWatch { known: shared.histogram(Measure::Sync), due: Instant::now() + SYNC_INTERVAL },
         };
         let thread =
@@ -188,6 +189,8 @@ struct Worker {
     limits: Limits,
     /// What found the disk full, or no descriptor: nothing is lost yet, and room may come back.
     put_off: Vec<Job>,
+    /// Whether one of those found the disk full.
+    is_full: bool,
     syncs: SyncWatch,
 }
 
@@ -199,10 +202,12 @@ impl Worker {
             match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(job) => self.carry_out(job),
                 Err(RecvTimeoutError::Timeout) => {
+                    self.is_full = false;
                     std::mem::take(&mut self.put_off).into_iter().for_each(|job| self.carry_out(job));
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.shared.set_segment_waits(self.is_full);
             if due <= Instant::now() {
                 self.watch();
                 self.syncs.look(&self.shared);
@@ -231,7 +236,10 @@ impl Worker {
         };
         match made {
             None => {}
-            Some(Err(error)) if space::is_full(&error.source) => self.put_off.push(job),
+            Some(Err(error)) if space::is_full(&error.source) => {
+                self.is_full = true;
+                self.put_off.push(job);
+            }
             Some(Err(error)) if space::lacks_descriptors(&error.source) => {
                 warn!("{error}; it is tried again");
                 self.put_off.push(job);
@@ -253,6 +261,7 @@ impl Worker {
             warn!("{}: cannot tell how full the disk is: {error}", self.directory.display());
             u64::MAX
         });
+        self.shared.set_disk_free_bytes(free);
         let (needed, checkpoint_waits) = (self.shared.log_bytes(), self.shared.checkpoint_waits());
         let before = self.shared.shortage();
         let now = self.limits.judge(before, Room { needed, free, checkpoint_waits });

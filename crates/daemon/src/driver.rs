@@ -133,6 +133,8 @@ impl Driver {
             let (listener, _) = reactor.listen(member.client, shares_port)?;
             doors.insert(listener, Accepts::Clients);
         }
+        let log = LogDriver::new(log);
+        shared.set_log_bytes(id.index(), log.bytes_needed());
         Ok(Self {
             core,
             peers: Peers::new(&config.cluster, config.replica, &links, Instant::now()),
@@ -157,7 +159,7 @@ impl Driver {
             step_ended: Nanoseconds(0),
             published: ReactorCounters::default(),
             effects: Vec::new(),
-            log: LogDriver::new(log),
+            log,
             intake: Intake::All,
             durable: Vec::new(),
             others: Vec::new(),
@@ -244,6 +246,7 @@ impl Driver {
         self.step(Input::TickEnd);
         self.carry_out();
         self.log.start_writes(&mut self.reactor, Instant::now());
+        self.shared.set_log_stands(self.id.index(), self.log.stands());
     }
 
     /// A write to the log has ended; what is durable by it is an input.

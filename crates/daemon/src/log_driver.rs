@@ -326,6 +326,11 @@ impl LogDriver {
         self.log.wants_write()
     }
 
+    /// Whether something is to be written and no segment is ready for it.
+    pub(crate) fn stands(&self) -> bool {
+        self.writes.is_empty() && self.log.pending_records() > 0
+    }
+
     /// The bytes of the segments that hold something needed.
     pub(crate) fn bytes_needed(&self) -> u64 {
         self.log.bytes_needed()

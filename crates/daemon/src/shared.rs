@@ -34,6 +34,12 @@ pub(crate) struct Shared {
     clients: Vec<AtomicU64>,
     /// By core, what of its log is needed, in bytes.
     log_bytes: Vec<AtomicU64>,
+    /// By core, whether what is to be written to its log waits for a segment.
+    log_stands: Vec<AtomicBool>,
+    /// Whether a segment waits for room on the disk.
+    segment_waits: AtomicBool,
+    /// What is free on the disk, once it was looked at; all bits before.
+    disk_free_bytes: AtomicU64,
     /// What there is no room for: the place in [`READ_ONLY`] times as many as [`INTAKES`] are, with the place there,
     /// counted from 1, or 0.
     shortage: AtomicU8,
@@ -65,6 +71,9 @@ impl Shared {
                 .collect(),
             clients: cells(cores),
             log_bytes: cells(cores),
+            log_stands: std::iter::repeat_with(AtomicBool::default).take(cores).collect(),
+            segment_waits: AtomicBool::new(false),
+            disk_free_bytes: AtomicU64::new(u64::MAX),
             shortage: AtomicU8::new(0),
             checkpoint_waits: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -162,6 +171,31 @@ impl Shared {
     /// What of all logs is needed, in bytes.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.log_bytes.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn set_log_stands(&self, core: usize, stands: bool) {
+        self.log_stands[core].store(stands, Ordering::Relaxed);
+    }
+
+    /// For the thread that makes segments.
+    pub(crate) fn set_segment_waits(&self, waits: bool) {
+        self.segment_waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether a log stands still for want of room on the disk.
+    pub(crate) fn log_lacks_room(&self) -> bool {
+        self.segment_waits.load(Ordering::Relaxed)
+            && self.log_stands.iter().any(|cell| cell.load(Ordering::Relaxed))
+    }
+
+    /// For the thread that watches the disk.
+    pub(crate) fn set_disk_free_bytes(&self, free: u64) {
+        self.disk_free_bytes.store(free, Ordering::Relaxed);
+    }
+
+    /// What is free on the disk, if that is known.
+    pub(crate) fn disk_free_bytes(&self) -> Option<u64> {
+        Some(self.disk_free_bytes.load(Ordering::Relaxed)).filter(|free| *free < u64::MAX)
     }
 
     /// For the thread that watches the disk.

@@ -1,6 +1,7 @@
 //! Whether there is room for more: what the logs and the disk say, and when that means taking no more writes.
 
 use quorate_replica::Intake;
+use quorate_telemetry::{Declines, Takes};
 use quorate_types::ClusterConfig;
 use std::fmt;
 use std::io;
@@ -83,6 +84,18 @@ pub(crate) struct Shortage {
     pub(crate) intake: Intake,
 }
 
+impl Shortage {
+    /// The same for reports.
+    pub(crate) fn takes(self) -> Takes {
+        match self.intake {
+            Intake::All => Takes::Writes,
+            Intake::Reads => Takes::Reads,
+            Intake::Endings => Takes::Endings,
+            Intake::Nothing => Takes::Nothing,
+        }
+    }
+}
+
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let taken = match self.intake {
@@ -90,7 +103,7 @@ impl fmt::Display for Shortage {
             Intake::Endings => "takes neither writes nor reads, only what ends what was begun",
             Intake::Nothing => "takes nothing of clients",
         };
-        write!(f, "{taken}: {}", self.why)
+        write!(f, "{taken}: {}", self.why.declines())
     }
 }
 
@@ -105,21 +118,14 @@ pub(crate) enum ReadOnly {
     Checkpoint,
 }
 
-impl fmt::Display for ReadOnly {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Journal => {
-                "the log is full of what is still needed, by max_journal_bytes; it ends by itself when the \
-                 replicas that lag have caught up"
-            }
-            Self::Disk => {
-                "the disk has less room than min_free_bytes; it ends by itself when there is room again"
-            }
-            Self::Checkpoint => {
-                "the next checkpoint does not fit on the disk of data_dir; it ends by itself when there is \
-                 room and the checkpoint is written"
-            }
-        })
+impl ReadOnly {
+    /// The same for reports, with words for people.
+    pub(crate) fn declines(self) -> Declines {
+        match self {
+            Self::Journal => Declines::Log,
+            Self::Disk => Declines::Disk,
+            Self::Checkpoint => Declines::Checkpoint,
+        }
     }
 }
 

@@ -3,15 +3,36 @@
 //! It opens no session and orders nothing.
 
 use quorate_types::{ClusterConfig, ReplicaId, SigningKey, limits};
-use quorate_wire::handshake::{Dialer, DialerStep, Identity};
+use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity};
 use quorate_wire::message::Message;
 use quorate_wire::{Assembler, Frame, FrameRef};
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Why there is no connection, in one line.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    /// Whether the replica is there and has refused.
+    pub(crate) refused: bool,
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Unopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<String> for Unopened {
+    fn from(text: String) -> Self {
+        Self { refused: false, text }
+    }
+}
 
 /// The connection, its handshake done. Errors are one line that says why there is no answer.
 pub(crate) struct Channel {
@@ -30,7 +51,7 @@ impl Channel {
         key: &SigningKey,
         replica: ReplicaId,
         deadline: Instant,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unopened> {
         let connection = Connection::open(config, replica, deadline)?;
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce).map_err(|error| format!("the system's random source failed: {error}"))?;
@@ -40,9 +61,14 @@ impl Channel {
         let assembler = Assembler::new(limits::HANDSHAKE_BYTES_MAX);
         let mut channel = Self { connection, assembler, buffer: vec![0; BUFFER_BYTES], from: 0, to: 0 };
         loop {
-            let step =
-                channel.next(|frame| dialer.on_frame(frame).map(Some).map_err(|error| error.to_string()))?;
-            match step {
+            let mut refused = false;
+            let step = channel.next(|frame| {
+                dialer.on_frame(frame).map(Some).map_err(|error| {
+                    refused = matches!(error, HandshakeError::RefusedByPeer(_));
+                    error.to_string()
+                })
+            });
+            match step.map_err(|text| Unopened { refused, text })? {
                 DialerStep::Send(proof) => channel.connection.send(proof.bytes())?,
                 DialerStep::Done => break,
             }

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::local_cluster::LocalCluster;
 use crate::output;
 use crate::report::{POSITIONS, ask_all};
-use crate::status::Progress;
+use crate::verdict::{Roots, Verdict};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -107,6 +107,7 @@ fn watch(cluster: &mut LocalCluster, interrupt: &Interrupt) {
         }
         ended.iter().for_each(|text| output::note(text));
         let answers = ask_all(cluster.config(), &cluster.client_keys()[0], &POSITIONS, REPORT_DEADLINE);
-        output::note(&Progress::of(cluster.config().quorums(), &answers).sentence);
+        let verdict = Verdict::of(cluster.config(), &answers, &Roots::of(&answers));
+        output::note(verdict.text(cluster.config(), &answers).trim_end());
     }
 }

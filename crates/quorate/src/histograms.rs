@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &HistogramsArguments) -> Result<ExitCode, Failure> 
         // By its place in the cluster, whatever it says of itself: it may lie, and this becomes a file name.
         let written = match answer {
             Ok(report) => write(out, replica.0, report).map_err(|error| in_full(&error)),
-            Err(error) => Err(error.clone()),
+            Err(error) => Err(error.to_string()),
         };
         output::print(match written {
             Ok(bundles) => {

@@ -29,6 +29,7 @@ mod restore;
 mod start;
 mod status;
 mod usage;
+mod verdict;
 mod watch;
 
 use crate::failure::Failure;
@@ -48,8 +49,8 @@ Examples:
   quorate init --replicas 4 --dir data        write keys and configuration, then run each replica:
   quorate start --config data/replica-0.toml
 
-Exit codes: 0 good, 1 failed at run time, 2 wrong configuration or usage, 3 halted by a safety check; `kv` has more, \
-which its help explains.";
+Exit codes: 0 good, 1 failed at run time, 2 wrong configuration or usage, 3 halted by a safety check; `kv` and \
+`status` have others, which their help explains.";
 
 /// A key-value store that n replicas keep alike, also when f = (n − 1) / 3 of them crash or lie.
 #[derive(Parser, Debug)]

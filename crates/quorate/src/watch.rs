@@ -5,7 +5,7 @@ use crate::histograms;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::report::{Answer, WITH_HISTOGRAMS, ask_all};
-use crate::status::Progress;
+use crate::verdict::{Roots, Verdict};
 use hdrhistogram::Histogram;
 use quorate_telemetry::{Costs, Measure, ReplicaReport, Unit, difference};
 use quorate_types::{ClusterConfig, SigningKey};
@@ -34,8 +34,8 @@ pub(crate) fn run(
         let started = Instant::now();
         let after = ask_all(config, key, &WITH_HISTOGRAMS, DEADLINE);
         if let Some(before) = &before {
-            let progress = Progress::of(config.quorums(), &after);
-            let block = format!("{}\n\n{}", progress.sentence, block(before, &after));
+            let verdict = Verdict::of(config, &after, &Roots::of(&after)).text(config, &after);
+            let block = format!("{verdict}\n{}", block(before, &after));
             output::print(if clear { format!("{CLEAR}{block}") } else { format!("{block}\n") })?;
         } else if clear {
             output::print(format!("{CLEAR}Measuring for {} s …\n", interval.as_secs()))?;
@@ -84,7 +84,7 @@ struct Window {
 
 impl Window {
     fn between(before: &Answer, after: &Answer) -> Result<Self, String> {
-        let after = after.as_ref().map_err(Clone::clone)?;
+        let after = after.as_ref().map_err(ToString::to_string)?;
         let before = before.as_ref().map_err(|_| "it has just come back".to_owned())?;
         let restarted = || "it was restarted".to_owned();
         let (old, new) = (&before.costs, &after.costs);
@@ -327,6 +327,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::NoReport;
     use expect_test::expect;
     use quorate_telemetry::{Histograms, encode};
 
@@ -363,7 +364,7 @@ mod tests {
 
     #[test]
     fn costs_are_per_operation_and_time_is_by_stage() {
-        let gone = || Err("Connection refused".to_owned());
+        let gone = || Err(NoReport::unreachable("Connection refused"));
         let before = [Ok(report(10)), Ok(report(20)), gone(), Ok(report(9)), Ok(report(9))];
         let anew = ReplicaReport { costs: Costs { started_ns: 1, ..report(12).costs }, ..report(12) };
         let after = [Ok(report(12)), Ok(report(22)), gone(), Ok(anew), gone()];
@@ -402,7 +403,7 @@ mod tests {
         let idle = ReplicaReport { costs: Costs { uptime_ms: 9000, ..report(0).costs }, ..report(0) };
         let text = block(&[Ok(report(0))], &[Ok(idle)]);
         assert!(text.contains("replica 0      0.000       -"), "{text}");
-        let text = block(&[Err("a".to_owned())], &[Err("b".to_owned())]);
+        let text = block(&[Err(NoReport::unreachable("a"))], &[Err(NoReport::unreachable("b"))]);
         assert!(text.contains("replica 0      no figures: b"), "{text}");
         let mut wrong = report(2);
         wrong.stages.insert("sealed".to_owned(), "%".to_owned());

@@ -82,11 +82,33 @@ fn four_replicas_from_init_to_sigterm() {
         status.stdout.contains("The roots of all 4 replicas that answer are equal").then_some(status)
     });
     assert_eq!(status.code, Some(0), "{status:?}");
-    assert!(status.stdout.contains("can make progress: 4 of 4 replicas answer"), "{}", status.stdout);
+    assert!(
+        status
+            .stdout
+            .starts_with("Good: the cluster takes writes and tolerates 1 more fault; all 4 replicas vote"),
+        "{}",
+        status.stdout
+    );
     let whole = files.status(&["--root"]);
     let roots = whole.stdout.split_whitespace().filter(|word| word.len() == 64).count();
     assert_eq!(roots, 4, "{}", whole.stdout);
-    assert_eq!(json(&files)["roots_equal"], true);
+    let status = json(&files);
+    assert_eq!(
+        (&status["verdict"], &status["takes"], &status["tolerates"]),
+        (&"good".into(), &"writes".into(), &1.into())
+    );
+    assert_eq!((&status["roots"], &status["findings"]), (&"equal".into(), &serde_json::json!([])));
+    for replica in status["replicas"].as_array().unwrap() {
+        let report = &replica["report"];
+        assert_eq!(
+            (&report["version"], &report["role"]),
+            (&env!("CARGO_PKG_VERSION").into(), &"voter".into())
+        );
+        for figure in ["log_bytes", "log_bytes_max", "disk_free_bytes"] {
+            assert!(report[figure].as_u64().unwrap() > 0, "{figure}: {report}");
+        }
+        assert!(report["costs"]["uptime_ms"].as_u64().unwrap() > 0, "{report}");
+    }
 
     for (replica, process) in running.into_iter().enumerate() {
         process.signal(Signal::TERM);
@@ -110,8 +132,8 @@ fn a_cluster_that_does_not_run_is_told_within_the_time_out() {
     }
     let status = files.status(&[]);
     assert_eq!(status.code, Some(1), "{status:?}");
-    assert_eq!(status.stdout.matches("unreachable at 127.0.0.1:").count(), 4, "{}", status.stdout);
-    assert!(status.stdout.contains("cannot make progress: 0 of 4 replicas answer"), "{}", status.stdout);
+    assert_eq!(status.stdout.matches("does not answer: Connection refused").count(), 4, "{}", status.stdout);
+    assert!(status.stdout.starts_with("No progress: 0 of 4 replicas can vote"), "{}", status.stdout);
 }
 
 #[test]
@@ -121,19 +143,19 @@ fn too_few_replicas_are_told_in_words_and_a_stopped_one_does_not_hold_status_up(
     running[3].signal(Signal::STOP);
     wait_for("the answers of the three others", || {
         let status = files.status(&[]);
-        let told = status.stdout.contains("silent for") && status.stdout.contains("3 of 4 replicas answer");
-        told.then_some(())
+        let told = status.stdout.contains("silent for") && status.stdout.contains("3 of 4 replicas ");
+        told.then(|| assert_eq!(status.code, Some(4), "{status:?}"))
     });
     running[3].signal(Signal::CONT);
     running.truncate(2);
     let status = wait_for("the answers of the two that are left", || {
         let status = files.status(&[]);
-        status.stdout.contains("2 of 4 replicas answer and a quorum is 3").then_some(status)
+        status.stdout.contains("2 of 4 replicas can vote and a quorum is 3").then_some(status)
     });
     assert_eq!(status.code, Some(1), "{status:?}");
     wait_for("a replica that says why", || {
         let status = files.status(&[]);
-        status.stdout.contains("Cannot progress: 2 of 4 replicas are connected").then_some(())
+        status.stdout.contains("cut off: linked with 2, itself included, and a quorum is 3").then_some(())
     });
 }
 

@@ -88,10 +88,11 @@ fn a_replica_that_dies_is_told_and_the_others_go_on() {
     signal(dev.replicas[3], Signal::KILL);
     let text = wait_for("the message", || {
         let text = dev.process.stderr();
-        text.contains("The cluster can").then_some(text)
+        text.contains("Replica 3 at ").then_some(text)
     });
     assert!(text.contains("replica 3 ended: killed by signal 9; the end of its log:"), "{text}");
-    assert!(text.contains("3 of 4 replicas answer"), "{text}");
+    assert!(text.contains("Degraded: the cluster"), "{text}");
+    assert!(text.contains("no more faults; 3 of 4 replicas"), "{text}");
     set_and_get(&dev.cluster);
     dev.process.signal(Signal::INT);
     let outcome = dev.process.finish();

@@ -128,7 +128,7 @@ fn costs_and_stages_are_shown_until_ctrl_c_also_when_a_replica_is_down() {
     watch.signal(Signal::INT);
     let outcome = watch.finish();
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
-    for part in ["3 of 4 replicas answer", "per operation", "replica 3  ", "no figures: Connection refused"] {
+    for part in ["3 of 4 replicas vote", "per operation", "replica 3  ", "no figures: Connection refused"] {
         assert!(outcome.stdout.contains(part), "no {part:?} in {}", outcome.stdout);
     }
     assert!(!outcome.stdout.contains('\x1b'), "a file is no terminal: {}", outcome.stdout);

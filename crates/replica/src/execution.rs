@@ -733,7 +733,9 @@ impl ExecutionRole {
             reply_bytes: self.state.reply_bytes(),
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),
-            waits_for_batches: !self.queue.is_empty() && !self.is_ready(),
+            next: self.queue.front().map(|committed| committed.position.seq),
+            waits_for_batches: !self.queue.is_empty() && !self.lacks_state && !self.is_ready(),
+            lacks_state: self.lacks_state,
             learner: self.learner,
             fetching: self
                 .transfer

@@ -401,12 +401,14 @@ impl OrderingRole {
         let peers = self.config.replica_ids().filter(|replica| *replica != self.me);
         OrderingReport {
             view,
+            entered: self.consensus.has_entered(),
             primary: self.config.primary(view),
             accepted: positions.accepted,
             prepared: positions.prepared,
             committed: positions.committed,
             stable: positions.stable,
             peers_committed: peers.map(|peer| (peer, self.consensus.claim_of(peer))).collect(),
+            fetching_upto: self.consensus.fetching_upto(),
             waiting: self.consensus.waiting(),
         }
     }

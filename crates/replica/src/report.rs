@@ -19,6 +19,8 @@ pub struct RoleReport {
 pub struct OrderingReport {
     /// The view.
     pub view: View,
+    /// Whether the role works in it; else it has left an earlier one and waits for this one to begin.
+    pub entered: bool,
     /// The primary of the view.
     pub primary: ReplicaId,
     /// The highest accepted slot.
@@ -31,6 +33,8 @@ pub struct OrderingReport {
     pub stable: Position,
     /// For each peer, the highest slot that it is known to have committed.
     pub peers_committed: Vec<(ReplicaId, Seq)>,
+    /// The last of the committed headers that are being fetched.
+    pub fetching_upto: Option<Seq>,
     /// What the role is waiting for, in words; empty when nothing is open.
     pub waiting: String,
 }
@@ -52,8 +56,12 @@ pub struct ExecutionReport {
     pub user_keys: u64,
     /// The bytes of keys and values in the state.
     pub stored_bytes: u64,
-    /// Whether batches of a committed header are still missing.
+    /// The first header that is committed and not executed to its end.
+    pub next: Option<Seq>,
+    /// Whether batches of that header are still missing.
     pub waits_for_batches: bool,
+    /// Whether the own state is lost or damaged: nothing is executed before one is taken over.
+    pub lacks_state: bool,
     /// Whether the replica never votes.
     pub learner: bool,
     /// The state that is being taken over from others.

@@ -12,9 +12,11 @@ mod encoding;
 mod histograms;
 mod log;
 mod report;
+mod standing;
 
 pub use counters::{CoreCounters, Counter, Counters};
 pub use encoding::{HistogramError, decode, difference, encode};
 pub use histograms::{CoreHistograms, Histograms, Measure, Unit};
 pub use log::{HistogramLog, LOG_COMMENTS, base_time, log_name, percentiles, percentiles_name};
 pub use report::{Costs, PeerReport, ReplicaReport};
+pub use standing::{Activity, Declines, Role, Takes};

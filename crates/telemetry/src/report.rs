@@ -4,6 +4,7 @@
 //! A reader ignores fields that it does not know, and a field that is missing is an error: client and
 //! replica are one binary.
 
+use crate::standing::{Activity, Declines, Role, Takes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -12,10 +13,18 @@ use std::collections::BTreeMap;
 pub struct ReplicaReport {
     /// The replica that reports.
     pub replica: u8,
-    /// Whether it is a learner: it follows and serves, and casts no votes.
-    pub learner: bool,
+    /// The version of quorate that it runs.
+    pub version: String,
+    /// What it counts for.
+    pub role: Role,
+    /// What it takes of clients.
+    pub takes: Takes,
+    /// Why it does not take everything.
+    pub declines: Option<Declines>,
     /// Its view.
     pub view: u64,
+    /// Whether it works in that view; else it has left an earlier one and waits for this one to begin.
+    pub entered: bool,
     /// The primary of that view.
     pub primary: u8,
     /// The highest accepted seq.
@@ -52,8 +61,16 @@ pub struct ReplicaReport {
     pub blocks_scrubbed: u64,
     /// Those that had gone bad, with copies of manifests: they were written anew.
     pub blocks_mended: u64,
-    /// How often the view has changed.
+    /// The views that have ended since the cluster began, or were passed over.
     pub view_changes: u64,
+    /// What of its logs is needed, in bytes.
+    pub log_bytes: u64,
+    /// What its logs may take, `max_journal_bytes`.
+    pub log_bytes_max: u64,
+    /// What is free on the disk of its data directory, in bytes, once it was looked at.
+    pub disk_free_bytes: Option<u64>,
+    /// What is to be left free there, `min_free_bytes`.
+    pub disk_free_bytes_min: u64,
     /// The blocks of its log that went bad while it ran and were written again from their second copies.
     pub log_blocks_repaired: u64,
     /// The records of its log that went bad while it ran and cannot be read from any copy.
@@ -71,8 +88,24 @@ pub struct ReplicaReport {
     pub stages: BTreeMap<String, String>,
     /// The other histograms, in the units that their names say. Empty unless the request asked for histograms.
     pub distributions: BTreeMap<String, String>,
-    /// One sentence that says why the replica is or is not making progress.
-    pub state: String,
+    /// What it is about.
+    pub activity: Activity,
+    /// What ordering waits for, in words for people; empty when nothing is open.
+    pub waits_for: String,
+}
+
+impl ReplicaReport {
+    /// What it is about, in words for people.
+    #[must_use]
+    pub fn doing(&self) -> String {
+        let (activity, waits_for) = (&self.activity, &self.waits_for);
+        match activity {
+            _ if waits_for.is_empty() => activity.to_string(),
+            Activity::Ordering => format!("{activity}: {waits_for}"),
+            Activity::ChangingView { .. } => format!("changing the view: {waits_for}"),
+            _ => format!("{activity}; {waits_for}"),
+        }
+    }
 }
 
 /// Another replica as the reporting one sees it.
@@ -162,7 +195,8 @@ mod tests {
             root_seq: Some(7),
             peers: vec![PeerReport { replica: 1, connected: true, ..PeerReport::default() }],
             rejects: BTreeMap::from([("stale view".to_owned(), 3)]),
-            state: "Idle: nothing to order.".to_owned(),
+            activity: Activity::FetchingState { seq: 9, pages: 2, reused: 0 },
+            declines: Some(Declines::Disk),
             ..ReplicaReport::default()
         }
     }

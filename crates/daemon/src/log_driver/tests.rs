@@ -102,6 +102,12 @@ impl Bench {
         );
     }
 
+    /// What a report says of it.
+    fn lacks_room(&self) -> bool {
+        self.shared.set_log_stands(0, self.log.stands());
+        self.shared.log_lacks_room()
+    }
+
     fn append_vote(&mut self) {
         let view = View(self.appended.get(&CONSENSUS_JOURNAL).map_or(0, |lsn| lsn.0));
         self.append(CONSENSUS_JOURNAL, Record::ViewState { view });
@@ -410,8 +416,12 @@ fn a_full_disk_puts_the_next_segment_off_until_there_is_room() {
     bench.until("writes are refused", |bench| bench.shared.shortage().is_some());
     assert_eq!(bench.log.files.len(), 1, "the second one does not fit");
     assert!(bench.failure.is_none(), "{:?}", bench.failure);
+    assert!(!bench.lacks_room(), "the first one has room left");
+    (0..3).for_each(|_| bench.append_batch(100 << 10));
+    bench.until("the log stands still for want of room", Bench::lacks_room);
     std::fs::remove_file(&filler).unwrap();
     bench.until("the other segments", |bench| bench.log.files.len() == 3);
+    bench.until("the log goes on", |bench| !bench.lacks_room() && bench.durable == bench.appended);
     bench.until("writes are taken", |bench| bench.shared.shortage().is_none());
     bench.stop();
 }
