@@ -176,8 +176,20 @@ impl Cluster {
     /// # Panics
     /// When it does not become ready.
     pub fn start_replica_with_open_files(&mut self, replica: usize, count: u32) {
+        self.start_replica_after(replica, &format!("ulimit -Sn {count}"));
+    }
+
+    /// As [`Cluster::start_replica`], where no process may raise the limit of open files above that.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn start_replica_with_at_most_open_files(&mut self, replica: usize, count: u32) {
+        self.start_replica_after(replica, &format!("ulimit -n {count}"));
+    }
+
+    fn start_replica_after(&mut self, replica: usize, command: &str) {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -Sn {count}; exec \"$0\" \"$@\"")]).arg(binary());
+        shell.args(["-c", &format!("{command}; exec \"$0\" \"$@\"")]).arg(binary());
         self.spawn_replica(replica, &mut shell);
     }
 

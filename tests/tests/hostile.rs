@@ -1,95 +1,16 @@
 //! An attacker on every port: the link closes, a counter rises, nothing else changes.
 
-use quorate_tests::cluster::{Cluster, Load, PATIENCE, wait_for};
+use quorate_tests::attacker::{Attacker, client_identity};
+use quorate_tests::cluster::{Cluster, Load, wait_for};
 use quorate_types::{
-    BundleNumber, ClusterConfig, Condition, Digest, LinkId, Operation, ReplicaId, Seq, SessionId, Signature,
-    SigningKey, View,
+    BundleNumber, Condition, Digest, LinkId, Operation, ReplicaId, Seq, SessionId, Signature, SigningKey,
+    View,
 };
 use quorate_wire::frame::encode_into;
-use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity, Refusal};
+use quorate_wire::handshake::{Dialer, HandshakeError, Identity, Refusal};
 use quorate_wire::message::{Message, Prepare};
-use quorate_wire::{Assembler, Frame, Kind, bundle};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use quorate_wire::{Frame, Kind, bundle};
 use std::sync::Arc;
-
-/// A raw connection that speaks whatever it likes.
-struct Attacker {
-    stream: TcpStream,
-    assembler: Assembler,
-}
-
-impl Attacker {
-    fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the port listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a valid time-out");
-        Self { stream, assembler: Assembler::new(1 << 22) }
-    }
-
-    /// Sends bytes; a connection that is closed already is fine.
-    fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
-    }
-
-    /// The next frame, copied; nothing when the other side has closed.
-    fn receive(&mut self) -> Option<Frame> {
-        let mut buffer = [0; 4096];
-        loop {
-            // One byte at a time keeps frames apart without buffering what follows.
-            let count = match self.stream.read(&mut buffer[..1]) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Ok(0) | Err(_) => return None,
-                Ok(count) => count,
-            };
-            let mut input = &buffer[..count];
-            if let Some(frame) = self.assembler.next(&mut input).expect("replicas send frames") {
-                return Some(Frame::keep(frame));
-            }
-        }
-    }
-
-    /// Waits until the other side closes.
-    fn assert_closed(&mut self) {
-        let mut buffer = [0; 4096];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("the connection stays open: {error}"),
-            }
-        }
-    }
-
-    /// Shakes hands as `identity`; what was sent last is returned too.
-    fn shake(
-        &mut self,
-        config: &Arc<ClusterConfig>,
-        key: &SigningKey,
-        identity: Identity,
-        listener: u8,
-    ) -> Result<Frame, HandshakeError> {
-        let (mut dialer, hello) =
-            Dialer::start(Arc::clone(config), key.clone(), identity, ReplicaId(listener), [9; 32]);
-        self.send(hello.bytes());
-        let mut last = hello;
-        while let Some(frame) = self.receive() {
-            match dialer.on_frame(frame.as_frame_ref())? {
-                DialerStep::Send(frame) => {
-                    self.send(frame.bytes());
-                    last = frame;
-                }
-                DialerStep::Done => return Ok(last),
-            }
-        }
-        panic!("the handshake was cut off without a reason");
-    }
-}
-
-fn client_identity(key: &SigningKey) -> Identity {
-    Identity::Client { key: *key.public().as_bytes() }
-}
 
 /// Waits until a replica has counted more of `label` than before.
 fn assert_counted(cluster: &Cluster, replica: usize, label: &str, before: u64) {
