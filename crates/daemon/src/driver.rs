@@ -26,7 +26,7 @@ use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
 use quorate_wire::{Assembler, FrameRef, Kind};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -81,8 +81,8 @@ pub(crate) struct Driver {
     half_open_strangers: HalfOpen<ConnectionId>,
     /// Those that were refused and may still take the answer, with others that are gone, oldest first.
     leaving: VecDeque<ConnectionId>,
-    /// Dialed connections whose handshake is not complete.
-    dialing: usize,
+    /// All connections whose handshake is not complete, by when its time is up.
+    handshakes: BTreeSet<(Instant, ConnectionId)>,
     /// What was refused since that was told.
     pub(crate) refused: Refused,
     /// When this tick began.
@@ -151,7 +151,7 @@ impl Driver {
             half_open_members: HalfOpen::new(room.half_open_members),
             half_open_strangers: HalfOpen::new(room.half_open_strangers),
             leaving: VecDeque::new(),
-            dialing: 0,
+            handshakes: BTreeSet::new(),
             refused: Refused::default(),
             tick: Instant::now(),
             spare_assembler: None,
@@ -203,7 +203,7 @@ impl Driver {
     /// One tick: reap completions, step the state machines, carry out effects; the next wait submits them.
     fn turn(&mut self) -> Result<(), StartError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
-        let handshake = if self.shakes_hands() { self.next_expiry() } else { None };
+        let handshake = self.handshakes.first().map(|(expires, _)| *expires);
         let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline(), self.refused.due()];
         let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
@@ -422,7 +422,7 @@ impl Driver {
         );
         let listener = Box::new(listener.keeping_out(banned));
         let phase = Phase::Listening { listener, accepts };
-        self.connections.insert(connection, Connection::new(phase, address, now));
+        self.begin_handshake(connection, phase, address, now);
         let gives_way = match accepts {
             Accepts::Replicas { link } if self.is_of_a_member(address.ip(), link) => {
                 self.half_open_members.begin(connection, address.ip())
@@ -438,10 +438,10 @@ impl Driver {
         }
     }
 
-    /// Whether any handshake is under way.
-    fn shakes_hands(&self) -> bool {
-        let accepted = [&self.half_open_clients, &self.half_open_members, &self.half_open_strangers];
-        self.dialing > 0 || accepted.iter().any(|door| door.len() > 0)
+    fn begin_handshake(&mut self, id: ConnectionId, phase: Phase, address: SocketAddr, now: Instant) {
+        let connection = Connection::new(phase, address, now);
+        self.handshakes.insert((connection.expires, id));
+        self.connections.insert(id, connection);
     }
 
     /// Whether a member may come from there.
@@ -451,15 +451,15 @@ impl Driver {
     }
 
     /// The handshake of a connection is over, for the better or the worse.
-    fn end_handshake(&mut self, id: ConnectionId, phase: &Phase) {
+    fn end_handshake(&mut self, id: ConnectionId, phase: &Phase, expires: Instant) {
+        self.handshakes.remove(&(expires, id));
         match phase {
-            Phase::Connecting { .. } | Phase::Dialing { .. } => self.dialing -= 1,
             Phase::Listening { accepts: Accepts::Clients, .. } => self.half_open_clients.end(id),
             Phase::Listening { .. } => {
                 self.half_open_members.end(id);
                 self.half_open_strangers.end(id);
             }
-            Phase::Peer { .. } | Phase::Client { .. } | Phase::Closing => {}
+            _ => {}
         }
     }
 
@@ -467,8 +467,8 @@ impl Driver {
     fn establish(&mut self, id: ConnectionId, phase: Phase) {
         self.count(Counter::HandshakesCompleted);
         if let Some(connection) = self.connections.get_mut(&id) {
-            let before = std::mem::replace(&mut connection.phase, phase);
-            self.end_handshake(id, &before);
+            let (before, expires) = (std::mem::replace(&mut connection.phase, phase), connection.expires);
+            self.end_handshake(id, &before, expires);
         }
     }
 
@@ -478,9 +478,7 @@ impl Driver {
             let address = self.config.cluster.members()[peer.index()].mesh_address(link);
             match self.reactor.connect(address) {
                 Ok(id) => {
-                    self.dialing += 1;
-                    let phase = Phase::Connecting { peer, link };
-                    self.connections.insert(id, Connection::new(phase, address, now));
+                    self.begin_handshake(id, Phase::Connecting { peer, link }, address, now);
                 }
                 Err(error) => {
                     warn!(%error, "cannot dial replica {peer}");
@@ -728,6 +726,7 @@ impl Driver {
 
     fn on_peer_established(&mut self, id: ConnectionId, peer: ReplicaId, link: LinkId) {
         self.establish(id, Phase::Peer { peer, link });
+        self.reactor.expect_bursts(id);
         // The newest connection wins: the peer may know already that the older one is dead.
         if let Some(older) = self.peers.establish(peer, link, id, Instant::now()) {
             self.reactor.close(older);
@@ -758,7 +757,7 @@ impl Driver {
     pub(crate) fn on_closed(&mut self, id: ConnectionId, slowly: bool) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.count(Counter::ConnectionsClosed);
-        self.end_handshake(id, &connection.phase);
+        self.end_handshake(id, &connection.phase, connection.expires);
         match connection.phase {
             Phase::Peer { peer, link }
             | Phase::Connecting { peer, link }
@@ -779,22 +778,11 @@ impl Driver {
         }
     }
 
-    fn next_expiry(&self) -> Option<Instant> {
-        self.connections.values().filter(|found| found.is_shaking_hands()).map(|found| found.expires).min()
-    }
-
     fn expire_handshakes(&mut self) {
-        if !self.shakes_hands() {
-            return;
-        }
         let now = Instant::now();
-        let expired: Vec<ConnectionId> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.is_shaking_hands() && connection.expires <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expired {
+        while self.handshakes.first().is_some_and(|(expires, _)| *expires <= now)
+            && let Some((_, id)) = self.handshakes.pop_first()
+        {
             self.note_refusal(id, "handshake_silent");
             self.count(Counter::HandshakesRefused);
             self.shared.count_reject(self.id.index(), Reject::Handshake);

@@ -32,10 +32,6 @@ impl<I: Copy + Ord> HalfOpen<I> {
         Self { limits, open, places, by_source, count: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
-    }
-
     /// A connection came. Returns the one that gives way to it: the oldest of its source, or of all.
     pub(crate) fn begin(&mut self, id: I, address: IpAddr) -> Option<I> {
         let source = source(address);
@@ -94,9 +90,9 @@ mod tests {
         assert_eq!(open.begin(3, host(1)), Some(1), "the oldest of its source");
         assert_eq!(open.begin(4, host(2)), None);
         assert_eq!(open.begin(5, host(3)), Some(0), "the oldest of all");
-        assert_eq!(open.len(), 4);
+        assert_eq!(open.open.len(), 4);
         (0..6).for_each(|id| open.end(id));
-        assert_eq!((open.len(), open.by_source.len(), open.places.len()), (0, 0, 0));
+        assert_eq!((open.open.len(), open.by_source.len(), open.places.len()), (0, 0, 0));
     }
 
     #[test]

@@ -15,10 +15,13 @@ use crate::chunk::Chunk;
 const PIECES_MAX: usize = 64;
 /// Bytes of one send operation.
 const SEND_BYTES_MAX: usize = 1 << 20;
-/// Memory that a connection keeps for its next burst; more than that is given back once it was sent.
-const KEEP_BYTES_MAX: usize = 1 << 20;
-/// The same for the lists of pieces.
-const KEEP_PIECES_MAX: usize = 1024;
+/// Memory that a connection keeps for its next burst, in each of two stages; more than that is given back once it was
+/// sent. An idle connection has no more than this, and there may be many.
+const KEPT_BYTES: usize = 16 << 10;
+/// The same for a connection that has bursts all the time.
+const KEPT_BYTES_OF_BURSTS: usize = 1 << 20;
+/// One entry of the lists of pieces is kept for so many bytes.
+const BYTES_PER_PIECE: usize = 1024;
 
 /// WAITALL, because a short send would need another turn; NOSIGNAL, because a dead peer is no reason to die.
 const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
@@ -42,12 +45,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn clear(&mut self) {
+    fn clear(&mut self, kept_bytes: usize) {
         debug_assert!(self.length == 0);
         self.bytes.clear();
-        self.bytes.shrink_to(KEEP_BYTES_MAX);
+        self.bytes.shrink_to(kept_bytes);
         self.pieces.clear();
-        self.pieces.shrink_to(KEEP_PIECES_MAX);
+        self.pieces.shrink_to(kept_bytes / BYTES_PER_PIECE);
     }
 }
 
@@ -71,9 +74,15 @@ pub(crate) struct Outgoing {
     /// Bytes that the send in flight covers.
     in_flight: Option<usize>,
     request: Option<Box<Request>>,
+    has_bursts: bool,
 }
 
 impl Outgoing {
+    /// From now on the memory of a burst is kept for the next one.
+    pub(crate) fn expect_bursts(&mut self) {
+        self.has_bursts = true;
+    }
+
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -178,7 +187,7 @@ impl Outgoing {
             self.flying.pieces.pop_front();
         }
         if self.flying.length == 0 {
-            self.flying.clear();
+            self.flying.clear(if self.has_bursts { KEPT_BYTES_OF_BURSTS } else { KEPT_BYTES });
         }
     }
 }
@@ -282,13 +291,33 @@ mod tests {
         assert_eq!(sizes, [PIECES_MAX, SEND_BYTES_MAX, 6]);
     }
 
+    /// Has bursts of small and of shared pieces leave by both stages.
+    fn burst(outgoing: &mut Outgoing) {
+        for _ in 0..4 {
+            for _ in 0..3000 {
+                outgoing.copy(&[0; 1000]);
+                outgoing.share(Chunk::new(vec![1]));
+            }
+            while outgoing.start(SOCKET).is_some() {
+                outgoing.completed(outgoing.in_flight.unwrap());
+            }
+        }
+    }
+
+    fn memory(outgoing: &Outgoing) -> usize {
+        let of_stage =
+            |stage: &Stage| stage.bytes.capacity() + stage.pieces.capacity() * std::mem::size_of::<Piece>();
+        of_stage(&outgoing.staged) + of_stage(&outgoing.flying) + std::mem::size_of::<Request>()
+    }
+
     #[test]
     fn memory_of_a_burst_is_kept_up_to_a_limit() {
         let mut outgoing = Outgoing::default();
-        outgoing.copy(&vec![0; 3 * KEEP_BYTES_MAX]);
-        while outgoing.start(SOCKET).is_some() {
-            outgoing.completed(outgoing.in_flight.unwrap());
-        }
-        assert_eq!(outgoing.flying.bytes.capacity(), KEEP_BYTES_MAX);
+        burst(&mut outgoing);
+        assert!((1024..=40 << 10).contains(&memory(&outgoing)), "{}", memory(&outgoing));
+        outgoing.expect_bursts();
+        burst(&mut outgoing);
+        assert_eq!(outgoing.flying.bytes.capacity(), KEPT_BYTES_OF_BURSTS);
+        assert_eq!(outgoing.staged.bytes.capacity(), KEPT_BYTES_OF_BURSTS);
     }
 }
