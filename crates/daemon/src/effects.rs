@@ -77,6 +77,13 @@ impl Driver {
                     self.close(id);
                 }
             }
+            Effect::ClientReplaced { connection } => {
+                if let Some(id) = self.clients.get(connection.number) {
+                    self.shared.core(self.id.index()).increment(Counter::ClientsReplaced);
+                    debug!("closing a client's connection: a newer one wants the replies of its session");
+                    self.close(id);
+                }
+            }
             Effect::Mail { core, mut mail } => {
                 if let Mail::Link(LinkMail::Replied { executed, .. }) = &mut mail {
                     *executed = Some(self.step_ended);

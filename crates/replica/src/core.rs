@@ -488,6 +488,11 @@ impl Core {
                 self.carry_out_lanes(now, effects);
             }
             LinkMail::Reply { connection, frame } => effects.push(Effect::SendClient { connection, frame }),
+            LinkMail::Replaced(connection) => {
+                effects.push(Effect::ClientReplaced { connection });
+                // What else the burst brings of it is not looked at.
+                self.link.on_client_disconnected(connection);
+            }
             LinkMail::Ordered { lane, upto, times } => {
                 self.link.lanes.on_ordered(lane.link, upto, &times, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
@@ -556,8 +561,10 @@ impl Core {
                 self.trim_batches(settled, effects);
             }
             ExecutionMail::Attach { connection, wanted } => {
-                let frame = execution.on_attach(connection, wanted).encode();
-                self.post(connection.core, Mail::Link(LinkMail::Reply { connection, frame }), effects);
+                let (answer, replaced) = execution.on_attach(connection, wanted);
+                let reply = LinkMail::Reply { connection, frame: answer.encode() };
+                self.post(connection.core, Mail::Link(reply), effects);
+                self.tell_replaced(replaced, effects);
             }
             ExecutionMail::Gone(connection) => execution.on_client_gone(connection),
             ExecutionMail::Report { connection, root, mut report } => {

@@ -16,7 +16,7 @@ use quorate_wire::message::{
 };
 use quorate_wire::reply::{ReplyBody, ReplyView};
 use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// The bytes of bundles and of replies after which a turn ends, so that the core comes back to its links and what
@@ -60,12 +60,21 @@ pub(crate) struct Turn {
     pub(crate) tips: Vec<LaneTip>,
     /// The states at slots at which a checkpoint is due, ascending.
     pub(crate) checkpoints: Vec<(Position, Nanoseconds, Frozen)>,
+    /// Connections that newer ones of their sessions have replaced.
+    pub(crate) replaced: Vec<ClientConnection>,
     /// Whether a header was executed to its end.
     pub(crate) progress: bool,
     bundles: u64,
     operations: u64,
     /// The bytes of bundles executed and of replies made.
     bytes: usize,
+}
+
+/// A connection that is attached, and when it came among all that did.
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    connection: ClientConnection,
+    number: u64,
 }
 
 /// The execution role of a replica.
@@ -84,7 +93,9 @@ pub(crate) struct ExecutionRole {
     executed: Position,
     timestamp: Nanoseconds,
     view: View,
-    attached: BTreeMap<Wanted, BTreeSet<ClientConnection>>,
+    /// Who gets which replies: the connection that came for them last.
+    attached: BTreeMap<Wanted, Attachment>,
+    attachments: u64,
     sessions: BTreeMap<ClientConnection, Wanted>,
     last_root: Option<(Position, Digest)>,
     /// The checkpoints that were given out and are of use yet, ascending.
@@ -215,6 +226,7 @@ impl ExecutionRole {
             timestamp: last.map_or(Nanoseconds(0), |last| last.timestamp),
             view: View(0),
             attached: BTreeMap::new(),
+            attachments: 0,
             sessions: BTreeMap::new(),
             last_root: None,
             checkpoints: VecDeque::new(),
@@ -485,25 +497,36 @@ impl ExecutionRole {
         self.unserved.header = self.unserved.header.filter(|(unserved, _)| unserved.seq > position.seq);
     }
 
-    /// A connection wants the replies of one session; one it wanted before is given up. The answer for it.
-    pub(crate) fn on_attach(&mut self, connection: ClientConnection, wanted: Wanted) -> Attached {
-        self.attach(connection, wanted);
-        Attached { executed: self.executed.seq }
+    /// A connection wants the replies of one session; one it wanted before is given up. The answer for it, and the
+    /// connection that it replaces.
+    pub(crate) fn on_attach(
+        &mut self,
+        connection: ClientConnection,
+        wanted: Wanted,
+    ) -> (Attached, Option<ClientConnection>) {
+        self.attachments += 1;
+        let replaced = self.attach(Attachment { connection, number: self.attachments }, wanted);
+        (Attached { executed: self.executed.seq }, replaced)
     }
 
-    fn attach(&mut self, connection: ClientConnection, wanted: Wanted) {
-        self.on_detach(connection);
-        self.sessions.insert(connection, wanted);
-        self.attached.entry(wanted).or_default().insert(connection);
+    /// Of two connections that want the same, the newer one gets it; the other is returned: it is half dead, or would have
+    /// everything sent once more for nothing.
+    fn attach(&mut self, attachment: Attachment, wanted: Wanted) -> Option<ClientConnection> {
+        self.on_detach(attachment.connection);
+        let present = self.attached.get(&wanted).copied();
+        if present.is_some_and(|present| present.number > attachment.number) {
+            return Some(attachment.connection);
+        }
+        self.sessions.insert(attachment.connection, wanted);
+        self.attached.insert(wanted, attachment);
+        let replaced = present.map(|present| present.connection)?;
+        self.sessions.remove(&replaced);
+        Some(replaced)
     }
 
     pub(crate) fn on_detach(&mut self, connection: ClientConnection) {
-        let Some(wanted) = self.sessions.remove(&connection) else { return };
-        if let Some(connections) = self.attached.get_mut(&wanted) {
-            connections.remove(&connection);
-            if connections.is_empty() {
-                self.attached.remove(&wanted);
-            }
+        if let Some(wanted) = self.sessions.remove(&connection) {
+            self.attached.remove(&wanted);
         }
     }
 
@@ -684,7 +707,9 @@ impl ExecutionRole {
                 let registration = Wanted::Registration(nonce, head.client);
                 self.reply_shortly(&registration, &reply, home, turn);
                 if let Some(session) = session {
-                    self.attach_to_session(&registration, Wanted::Session(session, head.client));
+                    let replaced =
+                        self.attach_to_session(&registration, Wanted::Session(session, head.client));
+                    turn.replaced.extend(replaced);
                 }
             }
             Outcome::Skipped(_) => {}
@@ -692,11 +717,9 @@ impl ExecutionRole {
     }
 
     /// A registration has opened its session: whoever waits for it wants the session's replies, too.
-    fn attach_to_session(&mut self, registration: &Wanted, session: Wanted) {
-        let connections = self.attached.get(registration).cloned().unwrap_or_default();
-        for connection in connections {
-            self.attach(connection, session);
-        }
+    fn attach_to_session(&mut self, registration: &Wanted, session: Wanted) -> Option<ClientConnection> {
+        let attachment = self.attached.get(registration).copied()?;
+        self.attach(attachment, session)
     }
 
     /// The home replica, whose lane carried the bundle, sends the results; the others vouch for the digest.
@@ -716,12 +739,10 @@ impl ExecutionRole {
     }
 
     fn answer(&self, wanted: &Wanted, reply: &ReplyView<'_>, results: bool, turn: &mut Turn) {
-        let Some(connections) = self.attached.get(wanted) else { return };
+        let Some(Attachment { connection, .. }) = self.attached.get(wanted).copied() else { return };
         let frame = reply.encode();
-        turn.bytes += connections.len() * frame.bytes().len();
-        let answer =
-            |connection: &ClientConnection| Answer { connection: *connection, frame: frame.clone(), results };
-        turn.replies.extend(connections.iter().map(answer));
+        turn.bytes += frame.bytes().len();
+        turn.replies.push(Answer { connection, frame, results });
     }
 
     pub(crate) fn report(&mut self, root: bool) -> ExecutionReport {

@@ -190,6 +190,11 @@ pub enum Effect {
         /// Which rule.
         reject: Reject,
     },
+    /// Close a client's connection, which has broken no rule: a newer one wants the replies of its session.
+    ClientReplaced {
+        /// The connection; it is on this core.
+        connection: ClientConnection,
+    },
     /// Hand a message to another core of this replica.
     Mail {
         /// The core.

@@ -83,6 +83,8 @@ pub enum LinkMail {
         /// The encoded reply.
         frame: Frame,
     },
+    /// A newer connection wants the replies that one of its clients has got so far.
+    Replaced(ClientConnection),
     /// A committed header names an own lane up to a batch.
     Ordered {
         /// The lane.

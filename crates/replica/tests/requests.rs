@@ -3,7 +3,7 @@
 mod cluster;
 
 use cluster::*;
-use quorate_types::{CoreId, Stage};
+use quorate_types::{CoreId, Operation, SessionId, Stage};
 
 /// A bundle to each home in turn: every replica replies alike, the home with the results.
 fn every_replica_replies(links: u8, cores: usize) {
@@ -126,6 +126,55 @@ fn a_connection_that_is_gone_or_attached_elsewhere_gets_no_reply() {
     client.send(&mut cluster, R1, 2, &vec![set("a", 10)]);
     cluster.run();
     assert_eq!(count(&cluster, R0), 2);
+}
+
+/// However many connections a key opens for a session, each reply is sent once.
+#[test]
+fn the_newest_connection_of_a_session_replaces_the_one_before() {
+    let mut cluster = Cluster::new(4, 2, 3);
+    let before = Client::open(&mut cluster, 0, CoreId(1), R0);
+    cluster.run();
+    let after = Client::open_again(&mut cluster, &before, CoreId(0));
+    cluster.run();
+    let replaced = |client: &Client| {
+        let ids = [R0, R1, R2, R3].into_iter();
+        ids.zip(client.connections.iter().copied()).collect::<Vec<_>>()
+    };
+    let mut told = cluster.replaced_clients.clone();
+    told.sort_unstable();
+    assert_eq!(told, replaced(&before));
+    let count = before.replies(&cluster, R0).len();
+    after.send(&mut cluster, R0, 1, &vec![set("a", 10)]);
+    cluster.run();
+    assert_eq!(before.replies(&cluster, R0).len(), count);
+    assert_eq!(after.replies(&cluster, R0).len(), 1);
+    // The end of the older one, which comes late, takes nothing from the newer one.
+    for (replica, connection) in replaced(&before) {
+        cluster.step(replica, connection.core, quorate_replica::Input::ClientDisconnected { connection });
+    }
+    after.send(&mut cluster, R0, 2, &vec![set("a", 10)]);
+    cluster.run();
+    assert_eq!(after.replies(&cluster, R0).len(), 2);
+    assert_eq!(cluster.replaced_clients.len(), 4);
+}
+
+#[test]
+fn a_registration_that_is_repeated_takes_nothing_from_a_newer_connection() {
+    let mut cluster = Cluster::new(4, 2, 3);
+    let first = Client::open(&mut cluster, 0, CoreId(1), R0);
+    let unopened = Client { key: first.key.clone(), session: SessionId::NONE, connections: Vec::new() };
+    let older = Client::open_again(&mut cluster, &unopened, CoreId(1));
+    cluster.run();
+    let newer = Client::open_again(&mut cluster, &first, CoreId(0));
+    cluster.run();
+    cluster.replaced_clients.clear();
+    older.send(&mut cluster, R0, 0, &vec![Operation::Register { nonce: NONCE, recent: 0 }]);
+    cluster.run();
+    assert_eq!(cluster.replaced_clients.len(), 4);
+    assert!(cluster.replaced_clients.iter().all(|(_, connection)| older.connections.contains(connection)));
+    newer.send(&mut cluster, R0, 1, &vec![set("a", 10)]);
+    cluster.run();
+    assert_eq!(newer.replies(&cluster, R0).len(), 1);
 }
 
 trait MapCounts {

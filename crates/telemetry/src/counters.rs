@@ -51,6 +51,7 @@ counters! {
     HandshakesRefused "handshakes_refused" "Handshakes that failed, on either side.",
     HandshakesCutShort "handshakes_cut_short" "Accepted connections that had not said who they are and gave way to newer ones.",
     ClientsDisplaced "clients_displaced" "Clients that were closed as their key had most connections and another key wanted a place.",
+    ClientsReplaced "clients_replaced" "Clients that were closed as a newer connection wanted the replies of the same session.",
     ClientsRefused "clients_refused" "Clients that were told to try again later, as their key had its part of all places in use.",
     FramesReceived "frames_received" "Frames that were received whole and with right checksums.",
     FramesRefused "frames_refused" "Frames or streams that were malformed; each costs its sender the connection.",

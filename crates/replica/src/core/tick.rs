@@ -4,7 +4,7 @@ use super::states::checkpoint;
 use super::wake::Waking;
 use super::{CONSENSUS_LINK, Core};
 use crate::execution::{Answer, ExecutionRole};
-use crate::interface::{Effect, Reject};
+use crate::interface::{ClientConnection, Effect, Reject};
 use crate::mail::{LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use quorate_types::Nanoseconds;
@@ -89,6 +89,7 @@ impl Core {
         let turn = execution.run(effects);
         let executed = execution.executed();
         self.reply(turn.replies, effects);
+        self.tell_replaced(turn.replaced, effects);
         if !turn.progress {
             return;
         }
@@ -111,6 +112,16 @@ impl Core {
             if bundles > 0 {
                 self.post(core, Mail::Link(LinkMail::Replied { bundles, executed: None }), effects);
             }
+        }
+    }
+
+    pub(super) fn tell_replaced(
+        &mut self,
+        replaced: impl IntoIterator<Item = ClientConnection>,
+        effects: &mut Vec<Effect>,
+    ) {
+        for connection in replaced {
+            self.post(connection.core, Mail::Link(LinkMail::Replaced(connection)), effects);
         }
     }
 

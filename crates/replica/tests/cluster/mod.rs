@@ -76,6 +76,7 @@ pub(crate) struct Cluster {
     pub(crate) to_clients: Vec<(ReplicaId, ClientConnection, Frame)>,
     pub(crate) rejects: Vec<(ReplicaId, Reject)>,
     pub(crate) closed_clients: Vec<(ReplicaId, ClientConnection, Reject)>,
+    pub(crate) replaced_clients: Vec<(ReplicaId, ClientConnection)>,
     pub(crate) closed_peers: Vec<(ReplicaId, ReplicaId, Reject)>,
     pub(crate) reports: Vec<(ReplicaId, ClientConnection, RoleReport)>,
     pub(crate) operations: BTreeMap<ReplicaId, u64>,
@@ -148,6 +149,7 @@ impl Cluster {
             to_clients: Vec::new(),
             rejects: Vec::new(),
             closed_clients: Vec::new(),
+            replaced_clients: Vec::new(),
             closed_peers: Vec::new(),
             reports: Vec::new(),
             operations: BTreeMap::new(),
@@ -249,6 +251,7 @@ impl Cluster {
             }
             Effect::ClosePeer { peer, reject, .. } => self.closed_peers.push((me, peer, reject)),
             Effect::CloseClient { connection, reject } => self.closed_clients.push((me, connection, reject)),
+            Effect::ClientReplaced { connection } => self.replaced_clients.push((me, connection)),
             Effect::Mail { core, mail } => self.mails.push_back((me.index(), core, mail)),
             Effect::KeepPart { .. }
             | Effect::KeepStates(_)
@@ -483,7 +486,7 @@ fn thawed(frozen: &Frozen) -> State {
 }
 
 /// Keys differ between clients, so the nonce need not.
-const NONCE: Nonce = Nonce([7; 16]);
+pub(crate) const NONCE: Nonce = Nonce([7; 16]);
 
 /// A client that is connected to all replicas.
 pub(crate) struct Client {

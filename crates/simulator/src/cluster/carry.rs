@@ -70,6 +70,12 @@ impl Cluster {
                 }
                 Ok(())
             }
+            Effect::ClientReplaced { connection } => {
+                if let Some(found) = self.client_connection(origin.replica, connection) {
+                    self.network.disconnect(self.now, found, &mut self.queue);
+                }
+                Ok(())
+            }
             Effect::Mail { core, mail } => {
                 self.post(origin, core, mail);
                 Ok(())
