@@ -107,10 +107,14 @@ struct Unreadable {
 
 impl Default for PageDisk {
     fn default() -> Self {
+        let mut store = PageStore::new(OPTIONS, [], []);
+        // As after a start that finds nothing: all that led here is needed.
+        let nothing = store.keep_states(&[Seq(0)]);
+        assert!(nothing.is_empty(), "there is nothing yet");
         Self {
             files: BTreeMap::new(),
             manifests: BTreeMap::new(),
-            store: PageStore::new(OPTIONS, [], []),
+            store,
             under_way: None,
             waiting: VecDeque::new(),
             needed: None,
