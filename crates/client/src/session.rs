@@ -176,8 +176,8 @@ pub struct Session {
     connected: ReplicaSet,
     /// What each replica that declined to be the home said last. Forgotten when a bundle is complete.
     declined: Vec<Option<BusyReason>>,
-    /// How often patience with the present home has ended without a word of it.
-    silences: u32,
+    /// How often patience with each replica as the home has ended without a word of it. Forgotten when a bundle is complete.
+    silences: Vec<u32>,
     /// Bundles `first`, `first` + 1, …; the first one is never complete.
     window: VecDeque<Slot>,
     first: BundleNumber,
@@ -203,7 +203,7 @@ impl Session {
             registration: Registration::new(seed, replicas),
             answers: Answers::new(replicas),
             declined: vec![None; replicas],
-            silences: 0,
+            silences: vec![0; replicas],
             config,
             key,
             id: SessionId::NONE,
@@ -363,7 +363,8 @@ impl Session {
         if self.timeout_at().is_some_and(|at| at <= now) {
             self.patience = Nanoseconds((self.patience.0 * 2).min(self.timing.patience_max.0));
             self.waiting_since = Some(now);
-            self.silences = self.silences.saturating_add(1);
+            let silences = &mut self.silences[self.home.index()];
+            *silences = silences.saturating_add(1);
             if self.stage == Stage::Gathering {
                 self.register_with_fewer();
             }
@@ -421,16 +422,17 @@ impl Session {
     fn move_home(&mut self, now: Nanoseconds, out: &mut Vec<Action>) {
         let willing = |replica: &ReplicaId| self.declined[replica.index()].is_none();
         let takes_voids = |replica: &ReplicaId| self.declined[replica.index()] != Some(BusyReason::Following);
-        let is_mute = self.silences >= SILENCES_MAX;
-        let others = || self.after_home().filter(|replica| !is_mute || *replica != self.home);
+        let others = || self.after_home().filter(|replica| !self.is_mute(*replica));
         let next = others().find(willing).or_else(|| others().find(takes_voids));
         if let Some(next) = next.or_else(|| self.after_home().next()) {
-            if self.home != next {
-                self.silences = 0;
-            }
             self.home = next;
             self.send_all_again(now, out);
         }
+    }
+
+    /// Whether a replica has said nothing as the home for so long that those who have declined are asked before it.
+    fn is_mute(&self, replica: ReplicaId) -> bool {
+        self.silences[replica.index()] >= SILENCES_MAX
     }
 
     /// The connected replicas, from the one after the home on to the home itself.
@@ -485,7 +487,7 @@ impl Session {
         if replica != self.home {
             return;
         }
-        self.silences = 0;
+        self.silences[replica.index()] = 0;
         let since = *self.busy_since.get_or_insert(now);
         let for_long = now.since(since) >= self.timing.busy_deadline.0;
         if busy.reason == BusyReason::InFlight && !for_long {
@@ -494,7 +496,8 @@ impl Session {
         // Somebody else may take it. Once all have declined, it is voided where that is possible; else they are asked
         // again like busy ones.
         self.declined[replica.index()] = Some(busy.reason);
-        if self.after_home().any(|other| self.declined[other.index()].is_none()) {
+        let may_take = |other: ReplicaId| self.declined[other.index()].is_none() && !self.is_mute(other);
+        if self.after_home().any(may_take) {
             return self.move_home(now, out);
         }
         let takes_voids = |other: &ReplicaId| self.declined[other.index()] != Some(BusyReason::Following);
@@ -625,6 +628,7 @@ impl Session {
         self.busy_since = None;
         // Whoever declined something before may take what comes next.
         self.declined.fill(None);
+        self.silences.fill(0);
         let progress = number == self.first;
         while matches!(self.window.front(), Some(Slot::Complete)) {
             self.window.pop_front();

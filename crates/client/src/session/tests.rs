@@ -552,6 +552,19 @@ fn who_has_declined_is_asked_again_when_the_home_is_silent() {
 }
 
 #[test]
+fn who_has_declined_is_asked_again_when_several_homes_are_silent() {
+    let mut fixture = Fixture::registered();
+    fixture.submit();
+    (1..=2).for_each(|home| fixture.decline(home, 1, BusyReason::ReadOnly));
+    let asked = [(); 6].map(|()| {
+        let deadline = fixture.session.deadline().unwrap();
+        fixture.at(deadline);
+        fixture.session.home().0
+    });
+    assert!(asked.contains(&1) || asked.contains(&2), "{asked:?}");
+}
+
+#[test]
 fn a_replica_that_declines_is_left_for_one_that_does_not() {
     let mut fixture = Fixture::registered();
     fixture.submit();
