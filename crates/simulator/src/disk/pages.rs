@@ -181,7 +181,7 @@ impl PageDisk {
             self.under_way.take().expect("invariant: a checkpoint ends once");
         let root = checkpoint.root();
         steps.into_iter().for_each(|step| self.act(step));
-        if complete {
+        if complete && position.seq > self.certified {
             self.voted.insert(position.seq);
         }
         let removal = self.store.on_durable(checkpoint);
