@@ -11,8 +11,8 @@ use crate::retention::Records;
 use crate::serve::Reading;
 use crate::throttle::Throttles;
 use quorate_types::{
-    After, ClusterConfig, Credit, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark, Nanoseconds,
-    ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why, limits,
+    After, AnswerCredits, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark,
+    Nanoseconds, ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
@@ -194,31 +194,9 @@ impl Link {
 #[derive(Debug, Default)]
 pub(crate) struct Credits {
     /// For their questions.
-    pub(crate) answered: Accounts,
+    pub(crate) answered: AnswerCredits,
     /// Again, for their frontiers. Who is far away is sent the same more than once; that takes nothing from its questions.
-    pub(crate) resent: Accounts,
-}
-
-/// An account of each peer.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts(BTreeMap<ReplicaId, Credit>);
-
-impl Accounts {
-    /// When a peer's credit covers batches.
-    fn due(&self, peer: ReplicaId) -> Nanoseconds {
-        self.0.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
-    }
-
-    /// Whether a peer's credit covers batches now.
-    pub(crate) fn covers(&self, now: Nanoseconds, peer: ReplicaId) -> bool {
-        self.due(peer) <= now
-    }
-
-    /// A peer is sent batches of so many bytes.
-    pub(crate) fn charge(&mut self, now: Nanoseconds, peer: ReplicaId, bytes: usize) {
-        let bytes = bytes.max(limits::ANSWER_BYTES_MIN) as u64;
-        self.0.entry(peer).or_default().spend(now, bytes * limits::ANSWER_BYTE_TIME.0);
-    }
+    pub(crate) resent: AnswerCredits,
 }
 
 /// The lanes of one link role.

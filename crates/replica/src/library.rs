@@ -14,7 +14,7 @@
 use crate::interface::ClientConnection;
 use quorate_state::{Frozen, PageAnswer, PageRequest, Salvage};
 use quorate_types::mistakes::is_made;
-use quorate_types::{Credit, Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
+use quorate_types::{AnswerCredits, Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
@@ -93,7 +93,7 @@ pub(crate) struct Library {
     /// What peers ask for. It outlasts their connections.
     askings: BTreeMap<ReplicaId, Asking>,
     /// What is sent to each peer for its questions. It outlasts connections, too.
-    credits: BTreeMap<ReplicaId, Credit>,
+    credits: AnswerCredits,
     /// What is intact of own states that cannot be read, as long as there is none that can.
     salvage: Option<Arc<Salvage>>,
 }
@@ -161,8 +161,7 @@ impl Library {
             let frame = self.answer(now, tuning, reader, question).encode();
             let frame_bytes = frame.bytes().len();
             if let Reader::Peer(peer) = reader {
-                let cost = frame_bytes.max(limits::ANSWER_BYTES_MIN) as u64 * limits::ANSWER_BYTE_TIME.0;
-                self.credits.entry(peer).or_default().spend(now, cost);
+                self.credits.charge(now, peer, frame_bytes);
             }
             bytes += frame_bytes;
             answers.push((reader, frame));
@@ -173,9 +172,7 @@ impl Library {
     /// When a reader can be answered. Clients have one question open at a time.
     fn answer_due(&self, reader: Reader) -> Nanoseconds {
         match reader {
-            Reader::Peer(peer) => {
-                self.credits.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
-            }
+            Reader::Peer(peer) => self.credits.due(peer),
             Reader::Client(_) => Nanoseconds(0),
         }
     }

@@ -7,7 +7,7 @@ use crate::report::OrderingReport;
 use crate::timeline::Timeline;
 use quorate_consensus::{Consensus, Outgoing, Output};
 use quorate_journal::CONSENSUS_JOURNAL;
-use quorate_types::{ClusterConfig, Credit, Nanoseconds, ReplicaId, ReplicaSet, SigningKey, limits};
+use quorate_types::{ClusterConfig, Credit, Nanoseconds, ReplicaId, ReplicaSet, SigningKey, limits, time_of};
 use quorate_wire::message::{
     Checkpoint, CheckpointCertificate, Commit, FetchHeaders, FetchedHeaders, Message, NewView, PrePrepare,
     Prepare, Status, Suspect, ViewChange,
@@ -419,11 +419,6 @@ fn signatures_of(message: &NewView) -> usize {
     let prepared = message.prepared.as_ref().map_or(0, |found| found.votes.len());
     let stable = message.stable.as_ref().map_or(0, |found| found.signatures.len());
     1 + message.summaries.len() + prepared + stable
-}
-
-/// What so many bytes cost the peer that they are sent to.
-fn time_of(bytes: usize) -> u64 {
-    bytes as u64 * limits::ANSWER_BYTE_TIME.0
 }
 
 /// Whether two PREPAREs of one replica name a slot of one view both.

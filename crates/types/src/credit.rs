@@ -1,6 +1,7 @@
 //! Credit in time: what somebody may cause others, however it asks.
 
-use crate::Nanoseconds;
+use crate::{Nanoseconds, ReplicaId, limits};
+use std::collections::BTreeMap;
 
 /// An account that pays with time (the generic cell rate algorithm, ITU-T I.371): whatever is caused costs so much time, and
 /// an account may be ahead of the clock by its burst. What costs more than is left is paid for afterwards.
@@ -39,6 +40,35 @@ impl Credit {
     pub fn spend(&mut self, now: Nanoseconds, nanoseconds: u64) {
         self.spent = self.spent.max(now).plus(nanoseconds);
     }
+}
+
+/// An account of each peer for the bytes that it is sent as answers, or again. It outlasts connections.
+#[derive(Debug, Default)]
+pub struct AnswerCredits(BTreeMap<ReplicaId, Credit>);
+
+impl AnswerCredits {
+    /// When a peer's credit covers an answer.
+    #[must_use]
+    pub fn due(&self, peer: ReplicaId) -> Nanoseconds {
+        self.0.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
+    }
+
+    /// Whether a peer's credit covers an answer now.
+    #[must_use]
+    pub fn covers(&self, now: Nanoseconds, peer: ReplicaId) -> bool {
+        self.due(peer) <= now
+    }
+
+    /// A peer is sent so many bytes.
+    pub fn charge(&mut self, now: Nanoseconds, peer: ReplicaId, bytes: usize) {
+        self.0.entry(peer).or_default().spend(now, time_of(bytes.max(limits::ANSWER_BYTES_MIN)));
+    }
+}
+
+/// What so many bytes cost the peer that they are sent to, in nanoseconds.
+#[must_use]
+pub fn time_of(bytes: usize) -> u64 {
+    bytes as u64 * limits::ANSWER_BYTE_TIME.0
 }
 
 #[cfg(test)]

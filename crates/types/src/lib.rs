@@ -30,7 +30,7 @@ pub use chains::{Chains, Mark};
 pub use cluster::{
     ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, SessionLimits, Tuning,
 };
-pub use credit::Credit;
+pub use credit::{AnswerCredits, Credit, time_of};
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{
     BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, Nonce, ReplicaId,
