@@ -2,12 +2,18 @@
 
 use quorate_types::{LinkId, ReplicaId, limits};
 use quorate_wire::handshake::{Accepts, Dialer, Listener};
-use quorate_wire::{Assembler, Frame};
+use quorate_wire::{Assembler, Frame, Kind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use thiserror::Error;
 
 /// How long a handshake may take.
 pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
+const REPORTS_OPEN_MAX: usize = 16;
+/// The questions for certificates and pages of states that one client may have open: an answer is long, and the
+/// execution core copies it.
+const QUESTIONS_OPEN_MAX: usize = 1;
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -25,6 +31,24 @@ pub(crate) enum Phase {
     Client { number: u64, reports: usize, questions: usize },
     /// Being closed; what still arrives is dropped.
     Closing,
+}
+
+/// A client asks before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum TooManyOpen {
+    #[error("too many requests for reports at once")]
+    Reports,
+    #[error("more than one question about states at once")]
+    Questions,
+}
+
+impl TooManyOpen {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Reports => "report_questions",
+            Self::Questions => "state_questions",
+        }
+    }
 }
 
 /// One connection.
@@ -53,6 +77,23 @@ impl Connection {
             Phase::Client { .. } => limits::BUNDLE_BYTES_MAX,
             _ => limits::HANDSHAKE_BYTES_MAX,
         }
+    }
+
+    /// A client has sent a frame of this kind: its number, unless it may not ask for that now.
+    pub(crate) fn ask(&mut self, kind: Kind, now: Instant) -> Result<u64, TooManyOpen> {
+        // No client has the number 0.
+        let Phase::Client { number, reports, questions } = &mut self.phase else { return Ok(0) };
+        match kind {
+            Kind::ReportRequest if *reports >= REPORTS_OPEN_MAX => return Err(TooManyOpen::Reports),
+            Kind::ReportRequest => *reports += 1,
+            Kind::FetchPages | Kind::FetchCertificate if *questions >= QUESTIONS_OPEN_MAX => {
+                return Err(TooManyOpen::Questions);
+            }
+            Kind::FetchPages | Kind::FetchCertificate => *questions += 1,
+            _ => {}
+        }
+        self.heard = now;
+        Ok(*number)
     }
 
     pub(crate) fn is_shaking_hands(&self) -> bool {

@@ -1,7 +1,9 @@
 //! One core: its reactor, its connections and its share of the replica.
 
+mod clients;
+
 use crate::checkpointer::{Checkpointer, Outcome};
-use crate::clients::{Clients, Welcome};
+use crate::clients::Clients;
 use crate::clock::{Clock, nanoseconds};
 use crate::config::NodeConfig;
 use crate::connection::{Connection, HANDSHAKE_TIME_MAX, Phase};
@@ -19,13 +21,13 @@ use quorate_reactor::{
     ReactorOptions, Signal, Waker,
 };
 use quorate_replica::mail::Mail;
-use quorate_replica::{ClientConnection, Core, Effect, Input, Intake, Layout, Reject};
+use quorate_replica::{Core, Effect, Input, Intake, Layout, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{CoreId, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet};
 use quorate_wire::handshake::{
     Accepts, Dialer, DialerStep, HandshakeError, Identity, Listener, ListenerStep, Refusal, refusal_frame,
 };
-use quorate_wire::{Assembler, FrameRef, Kind};
+use quorate_wire::{Assembler, FrameRef};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,11 +35,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-/// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
-const REPORTS_OPEN_MAX: usize = 16;
-/// The questions for certificates and pages of states that one client may have open: an answer is long, and the
-/// execution core copies it.
-const QUESTIONS_OPEN_MAX: usize = 1;
 /// The messages of other cores that one tick takes. They may post as fast as this core takes; without an end to the
 /// tick nothing would be sent and no link be read. What is left keeps the next wait from sleeping.
 const MAIL_PER_TICK_MAX: usize = 4096;
@@ -569,26 +566,9 @@ impl Driver {
                 }
                 false
             }
-            Phase::Client { reports, .. }
-                if frame.kind == Kind::ReportRequest && *reports >= REPORTS_OPEN_MAX =>
-            {
-                self.refused.note("report_questions", Some(connection.address));
-                self.refuse(id, &"too many requests for reports at once");
-                false
-            }
-            Phase::Client { questions, .. }
-                if is_question(frame.kind) && *questions >= QUESTIONS_OPEN_MAX =>
-            {
-                self.refused.note("state_questions", Some(connection.address));
-                self.refuse(id, &"more than one question about states at once");
-                false
-            }
-            Phase::Client { number, reports, questions } => {
-                connection.heard = self.tick;
-                *reports += usize::from(frame.kind == Kind::ReportRequest);
-                *questions += usize::from(is_question(frame.kind));
-                let connection = ClientConnection { core: self.id, number: *number };
-                self.step(Input::ClientFrame { connection, frame });
+            Phase::Client { .. } => {
+                let asked = connection.ask(frame.kind, self.tick);
+                self.on_client_frame(id, asked, frame);
                 false
             }
             Phase::Listening { listener, .. } => {
@@ -694,36 +674,6 @@ impl Driver {
         }
     }
 
-    /// Whether another client with this key may come; one of a key that has more than its part may go for that.
-    fn makes_room(&mut self, key: &[u8; 32]) -> bool {
-        let heard = |id| self.connections.get(&id).map(|connection| connection.heard);
-        match self.clients.welcome(key, self.tick, heard) {
-            Welcome::Room => true,
-            Welcome::Instead(other) => {
-                self.count(Counter::ClientsDisplaced);
-                self.refused.displaced += 1;
-                self.reactor.close(other);
-                self.on_closed(other, false);
-                true
-            }
-            Welcome::Full => {
-                self.count(Counter::ClientsRefused);
-                self.refused.full += 1;
-                false
-            }
-        }
-    }
-
-    fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
-        self.client_count += 1;
-        let number = self.client_count;
-        self.establish(id, Phase::Client { number, reports: 0, questions: 0 });
-        self.clients.insert(number, id, key);
-        self.shared.set_clients(self.id.index(), self.clients.len());
-        let connection = ClientConnection { core: self.id, number };
-        self.step(Input::ClientConnected { connection, key });
-    }
-
     fn on_peer_established(&mut self, id: ConnectionId, peer: ReplicaId, link: LinkId) {
         self.establish(id, Phase::Peer { peer, link });
         self.reactor.expect_bursts(id);
@@ -768,12 +718,7 @@ impl Driver {
                     self.step(Input::PeerDisconnected { peer, link });
                 }
             }
-            Phase::Client { number, .. } => {
-                self.clients.remove(number);
-                self.shared.set_clients(self.id.index(), self.clients.len());
-                let connection = ClientConnection { core: self.id, number };
-                self.step(Input::ClientDisconnected { connection });
-            }
+            Phase::Client { number, .. } => self.on_client_closed(number),
             Phase::Listening { .. } | Phase::Closing => {}
         }
     }
@@ -821,11 +766,6 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-/// Whether a client asks for something of a state.
-fn is_question(kind: Kind) -> bool {
-    matches!(kind, Kind::FetchPages | Kind::FetchCertificate)
 }
 
 fn fresh_nonce() -> [u8; 32] {

@@ -2,31 +2,25 @@
 
 use crate::checkpointer::{Checkpointer, Contents, Job};
 use crate::clock::nanoseconds;
-use crate::connection::{Connection, Phase, is_small};
+use crate::connection::is_small;
 use crate::data_directory;
 use crate::driver::Driver;
-use crate::report;
 use crate::shared::Shared;
 use crate::view_log;
 use quorate_reactor::{Chunk, ConnectionId};
 use quorate_replica::mail::{LinkMail, Mail};
-use quorate_replica::report::RoleReport;
-use quorate_replica::{ClientConnection, Effect, Record, Reject};
+use quorate_replica::{Effect, Record, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
-use quorate_wire::message::{Message, Report};
-use quorate_wire::{Frame, Kind, LaneTip, Position};
+use quorate_wire::{Frame, LaneTip, Position};
 use std::path::Path;
 use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
 const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What may wait for one client. One that does not read its replies is disconnected; they are kept in the state.
-const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(PEER_QUEUE_BYTES_MAX > 2 * quorate_types::limits::FRAME_BYTES_MAX);
-const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * quorate_types::limits::RESULTS_BYTES_MAX);
 
 /// The replica stops: nothing leaves it from here on, on whatever core. That is noted at once, not when its threads have
 /// ended: if it is killed before that, it must not go on either.
@@ -161,12 +155,12 @@ impl Driver {
         self.shared.set_ban(link, peer, count, until);
     }
 
-    fn close(&mut self, id: ConnectionId) {
+    pub(crate) fn close(&mut self, id: ConnectionId) {
         self.reactor.close(id);
         self.on_closed(id, false);
     }
 
-    fn send(&mut self, id: ConnectionId, frame: &Frame) {
+    pub(crate) fn send(&mut self, id: ConnectionId, frame: &Frame) {
         if is_small(frame) {
             self.reactor.send(id, frame.bytes());
         } else {
@@ -188,37 +182,6 @@ impl Driver {
             self.shared.set_link(link, peer, true, true, queued);
             return;
         }
-        self.send(id, frame);
-    }
-
-    fn send_report(&mut self, connection: ClientConnection, report: &RoleReport) {
-        let Some(id) = self.clients.get(connection.number) else { return };
-        if let Some(Phase::Client { reports, .. }) =
-            self.connections.get_mut(&id).map(|found| &mut found.phase)
-        {
-            *reports = reports.saturating_sub(1);
-        }
-        let json = report::json(&self.config, &self.shared, report);
-        self.send_client(connection, &Report { json }.encode());
-    }
-
-    fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
-        let Some(id) = self.clients.get(connection.number) else { return };
-        if let Some(Connection { phase: Phase::Client { questions, .. }, heard, .. }) =
-            self.connections.get_mut(&id)
-        {
-            // Whoever only listens, as all but a session's home are listened to, is not idle either.
-            *heard = self.tick;
-            if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate) {
-                *questions = questions.saturating_sub(1);
-            }
-        }
-        if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
-            debug!("a client does not read its replies; closing its connection");
-            self.refused.note("unread_replies", self.connections.get(&id).map(|found| found.address));
-            return self.close(id);
-        }
-        self.shared.core(self.id.index()).increment(Counter::FramesToClients);
         self.send(id, frame);
     }
 }
