@@ -9,6 +9,7 @@ pub mod counters;
 pub mod dependencies;
 pub mod files;
 pub mod layers;
+pub mod limits;
 pub mod purity;
 pub mod source;
 pub mod workspace;

@@ -2,7 +2,7 @@
 
 use quorate_tests::tidy::workspace::TextFile;
 use quorate_tests::tidy::{
-    Violation, Workspace, commands, counters, dependencies, expect_none, files, layers, purity,
+    Violation, Workspace, commands, counters, dependencies, expect_none, files, layers, limits, purity,
 };
 use std::sync::LazyLock;
 
@@ -47,6 +47,11 @@ fn dependencies_are_used() {
 #[test]
 fn every_counter_and_every_histogram_is_recorded() {
     expect_none(&counters::check(&WORKSPACE.sources));
+}
+
+#[test]
+fn every_limit_has_a_name_and_a_metric() {
+    expect_none(&limits::check(&required("docs/limits.md"), &WORKSPACE.sources));
 }
 
 #[test]

@@ -8,8 +8,9 @@ use crate::report::{Answer, WITH_ROOT, ask_all};
 use crate::verdict::{Health, Roots, Verdict};
 use crate::watch;
 use clap::Args;
-use quorate_telemetry::{ReplicaReport, Role};
+use quorate_telemetry::{Counter, ReplicaReport, Role};
 use quorate_types::{ByteCount, ClusterConfig, ReplicaId};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ each with a kind; nothing else is a sentence but error and waits_for, which are 
 Examples:
   quorate status
   quorate status --watch 5
+  quorate status --counters      which limits have bitten, and what was refused
   until quorate status > /dev/null; do sleep 1; done      before the next replica of a rolling restart
   quorate status --cluster data/cluster.toml --json | jq -r .verdict";
 
@@ -58,6 +60,9 @@ pub(crate) struct StatusArguments {
     /// Print JSON: the verdict, and the full report of each replica or the reason why there is none.
     #[arg(long)]
     json: bool,
+    /// Show what each replica has counted since it started, and what it has refused, instead of the tables.
+    #[arg(long, conflicts_with_all = ["json", "root"])]
+    counters: bool,
     /// Show every so many seconds, 2 if none are named, what operations cost and where their time goes.
     #[arg(
         long,
@@ -65,7 +70,7 @@ pub(crate) struct StatusArguments {
         num_args = 0..=1,
         default_missing_value = "2",
         value_parser = clap::value_parser!(u64).range(1..=3600),
-        conflicts_with_all = ["json", "root"]
+        conflicts_with_all = ["json", "root", "counters"]
     )]
     watch: Option<u64>,
 }
@@ -80,6 +85,9 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
     let verdict = Verdict::of(&config, &answers, &roots);
     let text = match arguments.json {
         true => json(&config, &answers, &verdict, &roots)?,
+        false if arguments.counters => {
+            format!("{}\n\n{}", verdict.text(&config, &answers), counter_table(&config, &answers))
+        }
         false => {
             let (work, machine) = tables(&config, &answers, arguments.root);
             format!("{}{}\n\n{work}{machine}", verdict.text(&config, &answers), roots.sentence())
@@ -142,6 +150,31 @@ fn tables(config: &ClusterConfig, answers: &[Answer], whole_roots: bool) -> (Str
     (aligned(&work, &["role", "takes", "root"]), machine)
 }
 
+/// What each replica has counted and refused, a line each. What nobody has refused has no line.
+fn counter_table(config: &ClusterConfig, answers: &[Answer]) -> String {
+    let head = ["counter".to_owned()].into_iter();
+    let replicas = config.replica_ids().map(|replica| format!("r{replica}"));
+    let mut rows = vec![head.chain(replicas).chain(["what it counts".to_owned()]).collect::<Vec<_>>()];
+    let mut row = |name: String, help: &str, count: &dyn Fn(&ReplicaReport) -> Option<u64>| {
+        let of = |answer: &Answer| answer.as_ref().ok().and_then(count);
+        let cells =
+            answers.iter().map(|answer| of(answer).map_or_else(|| "-".to_owned(), |count| count.to_string()));
+        rows.push([name].into_iter().chain(cells).chain([help.to_owned()]).collect());
+    };
+    for counter in Counter::ALL {
+        row(counter.name().to_owned(), counter.help(), &|report| {
+            report.counters.get(counter.name()).copied()
+        });
+    }
+    let refused: BTreeSet<&String> =
+        answers.iter().flatten().flat_map(|report| report.rejects.keys()).collect();
+    for reason in refused {
+        let count = |report: &ReplicaReport| Some(report.rejects.get(reason).copied().unwrap_or(0));
+        row(format!("rejects {reason}"), "What was refused for this reason.", &count);
+    }
+    aligned(&rows, &["counter"])
+}
+
 fn aligned(rows: &[Vec<String>], words: &[&str]) -> String {
     let head = &rows[0];
     let mut widths = vec![0; head.len()];
@@ -155,7 +188,9 @@ fn aligned(rows: &[Vec<String>], words: &[&str]) -> String {
         let mut line = String::new();
         for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
             line += &match index {
-                _ if index + 1 == row.len() && (row.len() < head.len() || head[index].contains("does")) => {
+                _ if index + 1 == row.len()
+                    && (row.len() < head.len() || head[index].starts_with("what it ")) =>
+                {
                     cell.clone()
                 }
                 _ if words.contains(&head[index].as_str()) => format!("{cell:<width$}  "),
@@ -279,6 +314,22 @@ mod tests {
                   2  0.1.0    3 d 4 h        0     7  48 MiB of 2 GiB     38 GiB  240 MiB
         "#]]
         .assert_eq(&machine);
+    }
+
+    #[test]
+    fn counters_and_refusals_of_all_replicas_stand_side_by_side() {
+        let mut first = report(0);
+        first.counters = [("enters".to_owned(), 12)].into();
+        first.rejects = [("busy".to_owned(), 3)].into();
+        let answers = [Ok(first), down(), Ok(report(2)), Ok(report(3))];
+        let text = counter_table(&testing::config(4), &answers);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2 + Counter::ALL.len());
+        expect![[r#"
+            counter               r0  r1  r2  r3  what it counts
+            enters                12   -   -   -  Calls of io_uring_enter.
+            rejects busy           3   -   0   0  What was refused for this reason."#]]
+        .assert_eq(&[lines[0], lines[1], lines[lines.len() - 1]].join("\n"));
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct ReplicaReport {
     pub costs: Costs,
     /// How many messages were rejected, by reason.
     pub rejects: BTreeMap<String, u64>,
+    /// Every [`crate::Counter`] by its name.
+    pub counters: BTreeMap<String, u64>,
     /// Where the time of bundles goes, in nanoseconds: the histogram of each stage, merged over all cores, as
     /// [`encode`](crate::encode) writes it. Empty unless the request asked for histograms.
     pub stages: BTreeMap<String, String>,
