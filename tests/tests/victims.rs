@@ -4,7 +4,7 @@ use quorate_tests::attacker::Attacker;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::victim::{ATTACKER, Alone, Crowd, assert_withstood};
 use quorate_types::{BundleNumber, ClusterConfig, Condition, Nonce, Operation, SessionId, SigningKey};
-use quorate_wire::message::{Attach, Message};
+use quorate_wire::message::{Attach, Message, ReportRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,5 +88,36 @@ impl Reader {
             self.last.receive().expect("the newest connection is answered");
             answered += 1;
         }
+    }
+}
+
+/// Connections that ask for reports, and how many each has open.
+const ASKERS: usize = 64;
+const ASKED: usize = 15;
+
+/// Asks for reports and takes them, again and again.
+fn ask_for_reports(mut asker: Attacker, request: &ReportRequest, stop: &AtomicBool) {
+    let requests = request.encode().bytes().repeat(ASKED);
+    while !stop.load(Ordering::Relaxed) {
+        asker.send(&requests);
+        for _ in 0..ASKED {
+            asker.receive().expect("each request is answered");
+        }
+    }
+}
+
+#[test]
+fn reports_are_built_once_for_all_who_ask() {
+    let _alone = Alone::wait();
+    let cluster = Cluster::start(4);
+    let key = cluster.client_key(ATTACKER);
+    for (name, all) in [("64 connections that ask for reports", false), ("with root and histograms", true)] {
+        let figures = assert_withstood(&cluster, name, || {
+            let askers: Vec<Attacker> = (0..ASKERS).map(|_| Attacker::client(&cluster, &key, 1)).collect();
+            Crowd::start(askers, move |asker, stop| {
+                ask_for_reports(asker, &ReportRequest { root: all, histograms: all }, stop);
+            })
+        });
+        println!("{figures}");
     }
 }

@@ -91,7 +91,7 @@ impl Driver {
             Effect::KeepPart { position, root, received } => {
                 self.write_checkpoint(position, Nanoseconds(0), Contents::Partial { root, received });
             }
-            Effect::Report { connection, report } => self.send_report(connection, &report),
+            Effect::Report { connections, report } => self.send_report(&connections, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
             Effect::Executed { bundles, operations } => {
                 let core = self.shared.core(self.id.index());

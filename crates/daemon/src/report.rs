@@ -65,8 +65,8 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         costs: costs(shared),
         rejects: shared.rejects(),
         counters: Counter::ALL.iter().map(|one| (one.name().to_owned(), shared.sum(*one))).collect(),
-        stages: histograms(shared, |measure| roles.histograms && measure.is_stage()),
-        distributions: histograms(shared, |measure| roles.histograms && !measure.is_stage()),
+        stages: histograms(shared, |measure| roles.extras.histograms && measure.is_stage()),
+        distributions: histograms(shared, |measure| roles.extras.histograms && !measure.is_stage()),
         activity: activity(Links::of(config, shared, ordering.primary), roles),
         waits_for: ordering.waiting.clone(),
     };

@@ -10,7 +10,7 @@ use crate::checks::Checks;
 use crate::execution::{Beginning, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
-use crate::link::{FromClient, LinkRole};
+use crate::link::LinkRole;
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use crate::recovery::{Recovery, record};
@@ -163,7 +163,7 @@ impl Core {
         let layout = Layout::new(&setup.config, setup.cores);
         let (config, me) = (&setup.config, setup.me);
         let lanes = Lanes::new(Arc::clone(config), me, &layout.links_of_core(core), batch_journal(core));
-        let link = LinkRole::new(Arc::clone(config), layout.links_of_core(core), lanes);
+        let link = LinkRole::new(Arc::clone(config), setup.cores, layout.links_of_core(core), lanes);
         let ordering =
             (core == layout.ordering()).then(|| OrderingRole::new(Arc::clone(config), me, setup.key.clone()));
         let execution = (core == layout.execution()).then(|| ExecutionRole::new(Arc::clone(config), me));
@@ -182,7 +182,7 @@ impl Core {
         if learner {
             lanes.mute();
         }
-        let mut link = LinkRole::new(Arc::clone(config), links, lanes);
+        let mut link = LinkRole::new(Arc::clone(config), setup.cores, links, lanes);
         link.following = learner;
         let ordering = (core == layout.ordering())
             .then(|| OrderingRole::recover(Arc::clone(config), me, setup.key.clone(), recovery));
@@ -298,7 +298,7 @@ impl Core {
     /// The next time at which [`Input::TickEnd`] is due without any other input.
     #[must_use]
     pub fn deadline(&self) -> Option<Nanoseconds> {
-        let link = self.link.deadline(|link| Some(link.lanes.deadline()));
+        let link = self.link.deadline(LinkRole::deadline);
         let ordering = self.ordering.as_ref().and_then(|role| role.deadline(OrderingRole::deadline));
         let execution = self.execution.as_ref().and_then(|role| role.deadline(ExecutionRole::deadline));
         [link, ordering, execution].into_iter().flatten().min()
@@ -425,10 +425,7 @@ impl Core {
     ) {
         match self.link.on_client_frame(now, connection, frame, effects) {
             Ok(None) => {}
-            Ok(Some(FromClient::Ordering(mail))) => {
-                self.post(self.layout.ordering(), Mail::Ordering(mail), effects);
-            }
-            Ok(Some(FromClient::Execution(mail))) => {
+            Ok(Some(mail)) => {
                 self.post(self.layout.execution(), Mail::Execution(mail), effects);
             }
             Err(reject) => self.condemn_client(connection, reject, effects),
@@ -500,7 +497,10 @@ impl Core {
             LinkMail::Replied { bundles, executed: since } => {
                 effects.push(Effect::StageEnds { stage: Stage::Replied, since, bundles });
             }
-            LinkMail::Report { connection, report } => effects.push(Effect::Report { connection, report }),
+            LinkMail::Report(report) => {
+                let connections = self.link.reports.built(report.extras);
+                effects.push(Effect::Report { connections, report });
+            }
         }
     }
 
@@ -520,10 +520,10 @@ impl Core {
                 ordering.consensus.on_root(position, root, &mut self.consensus_outputs);
                 self.carry_out_consensus(now, effects);
             }
-            OrderingMail::Report { connection, root, histograms } => {
+            OrderingMail::Report { core, extras } => {
                 let ordering = ordering.report();
-                let report = Box::new(RoleReport { ordering, histograms, ..RoleReport::default() });
-                let mail = Mail::Execution(ExecutionMail::Report { connection, root, report });
+                let report = Box::new(RoleReport { ordering, extras, ..RoleReport::default() });
+                let mail = Mail::Execution(ExecutionMail::Report { core, report });
                 self.post(self.layout.execution(), mail, effects);
             }
         }
@@ -567,9 +567,9 @@ impl Core {
                 self.tell_replaced(replaced, effects);
             }
             ExecutionMail::Gone(connection) => execution.on_client_gone(connection),
-            ExecutionMail::Report { connection, root, mut report } => {
-                report.execution = execution.report(root);
-                self.post(connection.core, Mail::Link(LinkMail::Report { connection, report }), effects);
+            ExecutionMail::Report { core, mut report } => {
+                report.execution = execution.report(report.extras.root);
+                self.post(core, Mail::Link(LinkMail::Report(report)), effects);
             }
         }
     }

@@ -202,10 +202,10 @@ pub enum Effect {
         /// The message.
         mail: Mail,
     },
-    /// A report that a client of this core asked for is ready.
+    /// A report that clients of this core asked for is ready.
     Report {
-        /// The connection that asked.
-        connection: ClientConnection,
+        /// The connections that asked, each as often as it did; some may be gone.
+        connections: Vec<ClientConnection>,
         /// What the roles know.
         report: Box<crate::report::RoleReport>,
     },

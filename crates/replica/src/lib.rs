@@ -18,6 +18,7 @@ pub mod mail;
 mod ordering;
 pub mod recovery;
 pub mod report;
+mod reports;
 mod timeline;
 mod transfer;
 

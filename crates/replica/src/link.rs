@@ -1,7 +1,9 @@
 //! The link role: the mesh links and clients of one core.
 
 use crate::interface::{ClientConnection, Effect, Intake, Reject};
-use crate::mail::{ExecutionMail, OrderingMail, Wanted};
+use crate::mail::{ExecutionMail, Wanted};
+use crate::report::Extras;
+use crate::reports::Reports;
 use quorate_lanes::Lanes;
 use quorate_types::{
     ArchivedOperation, ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits,
@@ -30,6 +32,7 @@ pub(crate) struct LinkRole {
     clients: BTreeMap<ClientConnection, Client>,
     /// The questions for pages of states that each peer has asked and execution has not answered.
     page_questions: BTreeMap<ReplicaId, usize>,
+    pub(crate) reports: Reports,
     /// What there is room for on the disk.
     pub(crate) intake: Intake,
     /// All bundles are declined: this replica catches up, or is a learner.
@@ -39,21 +42,16 @@ pub(crate) struct LinkRole {
     pub(crate) admitted: Option<(LinkId, Nanoseconds)>,
 }
 
-/// What follows from a client's frame for other roles.
-#[derive(Debug)]
-pub(crate) enum FromClient {
-    Ordering(OrderingMail),
-    Execution(ExecutionMail),
-}
-
 impl LinkRole {
-    pub(crate) fn new(config: Arc<ClusterConfig>, links: Vec<LinkId>, lanes: Lanes) -> Self {
+    /// The role on one of `cores` cores.
+    pub(crate) fn new(config: Arc<ClusterConfig>, cores: usize, links: Vec<LinkId>, lanes: Lanes) -> Self {
         Self {
             config,
             links,
             lanes,
             clients: BTreeMap::new(),
             page_questions: BTreeMap::new(),
+            reports: Reports::new(cores),
             intake: Intake::All,
             following: false,
             admitted: None,
@@ -69,7 +67,15 @@ impl LinkRole {
     }
 
     pub(crate) fn on_client_disconnected(&mut self, connection: ClientConnection) {
-        self.clients.remove(&connection);
+        if let Some(Client { key, .. }) = self.clients.remove(&connection) {
+            self.reports.forget(connection, key.as_bytes());
+        }
+    }
+
+    /// When the role is to be run without any input.
+    pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
+        let lanes = self.lanes.deadline();
+        Some(self.reports.deadline().map_or(lanes, |reports| reports.min(lanes)))
     }
 
     /// Counts a question for pages of states, unless the peer has as many open as it may: each is small, its answer is
@@ -96,14 +102,14 @@ impl LinkRole {
         self.page_questions.remove(&peer);
     }
 
-    /// Takes a client's frame. On an error the connection is to be closed.
+    /// Takes a client's frame; what the execution role is to know of it comes back. On an error the connection is to be closed.
     pub(crate) fn on_client_frame(
         &mut self,
         now: Nanoseconds,
         connection: ClientConnection,
         frame: FrameRef<'_>,
         effects: &mut Vec<Effect>,
-    ) -> Result<Option<FromClient>, Reject> {
+    ) -> Result<Option<ExecutionMail>, Reject> {
         if !self.clients.contains_key(&connection) {
             return Ok(None);
         }
@@ -117,19 +123,21 @@ impl LinkRole {
                     SessionId::NONE => Wanted::Registration(nonce, key),
                     session => Wanted::Session(session, key),
                 };
-                Ok(Some(FromClient::Execution(ExecutionMail::Attach { connection, wanted })))
+                Ok(Some(ExecutionMail::Attach { connection, wanted }))
             }
             Kind::ReportRequest => {
                 let ReportRequest { root, histograms } = ReportRequest::from_frame(frame)?;
-                Ok(Some(FromClient::Ordering(OrderingMail::Report { connection, root, histograms })))
+                let Some(client) = self.clients.get(&connection) else { return Ok(None) };
+                self.reports.ask(Extras { root, histograms }, connection, *client.key.as_bytes());
+                Ok(None)
             }
             Kind::FetchPages => {
                 let question = FetchPages::from_frame(frame)?;
-                Ok(Some(FromClient::Execution(ExecutionMail::ClientPages(connection, question))))
+                Ok(Some(ExecutionMail::ClientPages(connection, question)))
             }
             Kind::FetchCertificate => {
                 let question = FetchCertificate::from_frame(frame)?;
-                Ok(Some(FromClient::Execution(ExecutionMail::ClientCertificate(connection, question))))
+                Ok(Some(ExecutionMail::ClientCertificate(connection, question)))
             }
             other => Err(DecodeError::Misplaced(other).into()),
         }

@@ -1,11 +1,11 @@
 //! The typed messages between the roles of one replica.
 
 use crate::interface::ClientConnection;
-use crate::report::RoleReport;
+use crate::report::{Extras, RoleReport};
 use crate::timeline::HeaderTimes;
 use quorate_lanes::Batch;
 use quorate_types::{
-    Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Nanoseconds, Nonce, ReplicaId, Seq,
+    CoreId, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, Lsn, Mark, Nanoseconds, Nonce, ReplicaId, Seq,
     SessionId, View,
 };
 use quorate_wire::message::{CheckpointCertificate, FetchCertificate, FetchPages, FetchedPages};
@@ -102,13 +102,8 @@ pub enum LinkMail {
         /// step that executed them ended.
         executed: Option<Nanoseconds>,
     },
-    /// A finished report.
-    Report {
-        /// The connection that asked.
-        connection: ClientConnection,
-        /// What the roles know.
-        report: Box<RoleReport>,
-    },
+    /// A finished report: what the roles know.
+    Report(Box<RoleReport>),
 }
 
 /// What the ordering role is told.
@@ -136,12 +131,10 @@ pub enum OrderingMail {
     },
     /// A report is asked for.
     Report {
-        /// The connection that asks.
-        connection: ClientConnection,
-        /// Whether the root of the state is wanted.
-        root: bool,
-        /// Whether histograms are wanted.
-        histograms: bool,
+        /// The core whose clients ask.
+        core: CoreId,
+        /// What they ask for.
+        extras: Extras,
     },
 }
 
@@ -199,10 +192,8 @@ pub enum ExecutionMail {
     Gone(ClientConnection),
     /// A report on its way, the ordering role's part filled in.
     Report {
-        /// The connection that asks.
-        connection: ClientConnection,
-        /// Whether the root of the state is wanted.
-        root: bool,
+        /// The core whose clients ask.
+        core: CoreId,
         /// What is known so far.
         report: Box<RoleReport>,
     },

@@ -3,6 +3,15 @@
 use quorate_types::{Digest, Nanoseconds, ReplicaId, Seq, View};
 use quorate_wire::Position;
 
+/// What may be asked for beside what each report tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The root of the state.
+    pub root: bool,
+    /// Histograms; the driver has them.
+    pub histograms: bool,
+}
+
 /// The answer to a report request, filled in role by role.
 #[derive(Clone, Debug, Default)]
 pub struct RoleReport {
@@ -10,8 +19,8 @@ pub struct RoleReport {
     pub ordering: OrderingReport,
     /// The execution role's part.
     pub execution: ExecutionReport,
-    /// Whether histograms were asked for; the driver has them.
-    pub histograms: bool,
+    /// What was asked for.
+    pub extras: Extras,
 }
 
 /// What the ordering role knows.

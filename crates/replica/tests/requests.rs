@@ -3,7 +3,7 @@
 mod cluster;
 
 use cluster::*;
-use quorate_types::{CoreId, Operation, SessionId, Stage};
+use quorate_types::{CoreId, Operation, SessionId, Stage, limits};
 
 /// A bundle to each home in turn: every replica replies alike, the home with the results.
 fn every_replica_replies(links: u8, cores: usize) {
@@ -201,7 +201,7 @@ fn a_report_goes_through_all_roles_and_back() {
             cluster.run();
             let (replica, connection, report) = cluster.reports.pop().expect("a report");
             assert_eq!((replica, connection), (R1, client.connections[1]));
-            assert_eq!((report.execution.root.is_some(), report.histograms), (root, !root));
+            assert_eq!((report.execution.root.is_some(), report.extras.histograms), (root, !root));
             assert_eq!(report.execution.executed, report.ordering.committed);
             assert_eq!((report.execution.sessions, report.execution.user_keys), (1, 1));
             assert_eq!(report.ordering.primary, R0);
@@ -274,4 +274,24 @@ fn a_replica_that_was_cut_off_catches_up_with_headers_and_batches() {
     cluster.wait(40);
     assert_eq!(client.replies(&cluster, R3).len(), 41);
     cluster.assert_equal_states();
+}
+
+#[test]
+fn a_report_that_waits_for_its_pace_comes_without_any_other_input() {
+    let mut cluster = Cluster::new(4, 1, 2);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R2);
+    cluster.run();
+    let request = quorate_wire::message::ReportRequest { root: false, histograms: false };
+    let frame = quorate_wire::message::Message::encode(&request);
+    for asked in 1..=2 {
+        cluster.client_frame(R1, client.connections[1], &frame);
+        cluster.run();
+        assert_eq!(cluster.reports.len(), 1, "{asked} asked for");
+    }
+    let due = cluster.now.plus(2 * limits::REPORT_PACE.0);
+    assert_eq!(cluster.machine(R1).cores[0].deadline(), Some(due));
+    cluster.now = due;
+    cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    cluster.run();
+    assert_eq!(cluster.reports.len(), 2);
 }

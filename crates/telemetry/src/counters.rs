@@ -72,6 +72,8 @@ counters! {
     BundlesExecuted "bundles_executed" "Bundles that were executed.",
     OperationsExecuted "operations_executed" "Operations of executed bundles.",
     FramesToClients "frames_to_clients" "Replies, reports and BUSY answers that were queued for clients.",
+    ReportsBuilt "reports_built" "Reports that were built, each for all who had asked for it.",
+    ReportsServed "reports_served" "Requests for reports that were answered.",
     PeerBans "peer_bans" "Times that a peer was kept out of a link for a while because it had sent what no honest replica sends.",
     PeerOverflows "peer_overflows" "Times that the queue to a peer was full and the peer was marked as lagging.",
 }

@@ -103,6 +103,12 @@ pub const HEADERS_ANSWER_BURST: Nanoseconds = Nanoseconds::from_millis(320);
 pub const RESEND_PARTS: u64 = 5;
 /// By how many of these parts a peer may be ahead with that.
 pub const RESEND_BURST: u64 = 16;
+/// A replica begins no report earlier after the one before that is alike; who asks meanwhile waits, and gets it with all others.
+pub const REPORT_PACE: Nanoseconds = Nanoseconds::from_millis(20);
+/// The same for one with the root of the state, which takes hashing what changed, or with histograms, which are long.
+pub const REPORT_LONG_PACE: Nanoseconds = Nanoseconds::from_millis(200);
+/// So many get a report of all that have asked for it under one client key at one core; the rest get the next one.
+pub const KEY_REPORTS_MAX: usize = 64;
 
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + RESULTS_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);

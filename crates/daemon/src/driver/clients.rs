@@ -74,15 +74,20 @@ impl Driver {
         }
     }
 
-    pub(crate) fn send_report(&mut self, connection: ClientConnection, report: &RoleReport) {
-        let Some(id) = self.clients.get(connection.number) else { return };
-        if let Some(Phase::Client { reports, .. }) =
-            self.connections.get_mut(&id).map(|found| &mut found.phase)
-        {
-            *reports = reports.saturating_sub(1);
+    /// Everybody gets the same.
+    pub(crate) fn send_report(&mut self, connections: &[ClientConnection], report: &RoleReport) {
+        let frame = Report { json: report::json(&self.config, &self.shared, report) }.encode();
+        self.count(Counter::ReportsBuilt);
+        for connection in connections {
+            let Some(id) = self.clients.get(connection.number) else { continue };
+            if let Some(Connection { phase: Phase::Client { reports, .. }, .. }) =
+                self.connections.get_mut(&id)
+            {
+                *reports = reports.saturating_sub(1);
+            }
+            self.count(Counter::ReportsServed);
+            self.send_client(*connection, &frame);
         }
-        let json = report::json(&self.config, &self.shared, report);
-        self.send_client(connection, &Report { json }.encode());
     }
 
     pub(crate) fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {

@@ -5,6 +5,7 @@ use super::wake::Waking;
 use super::{CONSENSUS_LINK, Core};
 use crate::execution::{Answer, ExecutionRole};
 use crate::interface::{ClientConnection, Effect, Reject};
+use crate::link::LinkRole;
 use crate::mail::{LinkMail, Mail, OrderingMail};
 use crate::ordering::OrderingRole;
 use quorate_types::Nanoseconds;
@@ -24,7 +25,7 @@ impl Core {
         } else if cfg!(debug_assertions) {
             self.link.asleep().lanes.on_tick_end(now, &mut self.lanes_outputs);
             assert!(self.lanes_outputs.is_empty(), "said without cause: {:?}", self.lanes_outputs);
-            self.link.assert_asleep(|link| Some(link.lanes.deadline()));
+            self.link.assert_asleep(LinkRole::deadline);
         }
         self.drain(now, effects);
         if is_due(self.ordering.as_ref(), now) {
@@ -44,8 +45,13 @@ impl Core {
 
     fn end_lanes(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         self.link.lanes.on_tick_end(now, &mut self.lanes_outputs);
-        self.link.ran(!self.lanes_outputs.is_empty(), |link| Some(link.lanes.deadline()));
+        let reports = self.link.reports.begin(now);
+        self.link.ran(!self.lanes_outputs.is_empty(), LinkRole::deadline);
         self.carry_out_lanes(now, effects);
+        for extras in reports {
+            let mail = Mail::Ordering(OrderingMail::Report { core: self.core, extras });
+            self.post(self.layout.ordering(), mail, effects);
+        }
     }
 
     fn end_ordering(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {

@@ -258,7 +258,10 @@ impl Cluster {
             | Effect::ViewEntered { .. }
             | Effect::ViewLeft { .. } => {}
             Effect::Checkpoint { position, state, .. } => self.states.push_back((me, core, position, state)),
-            Effect::Report { connection, report } => self.reports.push((me, connection, *report)),
+            Effect::Report { connections, report } => {
+                let told = connections.into_iter().map(|connection| (me, connection, (*report).clone()));
+                self.reports.extend(told);
+            }
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
             Effect::Executed { operations, .. } => *self.operations.entry(me).or_default() += operations,
             Effect::Stage(StageTime { stage, bundles, elapsed_ns }) => {
