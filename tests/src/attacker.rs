@@ -2,15 +2,15 @@
 
 use crate::cluster::{Cluster, PATIENCE};
 use quorate_types::{
-    ArchivedOperationResult, BundleNumber, ClusterConfig, Nonce, Operation, ReplicaId, Seq, SessionId,
-    SigningKey,
+    ArchivedOperationResult, BundleNumber, ClusterConfig, LinkId, Nonce, Operation, ReplicaId, Seq,
+    SessionId, SigningKey,
 };
 use quorate_wire::handshake::{Dialer, DialerStep, HandshakeError, Identity};
 use quorate_wire::message::{Attach, Attached, Message};
 use quorate_wire::reply::{ReplyBody, access_results};
 use quorate_wire::{Assembler, Frame, Kind, ReplyView, bundle};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -131,6 +131,41 @@ impl Attacker {
         let listener = u8::try_from(replica).expect("a small number");
         attacker.shake(cluster.config(), key, client_identity(key), listener)?;
         Ok(attacker)
+    }
+
+    /// A connection as another replica, its handshake done; nothing where it is not let in.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    #[must_use]
+    pub fn replica(cluster: &Cluster, me: ReplicaId, listener: ReplicaId, link: LinkId) -> Option<Self> {
+        let member = &cluster.config().members()[listener.index()];
+        let mut attacker = Self::connect(member.mesh_address(link));
+        let identity = Identity::Replica { replica: me, link };
+        let key = cluster.replica_key(me.index());
+        attacker.shake(cluster.config(), &key, identity, listener.0).ok().map(|_| attacker)
+    }
+
+    /// Sends what `next` gives, as fast as it is taken, and throws away all that comes, until the other side closes or it is
+    /// to stop.
+    pub fn flood(&mut self, stop: &AtomicBool, mut next: impl FnMut() -> Vec<u8>) {
+        let Ok(mut sending) = self.stream.try_clone() else { return };
+        let _ = sending.set_write_timeout(Some(Duration::from_millis(50)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.drain(stop));
+            let mut bytes = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                if bytes.is_empty() {
+                    bytes = next();
+                }
+                match sending.write(&bytes) {
+                    Ok(count) => drop(bytes.drain(..count)),
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                    Err(_) => break,
+                }
+            }
+            let _ = sending.shutdown(Shutdown::Both);
+        });
     }
 
     /// Opens a session, whose replies this connection gets from then on.

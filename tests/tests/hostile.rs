@@ -3,12 +3,12 @@
 use quorate_tests::attacker::{Attacker, client_identity};
 use quorate_tests::cluster::{Cluster, Load, wait_for};
 use quorate_types::{
-    BundleNumber, Condition, Digest, LinkId, Operation, ReplicaId, Seq, SessionId, Signature, SigningKey,
-    View,
+    BundleNumber, Condition, Digest, LinkId, Nonce, Operation, ReplicaId, Seq, SessionId, Signature,
+    SigningKey, View,
 };
 use quorate_wire::frame::encode_into;
 use quorate_wire::handshake::{Dialer, HandshakeError, Identity, Refusal};
-use quorate_wire::message::{Message, Prepare};
+use quorate_wire::message::{Attach, Message, Prepare, Report, ReportRequest};
 use quorate_wire::{Frame, Kind, bundle};
 use std::sync::Arc;
 
@@ -241,5 +241,26 @@ fn a_flood_of_silent_connections_is_bounded_and_expires() {
     silent.last_mut().expect("400 of them").assert_closed();
     silent[0].assert_closed();
     drop(silent);
+    cluster.assert_works();
+}
+
+/// More frames than several ticks take of one connection: none is lost, and none is overtaken.
+#[test]
+fn a_burst_is_taken_in_full_and_in_order_however_long_it_is() {
+    const FRAMES: usize = 3_000;
+    let cluster = Cluster::start(4);
+    let mut client = Attacker::client(&cluster, &cluster.client_key(0), 1);
+    let attach = Attach { nonce: Nonce::default(), session: SessionId::NONE }.encode();
+    let mut burst = attach.bytes().repeat(FRAMES);
+    burst.extend_from_slice(ReportRequest { root: false, histograms: false }.encode().bytes());
+    client.send(&burst);
+    for number in 0..FRAMES {
+        let answer = client.receive().expect("an attachment is answered");
+        assert_eq!(answer.kind(), Kind::Attached, "{number}");
+    }
+    let report = client.receive().expect("a report is asked for");
+    let report = Report::from_frame(report.as_frame_ref()).expect("the report");
+    let report: serde_json::Value = serde_json::from_str(&report.json).expect("a report is JSON");
+    assert!(report["counters"]["connections_held_back"].as_u64() > Some(0), "{report}");
     cluster.assert_works();
 }

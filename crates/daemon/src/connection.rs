@@ -1,5 +1,6 @@
 //! One TCP connection: its handshake, then frames for a peer's link or a client.
 
+use crate::backlog::{Backlog, Taken};
 use quorate_types::{LinkId, ReplicaId, limits};
 use quorate_wire::handshake::{Accepts, Dialer, Listener};
 use quorate_wire::{Assembler, Frame, Kind};
@@ -61,12 +62,15 @@ pub(crate) struct Connection {
     pub(crate) expires: Instant,
     /// When the other side has said something last, or was told something.
     pub(crate) heard: Instant,
+    pub(crate) taken: Taken,
+    pub(crate) backlog: Backlog,
 }
 
 impl Connection {
     pub(crate) fn new(phase: Phase, address: SocketAddr, now: Instant) -> Self {
         let assembler = Assembler::new(limits::HANDSHAKE_BYTES_MAX);
-        Self { phase, assembler, address, expires: now + HANDSHAKE_TIME_MAX, heard: now }
+        let (taken, backlog) = (Taken::nothing(now), Backlog::default());
+        Self { phase, assembler, address, expires: now + HANDSHAKE_TIME_MAX, heard: now, taken, backlog }
     }
 
     /// The longest payload of a frame that may come next. What a client may make this replica hold is less than

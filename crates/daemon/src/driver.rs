@@ -85,7 +85,9 @@ pub(crate) struct Driver {
     /// When this tick began.
     pub(crate) tick: Instant,
     /// Stands in for an assembler that is in use.
-    spare_assembler: Option<Assembler>,
+    pub(crate) spare_assembler: Option<Assembler>,
+    /// The connections of which a tick has not taken all that has come, by when more of it may be taken.
+    pub(crate) backlogs: BTreeSet<(Instant, ConnectionId)>,
     pub(crate) clock: Clock,
     /// When the steps whose effects are being carried out had ended.
     pub(crate) step_ended: Nanoseconds,
@@ -152,6 +154,7 @@ impl Driver {
             refused: Refused::default(),
             tick: Instant::now(),
             spare_assembler: None,
+            backlogs: BTreeSet::new(),
             clock: shared.clock,
             step_ended: Nanoseconds(0),
             published: ReactorCounters::default(),
@@ -201,11 +204,14 @@ impl Driver {
     fn turn(&mut self) -> Result<(), StartError> {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
         let handshake = self.handshakes.first().map(|(expires, _)| *expires);
-        let deadlines = [due, self.peers.next_dial(), handshake, self.log.deadline(), self.refused.due()];
+        let backlog = self.backlogs.first().map(|(due, _)| *due);
+        let deadlines =
+            [due, self.peers.next_dial(), handshake, self.log.deadline(), self.refused.due(), backlog];
         let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         let started = Instant::now();
         self.tick = started;
+        self.take_backlogs();
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event)?;
         }
@@ -366,7 +372,7 @@ impl Driver {
         core.set(Counter::LogSyncs, counters.file_syncs);
     }
 
-    fn count(&self, counter: Counter) {
+    pub(crate) fn count(&self, counter: Counter) {
         self.shared.core(self.id.index()).increment(counter);
     }
 
@@ -503,37 +509,7 @@ impl Driver {
         self.reactor.send(id, hello.bytes());
     }
 
-    /// Finds the frames in what arrived. After a malformed one the connection is closed.
-    fn on_received(&mut self, id: ConnectionId, mut bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        // The assembler lends frames out while the rest of the driver handles them.
-        let spare = self.spare_assembler.take().unwrap_or_else(|| Assembler::new(0));
-        let mut assembler = std::mem::replace(&mut connection.assembler, spare);
-        loop {
-            match assembler.next(&mut bytes) {
-                Ok(Some(frame)) => {
-                    self.count(Counter::FramesReceived);
-                    let established = self.on_frame(id, frame);
-                    if established && let Some(connection) = self.connections.get(&id) {
-                        assembler.set_limit(connection.frame_bytes_max());
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    self.count(Counter::FramesRefused);
-                    let from = self.connections.get(&id).map(|found| found.address);
-                    self.count_reject(Reject::Malformed(error), from);
-                    self.refuse(id, &error);
-                    break;
-                }
-            }
-        }
-        if let Some(connection) = self.connections.get_mut(&id) {
-            self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
-        }
-    }
-
-    fn refuse(&mut self, id: ConnectionId, error: &dyn std::fmt::Display) {
+    pub(crate) fn refuse(&mut self, id: ConnectionId, error: &dyn std::fmt::Display) {
         // One that is forgotten is ending already, perhaps with a last word on its way that must not be cut off.
         let Some(connection) = self.connections.get(&id) else { return };
         let address = connection.address;
@@ -552,7 +528,7 @@ impl Driver {
     }
 
     /// Handles one frame; says whether it completed a handshake.
-    fn on_frame(&mut self, id: ConnectionId, frame: FrameRef<'_>) -> bool {
+    pub(crate) fn on_frame(&mut self, id: ConnectionId, frame: FrameRef<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         match &mut connection.phase {
             Phase::Peer { peer, link } => {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backlog;
 pub mod ban;
 mod certified_state;
 pub mod checkpointer;

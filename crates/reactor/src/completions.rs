@@ -163,12 +163,11 @@ impl Reactor {
             (..0, Some(buffer)) => {
                 self.counters.receives += 1;
                 self.counters.bytes_received += buffer.len() as u64;
-                if ended && self.starved.is_empty() {
-                    self.arm_receive(id);
-                } else if ended {
-                    // Others wait for a buffer: back to the end of their queue, or this one takes theirs.
-                    connection.receiving = Receiving::Starved;
-                    self.starved.push_back(id);
+                if ended {
+                    self.receive_again(id);
+                } else if connection.paused {
+                    // It was busy when it was to be given up.
+                    self.give_up_receive(id);
                 }
                 (phase == Phase::Open).then_some(Event::Received { connection: id, buffer })
             }
@@ -187,7 +186,12 @@ impl Reactor {
                 None
             }
             (libc::EINTR | libc::EAGAIN, _) => {
-                self.arm_receive(id);
+                self.receive_again(id);
+                None
+            }
+            // Only a pause cancels the receive of a connection that is not ended.
+            (libc::ECANCELED, _) => {
+                self.receive_again(id);
                 None
             }
             (errno, _) => Some(self.end(id, CloseReason::from_errno(errno))),

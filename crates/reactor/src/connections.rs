@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     pub(crate) socket: OwnedFd,
     pub(crate) phase: Phase,
     pub(crate) receiving: Receiving,
+    /// The caller takes nothing for now: no receive is armed again.
+    pub(crate) paused: bool,
     /// The address of a connect in flight; the kernel reads it.
     pub(crate) connecting: Option<Box<KernelAddress>>,
     pub(crate) outgoing: Outgoing,
@@ -69,6 +71,7 @@ impl Connection {
             socket,
             phase: Phase::Open,
             receiving: Receiving::Idle,
+            paused: false,
             connecting: None,
             outgoing: Outgoing::default(),
             listed: false,

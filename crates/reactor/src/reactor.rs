@@ -249,6 +249,32 @@ impl Reactor {
         Some(&mut connection.outgoing)
     }
 
+    /// Receives nothing more on a connection until [`resume`](Self::resume), so that what is not taken of it stays in the
+    /// kernel and takes no buffer from others. What has arrived before still comes; the end of the stream is not seen
+    /// meanwhile. Does nothing for a stale id.
+    pub fn pause(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.live(id) else { return };
+        connection.paused = true;
+        if connection.receiving == Receiving::Armed {
+            self.give_up_receive(id);
+        }
+    }
+
+    /// Ends the receive of a connection that is paused. It ends by itself if it was about to, or goes on if it was busy.
+    pub(crate) fn give_up_receive(&mut self, id: ConnectionId) {
+        self.cancel(id.operation(Kind::Receive), Operation::new(Kind::Ignored, 0, 0));
+    }
+
+    /// Receives again on a connection that was paused.
+    pub fn resume(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.live(id) else { return };
+        connection.paused = false;
+        // A receive that is still being given up is armed again when it has ended.
+        if connection.receiving == Receiving::Idle && connection.connecting.is_none() {
+            self.receive_again(id);
+        }
+    }
+
     /// Bytes that were queued and that the kernel has not taken yet, those in flight included. Zero for a stale id.
     pub fn queued_bytes(&self, connection: ConnectionId) -> usize {
         self.connections.live_ref(connection).map_or(0, |connection| connection.outgoing.queued_bytes())
@@ -502,16 +528,34 @@ impl Reactor {
         unsafe { self.submit(entry, id.operation(Kind::Receive)) };
     }
 
+    /// A receive has ended, and the stream has not: the next one, unless the connection is paused. While others wait for
+    /// a buffer, this one goes to the end of their queue, or it would take theirs.
+    pub(crate) fn receive_again(&mut self, id: ConnectionId) {
+        let is_free = self.starved.is_empty();
+        let Some(connection) = self.connections.live(id).filter(|connection| !connection.paused) else {
+            return;
+        };
+        if is_free {
+            self.arm_receive(id);
+        } else {
+            connection.receiving = Receiving::Starved;
+            self.starved.push_back(id);
+        }
+    }
+
     /// Arms the receives that found no buffer, as many as there are buffers now.
     fn feed_starved(&mut self) {
         let mut buffers = self.pool.available();
         while buffers > 0 {
             let Some(id) = self.starved.pop_front() else { return };
-            let waits = |connection: &mut Connection| connection.receiving == Receiving::Starved;
-            if self.connections.live(id).is_some_and(waits) {
-                self.arm_receive(id);
-                buffers -= 1;
+            let waits = |connection: &&mut Connection| connection.receiving == Receiving::Starved;
+            let Some(connection) = self.connections.live(id).filter(waits) else { continue };
+            if connection.paused {
+                connection.receiving = Receiving::Idle;
+                continue;
             }
+            self.arm_receive(id);
+            buffers -= 1;
         }
     }
 

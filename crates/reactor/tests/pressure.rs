@@ -177,3 +177,76 @@ fn several_reactors_of_an_unprivileged_user_fit_into_8_mib_of_locked_memory() {
     }
     assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 1));
 }
+
+/// Who does not take what comes on one connection leaves it in the kernel, and loses none of it.
+#[test]
+fn a_paused_connection_takes_no_buffers_from_others_and_goes_on_where_it_stood() {
+    // Where buffers are few, receives end for want of them; else a pause has to end them.
+    for receive_buffers in [8, 1024] {
+        greedy_and_paused(receive_buffers);
+    }
+}
+
+fn greedy_and_paused(receive_buffers: u16) {
+    const TOTAL: u64 = 4_000_000;
+    let options = ReactorOptions { receive_buffers, receive_buffer_bytes: 512, ..ReactorOptions::default() };
+    let mut reactor = Reactor::new(&options).unwrap();
+    let (_, greedy, taken) = pair(&mut reactor);
+    let (_, modest, server) = pair(&mut reactor);
+    let bytes: Vec<u8> = (0..TOTAL).map(pattern).collect();
+    for piece in bytes.chunks(10_000) {
+        reactor.send(greedy, piece);
+    }
+    reactor.send(modest, b"ping");
+    let (mut position, mut turns) = (0, 0);
+    while position < TOTAL {
+        // Pauses come at any time, and so do those that are over before the kernel has heard of them.
+        let (upto, turn, at_once) = (position + 70_000, turns, turns % 7 == 0);
+        run(&mut reactor, |reactor, event| {
+            match event {
+                Some(Event::Received { connection, buffer }) if connection == taken => {
+                    for byte in buffer.iter() {
+                        assert_eq!(*byte, pattern(position), "at {position}");
+                        position += 1;
+                    }
+                }
+                Some(Event::Received { connection, .. }) if connection == server => {
+                    turns += 1;
+                    reactor.send(modest, b"ping");
+                }
+                _ => {}
+            }
+            position >= upto.min(TOTAL)
+        });
+        reactor.pause(taken);
+        if at_once {
+            reactor.resume(taken);
+            continue;
+        }
+        // What had arrived before, and then nothing.
+        let mut last = position;
+        run(&mut reactor, |reactor, event| {
+            match event {
+                Some(Event::Received { connection, buffer }) if connection == taken => {
+                    for byte in buffer.iter() {
+                        assert_eq!(*byte, pattern(position), "at {position}");
+                        position += 1;
+                    }
+                }
+                Some(Event::Received { connection, .. }) if connection == server => {
+                    turns += 1;
+                    if turns == turn + 30 {
+                        last = position;
+                    }
+                    reactor.send(modest, b"ping");
+                }
+                Some(Event::Closed { reason, .. }) => panic!("{reason:?}"),
+                _ => {}
+            }
+            turns >= turn + 40
+        });
+        assert_eq!(position, last, "more has come");
+        reactor.resume(taken);
+    }
+    assert!(turns > 200);
+}

@@ -54,6 +54,7 @@ counters! {
     ClientsReplaced "clients_replaced" "Clients that were closed as a newer connection wanted the replies of the same session.",
     ClientsRefused "clients_refused" "Clients that were told to try again later, as their key had its part of all places in use.",
     FramesReceived "frames_received" "Frames that were received whole and with right checksums.",
+    ConnectionsHeldBack "connections_held_back" "Times that more had come on a connection than one tick takes, and the rest waited for the next ones.",
     FramesRefused "frames_refused" "Frames or streams that were malformed; each costs its sender the connection.",
     BundlesBusy "bundles_busy" "Bundles that were answered with BUSY because a limit was reached.",
     BundlesForged "bundles_forged" "Bundles of clients whose signature was wrong.",

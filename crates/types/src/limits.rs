@@ -109,8 +109,22 @@ pub const REPORT_PACE: Nanoseconds = Nanoseconds::from_millis(20);
 pub const REPORT_LONG_PACE: Nanoseconds = Nanoseconds::from_millis(200);
 /// So many get a report of all that have asked for it under one client key at one core; the rest get the next one.
 pub const KEY_REPORTS_MAX: usize = 64;
+/// The frames of one connection that one tick of a core takes: more than a client may have open, or a peer that is not behind
+/// sends at once. What is over waits.
+pub const TICK_FRAMES_MAX: usize = 256;
+/// The bytes of one connection that one tick takes, more than a full batch. A frame that is longer is taken over several.
+pub const TICK_BYTES_MAX: usize = 1024 * 1024;
+/// What each tick that has taken so much costs its connection at least. So it is taken in at 64,000 frames a second at most,
+/// which is more than a replica sends, and takes a part of a core's time.
+pub const BACKLOG_TIME: Nanoseconds = Nanoseconds::from_millis(4);
+/// What each byte costs it then: 119 MiB a second are more than a replica sends, too.
+pub const BACKLOG_BYTE_TIME: Nanoseconds = Nanoseconds(8);
+/// By how much it may be ahead with that: whoever has not been heard for some 20 ms is taken in at once.
+pub const BACKLOG_BURST: Nanoseconds = Nanoseconds::from_millis(16);
 
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
+const _: () = assert!(TICK_FRAMES_MAX > 2 * OPEN_BUNDLES_MAX);
+const _: () = assert!(TICK_BYTES_MAX > BATCH_BYTES_FULL);
 const _: () = assert!(FETCH_BYTES_MAX + RESULTS_BYTES_MAX + 64 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX as u64 <= CUT_BYTES_MAX);

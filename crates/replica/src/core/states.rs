@@ -21,8 +21,9 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
         let mail = if frame.kind == Kind::FetchPages {
-            let question = FetchPages::from_frame(frame)?;
+            // A question is long: one too many is not read.
             self.link.on_page_question(peer)?;
+            let question = FetchPages::from_frame(frame)?;
             ExecutionMail::FetchPages(peer, question)
         } else {
             ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))

@@ -1,0 +1,137 @@
+//! How much of what comes on one connection a tick takes: what is over waits, so that who sends as fast as it can waits
+//! behind itself, and nobody behind it. It waits for credit in time and not for the next tick: a core that always had
+//! something to do would be the last to be given a processor where others want it too. A connection of which something
+//! waits is not received from. Whoever is behind after a stall is taken in faster all the same than any replica sends.
+
+use crate::driver::Driver;
+use quorate_reactor::ConnectionId;
+use quorate_replica::Reject;
+use quorate_telemetry::Counter;
+use quorate_types::{Credit, limits};
+use quorate_wire::Assembler;
+use std::time::{Duration, Instant};
+
+/// What has come and is not taken, in the order in which it came.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    bytes: Vec<u8>,
+    /// The first so many of them are taken.
+    taken: usize,
+    /// What later ticks have taken.
+    credit: Credit,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+}
+
+/// What a tick has taken of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    /// When the tick began.
+    tick: Instant,
+    frames: usize,
+    bytes: usize,
+}
+
+impl Taken {
+    pub(crate) fn nothing(tick: Instant) -> Self {
+        Self { tick, frames: 0, bytes: 0 }
+    }
+
+    fn in_tick(self, tick: Instant) -> Self {
+        if self.tick == tick { self } else { Self::nothing(tick) }
+    }
+
+    fn is_enough(self) -> bool {
+        self.frames >= limits::TICK_FRAMES_MAX || self.bytes >= limits::TICK_BYTES_MAX
+    }
+}
+
+impl Driver {
+    /// Takes what arrived, as far as this tick may; the rest waits.
+    pub(crate) fn on_received(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !connection.backlog.is_empty() {
+            connection.backlog.bytes.extend_from_slice(bytes);
+            return;
+        }
+        let left = self.take_frames(id, bytes);
+        if left > 0
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.backlog.bytes.extend_from_slice(&bytes[bytes.len() - left..]);
+            self.put_off(id);
+            self.reactor.pause(id);
+            self.count(Counter::ConnectionsHeldBack);
+        }
+    }
+
+    /// Takes what ticks before have left, where there is credit for that, as far as this tick may.
+    pub(crate) fn take_backlogs(&mut self) {
+        while self.backlogs.first().is_some_and(|(due, _)| *due <= self.tick)
+            && let Some((_, id)) = self.backlogs.pop_first()
+        {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let mut backlog = std::mem::take(&mut connection.backlog);
+            let left = self.take_frames(id, &backlog.bytes[backlog.taken..]);
+            backlog.taken = backlog.bytes.len() - left;
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            if left > 0 {
+                connection.backlog = backlog;
+                self.put_off(id);
+            } else {
+                connection.backlog.credit = backlog.credit;
+                self.reactor.resume(id);
+            }
+        }
+    }
+
+    /// As much was taken as a tick may: that is paid for, and the rest waits for credit, until the next tick at least.
+    fn put_off(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let cost = (connection.taken.bytes as u64 * limits::BACKLOG_BYTE_TIME.0).max(limits::BACKLOG_TIME.0);
+        connection.backlog.credit.spend(self.clock.now(), cost);
+        let due = self.clock.instant_of(connection.backlog.credit.due(limits::BACKLOG_BURST.0));
+        self.backlogs.insert((due.max(self.tick + Duration::from_nanos(1)), id));
+    }
+
+    /// Finds frames in bytes of a connection and handles them, as many as this tick may; says how many bytes are left. After
+    /// a malformed frame the connection is closed.
+    fn take_frames(&mut self, id: ConnectionId, mut bytes: &[u8]) -> usize {
+        let Some(connection) = self.connections.get_mut(&id) else { return 0 };
+        let mut taken = connection.taken.in_tick(self.tick);
+        // The assembler lends frames out while the rest of the driver handles them.
+        let spare = self.spare_assembler.take().unwrap_or_else(|| Assembler::new(0));
+        let mut assembler = std::mem::replace(&mut connection.assembler, spare);
+        while !taken.is_enough() {
+            let before = bytes.len();
+            let next = assembler.next(&mut bytes);
+            taken.bytes += before - bytes.len();
+            match next {
+                Ok(Some(frame)) => {
+                    taken.frames += 1;
+                    self.count(Counter::FramesReceived);
+                    let established = self.on_frame(id, frame);
+                    if established && let Some(connection) = self.connections.get(&id) {
+                        assembler.set_limit(connection.frame_bytes_max());
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.count(Counter::FramesRefused);
+                    let from = self.connections.get(&id).map(|found| found.address);
+                    self.count_reject(Reject::Malformed(error), from);
+                    self.refuse(id, &error);
+                    break;
+                }
+            }
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return 0 };
+        connection.taken = taken;
+        self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
+        bytes.len()
+    }
+}
