@@ -270,6 +270,27 @@ impl Cluster {
         rustix::process::Pid::from_child(self.replicas[replica].as_ref().expect("the replica was started"))
     }
 
+    /// What a replica has counted under this name.
+    ///
+    /// # Panics
+    /// When it does not answer, or counts nothing of that name.
+    #[must_use]
+    pub fn counter(&self, replica: usize, name: &str) -> u64 {
+        self.report(replica, false)["counters"][name].as_u64().expect("a counter")
+    }
+
+    /// What a replica has in memory.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn resident_bytes(&self, replica: usize) -> u64 {
+        let path = format!("/proc/{}/statm", self.process(replica).as_raw_nonzero());
+        let text = std::fs::read_to_string(path).expect("our own child runs");
+        let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+        pages * rustix::param::page_size() as u64
+    }
+
     /// Sends a signal to a replica that was started here.
     ///
     /// # Panics

@@ -155,6 +155,40 @@ pub fn assert_withstood<A>(cluster: &Cluster, name: &str, mut attack: impl FnMut
     text
 }
 
+/// As [`assert_withstood`], each time once what `replica` counts as `held` does not change any more; and by how many bytes the
+/// attack makes that replica grow.
+///
+/// # Panics
+/// As there, and when nothing is held.
+pub fn growth_under<A>(
+    cluster: &Cluster,
+    replica: usize,
+    held: &str,
+    mut attack: impl FnMut() -> A,
+) -> (String, u64) {
+    let before = cluster.resident_bytes(replica);
+    let mut settled = || {
+        let attackers = attack();
+        crate::cluster::wait_for("what is held stays", || {
+            let first = cluster.counter(replica, held);
+            std::thread::sleep(SETTLING);
+            (first > 0 && cluster.counter(replica, held) == first).then_some(())
+        });
+        attackers
+    };
+    let figures = assert_withstood(cluster, held, &mut settled);
+    let _attackers = settled();
+    let growth = cluster.resident_bytes(replica).saturating_sub(before);
+    (format!("{figures}; replica {replica} has grown by {} MiB", growth >> 20), growth)
+}
+
+/// Does nothing until it is to stop.
+pub fn rest(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn figures(times: &[Duration], within: Duration) -> String {
     let mut times = times.to_vec();
     times.sort_unstable();

@@ -14,20 +14,12 @@ const VALUE_BYTES: usize = 250_000;
 const GROWTH_BYTES_MAX: u64 = 3 * limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX;
 const _: () = assert!(GROWTH_BYTES_MAX / 2 * 3 < (SESSIONS * VALUES * VALUE_BYTES) as u64 + (4 << 20));
 
-/// What a replica has in memory.
-fn resident_bytes(cluster: &Cluster, replica: usize) -> u64 {
-    let path = format!("/proc/{}/statm", cluster.process(replica).as_raw_nonzero());
-    let text = std::fs::read_to_string(path).expect("our own child runs");
-    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-    pages * rustix::param::page_size() as u64
-}
-
 #[test]
 fn many_sessions_of_one_key_with_long_replies_take_no_more_memory_than_a_key_may() {
     let cluster = Cluster::start(4);
     let (config, key) = (Arc::clone(cluster.config()), cluster.client_key(0));
     let keys: Vec<Vec<u8>> = (0..VALUES).map(|at| format!("long:{at}").into_bytes()).collect();
-    let before: Vec<u64> = (0..4).map(|replica| resident_bytes(&cluster, replica)).collect();
+    let before: Vec<u64> = (0..4).map(|replica| cluster.resident_bytes(replica)).collect();
     tokio_uring::start(async move {
         for session in 0..SESSIONS {
             let home = ReplicaId(u8::try_from(session % 4).expect("small"));
@@ -54,7 +46,7 @@ fn many_sessions_of_one_key_with_long_replies_take_no_more_memory_than_a_key_may
         // The reports have a session of their own, of another key.
         let most = limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX + limits::REPLY_BYTES_KEPT_MAX as u64;
         assert!((most / 2..=most).contains(&kept), "replica {replica} keeps {kept} bytes of replies");
-        let grown = resident_bytes(&cluster, replica).saturating_sub(before[replica]);
+        let grown = cluster.resident_bytes(replica).saturating_sub(before[replica]);
         assert!(grown <= GROWTH_BYTES_MAX, "replica {replica} has grown by {} MiB", grown >> 20);
     }
 }

@@ -2,9 +2,12 @@
 
 use quorate_tests::attacker::Attacker;
 use quorate_tests::cluster::Cluster;
-use quorate_tests::victim::{ATTACKER, Alone, Crowd, assert_withstood};
-use quorate_types::{BundleNumber, ClusterConfig, Condition, Nonce, Operation, SessionId, SigningKey};
+use quorate_tests::victim::{ATTACKER, Alone, Crowd, assert_withstood, growth_under, rest};
+use quorate_types::{
+    BundleNumber, ClusterConfig, Condition, KeyValue, Nonce, Operation, SessionId, SigningKey, limits,
+};
 use quorate_wire::message::{Attach, Message, ReportRequest};
+use quorate_wire::{Frame, Kind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -120,4 +123,74 @@ fn reports_are_built_once_for_all_who_ask() {
         });
         println!("{figures}");
     }
+}
+
+/// Connections that take no replies, and how many each has waiting: a little less than one connection may have.
+const SILENT: usize = 80;
+const WAITING: u64 = 7;
+const VALUES: usize = 4;
+const VALUE_BYTES: usize = 250_000;
+/// By how much a replica may grow: what one key may leave unread, by a count that is a quarter old, and what is kept of replies
+/// in the state and in a copy of it.
+const UNREAD_GROWTH_MAX: u64 =
+    limits::KEY_UNREAD_BYTES_MAX as u64 / 4 * 5 + 2 * limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX;
+const _: () = assert!(3 * UNREAD_GROWTH_MAX < SILENT as u64 * WAITING * (VALUES * VALUE_BYTES) as u64);
+
+#[test]
+fn replies_that_a_client_does_not_take_are_bounded() {
+    let _alone = Alone::wait();
+    let cluster = Cluster::start(4);
+    let (config, key) = (Arc::clone(cluster.config()), cluster.client_key(ATTACKER));
+    let keys: Vec<Vec<u8>> = (0..VALUES).map(|at| format!("long:{at}").into_bytes()).collect();
+    let mut writer = Attacker::client(&cluster, &key, 1);
+    let session = writer.register(&config, &key, Nonce([255; 16]));
+    let entry = |key: &Vec<u8>| KeyValue { key: key.clone(), value: vec![b'v'; VALUE_BYTES] };
+    let write = Operation::MultiSet { entries: keys.iter().map(entry).collect() };
+    writer.send_bundle(&config, &key, session, BundleNumber(1), &vec![write]);
+    writer.receive().expect("the bundle is answered");
+    let mut nonces = 0;
+    let (figures, growth) = growth_under(&cluster, 1, "unread_bytes", || {
+        let silent = (0..SILENT).map(|_| {
+            nonces += 1;
+            let (nonce, keys) = (Nonce([nonces; 16]), keys.clone());
+            (Attacker::client(&cluster, &key, 1), nonce, keys)
+        });
+        let (config, key) = (Arc::clone(&config), key.clone());
+        Crowd::start(silent.collect::<Vec<_>>(), move |(mut silent, nonce, keys), stop| {
+            let session = silent.register(&config, &key, nonce);
+            for number in 1..=WAITING {
+                let read = Operation::MultiGet { keys: keys.clone() };
+                silent.send_bundle(&config, &key, session, BundleNumber(number), &vec![read]);
+            }
+            rest(stop);
+        })
+    });
+    println!("{figures}");
+    assert!(growth <= UNREAD_GROWTH_MAX, "r1 has grown by {} MiB", growth >> 20);
+    assert!(cluster.counter(1, "clients_unread") > 0, "some were closed");
+}
+
+/// Connections that do not end a frame.
+const HALF_SENT: usize = 500;
+/// By how much a replica may grow: what one key may leave half-sent, and as much for all else.
+const HALF_SENT_GROWTH_MAX: u64 = 2 * limits::KEY_HALF_SENT_BYTES_MAX as u64;
+
+#[test]
+fn frames_that_do_not_end_are_bounded() {
+    let _alone = Alone::wait();
+    let cluster = Cluster::start(4);
+    let key = cluster.client_key(ATTACKER);
+    let whole = Frame::encode(Kind::Bundle, |out| out.resize(out.len() + limits::BUNDLE_BYTES_MAX, 0));
+    let part = &whole.bytes()[..whole.bytes().len() - 1];
+    let (figures, growth) = growth_under(&cluster, 1, "half_sent_bytes", || {
+        let open = |_| {
+            let mut attacker = Attacker::client(&cluster, &key, 1);
+            attacker.send(part);
+            attacker
+        };
+        (0..HALF_SENT).map(open).collect::<Vec<_>>()
+    });
+    println!("{figures}");
+    assert!(growth <= HALF_SENT_GROWTH_MAX, "r1 has grown by {} MiB", growth >> 20);
+    assert!(cluster.counter(1, "frames_cut_short") > 0, "some were closed");
 }

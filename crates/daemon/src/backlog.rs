@@ -132,6 +132,7 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(&id) else { return 0 };
         connection.taken = taken;
         self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
+        self.note_half_sent(id);
         bytes.len()
     }
 }

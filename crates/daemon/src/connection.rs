@@ -1,5 +1,6 @@
 //! One TCP connection: its handshake, then frames for a peer's link or a client.
 
+use crate::accounts::{Accounts, Held};
 use crate::backlog::{Backlog, Taken};
 use quorate_types::{LinkId, ReplicaId, limits};
 use quorate_wire::handshake::{Accepts, Dialer, Listener};
@@ -10,11 +11,6 @@ use thiserror::Error;
 
 /// How long a handshake may take.
 pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// The requests for reports that one client may have open: a request is a few bytes, its answer costs system calls.
-const REPORTS_OPEN_MAX: usize = 16;
-/// The questions for certificates and pages of states that one client may have open: an answer is long, and the
-/// execution core copies it.
-const QUESTIONS_OPEN_MAX: usize = 1;
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -27,9 +23,8 @@ pub(crate) enum Phase {
     Listening { listener: Box<Listener>, accepts: Accepts },
     /// A link to a peer stands.
     Peer { peer: ReplicaId, link: LinkId },
-    /// A client is connected, under this number; so many of its requests for reports are open, and of its questions
-    /// about states.
-    Client { number: u64, reports: usize, questions: usize },
+    /// A client is connected, under this number; so many of its requests for reports are open.
+    Client { number: u64, reports: usize, held: Held },
     /// Being closed; what still arrives is dropped.
     Closing,
 }
@@ -39,7 +34,7 @@ pub(crate) enum Phase {
 pub(crate) enum TooManyOpen {
     #[error("too many requests for reports at once")]
     Reports,
-    #[error("more than one question about states at once")]
+    #[error("too many questions about states at once")]
     Questions,
 }
 
@@ -84,16 +79,21 @@ impl Connection {
     }
 
     /// A client has sent a frame of this kind: its number, unless it may not ask for that now.
-    pub(crate) fn ask(&mut self, kind: Kind, now: Instant) -> Result<u64, TooManyOpen> {
+    pub(crate) fn ask(
+        &mut self,
+        kind: Kind,
+        now: Instant,
+        accounts: &mut Accounts,
+    ) -> Result<u64, TooManyOpen> {
         // No client has the number 0.
-        let Phase::Client { number, reports, questions } = &mut self.phase else { return Ok(0) };
+        let Phase::Client { number, reports, held } = &mut self.phase else { return Ok(0) };
+        held.end_frame();
         match kind {
-            Kind::ReportRequest if *reports >= REPORTS_OPEN_MAX => return Err(TooManyOpen::Reports),
+            Kind::ReportRequest if *reports >= limits::REPORTS_OPEN_MAX => return Err(TooManyOpen::Reports),
             Kind::ReportRequest => *reports += 1,
-            Kind::FetchPages | Kind::FetchCertificate if *questions >= QUESTIONS_OPEN_MAX => {
+            Kind::FetchPages | Kind::FetchCertificate if !accounts.ask(held) => {
                 return Err(TooManyOpen::Questions);
             }
-            Kind::FetchPages | Kind::FetchCertificate => *questions += 1,
             _ => {}
         }
         self.heard = now;

@@ -2,6 +2,7 @@
 
 mod clients;
 
+use crate::accounts::Accounts;
 use crate::checkpointer::{Checkpointer, Outcome};
 use crate::clients::Clients;
 use crate::clock::{Clock, nanoseconds};
@@ -66,6 +67,9 @@ pub(crate) struct Driver {
     pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
+    /// What clients make this core hold, and when they are all looked at.
+    accounts: Accounts,
+    next_look: Option<Instant>,
     /// The connections of established clients by their numbers.
     pub(crate) clients: Clients<ConnectionId>,
     /// What each listening socket is for.
@@ -137,12 +141,14 @@ impl Driver {
         Ok(Self {
             core,
             peers: Peers::new(&config.cluster, config.replica, &links, Instant::now()),
+            accounts: Accounts::new(config.cluster.clients().len()),
             config,
             id,
             reactor,
             mailbox,
             checkpointer,
             connections: BTreeMap::new(),
+            next_look: None,
             clients: Clients::new(room.clients),
             doors,
             client_count: 0,
@@ -205,8 +211,15 @@ impl Driver {
         let due = self.core.deadline().map(|time| self.clock.instant_of(time));
         let handshake = self.handshakes.first().map(|(expires, _)| *expires);
         let backlog = self.backlogs.first().map(|(due, _)| *due);
-        let deadlines =
-            [due, self.peers.next_dial(), handshake, self.log.deadline(), self.refused.due(), backlog];
+        let deadlines = [
+            due,
+            self.peers.next_dial(),
+            handshake,
+            self.next_look,
+            self.log.deadline(),
+            self.refused.due(),
+            backlog,
+        ];
         let deadline = deadlines.into_iter().flatten().min();
         self.reactor.wait_with(deadline, &mut self.mailbox)?;
         let started = Instant::now();
@@ -237,6 +250,7 @@ impl Driver {
         }
         self.dial_due();
         self.expire_handshakes();
+        self.look_at_clients();
         self.refused.tell(started);
         self.end_tick();
         self.publish();
@@ -359,6 +373,9 @@ impl Driver {
             self.record(Measure::BytesPerSend, *bytes as u64, 1);
         }
         let core = self.shared.core(self.id.index());
+        let (unread, half_sent) = self.accounts.held_bytes();
+        core.set(Counter::UnreadBytes, unread as u64);
+        core.set(Counter::HalfSentBytes, half_sent as u64);
         core.set(Counter::Enters, counters.enters);
         core.set(Counter::Entries, counters.entries_submitted);
         core.set(Counter::OtherSyscalls, counters.other_syscalls);
@@ -543,7 +560,7 @@ impl Driver {
                 false
             }
             Phase::Client { .. } => {
-                let asked = connection.ask(frame.kind, self.tick);
+                let asked = connection.ask(frame.kind, self.tick, &mut self.accounts);
                 self.on_client_frame(id, asked, frame);
                 false
             }
@@ -666,12 +683,16 @@ impl Driver {
         self.step(Input::PeerConnected { peer, link });
     }
 
-    /// The queue of a peer that overflowed is empty again: it gets what it lacks from state.
+    /// A queue is empty: of a peer, if it had overflowed, which gets what it lacks from state now.
     fn on_drained(&mut self, id: ConnectionId) {
-        let Some(Connection { phase: Phase::Peer { peer, link }, .. }) = self.connections.get(&id) else {
-            return;
+        let (peer, link) = match self.connections.get_mut(&id).map(|connection| &mut connection.phase) {
+            Some(Phase::Peer { peer, link }) => (*peer, *link),
+            Some(Phase::Client { held, .. }) => {
+                self.accounts.queue(held, 0, 0);
+                return;
+            }
+            _ => return,
         };
-        let (peer, link) = (*peer, *link);
         let Some(state) = self.peers.get_mut(peer, link).filter(|state| state.lagging) else { return };
         state.lagging = false;
         info!("replica {peer} takes messages again on link {link}");
@@ -694,7 +715,7 @@ impl Driver {
                     self.step(Input::PeerDisconnected { peer, link });
                 }
             }
-            Phase::Client { number, .. } => self.on_client_closed(number),
+            Phase::Client { number, held, .. } => self.on_client_closed(number, &held),
             Phase::Listening { .. } | Phase::Closing => {}
         }
     }

@@ -121,7 +121,31 @@ pub const BACKLOG_TIME: Nanoseconds = Nanoseconds::from_millis(4);
 pub const BACKLOG_BYTE_TIME: Nanoseconds = Nanoseconds(8);
 /// By how much it may be ahead with that: whoever has not been heard for some 20 ms is taken in at once.
 pub const BACKLOG_BURST: Nanoseconds = Nanoseconds::from_millis(16);
+/// The requests for reports that one connection of a client may have open.
+pub const REPORTS_OPEN_MAX: usize = 16;
+/// The questions for certificates and pages of states that one connection of a client may have open: an answer is long, and the
+/// execution core copies it.
+pub const QUESTIONS_OPEN_MAX: usize = 1;
+/// The same for all connections of one client key to one core.
+pub const KEY_QUESTIONS_MAX: usize = 4;
+/// What may wait for one connection of a client. One that does not read its replies is disconnected; they are kept in the state.
+pub const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same for all connections of one client key to one core: what four of them may have. By the last count, which is made
+/// anew when it has grown by a quarter.
+pub const KEY_UNREAD_BYTES_MAX: usize = 4 * CLIENT_QUEUE_BYTES_MAX;
+/// The same for all clients of one core.
+pub const UNREAD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a client may take nothing of what waits for it: a send of a mebibyte ends within that at 300 kbit/s.
+pub const UNREAD_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(30_000);
+/// The memory of frames that are not whole, of all connections of one client key to one core. A gateway is one key, and 32 of
+/// its sessions may have the largest bundles on their way at once.
+pub const KEY_HALF_SENT_BYTES_MAX: usize = 32 * BUNDLE_BYTES_MAX;
+/// The same for all clients of one core.
+pub const HALF_SENT_BYTES_MAX: usize = 4 * KEY_HALF_SENT_BYTES_MAX;
+/// How long a client may take to send one frame: the largest takes as long at 300 kbit/s.
+pub const FRAME_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(30_000);
 
+const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * RESULTS_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
 const _: () = assert!(TICK_FRAMES_MAX > 2 * OPEN_BUNDLES_MAX);
 const _: () = assert!(TICK_BYTES_MAX > BATCH_BYTES_FULL);

@@ -272,6 +272,12 @@ impl Assembler {
         self.limit = limit;
     }
 
+    /// The memory of a frame that is not whole yet.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        if self.delivered || self.partial.is_empty() { 0 } else { self.partial.capacity() }
+    }
+
     /// Takes the next frame from the front of `input`, or all of `input` when it ends inside a frame.
     ///
     /// Call it until it returns `Ok(None)`. After an error the stream has no frame boundary any more and
@@ -401,6 +407,23 @@ mod tests {
             let mut assembler = Assembler::new(1024);
             prop_assert!(collect(&mut assembler, &bytes).is_err());
         }
+    }
+
+    #[test]
+    fn memory_of_a_frame_counts_until_it_is_whole() {
+        let stream = [frame(Kind::Batch, &[1; 300_000]), frame(Kind::Batch, b"short")].concat();
+        let mut assembler = Assembler::new(1 << 20);
+        assert_eq!(assembler.partial_bytes(), 0);
+        assert!(collect(&mut assembler, &stream[..20]).unwrap().is_empty());
+        let announced = assembler.partial_bytes();
+        assert!(
+            (ANNOUNCED_BYTES_MAX..2 * ANNOUNCED_BYTES_MAX).contains(&announced),
+            "what is reserved: {announced}"
+        );
+        assert!(collect(&mut assembler, &stream[20..250_000]).unwrap().is_empty());
+        assert!((250_000..=300_000 + HEADER_BYTES).contains(&assembler.partial_bytes()));
+        assert_eq!(collect(&mut assembler, &stream[250_000..]).unwrap().len(), 2);
+        assert_eq!(assembler.partial_bytes(), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The clients of one core: who comes and goes, what they ask for, and what is sent to them.
 
 use super::Driver;
+use crate::accounts::{Excess, Held, Kind as HeldKind, LOOK_INTERVAL, Late};
 use crate::clients::Welcome;
 use crate::connection::{Connection, Phase, TooManyOpen};
 use crate::report;
@@ -8,14 +9,10 @@ use quorate_reactor::ConnectionId;
 use quorate_replica::report::RoleReport;
 use quorate_replica::{ClientConnection, Input};
 use quorate_telemetry::Counter;
+use quorate_types::limits;
 use quorate_wire::message::{Message, Report};
 use quorate_wire::{Frame, FrameRef, Kind};
-use tracing::debug;
-
-/// What may wait for one client. One that does not read its replies is disconnected; they are kept in the state.
-const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * quorate_types::limits::RESULTS_BYTES_MAX);
+use std::collections::BTreeMap;
 
 impl Driver {
     /// Whether another client with this key may come; one of a key that has more than its part may go for that.
@@ -41,14 +38,18 @@ impl Driver {
     pub(super) fn on_client_established(&mut self, id: ConnectionId, key: [u8; 32]) {
         self.client_count += 1;
         let number = self.client_count;
-        self.establish(id, Phase::Client { number, reports: 0, questions: 0 });
+        let place = self.config.cluster.clients().iter().position(|client| *client.as_bytes() == key);
+        let held = Held::new(place.expect("invariant: the handshake let in an allowed client"));
+        self.establish(id, Phase::Client { number, reports: 0, held });
+        self.next_look.get_or_insert(self.tick + LOOK_INTERVAL);
         self.clients.insert(number, id, key);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
         self.step(Input::ClientConnected { connection, key });
     }
 
-    pub(super) fn on_client_closed(&mut self, number: u64) {
+    pub(super) fn on_client_closed(&mut self, number: u64, held: &Held) {
+        self.accounts.forget(held);
         self.clients.remove(number);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
@@ -68,6 +69,7 @@ impl Driver {
                 self.step(Input::ClientFrame { connection, frame });
             }
             Err(excess) => {
+                self.count(Counter::QuestionsRefused);
                 self.refused.note(excess.label(), self.connections.get(&id).map(|found| found.address));
                 self.refuse(id, &excess);
             }
@@ -92,21 +94,90 @@ impl Driver {
 
     pub(crate) fn send_client(&mut self, connection: ClientConnection, frame: &Frame) {
         let Some(id) = self.clients.get(connection.number) else { return };
-        if let Some(Connection { phase: Phase::Client { questions, .. }, heard, .. }) =
+        let (waiting, added) = (self.reactor.queued_bytes(id), frame.bytes().len());
+        let mut excess = None;
+        if let Some(Connection { phase: Phase::Client { held, .. }, heard, .. }) =
             self.connections.get_mut(&id)
         {
             // Whoever only listens, as all but a session's home are listened to, is not idle either.
             *heard = self.tick;
             if matches!(frame.kind(), Kind::FetchedPages | Kind::FetchedCertificate) {
-                *questions = questions.saturating_sub(1);
+                self.accounts.answered(held);
+            }
+            excess = self.accounts.queue(held, waiting, added);
+        }
+        if waiting + added > limits::CLIENT_QUEUE_BYTES_MAX {
+            return self.cut(id, HeldKind::Unread);
+        }
+        self.count(Counter::FramesToClients);
+        self.send(id, frame);
+        if let Some(excess) = excess {
+            self.settle(excess);
+        }
+    }
+
+    /// Something has come of a connection: what is not a whole frame is held.
+    pub(crate) fn note_half_sent(&mut self, id: ConnectionId) {
+        let Some(Connection { phase: Phase::Client { held, .. }, assembler, .. }) =
+            self.connections.get_mut(&id)
+        else {
+            return;
+        };
+        let excess = self.accounts.half_sent(held, assembler.partial_bytes(), self.tick);
+        if let Some(excess) = excess {
+            self.settle(excess);
+        }
+    }
+
+    /// Closes connections until no more is held than may be.
+    fn settle(&mut self, excess: Excess) {
+        if excess.kind == HeldKind::Unread {
+            for (id, held) in held(&mut self.connections) {
+                self.accounts.queue(held, self.reactor.queued_bytes(id), 0);
             }
         }
-        if self.reactor.queued_bytes(id) + frame.bytes().len() > CLIENT_QUEUE_BYTES_MAX {
-            debug!("a client does not read its replies; closing its connection");
-            self.refused.note("unread_replies", self.connections.get(&id).map(|found| found.address));
-            return self.close(id);
+        let victim = |driver: &mut Self| {
+            let clients = held(&mut driver.connections).map(|(id, held)| (id, &*held));
+            driver.accounts.victim(excess, clients)
+        };
+        while let Some(id) = victim(self) {
+            self.cut(id, excess.kind);
         }
-        self.shared.core(self.id.index()).increment(Counter::FramesToClients);
-        self.send(id, frame);
     }
+
+    /// Closes those that have taken nothing, or not ended a frame, for too long.
+    pub(super) fn look_at_clients(&mut self) {
+        if self.next_look.is_none_or(|at| self.tick < at) {
+            return;
+        }
+        let mut late = Vec::new();
+        for (id, held) in held(&mut self.connections) {
+            if let Err(Late(kind)) = self.accounts.look(held, self.reactor.queued_bytes(id), self.tick) {
+                late.push((id, kind));
+            }
+        }
+        late.into_iter().for_each(|(id, kind)| self.cut(id, kind));
+        self.next_look = (self.clients.len() > 0).then_some(self.tick + LOOK_INTERVAL);
+    }
+
+    /// Closes the connection of a client for what it makes this core hold.
+    fn cut(&mut self, id: ConnectionId, kind: HeldKind) {
+        let (counter, label) = match kind {
+            HeldKind::Unread => (Counter::ClientsUnread, "unread_replies"),
+            HeldKind::HalfSent => (Counter::FramesCutShort, "half_sent_frames"),
+        };
+        self.count(counter);
+        self.refused.note(label, self.connections.get(&id).map(|found| found.address));
+        self.close(id);
+    }
+}
+
+/// What each client holds.
+fn held(
+    connections: &mut BTreeMap<ConnectionId, Connection>,
+) -> impl Iterator<Item = (ConnectionId, &mut Held)> {
+    connections.iter_mut().filter_map(|(id, connection)| match &mut connection.phase {
+        Phase::Client { held, .. } => Some((*id, held)),
+        _ => None,
+    })
 }
