@@ -12,7 +12,7 @@ use quorate_types::{Nanoseconds, limits};
 use std::time::{Duration, Instant};
 
 /// How often all clients are looked at for those whose time is up.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What one connection of a client holds.
 #[derive(Debug, Default)]
@@ -81,6 +81,7 @@ struct Sum {
 pub(crate) struct Accounts {
     keys: Vec<Sum>,
     all: Sum,
+    next_look: Option<Instant>,
 }
 
 impl Accounts {
@@ -88,7 +89,7 @@ impl Accounts {
     pub(crate) fn new(keys: usize) -> Self {
         let sum = |recount_above| Sum { recount_above, ..Sum::default() };
         let (of_key, of_all) = (sum(limits::KEY_UNREAD_BYTES_MAX), sum(limits::UNREAD_BYTES_MAX));
-        Self { keys: vec![of_key; keys], all: of_all }
+        Self { keys: vec![of_key; keys], all: of_all, next_look: None }
     }
 
     /// The bytes of replies that wait in all, and of frames that are not whole.
@@ -192,6 +193,24 @@ impl Accounts {
             Kind::HalfSent => candidates.min_by_key(|(_, held)| held.began),
         };
         victim.map(|(id, _)| id)
+    }
+
+    /// A client has come: it is to be looked at.
+    pub(crate) fn expect_look(&mut self, now: Instant) {
+        self.next_look.get_or_insert(now + LOOK_INTERVAL);
+    }
+
+    /// When all clients are to be looked at.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Whether all clients are to be looked at now. A core that stood still gives them time first: what they have sent or
+    /// taken meanwhile it may not know yet.
+    pub(crate) fn begin_look(&mut self, now: Instant, clients: usize) -> bool {
+        let Some(due) = self.next_look.filter(|due| *due <= now) else { return false };
+        self.next_look = (clients > 0).then_some(now + LOOK_INTERVAL);
+        now < due + LOOK_INTERVAL
     }
 
     /// Looks at a connection for which so many bytes wait.
@@ -348,6 +367,19 @@ mod tests {
         assert_eq!(core.look(0, 0, start + 30 * second), Ok(()), "another frame");
         core.half_sent(0, 0, start + 40 * second);
         assert_eq!(core.look(0, 0, start + 90 * second), Ok(()));
+    }
+
+    #[test]
+    fn a_core_that_stood_still_looks_at_nobody_at_once() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut accounts = Accounts::new(1);
+        assert!(!accounts.begin_look(start, 0) && accounts.next_look().is_none());
+        accounts.expect_look(start);
+        accounts.expect_look(start + second);
+        assert!(!accounts.begin_look(start + 4 * second, 1) && accounts.begin_look(start + 6 * second, 1));
+        assert!(!accounts.begin_look(start + 60 * second, 1), "it stood still");
+        assert!(!accounts.begin_look(start + 64 * second, 1) && accounts.begin_look(start + 65 * second, 0));
+        assert_eq!(accounts.next_look(), None, "nobody is there");
     }
 
     #[test]

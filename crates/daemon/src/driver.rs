@@ -67,9 +67,8 @@ pub(crate) struct Driver {
     pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
-    /// What clients make this core hold, and when they are all looked at.
+    /// What clients make this core hold.
     accounts: Accounts,
-    next_look: Option<Instant>,
     /// The connections of established clients by their numbers.
     pub(crate) clients: Clients<ConnectionId>,
     /// What each listening socket is for.
@@ -148,7 +147,6 @@ impl Driver {
             mailbox,
             checkpointer,
             connections: BTreeMap::new(),
-            next_look: None,
             clients: Clients::new(room.clients),
             doors,
             client_count: 0,
@@ -215,7 +213,7 @@ impl Driver {
             due,
             self.peers.next_dial(),
             handshake,
-            self.next_look,
+            self.accounts.next_look(),
             self.log.deadline(),
             self.refused.due(),
             backlog,

@@ -1,7 +1,7 @@
 //! The clients of one core: who comes and goes, what they ask for, and what is sent to them.
 
 use super::Driver;
-use crate::accounts::{Excess, Held, Kind as HeldKind, LOOK_INTERVAL, Late};
+use crate::accounts::{Excess, Held, Kind as HeldKind, Late};
 use crate::clients::Welcome;
 use crate::connection::{Connection, Phase, TooManyOpen};
 use crate::report;
@@ -41,7 +41,7 @@ impl Driver {
         let place = self.config.cluster.clients().iter().position(|client| *client.as_bytes() == key);
         let held = Held::new(place.expect("invariant: the handshake let in an allowed client"));
         self.establish(id, Phase::Client { number, reports: 0, held });
-        self.next_look.get_or_insert(self.tick + LOOK_INTERVAL);
+        self.accounts.expect_look(self.tick);
         self.clients.insert(number, id, key);
         self.shared.set_clients(self.id.index(), self.clients.len());
         let connection = ClientConnection { core: self.id, number };
@@ -147,7 +147,7 @@ impl Driver {
 
     /// Closes those that have taken nothing, or not ended a frame, for too long.
     pub(super) fn look_at_clients(&mut self) {
-        if self.next_look.is_none_or(|at| self.tick < at) {
+        if !self.accounts.begin_look(self.tick, self.clients.len()) {
             return;
         }
         let mut late = Vec::new();
@@ -157,7 +157,6 @@ impl Driver {
             }
         }
         late.into_iter().for_each(|(id, kind)| self.cut(id, kind));
-        self.next_look = (self.clients.len() > 0).then_some(self.tick + LOOK_INTERVAL);
     }
 
     /// Closes the connection of a client for what it makes this core hold.
