@@ -132,6 +132,7 @@ impl FakeCluster {
             epoch: 0,
             links: 1,
             genesis_root: None,
+            state_max: None,
             clients: vec![client_key().public().to_hex()],
             replicas: (0..4).map(entry).collect(),
         };

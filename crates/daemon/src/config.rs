@@ -1,6 +1,7 @@
 //! The configuration of one replica process: `replica.toml`, the cluster file and the key that it names.
 
 use crate::log_driver::SEGMENT_BYTES_MAX;
+use crate::memory;
 use crate::space;
 use quorate_types::{ByteCount, ClusterConfig, CoreId, Member, ReplicaId, SigningKey};
 use serde::{Deserialize, Serialize};
@@ -216,7 +217,8 @@ impl NodeConfig {
             ));
         }
         let security = check_security(path, &file.security, &cluster)?;
-        let remarks = remarks(&file);
+        let mut remarks = remarks(&file);
+        remarks.extend(memory::remark(cluster.tuning().state.bytes_max));
         let durability = check_durability(path, &file.durability)?;
         let cores = check_cores(path, &file.cores)?;
         let spin = check_spin(path, &file)?;

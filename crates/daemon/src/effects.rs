@@ -93,10 +93,11 @@ impl Driver {
             }
             Effect::Report { connections, report } => self.send_report(&connections, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
-            Effect::Executed { bundles, operations } => {
+            Effect::Executed { bundles, operations, declined_full } => {
                 let core = self.shared.core(self.id.index());
                 core.add(Counter::BundlesExecuted, bundles);
                 core.add(Counter::OperationsExecuted, operations);
+                core.add(Counter::OperationsDeclinedFull, declined_full);
             }
             Effect::Stage(time) => self.record(measure(time.stage), time.elapsed_ns, time.bundles),
             Effect::StageEnds { stage, since, bundles } => self.end_stage(stage, since, bundles),

@@ -28,6 +28,7 @@ pub mod inspect;
 mod log_driver;
 mod log_error;
 mod log_reader;
+pub mod memory;
 pub mod never_spoken;
 pub mod page_folder;
 mod peers;

@@ -51,6 +51,8 @@ pub(crate) fn json(config: &NodeConfig, shared: &Shared, roles: &RoleReport) -> 
         reply_bytes: execution.reply_bytes,
         user_keys: execution.user_keys,
         stored_bytes: execution.stored_bytes,
+        state_bytes: execution.user_bytes,
+        state_bytes_max: config.cluster.tuning().state.bytes_max,
         blocks_scrubbed: shared.sum(Counter::BlocksScrubbed),
         blocks_mended: shared.sum(Counter::BlocksMended),
         view_changes: ordering.view.0,

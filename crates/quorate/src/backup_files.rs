@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use anyhow::{Context, anyhow, bail, ensure};
 use quorate_daemon::page_folder::{PageFolder, load_checkpoint};
 use quorate_state::{Frozen, Manifest, State};
-use quorate_types::{ClusterConfig, Digest, Domain, SessionLimits, limits};
+use quorate_types::{ClusterConfig, Digest, Domain, StateLimits, limits};
 use quorate_wire::Assembler;
 use quorate_wire::message::{CheckpointCertificate, Message};
 use serde::{Deserialize, Serialize};
@@ -227,7 +227,7 @@ impl Backup {
         };
         whole().with_context(|| named.display().to_string())?;
         let state = load_checkpoint(&mut folder, &manifest)?;
-        check_state(&State::from_frozen(&state, SessionLimits::default()), &certificate)
+        check_state(&State::from_frozen(&state, StateLimits::default()), &certificate)
             .and_then(|()| check_versions(&state))
             .with_context(|| named.display().to_string())?;
         Ok(Self { summary, state })

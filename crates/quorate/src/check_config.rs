@@ -6,9 +6,9 @@ use crate::start;
 use clap::Args;
 use quorate_daemon::{
     DirectoryError, HistogramConfig, Identity, NodeConfig, Role, StartError, check_plaintext, examine_start,
-    read_cluster,
+    memory, read_cluster,
 };
-use quorate_types::{ClusterConfig, Quorums};
+use quorate_types::{ByteCount, ClusterConfig, Quorums, limits};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,6 +86,15 @@ fn describe_cluster(path: &Path, config: &ClusterConfig) -> String {
         config.epoch(),
         config.digest().short()
     );
+    let state_max = config.tuning().state.bytes_max;
+    let memory = state_max / 10 * limits::STATE_MEMORY_TENTHS;
+    let _ = writeln!(
+        text,
+        "  room for keys and values that come to {}, with 32 bytes for each entry: up to {} MiB of memory in each replica",
+        ByteCount(state_max),
+        memory >> 20
+    );
+    memory::remark(state_max).iter().for_each(|remark| text += &format!("  hint: {remark}\n"));
     text
 }
 

@@ -7,7 +7,7 @@ use quorate_daemon::{
     DirectoryError, Identity, NodeConfig, Role, create_durably, make_directory, never_spoken,
 };
 use quorate_state::Frozen;
-use quorate_types::{ClusterConfig, PublicKey, Quorums, SigningKey, limits};
+use quorate_types::{ByteCount, ClusterConfig, PublicKey, Quorums, SigningKey, limits};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -44,6 +44,8 @@ pub(crate) struct NewCluster {
     pub(crate) base_port: u16,
     /// What an acknowledgement promises.
     pub(crate) durability: &'static str,
+    /// What users' entries may come to; nothing for the default.
+    pub(crate) state_max: Option<ByteCount>,
 }
 
 impl NewCluster {
@@ -54,7 +56,8 @@ impl NewCluster {
         durability: &'static str,
     ) -> Result<(Self, Reservation), Failure> {
         let host = IpAddr::from([127, 0, 0, 1]);
-        let mut cluster = Self { replicas, clients, links: 1, host, base_port: 1, durability };
+        let mut cluster =
+            Self { replicas, clients, links: 1, host, base_port: 1, durability, state_max: None };
         cluster.check()?;
         let reservation = Reservation::of(host, cluster.ports())?;
         cluster.base_port = reservation.first();
@@ -70,6 +73,10 @@ impl NewCluster {
         within("--replicas", self.replicas, limits::REPLICAS_MAX)?;
         within("--links", usize::from(self.links), limits::LINKS_MAX)?;
         within("--clients", self.clients, CLIENTS_MAX)?;
+        if let Some(given) = self.state_max.filter(|max| max.0 < limits::STATE_BYTES_MIN) {
+            let least = ByteCount(limits::STATE_BYTES_MIN);
+            return Err(Failure::usage(format!("--state-max {given}: use {least} or more")));
+        }
         if !self.host.is_loopback() {
             return Err(Failure::usage(format!(
                 "--host {}: links are not encrypted in this version, so replicas refuse to start on anything \
@@ -197,11 +204,12 @@ epoch = 0
 # Parallel connections between each pair of replicas. Raise it together with `cores` in the replicas' own files,
 # when one core per connection is the bottleneck. Link i uses the mesh port + i.
 links = {}
-{genesis}
+{genesis}{quota}
 # The public keys of those who may connect as clients.
 clients = [
 ",
-            self.links
+            self.links,
+            quota = self.state_max.map(quota_text).unwrap_or_default(),
         );
         for (client, key) in clients.iter().enumerate() {
             let _ = writeln!(text, "    \"{}\", # {}", key.public().to_hex(), client_key_file(client));
@@ -299,6 +307,17 @@ fn genesis_text(root: &str) -> String {
         "
 # The root of the state that the cluster began with: the keys of a backup. A replica without it does not start.
 genesis_root = \"{root}\"
+"
+    )
+}
+
+/// What a cluster file says of the room that there is for users' entries.
+fn quota_text(state_max: ByteCount) -> String {
+    format!(
+        "
+# What users' keys and values may come to in all, each entry with 32 bytes more. Over it nothing is written that makes
+# them more; the rest goes on. Part of what the cluster is, so it stays as it was when the replicas first started.
+state_max = \"{state_max}\"
 "
     )
 }

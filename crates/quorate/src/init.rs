@@ -4,7 +4,7 @@ use crate::cluster_files::{CLUSTER_FILE, NewCluster, replica_file};
 use crate::failure::Failure;
 use crate::ports::Reservation;
 use clap::Args;
-use quorate_types::Quorums;
+use quorate_types::{ByteCount, Quorums};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,6 +54,11 @@ pub(crate) struct NewClusterArguments {
     /// Number of client keys. The first is what `quorate kv` and `quorate status` use by default.
     #[arg(long, value_name = "N", default_value_t = 1)]
     clients: usize,
+    /// What users' keys and values may come to in all, as `512 MiB`, each entry with 32 bytes more; 8 GiB if left out. The
+    /// state is in the memory of every replica, where it takes up to 1.7 times as much. It stays as it is for the life of the
+    /// cluster; `quorate restore` makes one with more of a backup.
+    #[arg(long, value_name = "BYTES")]
+    state_max: Option<ByteCount>,
 }
 
 impl NewClusterArguments {
@@ -66,6 +71,7 @@ impl NewClusterArguments {
             host: self.host,
             base_port: self.base_port,
             durability: "sync",
+            state_max: self.state_max,
         };
         cluster.check()?;
         if self.free_ports {

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_daemon::page_folder::{PageFolder, write_checkpoint};
 use quorate_daemon::{make_directory, sync_directory};
 use quorate_state::{CheckpointHead, Frozen, State};
-use quorate_types::{ClusterConfig, ReplicaId, SessionLimits};
+use quorate_types::{ClusterConfig, ReplicaId, StateLimits};
 use quorate_wire::message::{CheckpointCertificate, Message};
 use std::fs::{OpenOptions, Permissions};
 use std::io::{IsTerminal, Write};
@@ -69,7 +69,7 @@ impl Unfinished {
     /// Writes all of it, once the state was found to be the one that the certificate is of.
     pub(crate) fn write(&self, contents: &Contents<'_>) -> anyhow::Result<Summary> {
         let Contents { config, cluster_text, certificate, state: frozen, replica } = *contents;
-        let state = State::from_frozen(frozen, SessionLimits::default());
+        let state = State::from_frozen(frozen, StateLimits::default());
         check_state(&state, certificate)?;
         let path = self.directory.path();
         let frame = certificate.encode();

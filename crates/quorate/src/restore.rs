@@ -7,7 +7,7 @@ use crate::output;
 use clap::Args;
 use quorate_daemon::{Identity, NodeConfig, Role, format_with_state, read_cluster};
 use quorate_state::{Frozen, State};
-use quorate_types::{ClusterConfig, PublicKey};
+use quorate_types::{ByteCount, ClusterConfig, PublicKey, limits};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,7 +48,7 @@ pub(crate) struct RestoreArguments {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["replicas", "dir", "host", "base_port", "free_ports", "links", "clients"]
+        conflicts_with_all = ["replicas", "dir", "host", "base_port", "free_ports", "links", "clients", "state_max"]
     )]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -67,6 +67,7 @@ pub(crate) fn run(arguments: &RestoreArguments) -> Result<ExitCode, Failure> {
         None => {
             let cluster = arguments.cluster.check()?;
             let backup = Backup::read(&arguments.from, trusted.as_ref())?;
+            check_room(&backup, cluster.state_max)?;
             let names =
                 cluster.write_with(&arguments.cluster.dir, |clients| first_state(&backup, clients))?;
             let (seq, keys) = (backup.summary.seq, backup.summary.user_keys);
@@ -77,6 +78,19 @@ pub(crate) fn run(arguments: &RestoreArguments) -> Result<ExitCode, Failure> {
     };
     output::print(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a cluster that could not write what the backup holds.
+fn check_room(backup: &Backup, state_max: Option<ByteCount>) -> Result<(), Failure> {
+    let bytes = backup.state.user_bytes();
+    let max = state_max.unwrap_or(ByteCount(limits::STATE_BYTES_MAX));
+    if bytes > max.0 {
+        return Err(Failure::usage(format!(
+            "--state-max {max}: the keys and values of the backup come to {} with 32 for each entry; name as much or more",
+            ByteCount(bytes)
+        )));
+    }
+    Ok(())
 }
 
 /// The state with which a cluster with these clients begins.

@@ -27,7 +27,8 @@ what room: a learner is no voter, and who cannot be reached from here may be at 
 Columns: takes is what a replica takes of clients: writes and all else, reads, only endings of what was begun, or \
 nothing; committed, executed and stable are the highest seq that is committed, executed and proven by a checkpoint; \
 lag is how many executed headers the replica is behind the highest one; root is the digest of the whole state after \
-the executed seq, which is why only roots at the same seq are comparable; keys are those that users stored; log is \
+the executed seq, which is why only roots at the same seq are comparable; keys are those that users stored; state is \
+what they come to with their values and 32 bytes each, of what they may come to (state_max); log is \
 what is needed of the log, of what it may take (max_journal_bytes); disk free is what is free beside it.
 
 With --watch: what an operation costs, from the difference of two reports: calls of io_uring_enter, entries in each, \
@@ -35,7 +36,7 @@ context switches, CPU time, allocations, bytes; and where its time goes, stage b
 client talks to (`quorate histograms --help` lists the stages). It ends with Ctrl-C.
 
 Exit codes: 0 good; 4 degraded: the cluster makes progress, and something is wrong, such as a replica that is down or \
-behind, a learner, one that declines writes, or roots that differ; 1 no progress: it takes no writes, or that cannot \
+behind, a learner, one that declines writes, a state that is full, or roots that differ; 1 no progress: it takes no writes, or that cannot \
 be seen from here; 2 wrong usage.
 
 With --json: verdict is good, degraded or no_progress; obstacle is what stops the cluster, and findings what is wrong, \
@@ -129,7 +130,8 @@ fn json(
 
 const WORK: [&str; 10] =
     ["replica", "role", "view", "takes", "committed", "executed", "stable", "lag", "root", "what it does"];
-const MACHINE: [&str; 8] = ["replica", "version", "uptime", "clients", "keys", "log", "disk free", "memory"];
+const MACHINE: [&str; 9] =
+    ["replica", "version", "uptime", "clients", "keys", "state", "log", "disk free", "memory"];
 
 /// How far each replica is, and what it has: numbers stand at the right of their columns, words at the left.
 fn tables(config: &ClusterConfig, answers: &[Answer], whole_roots: bool) -> (String, String) {
@@ -232,6 +234,7 @@ fn machine_row(replica: ReplicaId, report: &ReplicaReport) -> Vec<String> {
         uptime(report.costs.uptime_ms / 1_000),
         report.clients.to_string(),
         report.user_keys.to_string(),
+        format!("{} of {}", size(report.state_bytes), ByteCount(report.state_bytes_max)),
         format!("{} of {}", size(report.log_bytes), ByteCount(report.log_bytes_max)),
         report.disk_free_bytes.map_or_else(|| "-".to_owned(), size),
         size(report.costs.rss_bytes),
@@ -250,7 +253,7 @@ fn uptime(seconds: u64) -> String {
 }
 
 /// Bytes in the largest unit of which there is more than a few.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;
     let mut value = bytes >> 10;
@@ -279,6 +282,8 @@ mod tests {
             root: Some("ab".repeat(32)),
             root_seq: Some(12),
             user_keys: 7,
+            state_bytes: 300 << 20,
+            state_bytes_max: 8 << 30,
             peers: (0..4).filter(|other| *other != replica).map(peer).collect(),
             log_bytes: 48 << 20,
             log_bytes_max: 2 << 30,
@@ -308,10 +313,10 @@ mod tests {
         "#]].assert_eq(&work);
         expect![[r#"
 
-            replica  version   uptime  clients  keys              log  disk free   memory
-                  0  0.1.0    3 d 4 h        0     7  48 MiB of 2 GiB     38 GiB  240 MiB
-                  1  0.1.0    3 d 4 h        0     7  48 MiB of 2 GiB     38 GiB  240 MiB
-                  2  0.1.0    3 d 4 h        0     7  48 MiB of 2 GiB     38 GiB  240 MiB
+            replica  version   uptime  clients  keys             state              log  disk free   memory
+                  0  0.1.0    3 d 4 h        0     7  300 MiB of 8 GiB  48 MiB of 2 GiB     38 GiB  240 MiB
+                  1  0.1.0    3 d 4 h        0     7  300 MiB of 8 GiB  48 MiB of 2 GiB     38 GiB  240 MiB
+                  2  0.1.0    3 d 4 h        0     7  300 MiB of 8 GiB  48 MiB of 2 GiB     38 GiB  240 MiB
         "#]]
         .assert_eq(&machine);
     }
@@ -326,9 +331,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2 + Counter::ALL.len());
         expect![[r#"
-            counter               r0  r1  r2  r3  what it counts
-            enters                12   -   -   -  Calls of io_uring_enter.
-            rejects busy           3   -   0   0  What was refused for this reason."#]]
+            counter                   r0  r1  r2  r3  what it counts
+            enters                    12   -   -   -  Calls of io_uring_enter.
+            rejects busy               3   -   0   0  What was refused for this reason."#]]
         .assert_eq(&[lines[0], lines[1], lines[lines.len() - 1]].join("\n"));
     }
 

@@ -11,7 +11,7 @@ mod words;
 pub(crate) use self::roots::Roots;
 use crate::report::{Answer, Silence};
 use quorate_telemetry::{Activity, Declines, ReplicaReport, Role, Takes};
-use quorate_types::{ClusterConfig, Quorums, ReplicaId};
+use quorate_types::{ClusterConfig, Quorums, ReplicaId, limits};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -74,6 +74,8 @@ pub(crate) enum Finding {
     KeepsOut { replica: u8, peer: u8, times: u64, for_ms: u64 },
     /// Its root differs from that of another one after the same header.
     RootDiffers { replica: u8, other: u8, seq: u64 },
+    /// The state has no room for every write.
+    StateFull { bytes: u64, bytes_max: u64 },
     /// Blocks of its log went bad on its disk.
     LogGoesBad { replica: u8, repaired: u64, lost: u64 },
     /// Blocks of its checkpoint went bad on its disk.
@@ -303,6 +305,12 @@ impl<'a> Seen<'a> {
                 }),
             }
         }
+        // All have the same state; who has executed most has the newest.
+        let newest = self.reports().map(|(_, report)| report).max_by_key(|report| report.executed);
+        if let Some(report) = newest.filter(|report| is_state_full(report)) {
+            findings
+                .push(Finding::StateFull { bytes: report.state_bytes, bytes_max: report.state_bytes_max });
+        }
         if let Some((other, replica, seq)) = roots.difference() {
             findings.push(Finding::RootDiffers { replica: replica.0, other: other.0, seq });
         }
@@ -338,6 +346,14 @@ impl<'a> Seen<'a> {
             findings.push(Finding::CheckpointGoesBad { replica, mended: report.blocks_mended });
         }
     }
+}
+
+/// Whether the state has less room than a hundredth, or than the longest entry takes: not every write is done.
+fn is_state_full(report: &ReplicaReport) -> bool {
+    const ENTRY_BYTES_MAX: u64 =
+        (limits::KEY_BYTES_MAX + limits::VALUE_BYTES_MAX) as u64 + limits::STATE_ENTRY_BYTES;
+    let room = report.state_bytes_max.saturating_sub(report.state_bytes);
+    room < ENTRY_BYTES_MAX.max(report.state_bytes_max / 100)
 }
 
 fn is_linked(report: &ReplicaReport, peer: ReplicaId) -> bool {

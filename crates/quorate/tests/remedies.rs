@@ -67,6 +67,47 @@ fn a_key_that_a_cluster_does_not_know() {
     stop(running);
 }
 
+/// A full state takes deletions, and a cluster with more room for it is made from a backup.
+#[test]
+fn a_state_that_is_full() {
+    let least = "use 1 MiB or more";
+    fails(
+        &quorate(&["init", "--state-max", "1000", "--dir", "/nowhere"]),
+        2,
+        &["--state-max 1000 bytes", least],
+    );
+    let files = Files::made(&["init", "--state-max", "1 MiB"], 1);
+    let checked = quorate(&["check-config", &files.argument("cluster.toml")]);
+    assert!(checked.stdout.contains("come to 1 MiB") && !checked.stdout.contains("hint:"), "{checked:?}");
+    let value = "v".repeat(100_000);
+    let running = start_all(&files, 1);
+    for key in 0..10 {
+        works(&files.kv(&["set", &key.to_string(), &value]));
+    }
+    let advice = ["not done: the state is full (1000330 bytes of 1 MiB); delete keys"];
+    fails(&files.kv(&["set", "more", &value]), 5, &advice);
+    fails(&files.kv(&["append", "0", &value]), 5, &advice);
+    let (cluster, backup) = (files.argument("cluster.toml"), files.argument("backup"));
+    let status = quorate(&["status", "--cluster", &cluster]);
+    assert_eq!(status.code, Some(4), "{status:?}");
+    for part in ["`quorate backup`", "`quorate restore --state-max`", "976 KiB of 1 MiB"] {
+        assert!(status.stdout.contains(part), "no {part:?} in: {}", status.stdout);
+    }
+    works(&quorate(&["backup", "--cluster", &cluster, "--to", &backup]));
+    works(&files.kv(&["del", "0"]));
+    works(&files.kv(&["set", "more", &value]));
+    stop(running);
+
+    let restored = Files::made(&["restore", "--from", &backup, "--state-max", "2 MiB"], 1);
+    let running = start_all(&restored, 1);
+    works(&restored.kv(&["set", "more", &value]));
+    let (cluster, backup) = (restored.argument("cluster.toml"), restored.argument("backup"));
+    works(&quorate(&["backup", "--cluster", &cluster, "--to", &backup]));
+    stop(running);
+    let small = quorate(&["restore", "--from", &backup, "--state-max", "1 MiB", "--dir", "/nowhere"]);
+    fails(&small, 2, &["--state-max 1 MiB", "come to 1100366 bytes", "name as much or more"]);
+}
+
 /// Nobody is told to change the cluster file: who does it all the same is told the way back.
 #[test]
 fn a_cluster_file_that_was_changed() {

@@ -207,7 +207,7 @@ impl ExecutionRole {
     }
 
     fn over(config: Arc<ClusterConfig>, me: ReplicaId, state: State, tips: &[LaneTip]) -> Self {
-        let state = state.limited(config.tuning().sessions);
+        let state = state.limited(config.tuning().state);
         let answers = config.quorums().answers();
         let last = state.header();
         let executed = last.map_or_else(
@@ -272,7 +272,7 @@ impl ExecutionRole {
     }
 
     fn install(&mut self, position: Position, root: Digest, frozen: &Frozen) -> Installed {
-        self.state = State::from_frozen(frozen, self.config.tuning().sessions);
+        self.state = State::from_frozen(frozen, self.config.tuning().state);
         self.lacks_state = false;
         let config = Arc::clone(&self.config);
         let tip = |lane| self.state.lane_tip(lane).map(|tip| (lane, tip));
@@ -359,7 +359,7 @@ impl ExecutionRole {
         let whole = self.transfer.take_whole(self.executed.seq);
         let whole = whole.map_err(|fault| format!("a certified state contradicts itself: {fault}"))?;
         let Some((position, frozen)) = whole else { return Ok(None) };
-        match State::from_frozen(&frozen, self.config.tuning().sessions).header() {
+        match State::from_frozen(&frozen, self.config.tuning().state).header() {
             Some(last) if (last.seq, last.digest) == (position.seq, position.digest) => {
                 Ok(Some((position, last.timestamp, frozen)))
             }
@@ -601,7 +601,9 @@ impl ExecutionRole {
             turn.tips = self.lane_tips();
         }
         if turn.bundles > 0 {
-            effects.push(Effect::Executed { bundles: turn.bundles, operations: turn.operations });
+            let Turn { bundles, operations, .. } = turn;
+            let declined_full = self.state.take_declined_full();
+            effects.push(Effect::Executed { bundles, operations, declined_full });
         }
         turn
     }
@@ -754,6 +756,7 @@ impl ExecutionRole {
             reply_bytes: self.state.reply_bytes(),
             user_keys: self.state.user_keys(),
             stored_bytes: self.state.stored_bytes(),
+            user_bytes: self.state.user_bytes(),
             next: self.queue.front().map(|committed| committed.position.seq),
             waits_for_batches: !self.queue.is_empty() && !self.lacks_state && !self.is_ready(),
             lacks_state: self.lacks_state,

@@ -240,6 +240,8 @@ pub enum Effect {
         bundles: u64,
         /// Operations in them.
         operations: u64,
+        /// Those of them that the state had no room for.
+        declined_full: u64,
     },
     /// Bundles of this replica's clients have passed a stage; for the histograms.
     Stage(StageTime),

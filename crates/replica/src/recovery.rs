@@ -11,7 +11,7 @@ use quorate_journal::{CONSENSUS_JOURNAL, LostBatch, Record, batch_journal};
 use quorate_state::{Forest, Known, Restored, Salvage, State};
 use quorate_types::mistakes::is_made;
 use quorate_types::{
-    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Mistake, Nanoseconds, Seq, SessionLimits, Why,
+    CoreId, Digest, JournalId, LaneId, LaneNumber, Lsn, Mistake, Nanoseconds, Seq, StateLimits, Why,
 };
 use quorate_wire::message::CheckpointCertificate;
 use quorate_wire::{Frame, LaneTip, Position, batch, header};
@@ -73,7 +73,7 @@ impl Found {
     /// Takes what checkpoints have given back. Returns the slot and the root of the whole one.
     pub fn take(&mut self, restored: Restored) -> Option<(Position, Digest)> {
         let whole = restored.whole.map(|(manifest, frozen)| {
-            self.state = Some(State::from_frozen(&frozen, SessionLimits::default()));
+            self.state = Some(State::from_frozen(&frozen, StateLimits::default()));
             (Position { seq: manifest.head.seq, digest: manifest.head.digest }, manifest.root)
         });
         self.broken = restored.broken.map(|manifest| Broken {

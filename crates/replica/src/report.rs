@@ -65,6 +65,8 @@ pub struct ExecutionReport {
     pub user_keys: u64,
     /// The bytes of keys and values in the state.
     pub stored_bytes: u64,
+    /// What users' entries come to, of what they may come to.
+    pub user_bytes: u64,
     /// The first header that is committed and not executed to its end.
     pub next: Option<Seq>,
     /// Whether batches of that header are still missing.

@@ -8,7 +8,7 @@ use crate::ledger::WrittenBundle;
 use crate::sessions::{Admission, Sessions};
 use quorate_types::{
     BundleNumber, Condition, KeyValue, Nanoseconds, Operation, OperationError, OperationResult, Seq,
-    SessionId, SessionLimits, Versioned, VersionedEntry, limits,
+    SessionId, StateLimits, Versioned, VersionedEntry, limits,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,13 +30,16 @@ pub struct Model {
     /// The number of the last write in the order of all writes.
     revision: u64,
     sessions: Sessions,
+    /// What the entries may come to.
+    bytes_max: u64,
 }
 
 impl Model {
     /// The state before the first header, with so many client keys.
     #[must_use]
-    pub fn new(limits: SessionLimits, clients: usize) -> Self {
-        Self { entries: BTreeMap::new(), revision: 0, sessions: Sessions::new(limits, clients) }
+    pub fn new(limits: StateLimits, clients: usize) -> Self {
+        let bytes_max = limits.bytes_max;
+        Self { entries: BTreeMap::new(), revision: 0, sessions: Sessions::new(limits, clients), bytes_max }
     }
 
     /// Executes a bundle with a good signature of an allowed client.
@@ -91,13 +94,15 @@ impl Model {
             Operation::Exists { key } => OperationResult::Existed(self.entries.contains_key(checked(key)?)),
             Operation::IncrementBy { key, by } => {
                 let value = self.integer(checked(key)?)?.checked_add(*by).ok_or(OperationError::Overflow)?;
-                let version = self.put(key, value.to_string().into_bytes());
-                OperationResult::Integer { value, version }
+                let text = value.to_string().into_bytes();
+                self.check_room(&BTreeMap::from([(key, &text)]))?;
+                OperationResult::Integer { value, version: self.put(key, text) }
             }
             Operation::Append { key, value } => {
                 let mut whole = self.entries.get(checked(key)?).map(|e| e.value.clone()).unwrap_or_default();
                 whole.extend_from_slice(value);
                 let length = fitting(&whole)?.len() as u64;
+                self.check_room(&BTreeMap::from([(key, &whole)]))?;
                 OperationResult::Length { length, version: self.put(key, whole) }
             }
             Operation::MultiGet { keys } => {
@@ -129,7 +134,9 @@ impl Model {
         if !holds {
             return Ok(OperationResult::NotWritten { version: present });
         }
-        Ok(OperationResult::Written { version: self.put(key, value.to_vec()) })
+        let value = value.to_vec();
+        self.check_room(&BTreeMap::from([(&key.to_vec(), &value)]))?;
+        Ok(OperationResult::Written { version: self.put(key, value) })
     }
 
     fn multi_set(&mut self, entries: &[KeyValue]) -> Result<OperationResult, OperationError> {
@@ -138,6 +145,7 @@ impl Model {
             checked(&entry.key)?;
             fitting(&entry.value)?;
         }
+        self.check_room(&entries.iter().map(|entry| (&entry.key, &entry.value)).collect())?;
         for entry in entries {
             self.put(&entry.key, entry.value.clone());
         }
@@ -169,6 +177,26 @@ impl Model {
         let text = std::str::from_utf8(&entry.value).map_err(|_| OperationError::NotAnInteger)?;
         let value: i64 = text.parse().map_err(|_| OperationError::NotAnInteger)?;
         if value.to_string() == text { Ok(value) } else { Err(OperationError::NotAnInteger) }
+    }
+
+    /// Whether these values may be written, all of them: there is room for them, or they make the state no larger.
+    fn check_room(&self, values: &BTreeMap<&Vec<u8>, &Vec<u8>>) -> Result<(), OperationError> {
+        let size = |key: &Vec<u8>, value: &Vec<u8>| (key.len() + value.len() + 32) as u64;
+        let bytes = self.bytes();
+        let replaced: u64 =
+            values.keys().filter_map(|key| Some(size(key, &self.entries.get(*key)?.value))).sum();
+        let written: u64 = values.iter().map(|(key, value)| size(key, value)).sum();
+        let after = bytes - replaced + written;
+        if after > bytes && after > self.bytes_max {
+            return Err(OperationError::StateFull { bytes, bytes_max: self.bytes_max });
+        }
+        Ok(())
+    }
+
+    /// What all entries come to.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|(key, entry)| (key.len() + entry.value.len() + 32) as u64).sum()
     }
 
     /// Writes a value; its version.
@@ -241,7 +269,7 @@ mod tests {
     }
 
     fn opened() -> (Model, SessionId) {
-        let mut model = Model::new(SessionLimits::default(), 1);
+        let mut model = Model::new(StateLimits::default(), 1);
         let register = Operation::Register { nonce: Nonce([3; 16]), recent: 0 };
         let fate = model.bundle(Seq(1), &bundle(SessionId::NONE, 0, register));
         let session = SessionId { seq: Seq(1), place: 0 };
@@ -262,6 +290,28 @@ mod tests {
         assert_eq!(void, Fate::Executed(vec![OperationResult::Voided]));
         let late = model.bundle(Seq(4), &bundle(session, 3, increment));
         assert_eq!(late, Fate::Answered(Seq(3), OperationResult::Error(OperationError::NumberUsed)));
+    }
+
+    #[test]
+    fn a_full_state_takes_what_makes_it_no_larger() {
+        let set = |key: &str, value: &str| Operation::Set {
+            key: key.into(),
+            value: value.into(),
+            condition: Condition::Always,
+        };
+        let mut model = Model::new(StateLimits { bytes_max: 70, ..StateLimits::default() }, 1);
+        assert_eq!(model.operation(&set("a", "12")), OperationResult::Written { version: 1 });
+        assert_eq!(model.operation(&set("b", "9")), OperationResult::Written { version: 2 });
+        let full = |bytes| OperationResult::Error(OperationError::StateFull { bytes, bytes_max: 70 });
+        assert_eq!(model.operation(&set("b", "99")), full(69));
+        assert_eq!(model.operation(&set("c", "")), full(69));
+        let add = |by| Operation::IncrementBy { key: b"b".to_vec(), by };
+        assert_eq!(model.operation(&add(-1)), OperationResult::Integer { value: 8, version: 3 });
+        assert_eq!(model.operation(&add(2)), full(69));
+        let entries = ["a", "b", "b"].map(|key| KeyValue { key: key.into(), value: vec![b'v'; key.len()] });
+        let mset = Operation::MultiSet { entries: entries.to_vec() };
+        assert_eq!(model.operation(&mset), OperationResult::Written { version: 6 });
+        assert_eq!(model.bytes(), 68);
     }
 
     #[test]

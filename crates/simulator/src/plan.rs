@@ -8,7 +8,7 @@ use crate::liars::{self, Liar};
 use crate::random::{Random, Stream};
 use crate::scenes::{self, Scene};
 use quorate_journal::{BLOCK_BYTES, LogOptions};
-use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, SessionLimits, Tuning, limits};
+use quorate_types::{Mistake, Nanoseconds, ReplicaId, ReplicaSet, StateLimits, Tuning, limits};
 use std::fmt;
 
 /// Client keys that the test configuration of `wire` allows.
@@ -340,7 +340,7 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         // A few full batches, so that a stalled disk makes the lanes wait.
         undurable_bytes_max: 8 * batch_bytes_max,
         headers_kept_max: limits::HEADERS_KEPT_MAX,
-        sessions: SessionLimits::default(),
+        state: StateLimits::default(),
         retransmit: Nanoseconds::from_millis(random.between(10, 80)),
         idle: Nanoseconds::from_millis(random.between(100, 800)),
         clock_skew_max: Nanoseconds::from_millis(random.magnitude(1, 500)),
@@ -364,6 +364,10 @@ fn shrink_bounds(plan: &mut Plan) {
     if random.percent(30) {
         tuning.headers_kept_max = random.magnitude(1, 64);
     }
+    // From no entry at all to a few long ones.
+    if random.percent(25) {
+        tuning.state.bytes_max = random.magnitude(1, 8 * 1024);
+    }
 }
 
 /// Clients share keys, and a key may have so few sessions that restarts and second thoughts evict them, and so little
@@ -372,13 +376,14 @@ fn share_keys(random: &mut Random, workload: &mut WorkloadPlan, tuning: &mut Tun
     let keys = random.between(1, workload.clients);
     workload.client_keys = u8::try_from(keys).expect("invariant: a few clients");
     let per_key = usize::try_from(workload.clients.div_ceil(keys)).expect("invariant: a few clients");
-    let (per_client, registration_age) = (per_key + random.index(3), random.magnitude(2, 30));
+    let (sessions_per_client, registration_age) = (per_key + random.index(3), random.magnitude(2, 30));
     // A reply has some twenty bytes, and a read of everything a few thousand.
     let reply_bytes_per_client = random.magnitude(1, 20_000);
     let reply_bytes = reply_bytes_per_client * random.between(1, keys);
     let registration_time = Nanoseconds::from_millis(random.magnitude(1, 2000));
-    tuning.sessions = SessionLimits {
-        per_client,
+    tuning.state = StateLimits {
+        bytes_max: tuning.state.bytes_max,
+        sessions_per_client,
         registration_age,
         registration_time,
         reply_bytes_per_client,

@@ -1,7 +1,7 @@
 //! What becomes of registrations, numbers and evicted sessions, written a second time and as plainly as possible.
 
 use quorate_types::{
-    BundleNumber, Digest, Nanoseconds, Nonce, OperationError, Seq, SessionId, SessionLimits, limits,
+    BundleNumber, Digest, Nanoseconds, Nonce, OperationError, Seq, SessionId, StateLimits, limits,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ struct Registered {
 /// The sessions of all clients.
 #[derive(Debug)]
 pub struct Sessions {
-    limits: SessionLimits,
+    limits: StateLimits,
     /// How many keys may have some.
     clients: usize,
     rows: BTreeMap<SessionId, Row>,
@@ -62,7 +62,7 @@ pub struct Sessions {
 impl Sessions {
     /// No sessions yet, of so many client keys.
     #[must_use]
-    pub fn new(limits: SessionLimits, clients: usize) -> Self {
+    pub fn new(limits: StateLimits, clients: usize) -> Self {
         Self {
             limits,
             clients,
@@ -95,8 +95,8 @@ impl Sessions {
         nonce: Nonce,
         recent: u64,
     ) -> Result<SessionId, OperationError> {
-        let SessionLimits { per_client, registration_age, .. } = self.limits;
-        let remembered_max = (per_client - 1).max(1);
+        let StateLimits { sessions_per_client, registration_age, .. } = self.limits;
+        let remembered_max = (sessions_per_client - 1).max(1);
         let kept = self.rows.iter().find(|(_, row)| (row.client, row.nonce) == (client, nonce));
         if let Some((session, _)) = kept {
             return Ok(*session);
@@ -116,7 +116,7 @@ impl Sessions {
             return Err(OperationError::TooManyRegistrations { sessions: remembered_max as u64 });
         }
         let own = || self.rows.iter().filter(|(_, row)| row.client == client);
-        if own().count() == per_client {
+        if own().count() == sessions_per_client {
             let (oldest, _) =
                 own().min_by_key(|(session, row)| (row.used, **session)).expect("invariant: there are some");
             self.evict(seq, *oldest);
@@ -148,7 +148,7 @@ impl Sessions {
         let row = self.rows.remove(&session).expect("invariant: it was found");
         self.evicted.insert((row.client, session), (row.executed.len() as u64, seq));
         let own = || self.evicted.iter().filter(|((client, _), _)| *client == row.client);
-        if own().count() > self.limits.per_client
+        if own().count() > self.limits.sessions_per_client
             && let Some((oldest, _)) = own().min_by_key(|((_, session), (_, at))| (*at, *session))
         {
             let oldest = *oldest;
@@ -184,7 +184,7 @@ impl Sessions {
             let rows = self.rows.values().filter(|row| wanted.is_none_or(|wanted| wanted == row.client));
             rows.map(Row::kept_bytes).sum()
         };
-        let SessionLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
+        let StateLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
         let (own, all) = (of(Some(client)), of(None));
         own > reply_bytes_per_client || all > reply_bytes && own > reply_bytes / self.clients as u64
     }
@@ -244,11 +244,11 @@ mod tests {
 
     fn sessions() -> Sessions {
         let registration_time = Nanoseconds(40);
-        let limits = SessionLimits {
-            per_client: 2,
+        let limits = StateLimits {
+            sessions_per_client: 2,
             registration_age: 10,
             registration_time,
-            ..SessionLimits::default()
+            ..StateLimits::default()
         };
         let mut sessions = Sessions::new(limits, 1);
         (1..20).for_each(|seq| sessions.header(Seq(seq), Nanoseconds(100 * seq)));

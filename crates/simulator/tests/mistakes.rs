@@ -41,10 +41,11 @@ const TABLE: &[Row] = &[
     (Mistake::ServesNewestState, 1646, 1, "progress"),
     (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
     // Disks.
-    (Mistake::TearsWithBatch, 4, 3, "what was durable is there after a restart"),
+    (Mistake::TearsWithBatch, 51, 1, "what was durable is there after a restart"),
     (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
     (Mistake::JudgesByView, 6, 1, "at most once"),
+    (Mistake::ForgetsTransferredBytes, 20, 1, "at most once"),
     // Work.
     (Mistake::ChecksOnCredit, 421, 1, "bounded verification"),
     // Lanes.

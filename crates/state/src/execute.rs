@@ -2,6 +2,7 @@
 //!
 //! Operations of one bundle run in order and see each other's effects. Each succeeds or fails by itself.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use quorate_types::{ArchivedCondition, ArchivedKeyValue, ArchivedOperation, OperationError, limits};
@@ -9,7 +10,7 @@ use rkyv::vec::ArchivedVec;
 
 use crate::leaf::{Change, Edit, VersionedRef};
 use crate::results::{Overflow, Results};
-use crate::totals::Totals;
+use crate::totals::{self, Totals};
 use crate::tree::Tree;
 use crate::window::Window;
 
@@ -26,12 +27,17 @@ pub(crate) struct Execution<'a> {
     pub(crate) keys: &'a Window,
     /// The place there of the next operation's first key.
     pub(crate) first_key: usize,
+    /// What users' entries may come to.
+    pub(crate) bytes_max: u64,
+    /// How many operations there was no room for.
+    pub(crate) declined_full: &'a mut u64,
 }
 
 impl Execution<'_> {
     /// Executes one operation and appends its result.
     pub(crate) fn operation(&mut self, operation: &ArchivedOperation) {
         if let Err(error) = self.dispatch(operation) {
+            *self.declined_full += u64::from(matches!(error, OperationError::StateFull { .. }));
             self.results.error(error);
         }
         self.first_key += Window::keys_of(operation);
@@ -63,10 +69,17 @@ impl Execution<'_> {
         check_key(key)?;
         check_value(value.len())?;
         let mut present = None;
+        let mut outcome = Ok(());
+        let room = self.room(0);
         let change = self.edit(0, |entry| {
             present = entry.map(|entry| entry.version);
-            if holds(condition, present) { Edit::Put(value) } else { Edit::Keep }
+            if !holds(condition, present) {
+                return Edit::Keep;
+            }
+            outcome = room.check(entry, value.len());
+            if outcome.is_ok() { Edit::Put(value) } else { Edit::Keep }
         });
+        outcome?;
         if change.written {
             self.results.written(self.totals.revision);
         } else {
@@ -94,12 +107,18 @@ impl Execution<'_> {
         let mut text = [0; INTEGER_BYTES_MAX];
         let text = &mut text;
         let mut outcome = Ok(0);
+        let room = self.room(0);
         let change = self.edit(0, |entry| {
-            outcome = sum(entry, by);
-            match outcome {
-                Ok(value) => Edit::Put(decimal(value, text)),
-                Err(_) => Edit::Keep,
-            }
+            let value = match sum(entry, by) {
+                Ok(value) => value,
+                Err(error) => {
+                    outcome = Err(error);
+                    return Edit::Keep;
+                }
+            };
+            let text = decimal(value, text);
+            outcome = room.check(entry, text.len()).map(|()| value);
+            if outcome.is_ok() { Edit::Put(text) } else { Edit::Keep }
         });
         let value = outcome?;
         assert!(change.written, "invariant: a sum is written");
@@ -110,8 +129,10 @@ impl Execution<'_> {
     fn append(&mut self, key: &[u8], suffix: &[u8]) -> Result<(), OperationError> {
         check_key(key)?;
         let mut outcome = Ok(());
+        let room = self.room(0);
         let change = self.edit(0, |entry| {
-            outcome = check_value(entry.map_or(0, |entry| entry.value.len()) + suffix.len());
+            let length = entry.map_or(0, |entry| entry.value.len()) + suffix.len();
+            outcome = check_value(length).and_then(|()| room.check(entry, length));
             if outcome.is_ok() { Edit::Append(suffix) } else { Edit::Keep }
         });
         outcome?;
@@ -136,6 +157,7 @@ impl Execution<'_> {
             check_key(&entry.key)?;
             check_value(entry.value.len())?;
         }
+        self.check_room_for(entries)?;
         for (at, entry) in entries.iter().enumerate() {
             self.edit(at, |_| Edit::Put(&entry.value));
         }
@@ -163,13 +185,66 @@ impl Execution<'_> {
         let (key, hint) = self.keys.key(self.first_key + at);
         let change = self.tree.edit_hinted(key, hint, self.totals.revision + 1, decide);
         self.totals.count(key.len(), change);
-        self.totals.count_user_key(change);
+        self.totals.count_user_key(key.len(), change);
         change
+    }
+
+    /// The room that there is for the entry with the operation's key number `at`.
+    fn room(&self, at: usize) -> Room {
+        let key_bytes = self.keys.key(self.first_key + at).0.len();
+        Room { key_bytes, bytes: self.totals.user_bytes, bytes_max: self.bytes_max }
+    }
+
+    /// Whether there is room for all entries of an MSET. Where an upper bound does not fit, each key counts with the last
+    /// value that it gets.
+    fn check_room_for(&self, entries: &[ArchivedKeyValue]) -> Result<(), OperationError> {
+        let bytes = self.totals.user_bytes;
+        let added =
+            |entry: &ArchivedKeyValue| totals::user_entry(1 + entry.key.len(), Some(entry.value.len()));
+        if bytes + entries.iter().map(added).sum::<u64>() <= self.bytes_max {
+            return Ok(());
+        }
+        let last: BTreeMap<&[u8], usize> = (entries.iter().enumerate())
+            .map(|(at, entry)| (self.keys.key(self.first_key + at).0, entry.value.len()))
+            .collect();
+        let (mut before, mut after) = (0, 0);
+        for (key, value) in last {
+            before += totals::user_entry(key.len(), self.tree.get(key).map(|entry| entry.value.len()));
+            after += totals::user_entry(key.len(), Some(value));
+        }
+        check_growth(bytes, before, after, self.bytes_max)
     }
 
     fn check_room(&self) -> Result<(), OperationError> {
         if self.results.overflowed() { Err(OperationError::ResultsTooLong) } else { Ok(()) }
     }
+}
+
+/// What is left of the room for users' entries.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// The length of the key that is about to be written, its namespace byte included.
+    key_bytes: usize,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Room {
+    /// Whether the entry may get a value of so many bytes.
+    fn check(self, entry: Option<VersionedRef<'_>>, value_bytes: usize) -> Result<(), OperationError> {
+        let before = totals::user_entry(self.key_bytes, entry.map(|entry| entry.value.len()));
+        let after = totals::user_entry(self.key_bytes, Some(value_bytes));
+        check_growth(self.bytes, before, after, self.bytes_max)
+    }
+}
+
+/// Whether entries may come to `after` that came to `before`. What grows nothing always may, so that a full state can be
+/// worked with, and emptied.
+fn check_growth(bytes: u64, before: u64, after: u64, bytes_max: u64) -> Result<(), OperationError> {
+    if after > before && bytes + (after - before) > bytes_max {
+        return Err(OperationError::StateFull { bytes, bytes_max });
+    }
+    Ok(())
 }
 
 /// The entry with key number `at` of the window.

@@ -65,6 +65,12 @@ impl Frozen {
         self.totals.revision
     }
 
+    /// What users' entries come to, as [`StateLimits::bytes_max`](quorate_types::StateLimits::bytes_max) counts them.
+    #[must_use]
+    pub fn user_bytes(&self) -> u64 {
+        self.totals.user_bytes
+    }
+
     /// The page of the node at the end of `path`, the children's indices from the root down, or nothing if
     /// there is none. The BLAKE3 hash of a page is its node's digest, as it stands in the parent's page.
     #[must_use]

@@ -5,7 +5,7 @@
 //! was reached when, and what is younger than T is recent however many headers came since. Marks are few and stand in
 //! the tree, so the rule is a function of the history; clients know nothing of time.
 
-use quorate_types::{Nanoseconds, Seq, SessionLimits};
+use quorate_types::{Nanoseconds, Seq, StateLimits};
 
 use crate::system::{self, Mark};
 use crate::tree::Tree;
@@ -29,7 +29,7 @@ impl Recency {
     }
 
     /// A header was executed to its end. Returns the record of the marks if they have changed.
-    pub(crate) fn note(&mut self, seq: Seq, now: Nanoseconds, limits: &SessionLimits) -> Option<Vec<u8>> {
+    pub(crate) fn note(&mut self, seq: Seq, now: Nanoseconds, limits: &StateLimits) -> Option<Vec<u8>> {
         self.now = now;
         let part = limits.registration_time.0 / PARTS;
         if self.marks.last().is_some_and(|last| self.now < last.at.plus(part)) {
@@ -42,13 +42,13 @@ impl Recency {
         Some(system::marks_value(&self.marks))
     }
 
-    fn is_old(&self, mark: &Mark, limits: &SessionLimits) -> bool {
+    fn is_old(&self, mark: &Mark, limits: &StateLimits) -> bool {
         mark.at.plus(limits.registration_time.0) <= self.now
     }
 
     /// The lowest seq that a registration may name that is executed at `executing`. Never falls, as each header is later than
     /// its parent.
-    pub(crate) fn floor(&self, executing: Seq, limits: &SessionLimits) -> Seq {
+    pub(crate) fn floor(&self, executing: Seq, limits: &StateLimits) -> Seq {
         let old = self.marks.iter().rev().find(|mark| self.is_old(mark, limits));
         let by_time = old.map_or(Seq(0), |mark| mark.seq.next());
         Seq(executing.0.saturating_sub(limits.registration_age)).min(by_time)
@@ -59,13 +59,13 @@ impl Recency {
 mod tests {
     use super::*;
 
-    fn limits(registration_age: u64, seconds: u64) -> SessionLimits {
+    fn limits(registration_age: u64, seconds: u64) -> StateLimits {
         let registration_time = Nanoseconds::from_millis(seconds * 1000);
-        SessionLimits { registration_age, registration_time, ..SessionLimits::default() }
+        StateLimits { registration_age, registration_time, ..StateLimits::default() }
     }
 
     /// The floor after each of the headers at these tenths of seconds.
-    fn floors(limits: SessionLimits, tenths: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    fn floors(limits: StateLimits, tenths: impl IntoIterator<Item = u64>) -> Vec<u64> {
         let mut recency = Recency::default();
         let mut floors = Vec::new();
         for (seq, at) in (1..).zip(tenths) {

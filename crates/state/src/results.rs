@@ -163,6 +163,7 @@ impl Results {
             OperationError::RegistrationUsed => (10, 0, 0),
             OperationError::SessionEvicted { next } => (11, next, 0),
             OperationError::NumberUsed => (12, 0, 0),
+            OperationError::StateFull { bytes, bytes_max } => (13, bytes, bytes_max),
         };
         let mut fields = [0; 17];
         fields[0] = tag;
@@ -359,6 +360,7 @@ mod tests {
             OperationError::RegistrationUsed,
             OperationError::SessionEvicted { next: 6 },
             OperationError::NumberUsed,
+            OperationError::StateFull { bytes: 7, bytes_max: 1 << 33 },
         ];
         let mut results = Results::default();
         results.begin(30);

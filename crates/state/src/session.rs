@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_types::{BundleNumber, Nonce, Seq, SessionId, SessionLimits, limits};
+use quorate_types::{BundleNumber, Nonce, Seq, SessionId, StateLimits, limits};
 
 use crate::system::{self, SessionFields};
 use crate::tree::Tree;
@@ -56,7 +56,7 @@ impl Client {
 /// Clients and sessions, and the order of eviction.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
-    limits: SessionLimits,
+    limits: StateLimits,
     sessions: BTreeMap<SessionId, Session>,
     /// The bytes of results that are kept for all of them.
     kept_bytes: u64,
@@ -71,8 +71,8 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// The index of a tree.
-    pub(crate) fn rebuild(tree: &Tree, limits: SessionLimits) -> Self {
-        assert!(limits.per_client > 0, "the session table needs room for one");
+    pub(crate) fn rebuild(tree: &Tree, limits: StateLimits) -> Self {
+        assert!(limits.sessions_per_client > 0, "the session table needs room for one");
         let mut index = Self {
             limits,
             sessions: BTreeMap::new(),
@@ -119,11 +119,11 @@ impl Sessions {
         index
     }
 
-    pub(crate) fn limits(&self) -> SessionLimits {
+    pub(crate) fn limits(&self) -> StateLimits {
         self.limits
     }
 
-    pub(crate) fn set_limits(&mut self, limits: SessionLimits) {
+    pub(crate) fn set_limits(&mut self, limits: StateLimits) {
         self.limits = limits;
     }
 
@@ -153,7 +153,7 @@ impl Sessions {
     /// How many registrations of a client are remembered at once. One less than it may keep sessions: then none that is
     /// used again within A headers is evicted.
     pub(crate) fn registrations_max(&self) -> usize {
-        self.limits.per_client.saturating_sub(1).max(1)
+        self.limits.sessions_per_client.saturating_sub(1).max(1)
     }
 
     /// The oldest registration of a client that must be forgotten before another is remembered, if one must.
@@ -176,7 +176,7 @@ impl Sessions {
     pub(crate) fn to_evict(&self, client: &[u8; 32]) -> Option<(SessionId, SessionFields)> {
         let client = &self.clients[*self.places.get(client)?];
         let sessions = client.without_results.len() + client.with_results.len();
-        let id = client.least_used().filter(|_| sessions >= self.limits.per_client)?;
+        let id = client.least_used().filter(|_| sessions >= self.limits.sessions_per_client)?;
         Some((id, self.sessions[&id].fields))
     }
 
@@ -187,7 +187,7 @@ impl Sessions {
 
     /// Whether the client of a session keeps more results than it may.
     fn keeps_too_much(&self, session: &Session) -> bool {
-        let SessionLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
+        let StateLimits { reply_bytes_per_client, reply_bytes, .. } = self.limits;
         let kept = self.clients[session.client].kept_bytes;
         kept > reply_bytes_per_client
             || self.kept_bytes > reply_bytes && kept > reply_bytes / self.clients.len() as u64
@@ -217,7 +217,7 @@ impl Sessions {
         if !self.remembered.contains_key(&id) {
             self.nonces.remove(&(session.fields.client, session.fields.nonce));
         }
-        if client.evicted.len() <= self.limits.per_client {
+        if client.evicted.len() <= self.limits.sessions_per_client {
             return None;
         }
         let (_, forgotten) = client.by_eviction.pop_first()?;
@@ -310,9 +310,11 @@ impl Sessions {
             assert_eq!(kept as u64, next.since(kept_from), "results are kept of these bundles");
         }
         for client in &self.clients {
-            assert!(client.without_results.len() + client.with_results.len() <= self.limits.per_client);
-            assert!(client.evicted.len() <= self.limits.per_client);
-            assert!(client.registrations.len() <= self.limits.per_client);
+            assert!(
+                client.without_results.len() + client.with_results.len() <= self.limits.sessions_per_client
+            );
+            assert!(client.evicted.len() <= self.limits.sessions_per_client);
+            assert!(client.registrations.len() <= self.limits.sessions_per_client);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use quorate_types::{
-    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, Seq, SessionId, SessionLimits,
+    ArchivedOperation, BundleNumber, Digest, LaneId, LaneNumber, Nanoseconds, Seq, SessionId, StateLimits,
     limits,
 };
 use rkyv::vec::ArchivedVec;
@@ -60,6 +60,8 @@ pub struct State {
     /// they are what they are after a restart from it.
     checkpointed: Seq,
     bytes_since: u64,
+    /// The operations that there was no room for. No part of the state: for the counters.
+    declined_full: u64,
 }
 
 impl fmt::Debug for State {
@@ -76,15 +78,15 @@ impl State {
     /// The state before the first header: empty but for the clients that are allowed.
     #[must_use]
     pub fn new(allowed_clients: impl IntoIterator<Item = [u8; 32]>) -> Self {
-        Self::with_limits(allowed_clients, SessionLimits::default())
+        Self::with_limits(allowed_clients, StateLimits::default())
     }
 
-    /// As [`State::new`], with other limits of sessions. All replicas must agree on them.
+    /// As [`State::new`], with other limits. All replicas must agree on them.
     ///
     /// # Panics
     /// When a client may have no session.
     #[must_use]
-    pub fn with_limits(allowed_clients: impl IntoIterator<Item = [u8; 32]>, limits: SessionLimits) -> Self {
+    pub fn with_limits(allowed_clients: impl IntoIterator<Item = [u8; 32]>, limits: StateLimits) -> Self {
         let tree = tree_of(allowed_clients);
         Self::over(Totals::rebuild(&tree), tree, limits)
     }
@@ -107,23 +109,23 @@ impl State {
             assert!(entry.version <= revision, "version {} is above revision {revision}", entry.version);
             tree.put(&system::user_key(key), entry.version, entry.value);
         }
-        Self::over(Totals::rebuild(&tree), tree, SessionLimits::default())
+        Self::over(Totals::rebuild(&tree), tree, StateLimits::default())
     }
 
     /// The living state that continues a frozen one. Walks its sessions.
     #[must_use]
-    pub fn from_frozen(frozen: &Frozen, limits: SessionLimits) -> Self {
+    pub fn from_frozen(frozen: &Frozen, limits: StateLimits) -> Self {
         Self::over(frozen.totals, frozen.tree.clone(), limits)
     }
 
-    /// The same state with other limits of sessions. All replicas must agree on them.
+    /// The same state with other limits. All replicas must agree on them.
     #[must_use]
-    pub fn limited(mut self, limits: SessionLimits) -> Self {
+    pub fn limited(mut self, limits: StateLimits) -> Self {
         self.sessions.set_limits(limits);
         self
     }
 
-    fn over(totals: Totals, tree: Tree, limits: SessionLimits) -> Self {
+    fn over(totals: Totals, tree: Tree, limits: StateLimits) -> Self {
         let mut state = Self {
             totals,
             sessions: Sessions::rebuild(&tree, limits),
@@ -135,6 +137,7 @@ impl State {
             page: Vec::new(),
             checkpointed: Seq(0),
             bytes_since: 0,
+            declined_full: 0,
         };
         state.last_opened = state.sessions.last().unwrap_or_default();
         if let Some(header) = state.header() {
@@ -191,6 +194,8 @@ impl State {
                 results: &mut self.results,
                 keys: &self.window,
                 first_key: self.window.first_key(),
+                bytes_max: self.sessions.limits().bytes_max,
+                declined_full: &mut self.declined_full,
             };
             for operation in group {
                 execution.operation(operation);
@@ -322,6 +327,17 @@ impl State {
         self.totals.user_keys
     }
 
+    /// What users' entries come to, as [`StateLimits::bytes_max`] counts them.
+    #[must_use]
+    pub fn user_bytes(&self) -> u64 {
+        self.totals.user_bytes
+    }
+
+    /// How many operations had no effect for want of room since this was asked last.
+    pub fn take_declined_full(&mut self) -> u64 {
+        std::mem::take(&mut self.declined_full)
+    }
+
     /// The number of open sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -350,8 +366,9 @@ impl State {
         if let Some(header) = self.header() {
             assert_eq!(self.recency, Recency::rebuild(&self.tree, header.timestamp));
         }
-        let Totals { user_keys, stored_bytes, revision } = Totals::rebuild(&self.tree);
-        assert_eq!((self.totals.user_keys, self.totals.stored_bytes), (user_keys, stored_bytes));
+        let counted = Totals::rebuild(&self.tree);
+        let revision = counted.revision;
+        assert_eq!(Totals { revision, ..self.totals }, counted);
         assert!(revision <= self.totals.revision, "the revision never falls");
         let mut versions = self.tree.range(&[USER], &[]).map(|(_, entry)| entry.version);
         assert!(versions.all(|version| version <= self.totals.revision), "every version was given out");

@@ -20,7 +20,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use quorate_fetch::{Budget, Servers};
-use quorate_types::{Digest, Domain, Nanoseconds, PageName, ReplicaId, limits};
+use quorate_types::mistakes::is_made;
+use quorate_types::{Digest, Domain, Mistake, Nanoseconds, PageName, ReplicaId, limits};
 use thiserror::Error;
 
 use crate::builder::{Builder, Content, Want, check_order};
@@ -423,7 +424,10 @@ impl Transfer {
         check_order(&node, &[], None)?;
         let tree = Tree::over(node, usize::from(height));
         assert_eq!(tree.digest(&mut Vec::new()), self.root, "invariant: every page was checked");
-        let totals = Totals::rebuild(&tree);
+        let mut totals = Totals::rebuild(&tree);
+        if totals.user_bytes > 0 && is_made(Mistake::ForgetsTransferredBytes) {
+            totals.user_bytes = 0;
+        }
         Ok(Frozen { tree, totals })
     }
 

@@ -9,7 +9,7 @@ use common::{Client, opened};
 use proptest::prelude::*;
 use quorate_state::State;
 use quorate_types::{
-    Condition, KeyValue, Nonce, Operation, OperationError, OperationResult, SessionLimits, Versioned,
+    Condition, KeyValue, Nonce, Operation, OperationError, OperationResult, StateLimits, Versioned,
     VersionedEntry, limits,
 };
 
@@ -18,6 +18,8 @@ struct Model {
     entries: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
     /// The revision of the last write.
     revision: u64,
+    /// What the entries may come to.
+    bytes_max: Option<u64>,
 }
 
 impl Model {
@@ -41,8 +43,25 @@ impl Model {
     fn bundle(&mut self, operations: &[Operation]) -> Vec<OperationResult> {
         match operations {
             [Operation::Void] => vec![OperationResult::Voided],
-            operations => operations.iter().map(|operation| self.apply(operation)).collect(),
+            operations => operations.iter().map(|operation| self.apply_in_room(operation)).collect(),
         }
+    }
+
+    fn bytes(&self) -> u64 {
+        let bytes = |(key, (value, _)): (&Vec<u8>, &(Vec<u8>, u64))| (key.len() + value.len()) as u64;
+        self.entries.iter().map(bytes).sum::<u64>() + limits::STATE_ENTRY_BYTES * self.entries.len() as u64
+    }
+
+    /// What grows the state beyond its bound is taken back.
+    fn apply_in_room(&mut self, operation: &Operation) -> OperationResult {
+        let Some(bytes_max) = self.bytes_max else { return self.apply(operation) };
+        let (entries, revision, bytes) = (self.entries.clone(), self.revision, self.bytes());
+        let result = self.apply(operation);
+        if self.bytes() > bytes && self.bytes() > bytes_max {
+            (self.entries, self.revision) = (entries, revision);
+            return OperationResult::Error(OperationError::StateFull { bytes, bytes_max });
+        }
+        result
     }
 
     fn apply(&mut self, operation: &Operation) -> OperationResult {
@@ -199,6 +218,26 @@ proptest! {
     }
 
     #[test]
+    fn a_state_with_a_quota_agrees_with_the_model(bundles in history(), bytes_max in 0u64..40_000) {
+        let (state, mut client) = opened();
+        let mut state = state.limited(StateLimits { bytes_max, ..StateLimits::default() });
+        let mut model = Model { bytes_max: Some(bytes_max), ..Model::default() };
+        let mut declined = 0;
+        for (seq, operations) in (2..).zip(&bundles) {
+            let expected = model.bundle(operations);
+            declined += expected
+                .iter()
+                .filter(|result| matches!(result, OperationResult::Error(OperationError::StateFull { .. })))
+                .count() as u64;
+            prop_assert_eq!(client.run(&mut state, seq, operations), expected);
+            prop_assert_eq!(state.user_bytes(), model.bytes());
+        }
+        state.check_invariants();
+        prop_assert_eq!(state.take_declined_full(), declined);
+        prop_assert_eq!((state.user_keys(), state.revision()), (model.entries.len() as u64, model.revision));
+    }
+
+    #[test]
     fn equal_histories_have_equal_roots_whatever_is_watched_frozen_or_restarted(
         bundles in history(),
         interruptions in prop::collection::vec(0u8..6, 60),
@@ -214,7 +253,7 @@ proptest! {
                     let root = watched.root();
                     frozen.push((watched.freeze(), Some(root)));
                 }
-                2 => watched = State::from_frozen(&watched.freeze(), SessionLimits::default()),
+                2 => watched = State::from_frozen(&watched.freeze(), StateLimits::default()),
                 3 => frozen.clear(),
                 _ => {}
             }

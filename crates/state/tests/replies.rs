@@ -6,7 +6,7 @@ use common::{Client, executed, opened};
 use proptest::prelude::*;
 use quorate_state::{Outcome, SkipReason, State};
 use quorate_types::{
-    BundleNumber, Condition, Digest, Domain, Operation, OperationError, OperationResult, Seq, SessionLimits,
+    BundleNumber, Condition, Digest, Domain, Operation, OperationError, OperationResult, Seq, StateLimits,
     limits,
 };
 
@@ -109,7 +109,7 @@ fn a_key_keeps_a_bounded_number_of_bytes_and_only_its_own_give_way() {
         1 => client.send(state, 200, 1, &[increment()]),
         _ => client.send(state, 200, number, &reads),
     };
-    let mut restarted = State::from_frozen(&state.freeze(), SessionLimits::default());
+    let mut restarted = State::from_frozen(&state.freeze(), StateLimits::default());
     for state in [&mut state, &mut restarted] {
         for (index, client) in own.iter().enumerate() {
             for number in [1, 2] {
@@ -134,7 +134,7 @@ fn a_key_keeps_a_bounded_number_of_bytes_and_only_its_own_give_way() {
 fn over_the_bound_of_all_keys_whoever_has_more_than_its_part_gives_way() {
     // A read of 900 bytes has results of some 950; three keys may have 4000 bytes each.
     let reply_bytes = 12_000;
-    let limits = SessionLimits { reply_bytes, reply_bytes_per_client: 9000, ..SessionLimits::default() };
+    let limits = StateLimits { reply_bytes, reply_bytes_per_client: 9000, ..StateLimits::default() };
     let mut clients: Vec<Client> = (1..4).map(|seed| Client::new(seed, 1)).collect();
     let mut state = State::with_limits(clients.iter().map(|client| client.key), limits);
     clients.iter_mut().for_each(|client| client.register(&mut state, 1));
@@ -173,7 +173,7 @@ struct Row {
     kept: Vec<(u64, u64)>,
 }
 
-fn trim(rows: &mut [Row], current: usize, limits: SessionLimits) {
+fn trim(rows: &mut [Row], current: usize, limits: StateLimits) {
     let bytes = |row: &Row| row.kept.iter().map(|(_, bytes)| bytes).sum::<u64>();
     let owner = rows[current].owner;
     loop {
@@ -202,10 +202,10 @@ proptest! {
         in_all in 1u64..12_000,
         steps in prop::collection::vec((0usize..6, 0usize..1500, 0u8..12), 1..150),
     ) {
-        let limits = SessionLimits {
+        let limits = StateLimits {
             reply_bytes_per_client: per_client,
             reply_bytes: in_all,
-            ..SessionLimits::default()
+            ..StateLimits::default()
         };
         let mut clients: Vec<Client> =
             (0..6).map(|at| Client::new(at % 3 + 1, at + 1)).collect();

@@ -6,7 +6,7 @@ use common::{Client, opened};
 use proptest::prelude::*;
 use quorate_state::{State, VersionedRef};
 use quorate_types::{
-    Condition, Digest, KeyValue, Nanoseconds, Operation, OperationResult, Seq, SessionLimits, limits,
+    Condition, Digest, KeyValue, Nanoseconds, Operation, OperationResult, Seq, StateLimits, limits,
 };
 
 fn set(key: &str, value: &str, condition: Condition) -> Operation {
@@ -103,7 +103,7 @@ fn the_revision_stands_under_the_root_and_goes_on_after_a_restart() {
     assert_eq!((state.revision(), other.revision()), (4, 2));
     assert_eq!((state.user_keys(), other.user_keys()), (0, 0));
     assert_ne!(state.root(), other.root());
-    let mut restarted = State::from_frozen(&state.checkpoint(), SessionLimits::default());
+    let mut restarted = State::from_frozen(&state.checkpoint(), StateLimits::default());
     assert_eq!(restarted.revision(), 4);
     let results = client.run(&mut restarted, 4, &[increment("c")]);
     assert_eq!(results, [OperationResult::Integer { value: 1, version: 5 }]);
@@ -132,7 +132,7 @@ fn a_cluster_that_begins_with_entries_goes_on_above_them() {
     assert_eq!(results[1], OperationResult::Written { version: 10 });
     state.check_invariants();
     let mut restarted =
-        State::from_frozen(&State::beginning_with([], 9, entries).freeze(), SessionLimits::default());
+        State::from_frozen(&State::beginning_with([], 9, entries).freeze(), StateLimits::default());
     note_header(&mut restarted, 1);
     assert_eq!(restarted.revision(), 9);
 }

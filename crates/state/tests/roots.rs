@@ -6,7 +6,7 @@ use common::{Client, opened};
 use quorate_state::State;
 use quorate_types::{
     Condition, Digest, Domain, LaneId, LaneNumber, LinkId, Nanoseconds, Operation, ReplicaId, Seq,
-    SessionLimits,
+    StateLimits,
 };
 
 fn set(key: Vec<u8>, value: Vec<u8>) -> Operation {
@@ -67,7 +67,7 @@ fn every_system_record_shows_in_the_root() {
 #[test]
 fn tips_and_header_are_read_back_also_after_a_restart() {
     let (state, _) = fixed_history();
-    let restarted = State::from_frozen(&state.freeze(), SessionLimits::default());
+    let restarted = State::from_frozen(&state.freeze(), StateLimits::default());
     for state in [state, restarted] {
         assert_eq!(state.lane_tip(lane(2, 1)), Some((LaneNumber(39), Digest([9; 32]))));
         assert_eq!(state.lane_tip(lane(1, 2)), None);

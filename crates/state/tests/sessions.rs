@@ -6,7 +6,7 @@ use common::{Client, executed, opened, results};
 use proptest::prelude::*;
 use quorate_state::{Outcome, SkipReason, State};
 use quorate_types::{
-    Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId, SessionLimits, limits,
+    Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId, StateLimits, limits,
 };
 
 fn increment() -> Operation {
@@ -34,9 +34,9 @@ fn refusal(outcome: &Outcome) -> (OperationError, u64) {
     (error, reply.seq.0)
 }
 
-fn limited(per_client: usize, registration_age: u64) -> SessionLimits {
+fn limited(sessions_per_client: usize, registration_age: u64) -> StateLimits {
     let registration_time = Nanoseconds(0);
-    SessionLimits { per_client, registration_age, registration_time, ..SessionLimits::default() }
+    StateLimits { sessions_per_client, registration_age, registration_time, ..StateLimits::default() }
 }
 
 /// The header is executed to its end.
@@ -216,9 +216,9 @@ fn a_registration_is_remembered_after_its_session_was_evicted() {
 /// So a session that is used within A headers is never evicted, however many processes register.
 #[test]
 fn a_key_registers_fewer_sessions_within_a_headers_than_it_may_keep() {
-    let (per_client, age) = (5, 10);
+    let (sessions_per_client, age) = (5, 10);
     let mut used = Client::new(1, 0);
-    let mut state = State::with_limits([used.key], limited(per_client, age));
+    let mut state = State::with_limits([used.key], limited(sessions_per_client, age));
     used.register(&mut state, 1);
     let mut opened = vec![1];
     for seq in 1..200u64 {
@@ -230,7 +230,7 @@ fn a_key_registers_fewer_sessions_within_a_headers_than_it_may_keep() {
             match Client::new(1, nonce).send_registration(&mut state, seq, seq) {
                 Outcome::Registration { session: Some(_), fresh, .. } if fresh => opened.push(seq),
                 outcome => {
-                    let sessions = per_client as u64 - 1;
+                    let sessions = sessions_per_client as u64 - 1;
                     assert_eq!(refusal(&outcome).0, OperationError::TooManyRegistrations { sessions });
                 }
             }
@@ -240,7 +240,7 @@ fn a_key_registers_fewer_sessions_within_a_headers_than_it_may_keep() {
     }
     for first in 0..200 {
         let within = opened.iter().filter(|seq| (first..=first + age).contains(*seq)).count();
-        assert!(within < per_client, "{within} within {age} headers from {first}");
+        assert!(within < sessions_per_client, "{within} within {age} headers from {first}");
     }
     assert!(opened.len() > 50, "the others make room again and again: {}", opened.len());
     assert_eq!(used.next, 20, "it is never evicted");
@@ -285,7 +285,7 @@ fn a_registration_from_far_away_is_recent_for_ten_seconds_however_many_headers_t
 /// As long as it could be executed again a registration is remembered, however many headers that are.
 #[test]
 fn a_replayed_registration_does_nothing_in_a_fast_cluster_either() {
-    let limits = SessionLimits { per_client: 3, registration_age: 100, ..SessionLimits::default() };
+    let limits = StateLimits { sessions_per_client: 3, registration_age: 100, ..StateLimits::default() };
     let mut old = Client::new(1, 1);
     let mut state = State::with_limits([old.key], limits);
     run_fast(&mut state, 99);
@@ -464,10 +464,10 @@ struct Table {
 }
 
 impl Table {
-    fn objects(&self, seed: u8, nonce: u8, seq: u64, recent: u64, limits: SessionLimits) -> bool {
+    fn objects(&self, seed: u8, nonce: u8, seq: u64, recent: u64, limits: StateLimits) -> bool {
         let recent_floor = seq.saturating_sub(limits.registration_age).min(self.first_within_time(limits));
         // So many of a key are remembered, for as long as what they name is recent.
-        let most = (limits.per_client - 1).max(1);
+        let most = (limits.sessions_per_client - 1).max(1);
         let mut own: Vec<_> = self.registered.iter().filter(|((other, _), _)| *other == seed).collect();
         let remembered = own.split_off(own.len().saturating_sub(most));
         let used = remembered.iter().any(|((_, other), at)| *other == nonce && *at >= recent_floor);
@@ -478,7 +478,7 @@ impl Table {
     }
 
     /// The first header that may be younger than T, as far as every eighth of it is marked.
-    fn first_within_time(&self, limits: SessionLimits) -> u64 {
+    fn first_within_time(&self, limits: StateLimits) -> u64 {
         let time = limits.registration_time.0;
         let mut marks: Vec<(u64, u64)> = Vec::new();
         for (seq, at) in &self.headers {
@@ -490,10 +490,10 @@ impl Table {
         marks.iter().rev().find(|(_, at)| at + time <= now).map_or(0, |(seq, _)| seq + 1)
     }
 
-    fn open(&mut self, client: Client, seed: u8, nonce: u8, seq: u64, limits: SessionLimits) {
+    fn open(&mut self, client: Client, seed: u8, nonce: u8, seq: u64, limits: StateLimits) {
         self.registered.push(((seed, nonce), seq));
         let own = |row: &(Client, u64)| row.0.key == client.key;
-        if self.rows.iter().filter(|row| own(row)).count() == limits.per_client {
+        if self.rows.iter().filter(|row| own(row)).count() == limits.sessions_per_client {
             let at = (0..self.rows.len())
                 .filter(|at| own(&self.rows[*at]))
                 .min_by_key(|at| (self.rows[*at].1, self.rows[*at].0.session))
@@ -505,7 +505,7 @@ impl Table {
 }
 
 /// Has state and table execute the same steps, and compares what comes out.
-fn compare(limits: SessionLimits, steps: &[(u8, u8, u64, u8)]) -> Result<(), TestCaseError> {
+fn compare(limits: StateLimits, steps: &[(u8, u8, u64, u8)]) -> Result<(), TestCaseError> {
     let mut state = State::with_limits((0..3).map(|seed| Client::new(seed, 0).key), limits);
     let mut table = Table::default();
     let mut noted = 0;
@@ -565,7 +565,7 @@ fn a_registration_is_remembered_although_another_of_its_header_was_forgotten_ear
     let [a, b, c, d] = [1, 2, 3, 4].map(register_or_use);
     let headers = [[a, other_key, other_key], [b, c, other_key], [restart, a, b], [d, c, other_key]];
     let registration_time = Nanoseconds(1000);
-    let limits = SessionLimits { registration_time, ..limited(3, 0) };
+    let limits = StateLimits { registration_time, ..limited(3, 0) };
     compare(limits, headers.as_flattened()).unwrap();
     // And as its client sees it.
     let [mut a, mut b, mut c, mut d] = [1, 2, 3, 4].map(|nonce| Client::new(1, nonce));
@@ -597,12 +597,12 @@ proptest! {
 
     #[test]
     fn sessions_agree_with_a_plain_table_and_survive_restarts(
-        per_client in 1usize..5,
+        sessions_per_client in 1usize..5,
         registration_age in 0u64..12,
         registration_time in 0u64..200,
         steps in prop::collection::vec((0u8..3, 0u8..16, 0u64..20, 0u8..8), 1..150),
     ) {
         let registration_time = Nanoseconds(registration_time.saturating_sub(60));
-        compare(SessionLimits { registration_time, ..limited(per_client, registration_age) }, &steps)?;
+        compare(StateLimits { registration_time, ..limited(sessions_per_client, registration_age) }, &steps)?;
     }
 }

@@ -76,6 +76,7 @@ counters! {
     PageFileBytes "page_file_bytes" "Bytes of all page files on the disk.",
     BundlesExecuted "bundles_executed" "Bundles that were executed.",
     OperationsExecuted "operations_executed" "Operations of executed bundles.",
+    OperationsDeclinedFull "operations_declined_full" "Operations that had no effect as the state had no room for what they would add.",
     FramesToClients "frames_to_clients" "Replies, reports and BUSY answers that were queued for clients.",
     QuestionsRefused "questions_refused" "Clients that were closed as they had more requests for reports or questions about states open than they may.",
     ReportsBuilt "reports_built" "Reports that were built, each for all who had asked for it.",

@@ -55,8 +55,12 @@ pub struct ReplicaReport {
     pub reply_bytes: u64,
     /// The number of keys that users have stored.
     pub user_keys: u64,
-    /// The bytes of keys and values that users have stored.
+    /// The bytes of all keys and values in the state, with what it keeps of sessions.
     pub stored_bytes: u64,
+    /// What users' keys and values come to, each entry with 32 bytes more.
+    pub state_bytes: u64,
+    /// What they may come to, `state_max`: what would make them more has no effect.
+    pub state_bytes_max: u64,
     /// Blocks of the newest checkpoint that were read back and compared with the state in memory.
     pub blocks_scrubbed: u64,
     /// Those that had gone bad, with copies of manifests: they were written anew.

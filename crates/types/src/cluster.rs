@@ -6,7 +6,8 @@
 
 use crate::limits;
 use crate::{
-    Digest, Domain, Epoch, KeyError, LaneId, LinkId, Nanoseconds, PublicKey, Quorums, ReplicaId, View,
+    ByteCount, Digest, Domain, Epoch, KeyError, LaneId, LinkId, Nanoseconds, PublicKey, Quorums, ReplicaId,
+    View,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -34,6 +35,10 @@ pub struct ClusterFile {
     /// written by `quorate restore`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub genesis_root: Option<String>,
+    /// What users' keys and values may come to in all, each entry with 32 bytes more: over it nothing is written that makes
+    /// them more. It is part of what the cluster is. Default 8 GiB; the state is in the memory of every replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_max: Option<ByteCount>,
     /// The public keys of the clients that may connect.
     pub clients: Vec<String>,
     /// The replicas, in the order of their ids.
@@ -120,6 +125,12 @@ pub enum ClusterFileError {
         /// The number given.
         links: u8,
     },
+    /// The state would have no room for the longest entry.
+    #[error("state_max = \"{given}\"; use {} or more", ByteCount(limits::STATE_BYTES_MIN))]
+    StateMax {
+        /// What is given.
+        given: ByteCount,
+    },
     /// A port is 0, on which the system would choose one that nobody knows.
     #[error("replica {id}: {field} has port 0, where nobody finds it; give it a port of 1 to 65535")]
     NoPort {
@@ -161,11 +172,14 @@ impl Member {
     }
 }
 
-/// How much the state keeps of sessions, alike on every replica.
+/// How much the state keeps, alike on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionLimits {
-    /// The sessions of one client key; one less may register within [`SessionLimits::registration_age`] headers.
-    pub per_client: usize,
+pub struct StateLimits {
+    /// What users' entries may come to, each with [`limits::STATE_ENTRY_BYTES`] beside its key and value. What would make
+    /// them more has no effect; what does not make them more is done, however much there is.
+    pub bytes_max: u64,
+    /// The sessions of one client key; one less may register within [`StateLimits::registration_age`] headers.
+    pub sessions_per_client: usize,
     /// How many headers after the seq that it names a registration may be executed, however long they took.
     pub registration_age: u64,
     /// How long after that seq it may be executed, in the time of headers, however many there were.
@@ -176,10 +190,11 @@ pub struct SessionLimits {
     pub reply_bytes: u64,
 }
 
-impl Default for SessionLimits {
+impl Default for StateLimits {
     fn default() -> Self {
         Self {
-            per_client: limits::SESSIONS_PER_CLIENT_MAX,
+            bytes_max: limits::STATE_BYTES_MAX,
+            sessions_per_client: limits::SESSIONS_PER_CLIENT_MAX,
             registration_age: limits::REGISTRATION_AGE_MAX,
             registration_time: limits::REGISTRATION_TIME_MAX,
             reply_bytes_per_client: limits::REPLY_BYTES_KEPT_PER_CLIENT_MAX,
@@ -226,8 +241,8 @@ pub struct Tuning {
     pub undurable_bytes_max: usize,
     /// The number of executed headers that are kept for peers that lag.
     pub headers_kept_max: u64,
-    /// What the state keeps of each client key's sessions.
-    pub sessions: SessionLimits,
+    /// What the state keeps of users' entries, and of each client key's sessions.
+    pub state: StateLimits,
     /// T_retx: how often Status is sent while anything is open.
     pub retransmit: Nanoseconds,
     /// T_idle: how often Status is sent when nothing is open.
@@ -279,7 +294,7 @@ impl Default for Tuning {
             lane_bytes_kept_max: limits::LANE_BYTES_KEPT_MAX,
             undurable_bytes_max: limits::UNDURABLE_BYTES_MAX,
             headers_kept_max: limits::HEADERS_KEPT_MAX,
-            sessions: SessionLimits::default(),
+            state: StateLimits::default(),
             retransmit: Nanoseconds::from_millis(50),
             idle: Nanoseconds::from_millis(1000),
             clock_skew_max: Nanoseconds::from_millis(500),
@@ -345,6 +360,13 @@ impl ClusterConfig {
             .collect::<Result<Vec<_>, _>>()?;
         check_distinct_keys(&members, &clients)?;
         check_distinct_addresses(&members, file.links)?;
+        let mut tuning = Tuning::default();
+        if let Some(ByteCount(bytes_max)) = file.state_max {
+            if bytes_max < limits::STATE_BYTES_MIN {
+                return Err(ClusterFileError::StateMax { given: ByteCount(bytes_max) });
+            }
+            tuning.state.bytes_max = bytes_max;
+        }
         Ok(Self {
             cluster_id,
             epoch: Epoch(file.epoch),
@@ -353,7 +375,7 @@ impl ClusterConfig {
             quorums: Quorums::of(members.len()),
             members,
             clients,
-            tuning: Tuning::default(),
+            tuning,
             digest: Digest::ZERO,
         }
         .with_digest())
@@ -386,15 +408,16 @@ impl ClusterConfig {
         writer.u64(self.tuning.checkpoint_bytes);
         writer.u64(self.tuning.proposals_max);
         writer.u64(self.tuning.cut_batches_max).u64(self.tuning.cut_bytes_max);
-        let SessionLimits {
-            per_client,
+        let StateLimits {
+            bytes_max,
+            sessions_per_client,
             registration_age,
             registration_time,
             reply_bytes_per_client,
             reply_bytes,
-        } = self.tuning.sessions;
-        writer.u64(per_client as u64).u64(registration_age).u64(registration_time.0);
-        writer.u64(reply_bytes_per_client).u64(reply_bytes);
+        } = self.tuning.state;
+        writer.u64(sessions_per_client as u64).u64(registration_age).u64(registration_time.0);
+        writer.u64(reply_bytes_per_client).u64(reply_bytes).u64(bytes_max);
         if let Some(root) = &self.genesis_root {
             writer.digest(root);
         }
@@ -550,6 +573,7 @@ mod tests {
             epoch: 0,
             links: 2,
             genesis_root: None,
+            state_max: None,
             clients: vec![key(200)],
             replicas: (0..replicas)
                 .map(|id| ReplicaEntry {
@@ -595,6 +619,10 @@ mod tests {
         assert!(
             complaint(|file| file.replicas[0].client.set_port(0)).contains("replica 0: client has port 0")
         );
+        assert!(
+            complaint(|file| file.state_max = Some(ByteCount(1000)))
+                .contains("state_max = \"1000 bytes\"; use 1 MiB or more")
+        );
         let text = toml::to_string(&file(4)).unwrap().replace("epoch = 0", "epoch = 0\nepok = 1");
         assert!(ClusterConfig::parse(&text).unwrap_err().to_string().contains("epok"));
     }
@@ -613,5 +641,19 @@ mod tests {
         let restored = ClusterConfig::check(&restored).unwrap();
         assert_ne!(restored.digest(), base.digest());
         assert_eq!(restored.genesis_root(), Some(Digest([0xcd; 32])));
+    }
+
+    #[test]
+    fn the_quota_of_the_state_is_part_of_what_a_cluster_is() {
+        let text = toml::to_string(&file(4)).unwrap();
+        assert!(!text.contains("state_max"), "{text}");
+        let base = ClusterConfig::parse(&text).unwrap();
+        assert_eq!(base.tuning().state.bytes_max, limits::STATE_BYTES_MAX);
+        let with = |max: &str| ClusterConfig::parse(&format!("state_max = {max}\n{text}")).unwrap();
+        let small = with("\"64MiB\"");
+        assert_eq!(small.tuning().state.bytes_max, 64 << 20);
+        assert_ne!(small.digest(), base.digest());
+        assert_eq!(small.digest(), with("67108864").digest());
+        assert_eq!(with("\"8GiB\"").digest(), base.digest());
     }
 }

@@ -28,7 +28,7 @@ pub use after::After;
 pub use byte_count::{ByteCount, NoByteCount};
 pub use chains::{Chains, Mark};
 pub use cluster::{
-    ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, SessionLimits, Tuning,
+    ClusterConfig, ClusterFile, ClusterFileError, Member, OTHER_CLIENT, ReplicaEntry, StateLimits, Tuning,
 };
 pub use credit::{AnswerCredits, Credit, time_of};
 pub use digest::{Digest, DigestWriter, Domain};

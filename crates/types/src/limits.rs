@@ -20,6 +20,17 @@ pub const RESULTS_BYTES_MAX: usize = 1024 * 1024;
 pub const SCAN_ENTRIES_MAX: usize = 10_000;
 /// The largest number of keys in one MGET or MSET.
 pub const MULTI_KEYS_MAX: usize = 1024;
+/// What users' entries may come to in all, unless the cluster file says otherwise: with what they take in memory
+/// ([`STATE_MEMORY_TENTHS`]) and the rest of a replica a machine with 16 GiB.
+pub const STATE_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+/// What an entry counts there besides its key and value, so that many small ones take no more memory for what they count
+/// than few large ones.
+pub const STATE_ENTRY_BYTES: u64 = 32;
+/// What entries take in memory at the most, in tenths of what they count: of all sizes of keys and values, in all orders of
+/// keys, from 1.2 to 1.7. What is changed beside a frozen copy comes to it while that is written.
+pub const STATE_MEMORY_TENTHS: u64 = 17;
+/// The least that the cluster file may say: any entry fits, and a bundle.
+pub const STATE_BYTES_MIN: u64 = BUNDLE_BYTES_MAX as u64;
 /// The number of bundles that a session may have open.
 pub const OPEN_BUNDLES_MAX: usize = 64;
 /// The number of replies that the state keeps for each session.

@@ -83,6 +83,8 @@ mistakes! {
     // Execution.
     /// Whether a bundle counts depends on the view in which it is executed.
     JudgesByView = "judges-by-view",
+    /// What users' entries come to is not counted where a state comes from others.
+    ForgetsTransferredBytes = "forgets-transferred-bytes",
     // Work.
     /// Signatures are checked whether their sender's credit covers that or not.
     ChecksOnCredit = "checks-on-credit",

@@ -3,7 +3,7 @@
 //! Both are rkyv archives: readers use checked access to the archived form and do not deserialise it. The
 //! archives are unaligned and little-endian, so they may stand at any offset of a frame.
 
-use crate::{Nonce, SessionId};
+use crate::{ByteCount, Nonce, SessionId};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// What a SET demands of the key's present state before it writes.
@@ -277,4 +277,16 @@ pub enum OperationError {
     /// The number was used by a bundle with other operations.
     #[error("the number of the bundle was used by another one of the same session")]
     NumberUsed,
+    /// The state has no room for what the operation would add. What makes it no larger is done all the same.
+    #[error(
+        "the state is full ({} of {}); delete keys, or write nothing that makes it larger",
+        ByteCount(*bytes),
+        ByteCount(*bytes_max)
+    )]
+    StateFull {
+        /// What users' entries come to.
+        bytes: u64,
+        /// What they may come to.
+        bytes_max: u64,
+    },
 }

@@ -61,6 +61,7 @@ fn file(replicas: u8, links: u8) -> ClusterFile {
         epoch: 0,
         links,
         genesis_root: None,
+        state_max: None,
         clients: (0..8).map(|number| client_key_number(number).public().to_hex()).collect(),
         replicas: (0..replicas).map(entry).collect(),
     }

@@ -30,7 +30,7 @@ impl Running {
         let mut folder = PageFolder::open(path, true).unwrap();
         let (Found { store, restored, .. }, _) = settled(&mut folder, upto(seq));
         let (checkpointer, thread) = Checkpointer::start(folder, store, restored.whole.clone()).unwrap();
-        let limits = quorate_types::SessionLimits::default();
+        let limits = quorate_types::StateLimits::default();
         let state = restored.whole.map(|(_, frozen)| State::from_frozen(&frozen, limits));
         (Self { checkpointer, thread, woken: mpsc::channel() }, state)
     }

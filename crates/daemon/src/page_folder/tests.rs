@@ -98,7 +98,7 @@ fn what_was_written_is_found_again_and_continued() {
     let listing = pages.list().unwrap();
     assert_eq!((listing.manifests, listing.pages.len(), listing.unfinished), (vec![3, 4], 1, vec![]));
     // Only what changes is written, to a new file.
-    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, quorate_types::StateLimits::default());
     change(&mut state, 5);
     let next = write(&mut pages, &mut store, 5, &state.freeze());
     assert!(next.bytes() - manifest.bytes() < 100_000);
@@ -129,7 +129,7 @@ fn a_restart_goes_on_from_what_others_have_certified() {
     let left = pages.list().unwrap().manifests;
     assert_eq!(left, [1, 3, 4], "what was voted for stays until it is certified, and is written again");
     assert_eq!([1, 2, 3, 4, 5].map(|seq| store.is_owed(Seq(seq))), [false, false, true, true, false]);
-    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, quorate_types::StateLimits::default());
     for seq in 2..=4 {
         change(&mut state, seq);
         write(&mut pages, &mut store, seq, &state.freeze());
@@ -159,7 +159,7 @@ fn what_is_written_again_at_each_start_takes_no_more_room() {
     for _ in 0..5 {
         let (mut pages, Found { mut store, restored: Restored { whole, .. }, .. }) =
             found_upto(folder.path(), 1);
-        let limits = quorate_types::SessionLimits::default();
+        let limits = quorate_types::StateLimits::default();
         let mut state = State::from_frozen(&whole.unwrap().1, limits);
         for seq in 2..=4 {
             change(&mut state, seq);
@@ -206,7 +206,7 @@ fn a_damaged_checkpoint_is_passed_over_and_kept_until_the_next() {
     let message = damaged[0].to_string();
     assert!(message.contains("manifest-00000002") && message.contains("page file 00000001"), "{message}");
     assert_eq!(pages.list().unwrap().manifests, [1, 2], "evidence is kept");
-    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, quorate_types::StateLimits::default());
     change(&mut state, 2);
     write(&mut pages, &mut store, 2, &state.freeze());
     assert_eq!(pages.list().unwrap().manifests, [1, 2, 3], "nobody has said that it is certified");

@@ -8,7 +8,8 @@ use quorate_wire::testing;
 /// A voter in view 0 that is linked with all others and takes writes.
 fn voter() -> ReplicaReport {
     let peers = (0..7).map(|replica| PeerReport { replica, connected: true, ..PeerReport::default() });
-    ReplicaReport { entered: true, peers: peers.collect(), ..ReplicaReport::default() }
+    let state_bytes_max = 8 << 30;
+    ReplicaReport { entered: true, peers: peers.collect(), state_bytes_max, ..ReplicaReport::default() }
 }
 
 fn with(change: impl FnOnce(&mut ReplicaReport)) -> Answer {
@@ -110,6 +111,31 @@ fn where_all_vote_it_is_good_and_bears_f_faults() {
     check(&vec![good(); 7], Good, Writes, 2);
     // Of six two may crash, and one may lie.
     check(&vec![good(); 6], Good, Writes, 1);
+}
+
+#[test]
+fn a_full_state_is_no_obstacle_and_is_said_once() {
+    let room = |room: u64| {
+        with(|report| {
+            report.state_bytes_max = 64 << 20;
+            report.state_bytes = report.state_bytes_max - room;
+        })
+    };
+    let full = vec![room(100); 4];
+    let verdict = check(&full, Degraded, Writes, 1);
+    assert_eq!(verdict.findings, [Finding::StateFull { bytes: (64 << 20) - 100, bytes_max: 64 << 20 }]);
+    let text = verdict.text(&testing::config(4), &full);
+    assert!(
+        text.starts_with("Degraded: the cluster takes no growing writes and tolerates 1 more fault;"),
+        "{text}"
+    );
+    assert!(text.contains("of 64 MiB") && text.contains("Delete keys"), "{text}");
+    // A long value finds no room any more, and a hundredth is left where that is more.
+    check(&vec![room(256 << 10); 4], Degraded, Writes, 1);
+    check(&vec![room(1 << 20); 4], Good, Writes, 1);
+    // The newest state counts.
+    let emptied = with(|report| report.executed = 1);
+    check(&[room(100), emptied, room(100), room(100)], Good, Writes, 1);
 }
 
 #[test]

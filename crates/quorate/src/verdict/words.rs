@@ -2,8 +2,9 @@
 
 use super::{Finding, Obstacle, Verdict};
 use crate::report::{Answer, Silence};
+use crate::status::size;
 use quorate_telemetry::Takes;
-use quorate_types::ClusterConfig;
+use quorate_types::{ByteCount, ClusterConfig};
 
 impl Verdict {
     /// One sentence on the whole.
@@ -22,12 +23,16 @@ impl Verdict {
             if voting == replicas { format!("all {replicas}") } else { format!("{voting} of {replicas}") };
         let (view, primary) = (self.view.unwrap_or_default(), self.primary.unwrap_or_default());
         let changes = self.findings.iter().any(|finding| matches!(finding, Finding::NoPrimary { .. }));
+        let is_full = self.findings.iter().any(|finding| matches!(finding, Finding::StateFull { .. }));
         let (takes, place) = match changes {
             true => (
                 "can take writes after a change of its view",
                 format!("are in view {view} without its primary"),
             ),
-            false => ("takes writes", format!("vote in view {view}, whose primary is {primary}")),
+            false => (
+                if is_full { "takes no growing writes" } else { "takes writes" },
+                format!("vote in view {view}, whose primary is {primary}"),
+            ),
         };
         let bears = match self.tolerates {
             0 => "no more faults".to_owned(),
@@ -138,6 +143,13 @@ impl Finding {
             Self::RootDiffers { replica, other, seq } => {
                 format!("The roots of replicas {other} and {replica} differ at seq {seq}.")
             }
+            Self::StateFull { bytes, bytes_max } => format!(
+                "The state is full, with {} of {}: what would make it larger has no effect, and reads, deletions and writes that \
+                 do not grow go on. Delete keys; a cluster with more room is made from a backup (`quorate backup`, \
+                 `quorate restore --state-max`).",
+                size(*bytes),
+                ByteCount(*bytes_max)
+            ),
             Self::LogGoesBad { replica, repaired, lost } => format!(
                 "The log of replica {replica} goes bad on its disk: {repaired} blocks were written again, {lost} records cannot be \
                  read any more; check the disk (smartctl), and see its own log."

@@ -485,7 +485,7 @@ impl Cluster {
 }
 
 fn thawed(frozen: &Frozen) -> State {
-    State::from_frozen(frozen, quorate_types::SessionLimits::default())
+    State::from_frozen(frozen, quorate_types::StateLimits::default())
 }
 
 /// Keys differ between clients, so the nonce need not.

@@ -28,6 +28,7 @@ pub(super) struct FinalReport {
     user_keys: u64,
     sessions: u64,
     reply_bytes: u64,
+    user_bytes: u64,
 }
 
 /// How far a history is.
@@ -165,6 +166,7 @@ impl Cluster {
             user_keys: execution.user_keys,
             sessions: execution.sessions,
             reply_bytes: execution.reply_bytes,
+            user_bytes: execution.user_bytes,
         };
         self.trace.note(self.now, Detail::Readable, &[14, super::id(replica)], || {
             format!("r{replica} reports {found:?}")
@@ -183,7 +185,7 @@ impl Cluster {
             return Err(self.finding(None, Violation::new("agreement", text)));
         };
         let Replay { executed, answers, model } =
-            history::replay(&order, self.plan.tuning.sessions, self.config.clients().len());
+            history::replay(&order, self.plan.tuning.state, self.config.clients().len());
         let compare = |violation| self.finding(None, violation);
         let told = |found: &history::Executed| self.oracles.replies.told(found);
         versions::check(executed.iter().map(|found| (found, told(found)))).map_err(compare)?;
@@ -196,11 +198,13 @@ impl Cluster {
             let counted = report.user_keys == model.keys() as u64
                 && report.sessions == model.sessions() as u64
                 && report.reply_bytes == model.reply_bytes()
+                && report.user_bytes == model.bytes()
                 && report.executed == tip.seq;
             if !same || !counted {
                 let text = format!(
-                    "reports {report:?}, another {first:?}, the model has {} keys, {} sessions and {} bytes of replies at {:?}",
+                    "reports {report:?}, another {first:?}, the model has {} keys of {} bytes, {} sessions and {} bytes of replies at {:?}",
                     model.keys(),
+                    model.bytes(),
                     model.sessions(),
                     model.reply_bytes(),
                     tip.seq

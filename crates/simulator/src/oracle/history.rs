@@ -8,7 +8,7 @@ use crate::ledger::{Ordered, WrittenBundle};
 use crate::model::{Fate, Model};
 use quorate_types::{
     BundleNumber, Digest, Nanoseconds, Operation, OperationError, OperationResult, Seq, SessionId,
-    SessionLimits,
+    StateLimits,
 };
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ impl Replay {
 
 /// Replays the committed order of bundles of so many client keys.
 #[must_use]
-pub fn replay(order: &[Ordered<'_>], limits: SessionLimits, clients: usize) -> Replay {
+pub fn replay(order: &[Ordered<'_>], limits: StateLimits, clients: usize) -> Replay {
     let mut replay =
         Replay { executed: Vec::new(), answers: BTreeMap::new(), model: Model::new(limits, clients) };
     for Ordered { seq, timestamp, bundles } in order {
@@ -265,7 +265,7 @@ mod tests {
         let read = bundle(session(0), 2, Operation::Get { key: b"n".to_vec() });
         let header = |seq, bundles| Ordered { seq: Seq(seq), timestamp: Nanoseconds(seq), bundles };
         let order = [header(1, vec![&register]), header(2, vec![&add]), header(3, vec![&add, &read])];
-        let Replay { executed, answers, .. } = replay(&order, SessionLimits::default(), 1);
+        let Replay { executed, answers, .. } = replay(&order, StateLimits::default(), 1);
         assert_eq!((executed.len(), answers.len()), (2, 3));
         let OperationResult::Value(Some(found)) = &executed[1].results[0] else { panic!("the key exists") };
         assert_eq!((found.value.as_slice(), found.version), (b"1".as_slice(), 1));

@@ -8,14 +8,14 @@ use quorate_state::{
     FILE_HEAD_BYTES, Frozen, LoadError, LoadFigures, Manifest, PageStore, Progress, State, StoreOptions,
     verify,
 };
-use quorate_types::{Condition, Digest, Nanoseconds, Operation, Seq, SessionLimits};
+use quorate_types::{Condition, Digest, Nanoseconds, Operation, Seq, StateLimits};
 
 use crate::common::{Client, opened};
 use crate::disk::{Disk, head};
 use crate::random::Random;
 
 /// Small files, so that a short history fills many.
-const SMALL: StoreOptions = StoreOptions { file_bytes_max: 96 * 1024, write_bytes: 8 * 1024 };
+pub(crate) const SMALL: StoreOptions = StoreOptions { file_bytes_max: 96 * 1024, write_bytes: 8 * 1024 };
 
 /// Executes operations as one header.
 pub(crate) fn header(state: &mut State, client: &mut Client, seq: u64, operations: &[Operation]) {
@@ -32,7 +32,7 @@ pub(crate) fn filled(random: &mut Random, bundles: u64, keys: usize) -> (State, 
     (state, client)
 }
 
-fn write(disk: &mut Disk, store: &mut PageStore, seq: u64, state: &Frozen) -> Manifest {
+pub(crate) fn write(disk: &mut Disk, store: &mut PageStore, seq: u64, state: &Frozen) -> Manifest {
     let checkpoint = store.begin(head(seq), state);
     disk.carry_out(store, checkpoint).expect("no crash")
 }
@@ -41,7 +41,7 @@ fn load(disk: &mut Disk) -> (PageStore, Manifest, State) {
     let (store, found, errors) = disk.recover(SMALL);
     assert!(errors.is_empty(), "{errors:?}");
     let (manifest, frozen) = found.expect("a checkpoint");
-    (store, manifest, State::from_frozen(&frozen, SessionLimits::default()))
+    (store, manifest, State::from_frozen(&frozen, StateLimits::default()))
 }
 
 fn check(manifest: &Manifest, disk: &mut Disk) -> LoadFigures {
@@ -101,7 +101,7 @@ fn only_what_changed_is_written_also_after_a_restart() {
         if round == 2 {
             let (again, found, _) = disk.recover(options);
             store = again;
-            state = State::from_frozen(&found.expect("a checkpoint").1, SessionLimits::default());
+            state = State::from_frozen(&found.expect("a checkpoint").1, StateLimits::default());
             client.next -= 1;
             let set = Operation::Set {
                 key: b"key:002000".into(),
@@ -248,7 +248,7 @@ fn history_with_crashes(seed: u64) -> Result<(), TestCaseError> {
         }
         let checkpoint = store.begin(head(seq), &state.freeze());
         roots.insert(seq, state.root());
-        known.insert(seq, (client.clone(), State::from_frozen(&state.freeze(), SessionLimits::default())));
+        known.insert(seq, (client.clone(), State::from_frozen(&state.freeze(), StateLimits::default())));
         disk.steps = if random.below(3) == 0 { random.below(60) } else { usize::MAX };
         match disk.carry_out(&mut store, checkpoint) {
             Ok(manifest) => {
@@ -272,7 +272,7 @@ fn history_with_crashes(seed: u64) -> Result<(), TestCaseError> {
                     continue;
                 };
                 prop_assert_eq!(frozen.root(), roots[&found]);
-                state = State::from_frozen(&frozen, SessionLimits::default());
+                state = State::from_frozen(&frozen, StateLimits::default());
                 state.check_invariants();
                 client = known[&found].0.clone();
             }
@@ -355,7 +355,7 @@ fn an_older_checkpoint_serves_when_the_newest_is_damaged() {
     let (manifest, frozen) = found.expect("the older one");
     assert_eq!((manifest.root, errors.len()), (old, 1));
     // It goes on from there, and nothing of the damaged one is named again.
-    let mut state = State::from_frozen(&frozen, SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, StateLimits::default());
     client.next -= 1;
     header(&mut state, &mut client, 32, &operations);
     let manifest = write(&mut disk, &mut store, 32, &state.freeze());

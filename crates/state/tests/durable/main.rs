@@ -5,6 +5,7 @@ mod common;
 
 mod checkpoints;
 mod disk;
+mod quota;
 mod random;
 mod salvage;
 mod transfers;

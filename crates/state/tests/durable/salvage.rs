@@ -161,7 +161,7 @@ fn a_state_that_nobody_has_certified_takes_the_place_of_nothing_that_cannot_be_r
     let known = Known { certificate: Some(Seq(SEQ - 1)), upto: Seq(SEQ - 1) };
     let restored = store.restore([newest], true, known, &mut disk).expect("nothing refuses");
     let (_, frozen) = restored.whole.expect("it is whole");
-    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, quorate_types::StateLimits::default());
     state.note_header(Seq(SEQ + 1), Digest([9; 32]), Nanoseconds(SEQ + 1));
     let checkpoint = store.begin(head(SEQ + 1), &state.freeze());
     disk.carry_out(&mut store, checkpoint).expect("no crash");
@@ -244,7 +244,7 @@ fn a_learner_that_goes_on_from_a_state_that_nobody_has_certified_keeps_the_one_t
     let tidied = store.unneeded();
     disk.remove(&tidied).expect("no crash");
     // As far as it knows, a restart goes on from what it has begun with, or from the beginning.
-    let mut state = State::from_frozen(&frozen, quorate_types::SessionLimits::default());
+    let mut state = State::from_frozen(&frozen, quorate_types::StateLimits::default());
     let removal = store.keep_states(&[Seq(0), Seq(SEQ + 1)]);
     disk.remove(&removal).expect("no crash");
     for seq in SEQ + 2..SEQ + 6 {

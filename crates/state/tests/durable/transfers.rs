@@ -7,13 +7,13 @@ use quorate_state::{
     BadAnswer, Frozen, Manifest, PageAnswer, PageRequest, PageStore, State, StoreOptions, Transfer,
     TransferOptions,
 };
-use quorate_types::{Digest, Nanoseconds, ReplicaId, SessionLimits, limits};
+use quorate_types::{Digest, Nanoseconds, ReplicaId, StateLimits, limits};
 
 use crate::checkpoints::{filled, header};
 use crate::disk::{Disk, head};
 use crate::random::Random;
 
-const SMALL: TransferOptions = TransferOptions {
+pub(crate) const SMALL: TransferOptions = TransferOptions {
     request_bytes: 100 * 1024,
     requests_per_peer: 2,
     patience: Nanoseconds(1000),
@@ -23,7 +23,7 @@ const SMALL: TransferOptions = TransferOptions {
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     Honest,
     Mute,
     Empty,
@@ -36,7 +36,7 @@ enum Manner {
 }
 
 /// Peers that answer in some order.
-struct Network<'a> {
+pub(crate) struct Network<'a> {
     peers: Vec<(ReplicaId, Manner, &'a Frozen)>,
     underway: Vec<(ReplicaId, PageRequest)>,
     now: u64,
@@ -45,7 +45,7 @@ struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    fn new(manners: &[Manner], state: &'a Frozen, seed: u64) -> Self {
+    pub(crate) fn new(manners: &[Manner], state: &'a Frozen, seed: u64) -> Self {
         let peers = (0u8..).zip(manners).map(|(id, manner)| (ReplicaId(id), *manner, state)).collect();
         Self { peers, underway: Vec::new(), now: 0, random: Random(seed), bad: BTreeMap::new() }
     }
@@ -96,7 +96,7 @@ impl<'a> Network<'a> {
         Some(answer)
     }
 
-    fn run(&mut self, transfer: &mut Transfer) {
+    pub(crate) fn run(&mut self, transfer: &mut Transfer) {
         for _ in 0..20_000 {
             if transfer.is_finished() {
                 return;
@@ -116,7 +116,7 @@ fn hashed(bundles: u64, keys: usize) -> (State, Frozen, Digest) {
 }
 
 fn finish(transfer: Transfer, root: Digest) -> State {
-    let mut state = State::from_frozen(&transfer.finish().expect("a sound state"), SessionLimits::default());
+    let mut state = State::from_frozen(&transfer.finish().expect("a sound state"), StateLimits::default());
     state.check_invariants();
     assert_eq!(state.root(), root);
     state

@@ -273,6 +273,12 @@ fn results() {
             090c00000000000000000000000000000000eeffffff01000000
         "#]],
         ),
+        (
+            OperationError::StateFull { bytes: 1, bytes_max: 2 },
+            expect![[r#"
+            090d01000000000000000200000000000000eeffffff01000000
+        "#]],
+        ),
     ] {
         check(one(OperationResult::Error(error)), expected);
     }
