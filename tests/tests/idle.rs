@@ -4,7 +4,7 @@
 use quorate_tests::attacker::Attacker;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::victim::{ATTACKER, Alone, assert_withstood};
-use quorate_types::{Nonce, SessionId, SigningKey};
+use quorate_types::{Nonce, SessionId, SigningKey, limits};
 use quorate_wire::message::{Attach, Message};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -13,8 +13,6 @@ const REPLICAS: usize = 4;
 const IDLE: usize = 1_200;
 /// Of them those at each replica that have not said who they are: as many as there may be of one source.
 const UNKNOWN_MAX: usize = 500;
-/// What one connection may cost a replica.
-const BYTES_MAX: u64 = 64 << 10;
 /// Descriptors that a replica and this process need beside.
 const OTHERS: u64 = 2_000;
 
@@ -56,7 +54,11 @@ fn idle_connections_cost_little_memory_and_nobody_any_time() {
     let stand: u64 =
         (0..REPLICAS).map(|replica| cluster.report(replica, false)["clients"].as_u64().unwrap_or(0)).sum();
     println!("{} connections, {stand} of them of clients: {each} bytes each", connections.len());
-    assert!(each <= BYTES_MAX, "{each} bytes for each of {} connections", connections.len());
+    assert!(
+        each <= limits::CLIENT_IDLE_BYTES_MAX as u64,
+        "{each} bytes for each of {} connections",
+        connections.len()
+    );
     assert!(stand >= (all - unknown) as u64, "{stand} stand");
     drop(connections);
     println!("{}", assert_withstood(&cluster, "idle connections", crowd));

@@ -19,7 +19,7 @@ pub(crate) const CLOSING: usize = 64;
 const HALF_OPEN_CLIENTS_MAX: usize = 1024;
 const HALF_OPEN_REPLICAS_MAX: usize = 256;
 /// The most clients of one core.
-const CLIENTS_MAX: usize = 4096;
+pub(crate) const CLIENTS_MAX: usize = 4096;
 /// With fewer clients than that at each core a replica does not start.
 const CLIENTS_MIN: usize = 16;
 

@@ -18,7 +18,7 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 /// What may wait for one peer on one link. More, and it is marked as lagging and catches up from state.
-const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const _: () = assert!(PEER_QUEUE_BYTES_MAX > 2 * quorate_types::limits::FRAME_BYTES_MAX);
 

@@ -29,6 +29,7 @@ mod log_driver;
 mod log_error;
 mod log_reader;
 pub mod memory;
+mod memory_bounds;
 pub mod never_spoken;
 pub mod page_folder;
 mod peers;
@@ -54,4 +55,5 @@ pub use data_directory::{
 pub use descriptors::TooFew;
 pub use identity::{Identity, Role};
 pub use log_error::LogError;
+pub use memory_bounds::MemoryBounds;
 pub use run::{Outcome, StartError, examine_start, run};

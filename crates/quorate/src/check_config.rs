@@ -5,8 +5,8 @@ use crate::output;
 use crate::start;
 use clap::Args;
 use quorate_daemon::{
-    DirectoryError, HistogramConfig, Identity, NodeConfig, Role, StartError, check_plaintext, examine_start,
-    memory, read_cluster,
+    DirectoryError, HistogramConfig, Identity, MemoryBounds, NodeConfig, Role, StartError, check_plaintext,
+    examine_start, memory, read_cluster,
 };
 use quorate_types::{ByteCount, ClusterConfig, Quorums, limits};
 use std::fmt::Write;
@@ -107,7 +107,7 @@ fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
     };
     let mut text = format!(
         "{}: replica {} of {replicas}: clients {}, replicas {}\n  {cores}, polling for {} µs before it sleeps; \
-         durability {}, security {}, configuration {}\n  {data}\n  {}\n",
+         durability {}, security {}, configuration {}\n  {data}\n  {}\n  {}\n",
         path.display(),
         config.replica,
         member.client,
@@ -116,6 +116,7 @@ fn describe_replica(path: &Path, config: &NodeConfig, data: &str) -> String {
         config.durability.name(),
         config.security,
         config.cluster.digest().short(),
+        describe_memory(&MemoryBounds::of(&config.cluster, config.cores.len())),
         describe_dumps(&config.histograms),
     );
     config.remarks.iter().for_each(|remark| text += &format!("  hint: {remark}\n"));
@@ -147,6 +148,19 @@ fn describe_data(path: &Path, config: &NodeConfig) -> Result<String, Failure> {
         config.journal_bytes_max >> 20,
         config.free_bytes_min >> 20
     ))
+}
+
+fn describe_memory(bounds: &MemoryBounds) -> String {
+    let MemoryBounds { clients, replies, lanes, peers } = *bounds;
+    format!(
+        "memory beside the state and the log's buffers at most {} MiB, whatever others do: clients {}, replies kept for retries {}, \
+         batches {}, queues to other replicas {}",
+        bounds.sum() >> 20,
+        clients >> 20,
+        replies >> 20,
+        lanes >> 20,
+        peers >> 20
+    )
 }
 
 fn describe_dumps(config: &HistogramConfig) -> String {

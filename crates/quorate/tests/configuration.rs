@@ -253,6 +253,7 @@ fn histograms_go_to_a_directory_and_at_least_daily() {
     files.edit("replica-1.toml", "interval_s = 0", "interval_s = 60");
     let outcome = quorate(&["check-config", &files.argument("replica-1.toml")]);
     assert!(outcome.stdout.contains("/times on SIGUSR1 and every 60 s"), "{outcome:?}");
+    assert!(outcome.stdout.contains("the log's buffers at most 3456 MiB, whatever others do"), "{outcome:?}");
 }
 
 #[test]

@@ -141,6 +141,8 @@ pub const QUESTIONS_OPEN_MAX: usize = 1;
 pub const KEY_QUESTIONS_MAX: usize = 4;
 /// What may wait for one connection of a client. One that does not read its replies is disconnected; they are kept in the state.
 pub const CLIENT_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a connection of a client may cost that is idle, whatever it has done before.
+pub const CLIENT_IDLE_BYTES_MAX: usize = 64 * 1024;
 /// The same for all connections of one client key to one core: what four of them may have. By the last count, which is made
 /// anew when it has grown by a quarter.
 pub const KEY_UNREAD_BYTES_MAX: usize = 4 * CLIENT_QUEUE_BYTES_MAX;
