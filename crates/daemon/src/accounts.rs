@@ -160,7 +160,7 @@ impl Accounts {
         key.questions -= held.questions;
     }
 
-    /// Who has to go for an excess, if it is one still: of all that is counted, the frame that began first, or the
+    /// Who has to go for an excess, if it is one still: of all that is counted, the frame that began last, or the
     /// connection with most replies. For replies, all were counted anew before.
     pub(crate) fn victim<'h, I>(
         &mut self,
@@ -190,7 +190,8 @@ impl Accounts {
         let candidates = clients.filter(may_go);
         let victim = match kind {
             Kind::Unread => candidates.max_by_key(|(_, held)| held.unread),
-            Kind::HalfSent => candidates.min_by_key(|(_, held)| held.began),
+            // The youngest, as the oldest is nearest to its end: so frames of a key with too many of them end all the same.
+            Kind::HalfSent => candidates.max_by_key(|(_, held)| held.began),
         };
         victim.map(|(id, _)| id)
     }
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_too_many_frames_that_are_not_whole_goes() {
+    fn the_youngest_of_too_many_frames_that_are_not_whole_goes() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut core = Core::new(80);
         assert_eq!(core.half_sent(1, MIB, start), None, "another key's");
@@ -336,9 +337,9 @@ mod tests {
             assert_eq!(excess, None);
             excess = core.half_sent(2 * number as usize, MIB, start + second * (40 - number));
         }
-        assert_eq!(core.settle(excess.expect("one too many")), [64]);
+        assert_eq!(core.settle(excess.expect("one too many")), [0]);
         assert_eq!(core.accounts.held_bytes(), (0, 33 * MIB));
-        assert_eq!(core.half_sent(0, 0, start), None);
+        assert_eq!(core.half_sent(64, 0, start), None);
         assert_eq!(core.accounts.held_bytes(), (0, 32 * MIB));
     }
 
