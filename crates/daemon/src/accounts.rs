@@ -24,7 +24,7 @@ pub(crate) struct Held {
     /// Whether it has taken any since it was looked at, and since when it has not.
     took: bool,
     stuck: Option<Instant>,
-    /// The memory of a frame that is not whole, and since when it is not.
+    /// The memory of a frame that is not whole and of what waits here, and since when the other side lets that frame wait.
     half_sent: usize,
     began: Option<Instant>,
     /// Its questions about states that are open.
@@ -112,9 +112,17 @@ impl Accounts {
         (self.all.unread > self.all.recount_above).then(|| of(None))
     }
 
-    /// A connection has so much memory of a frame that is not whole.
-    pub(crate) fn half_sent(&mut self, held: &mut Held, bytes: usize, now: Instant) -> Option<Excess> {
-        if bytes == 0 {
+    /// A connection has so much memory of a frame that is not whole, and so much has come that this core lets wait: that is
+    /// held too, but no time that the connection takes.
+    pub(crate) fn half_sent(
+        &mut self,
+        held: &mut Held,
+        partial: usize,
+        backlog: usize,
+        now: Instant,
+    ) -> Option<Excess> {
+        let bytes = partial + backlog;
+        if partial == 0 || backlog > 0 {
             held.began = None;
         } else {
             held.began.get_or_insert(now);
@@ -259,7 +267,7 @@ mod tests {
         }
 
         fn half_sent(&mut self, number: usize, bytes: usize, now: Instant) -> Option<Excess> {
-            self.accounts.half_sent(self.clients[number].as_mut().expect("it is there"), bytes, now)
+            self.accounts.half_sent(self.clients[number].as_mut().expect("it is there"), bytes, 0, now)
         }
 
         fn look(&mut self, number: usize, waiting: usize, now: Instant) -> Result<(), Late> {
@@ -366,8 +374,12 @@ mod tests {
         core.clients[0].as_mut().expect("it is there").end_frame();
         core.half_sent(0, 2000, start + 29 * second);
         assert_eq!(core.look(0, 0, start + 30 * second), Ok(()), "another frame");
-        core.half_sent(0, 0, start + 40 * second);
-        assert_eq!(core.look(0, 0, start + 90 * second), Ok(()));
+        let held = core.clients[0].as_mut().expect("it is there");
+        core.accounts.half_sent(held, 2000, 3000, start + 40 * second);
+        assert_eq!(core.accounts.held_bytes(), (0, 5000));
+        assert_eq!(core.look(0, 0, start + 90 * second), Ok(()), "what waits here");
+        core.half_sent(0, 0, start + 90 * second);
+        assert_eq!(core.look(0, 0, start + 190 * second), Ok(()));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! something to do would be the last to be given a processor where others want it too. A connection of which something
 //! waits is not received from. Whoever is behind after a stall is taken in faster all the same than any replica sends.
 
+use crate::connection::Connection;
 use crate::driver::Driver;
 use quorate_reactor::ConnectionId;
 use quorate_replica::Reject;
 use quorate_telemetry::Counter;
 use quorate_types::{Credit, limits};
-use quorate_wire::Assembler;
+use quorate_wire::{Assembler, DecodeError, FrameRef};
 use std::time::{Duration, Instant};
 
 /// What has come and is not taken, in the order in which it came.
@@ -24,6 +25,11 @@ pub(crate) struct Backlog {
 impl Backlog {
     fn is_empty(&self) -> bool {
         self.taken == self.bytes.len()
+    }
+
+    /// Its memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
     }
 }
 
@@ -56,7 +62,7 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if !connection.backlog.is_empty() {
             connection.backlog.bytes.extend_from_slice(bytes);
-            return;
+            return self.note_half_sent(id);
         }
         let left = self.take_frames(id, bytes);
         if left > 0
@@ -67,6 +73,7 @@ impl Driver {
             self.reactor.pause(id);
             self.count(Counter::ConnectionsHeldBack);
         }
+        self.note_half_sent(id);
     }
 
     /// Takes what ticks before have left, where there is credit for that, as far as this tick may.
@@ -86,6 +93,7 @@ impl Driver {
                 connection.backlog.credit = backlog.credit;
                 self.reactor.resume(id);
             }
+            self.note_half_sent(id);
         }
     }
 
@@ -106,33 +114,80 @@ impl Driver {
         // The assembler lends frames out while the rest of the driver handles them.
         let spare = self.spare_assembler.take().unwrap_or_else(|| Assembler::new(0));
         let mut assembler = std::mem::replace(&mut connection.assembler, spare);
-        while !taken.is_enough() {
-            let before = bytes.len();
-            let next = assembler.next(&mut bytes);
-            taken.bytes += before - bytes.len();
-            match next {
-                Ok(Some(frame)) => {
-                    taken.frames += 1;
-                    self.count(Counter::FramesReceived);
-                    let established = self.on_frame(id, frame);
-                    if established && let Some(connection) = self.connections.get(&id) {
-                        assembler.set_limit(connection.frame_bytes_max());
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    self.count(Counter::FramesRefused);
-                    let from = self.connections.get(&id).map(|found| found.address);
-                    self.count_reject(Reject::Malformed(error), from);
-                    self.refuse(id, &error);
-                    break;
-                }
-            }
+        let result = take(&mut assembler, &mut bytes, &mut taken, |frame| {
+            self.count(Counter::FramesReceived);
+            let established = self.on_frame(id, frame);
+            self.connections.get(&id).filter(|_| established).map(Connection::frame_bytes_max)
+        });
+        if let Err(error) = result {
+            self.count(Counter::FramesRefused);
+            let from = self.connections.get(&id).map(|found| found.address);
+            self.count_reject(Reject::Malformed(error), from);
+            self.refuse(id, &error);
         }
         let Some(connection) = self.connections.get_mut(&id) else { return 0 };
         connection.taken = taken;
         self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
-        self.note_half_sent(id);
         bytes.len()
+    }
+}
+
+/// Hands frames out, as many as a tick may take; what comes back is the longest that may come from there on, if that
+/// changes.
+fn take(
+    assembler: &mut Assembler,
+    bytes: &mut &[u8],
+    taken: &mut Taken,
+    mut handle: impl FnMut(FrameRef<'_>) -> Option<usize>,
+) -> Result<(), DecodeError> {
+    let mut result = Ok(());
+    while !taken.is_enough() {
+        let before = bytes.len();
+        let next = assembler.next(bytes);
+        taken.bytes += before - bytes.len();
+        let limit = match next {
+            Ok(Some(frame)) => handle(frame),
+            Ok(None) => break,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
+        taken.frames += 1;
+        if let Some(limit) = limit {
+            assembler.set_limit(limit);
+        }
+    }
+    // The next tick may be long in coming.
+    assembler.let_go();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_wire::{Frame, Kind};
+
+    #[test]
+    fn a_tick_takes_so_much_and_keeps_no_frame_that_it_has_handled() {
+        let frame = |length: usize| Frame::encode(Kind::Bundle, |out| out.resize(out.len() + length, 7));
+        let (short, long) = (frame(30), frame(500_000));
+        let mut stream = short.bytes().repeat(limits::TICK_FRAMES_MAX - 1);
+        stream.extend_from_slice(long.bytes());
+        let cut = stream.len() - 9;
+        stream.extend_from_slice(&short.bytes().repeat(5));
+        let (mut assembler, mut taken) = (Assembler::new(1 << 20), Taken::nothing(Instant::now()));
+        let mut frames = 0;
+        let mut handle = |_: FrameRef<'_>| {
+            frames += 1;
+            None
+        };
+        let mut first = &stream[..cut];
+        take(&mut assembler, &mut first, &mut taken, &mut handle).expect("all of it is sound");
+        assert!(first.is_empty() && assembler.partial_bytes() > 400_000);
+        let mut second = &stream[cut..];
+        take(&mut assembler, &mut second, &mut taken, &mut handle).expect("all of it is sound");
+        assert_eq!((second.len(), assembler.partial_bytes()), (5 * short.bytes().len(), 0));
+        assert_eq!(frames, limits::TICK_FRAMES_MAX);
     }
 }

@@ -272,17 +272,14 @@ impl Assembler {
         self.limit = limit;
     }
 
-    /// The memory of a frame that is not whole yet.
+    /// The memory of a frame that is not whole yet, or was handed out last.
     #[must_use]
     pub fn partial_bytes(&self) -> usize {
-        if self.delivered || self.partial.is_empty() { 0 } else { self.partial.capacity() }
+        if self.partial.is_empty() { 0 } else { self.partial.capacity() }
     }
 
-    /// Takes the next frame from the front of `input`, or all of `input` when it ends inside a frame.
-    ///
-    /// Call it until it returns `Ok(None)`. After an error the stream has no frame boundary any more and
-    /// the connection must be closed.
-    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+    /// Gives the memory of the frame that was handed out last back, as the next call does. For those who make none for now.
+    pub fn let_go(&mut self) {
         if self.delivered {
             match Arc::get_mut(&mut self.partial) {
                 Some(partial) if partial.capacity() <= REUSED_BYTES_MAX => partial.clear(),
@@ -290,6 +287,14 @@ impl Assembler {
             }
             self.delivered = false;
         }
+    }
+
+    /// Takes the next frame from the front of `input`, or all of `input` when it ends inside a frame.
+    ///
+    /// Call it until it returns `Ok(None)`. After an error the stream has no frame boundary any more and
+    /// the connection must be closed.
+    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+        self.let_go();
         if self.partial.is_empty()
             && let Some(header) = input.first_chunk::<HEADER_BYTES>()
         {

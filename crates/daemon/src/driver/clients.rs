@@ -116,14 +116,15 @@ impl Driver {
         }
     }
 
-    /// Something has come of a connection: what is not a whole frame is held.
+    /// Something has come of a connection: what is not a whole frame, or not taken yet, is held.
     pub(crate) fn note_half_sent(&mut self, id: ConnectionId) {
-        let Some(Connection { phase: Phase::Client { held, .. }, assembler, .. }) =
+        let Some(Connection { phase: Phase::Client { held, .. }, assembler, backlog, .. }) =
             self.connections.get_mut(&id)
         else {
             return;
         };
-        let excess = self.accounts.half_sent(held, assembler.partial_bytes(), self.tick);
+        let excess =
+            self.accounts.half_sent(held, assembler.partial_bytes(), backlog.held_bytes(), self.tick);
         if let Some(excess) = excess {
             self.settle(excess);
         }
