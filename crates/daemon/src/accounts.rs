@@ -227,6 +227,7 @@ impl Accounts {
         let is_over = |since: Instant, max: Nanoseconds| {
             now.saturating_duration_since(since) >= Duration::from_nanos(max.0)
         };
+        let frame_time = limits::FRAME_TIME_MAX.plus(held.half_sent as u64 * limits::FRAME_BYTE_TIME.0);
         self.queue(held, waiting, 0);
         if held.unread == 0 {
             held.stuck = None;
@@ -237,7 +238,7 @@ impl Accounts {
         if held.stuck.is_some_and(|since| is_over(since, limits::UNREAD_TIME_MAX)) {
             return Err(Late(Kind::Unread));
         }
-        if held.began.is_some_and(|since| is_over(since, limits::FRAME_TIME_MAX)) {
+        if held.began.is_some_and(|since| is_over(since, frame_time)) {
             return Err(Late(Kind::HalfSent));
         }
         Ok(())
@@ -368,9 +369,9 @@ mod tests {
 
         let start = start + 100 * second;
         core.half_sent(0, 1000, start);
-        core.half_sent(0, 2000, start + 20 * second);
-        assert_eq!(core.look(0, 0, start + 29 * second), Ok(()));
-        assert_eq!(core.look(0, 0, start + 30 * second), Err(Late(Kind::HalfSent)), "from its first byte");
+        core.half_sent(0, 4000, start + 20 * second);
+        assert_eq!(core.look(0, 0, start + 30 * second), Ok(()), "a second more for that much");
+        assert_eq!(core.look(0, 0, start + 31 * second), Err(Late(Kind::HalfSent)), "from its first byte");
         core.clients[0].as_mut().expect("it is there").end_frame();
         core.half_sent(0, 2000, start + 29 * second);
         assert_eq!(core.look(0, 0, start + 30 * second), Ok(()), "another frame");

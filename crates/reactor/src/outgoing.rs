@@ -13,8 +13,10 @@ use crate::chunk::Chunk;
 
 /// Pieces of one send operation.
 const PIECES_MAX: usize = 64;
-/// Bytes of one send operation.
+/// Bytes of one send operation on a connection that has bursts all the time.
 const SEND_BYTES_MAX: usize = 1 << 20;
+/// The same for others: a send ends when all of it is taken, and how much is taken of a slow one must be seen meanwhile.
+const SEND_BYTES_MAX_ELSE: usize = 128 << 10;
 /// Memory that a connection keeps for its next burst, in each of two stages; more than that is given back once it was
 /// sent. An idle connection has no more than this, and there may be many.
 const KEPT_BYTES: usize = 16 << 10;
@@ -124,13 +126,14 @@ impl Outgoing {
             std::mem::swap(&mut self.staged, &mut self.flying);
         }
         let socket = types::Fd(socket);
-        let (first_pointer, first_length) = self.piece(0, SEND_BYTES_MAX)?;
-        if self.flying.pieces.len() == 1 || first_length == SEND_BYTES_MAX {
+        let most = if self.has_bursts { SEND_BYTES_MAX } else { SEND_BYTES_MAX_ELSE };
+        let (first_pointer, first_length) = self.piece(0, most)?;
+        if self.flying.pieces.len() == 1 || first_length == most {
             self.in_flight = Some(first_length);
             let length = u32::try_from(first_length).expect("invariant: a send is at most 1 MiB");
             return Some(opcode::Send::new(socket, first_pointer, length).flags(SEND_FLAGS).build());
         }
-        let header = self.gather();
+        let header = self.gather(most);
         let flags = u32::try_from(SEND_FLAGS).expect("invariant: message flags are positive");
         Some(opcode::SendMsg::new(socket, header).flags(flags).build())
     }
@@ -145,13 +148,13 @@ impl Outgoing {
         Some((bytes.as_ptr(), bytes.len().min(limit)))
     }
 
-    /// Fills the request with as many pieces as the limits allow.
-    fn gather(&mut self) -> *const libc::msghdr {
+    /// Fills the request with as many pieces as the limits allow, of `most` bytes together.
+    fn gather(&mut self, most: usize) -> *const libc::msghdr {
         let mut request = self.request.take().unwrap_or_else(Request::empty);
         let mut total = 0;
         let mut count = 0;
-        while count < PIECES_MAX && total < SEND_BYTES_MAX {
-            let Some((pointer, length)) = self.piece(count, SEND_BYTES_MAX - total) else { break };
+        while count < PIECES_MAX && total < most {
+            let Some((pointer, length)) = self.piece(count, most - total) else { break };
             request.pieces[count] = libc::iovec { iov_base: pointer.cast_mut().cast(), iov_len: length };
             total += length;
             count += 1;
@@ -277,18 +280,20 @@ mod tests {
 
     #[test]
     fn a_send_is_bounded_in_pieces_and_bytes() {
-        let mut outgoing = Outgoing::default();
-        for _ in 0..PIECES_MAX + 1 {
-            outgoing.share(Chunk::new(vec![1]));
+        for (has_bursts, most) in [(true, SEND_BYTES_MAX), (false, SEND_BYTES_MAX_ELSE)] {
+            let mut outgoing = Outgoing { has_bursts, ..Outgoing::default() };
+            for _ in 0..PIECES_MAX + 1 {
+                outgoing.share(Chunk::new(vec![1]));
+            }
+            outgoing.share(Chunk::new(vec![2; most + 5]));
+            let mut sizes = Vec::new();
+            while outgoing.start(SOCKET).is_some() {
+                let size = flight(&outgoing).len();
+                sizes.push(size);
+                outgoing.completed(size);
+            }
+            assert_eq!(sizes, [PIECES_MAX, most, 6]);
         }
-        outgoing.share(Chunk::new(vec![2; SEND_BYTES_MAX + 5]));
-        let mut sizes = Vec::new();
-        while outgoing.start(SOCKET).is_some() {
-            let size = flight(&outgoing).len();
-            sizes.push(size);
-            outgoing.completed(size);
-        }
-        assert_eq!(sizes, [PIECES_MAX, SEND_BYTES_MAX, 6]);
     }
 
     /// Has bursts of small and of shared pieces leave by both stages.

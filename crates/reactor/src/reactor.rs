@@ -231,7 +231,7 @@ impl Reactor {
         }
     }
 
-    /// Much is sent on this connection all the time: it keeps memory for that, about 2 MiB, where another gives back all
+    /// Much is sent on this connection all the time: its sends are large, and it keeps memory for that, about 2 MiB, where another gives back all
     /// but some 40 KiB when what was queued is sent. Does nothing for a stale id.
     pub fn expect_bursts(&mut self, connection: ConnectionId) {
         if let Some(connection) = self.connections.live(connection) {

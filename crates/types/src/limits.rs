@@ -148,15 +148,17 @@ pub const CLIENT_IDLE_BYTES_MAX: usize = 64 * 1024;
 pub const KEY_UNREAD_BYTES_MAX: usize = 4 * CLIENT_QUEUE_BYTES_MAX;
 /// The same for all clients of one core.
 pub const UNREAD_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How long a client may take nothing of what waits for it: a send of a mebibyte ends within that at 300 kbit/s.
+/// How long a client may take nothing of what waits for it. That is seen by each send, of 128 KiB: 35 kbit/s suffice.
 pub const UNREAD_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(30_000);
 /// The memory of frames that are not whole, of all connections of one client key to one core. A gateway is one key, and 32 of
 /// its sessions may have the largest bundles on their way at once.
 pub const KEY_HALF_SENT_BYTES_MAX: usize = 32 * BUNDLE_BYTES_MAX;
 /// The same for all clients of one core.
 pub const HALF_SENT_BYTES_MAX: usize = 4 * KEY_HALF_SENT_BYTES_MAX;
-/// How long a client may take to send one frame: the largest takes as long at 300 kbit/s.
+/// How long a client may take to send one frame, and for each byte of memory that it has come to: 4 KiB a second suffice.
 pub const FRAME_TIME_MAX: Nanoseconds = Nanoseconds::from_millis(30_000);
+/// The time for each byte.
+pub const FRAME_BYTE_TIME: Nanoseconds = Nanoseconds(250_000);
 
 const _: () = assert!(CLIENT_QUEUE_BYTES_MAX > 2 * RESULTS_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + 4096 <= FRAME_BYTES_MAX);
