@@ -204,6 +204,11 @@ impl Attacker {
         self.send(frame.bytes());
     }
 
+    /// Waits as shortly as any client that was told to come again later.
+    pub fn back_off(&self) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+
     /// Takes all that comes, and throws it away, until the other side closes or it is to stop.
     pub fn drain(&mut self, stop: &AtomicBool) {
         let mut buffer = vec![0; 1 << 16];

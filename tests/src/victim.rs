@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_millis(1_200);
 const SETTLING: Duration = Duration::from_millis(300);
 /// The keys of clusters' clients that attack, and that suffer.
 pub const ATTACKER: usize = 0;
-const VICTIM: usize = 1;
+pub const VICTIM: usize = 1;
 
 /// Threads that go on until they are dropped.
 #[derive(Debug)]

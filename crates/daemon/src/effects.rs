@@ -93,6 +93,9 @@ impl Driver {
             }
             Effect::Report { connections, report } => self.send_report(&connections, &report),
             Effect::Rejected(reject) => self.on_rejected(reject),
+            Effect::BundlesWait { bundles } => {
+                self.shared.core(self.id.index()).add(Counter::BundlesWaited, bundles);
+            }
             Effect::Executed { bundles, operations, declined_full } => {
                 let core = self.shared.core(self.id.index());
                 core.add(Counter::BundlesExecuted, bundles);

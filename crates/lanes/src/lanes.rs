@@ -1,18 +1,19 @@
 //! The lanes of one link role together.
 
+use crate::admission::{Moment, Uses};
 use crate::batch::Batch;
 use crate::checks::{Checks, Portion};
 use crate::fetch::{Key, Search, Walks, scheduler};
 use crate::held::Node;
 use crate::lane::Lane;
-use crate::own::{OwnLane, Owner};
+use crate::own::{OwnLane, Owner, Sender};
 use crate::recovery::Adoption;
 use crate::retention::Records;
 use crate::serve::Reading;
 use crate::throttle::Throttles;
 use quorate_types::{
-    After, AnswerCredits, ClusterConfig, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn, Mark,
-    Nanoseconds, ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
+    After, AnswerCredits, ArchivedOperation, ClusterConfig, JournalId, KeyIndex, LaneId, LaneNumber,
+    LaneUpdate, LinkId, Lsn, Mark, Nanoseconds, ReplicaId, ReplicaSet, Stage, StageTime, Tuning, Why,
 };
 use quorate_wire::message::{FetchBatches, LaneAcks};
 use quorate_wire::{BundleView, Claims, DecodeError, Frame, LaneTip, Verdicts};
@@ -87,6 +88,8 @@ pub enum Output {
     },
     /// A lane has moved.
     Progress(LaneUpdate),
+    /// So many bundles were admitted and wait, as their keys have enough on its way.
+    Waits(u64),
     /// Own bundles have passed a stage.
     Stage(StageTime),
     /// The journal of this core is not needed up to and with this position.
@@ -217,6 +220,8 @@ pub struct Lanes {
     pub(crate) records: Records,
     pub(crate) checks: Checks,
     pub(crate) throttles: Throttles,
+    /// What clients' keys have used lately.
+    uses: Uses,
     /// Set for a learner: it has nothing to send in lanes of its own.
     pub(crate) is_mute: bool,
     /// Set while this replica knows that others have committed more: what they acknowledge meanwhile, it need not fetch.
@@ -248,6 +253,7 @@ impl Lanes {
             readings: Vec::new(),
             records: Records::default(),
             throttles: Throttles::default(),
+            uses: Uses::default(),
             is_mute: false,
             is_behind: false,
             timer: Nanoseconds(0),
@@ -290,17 +296,25 @@ impl Lanes {
         LaneId { origin: self.me, link }
     }
 
-    /// Takes a bundle of `owner` into the own lane of `link`. Its signature is checked with those that come with it,
-    /// before it is sealed. False when the owner has `owner_max` bundles open or the lane is over its budget: the
-    /// client is to try again later.
+    /// Takes a bundle of `sender` into the own lane of `link`. Its signature is checked with those that come with it,
+    /// before it is sealed. False when the owner has `owner_max` bundles open, or its key has its share of what the lane may
+    /// have: the client is to try again later.
     #[must_use]
-    pub fn admit(&mut self, link: LinkId, owner: Owner, bundle: &BundleView<'_>, owner_max: usize) -> bool {
-        if !self.has_room(link, owner, bundle.bytes.len(), owner_max) {
+    pub fn admit(&mut self, link: LinkId, sender: Sender, bundle: &BundleView<'_>, owner_max: usize) -> bool {
+        let ends = || bundle.operations().iter().all(ArchivedOperation::opens_or_ends);
+        if !self.has_room_for(link, sender, bundle.bytes.len(), owner_max, ends) {
             return false;
         }
+        let at = moment(&self.throttles, &self.uses, &self.config);
         let Some(link) = self.links.get_mut(&link) else { return false };
-        link.own.admit(owner, bundle);
+        link.own.admit(sender, bundle, at);
         true
+    }
+
+    /// The units that keys have used of all execution lately, by their places in the configuration: who uses far more than
+    /// somebody else has its work done piece by piece.
+    pub fn note_uses(&mut self, uses: Arc<[u32]>) {
+        self.uses = Uses::new(uses);
     }
 
     /// The bundle that [`Lanes::admit`] took last was in at `now`; the next stage counts from there.
@@ -345,11 +359,25 @@ impl Lanes {
         self.is_mute = true;
     }
 
-    fn has_room(&self, link: LinkId, owner: Owner, bytes: usize, owner_max: usize) -> bool {
+    /// Whether [`Lanes::admit`] takes a bundle of so many bytes that neither opens a session nor ends what was not taken.
+    #[must_use]
+    pub fn has_room(&self, link: LinkId, sender: Sender, bytes: usize, owner_max: usize) -> bool {
+        self.has_room_for(link, sender, bytes, owner_max, || false)
+    }
+
+    fn has_room_for(
+        &self,
+        link: LinkId,
+        sender: Sender,
+        bytes: usize,
+        owner_max: usize,
+        ends: impl FnOnce() -> bool,
+    ) -> bool {
         let Some(share) = self.shares.get(&self.own_lane(link)) else { return false };
-        let Some(link) = self.links.get(&link) else { return false };
-        let open = share.lane.held.own_link_bytes() + link.own.pending_bytes();
-        !self.is_mute && open + bytes <= self.tuning().lane_bytes_open_max && link.own.open(owner) < owner_max
+        let Some(own) = self.links.get(&link).map(|link| &link.own) else { return false };
+        let open = share.lane.held.own_link_bytes() + own.unsealed_bytes();
+        let left = self.tuning().lane_bytes_open_max.saturating_sub(open);
+        !self.is_mute && own.open(sender.owner) < owner_max && own.has_room(sender.key, bytes, left, ends)
     }
 
     /// Appends a batch to its lane and to the journal. It is held with the verdicts on its signatures at the end of
@@ -420,6 +448,8 @@ impl Lanes {
     /// given to [`Lanes::settle`] before anything else happens.
     pub fn claim(&mut self, claims: &mut Claims<'_>) {
         self.finish_adoptions();
+        let at = moment(&self.throttles, &self.uses, &self.config);
+        self.links.values_mut().for_each(|link| link.own.go_on(at));
         let shares = &self.shares;
         self.checks.claim(|tip, most| {
             // What was replaced and dropped in the meantime is of no more interest.
@@ -460,8 +490,9 @@ impl Lanes {
             if !self.may_seal(link) {
                 continue;
             }
+            let at = moment(&self.throttles, &self.uses, &self.config);
             let Some(state) = self.links.get_mut(&link) else { continue };
-            let liars = state.own.settle(verdicts);
+            let liars = state.own.settle(verdicts, at);
             out.extend(liars.into_iter().map(|owner| Output::Forged { owner }));
         }
     }
@@ -490,7 +521,7 @@ impl Lanes {
                 let dead = dead.into_iter().filter(|(_, node)| is_own(node)).map(|(_, node)| node.batch);
                 let mut dead: Vec<Arc<Batch>> = dead.collect();
                 dead.sort_by_key(|batch| batch.number());
-                link.own.on_executed(tip.upto, &dead);
+                link.own.on_executed(tip.upto, &dead, moment(&self.throttles, &self.uses, &self.config));
             }
         }
     }
@@ -541,6 +572,10 @@ impl Lanes {
     pub fn on_tick_end(&mut self, now: Nanoseconds, out: &mut Vec<Output>) {
         for at in 0..self.link_ids.len() {
             self.seal(self.link_ids[at], out);
+            let waits = self.links.get_mut(&self.link_ids[at]).map_or(0, |link| link.own.take_waits());
+            if waits > 0 {
+                out.push(Output::Waits(waits));
+            }
         }
         self.raise_vouched_for(out);
         if self.fetches.deadline().is_some_and(|deadline| now >= deadline) {
@@ -575,8 +610,14 @@ impl Lanes {
         if !self.checks.is_empty() || self.finishes_adoptions() {
             return Nanoseconds(0);
         }
+        let is_checking = |(link, state): (&LinkId, &Link)| state.own.has_unchecked() && self.may_seal(*link);
+        if self.links.iter().any(is_checking) {
+            return Nanoseconds(0);
+        }
         let answers = self.links.values().filter_map(|link| link.deadline(&self.credits));
-        answers.chain(self.fetches.deadline()).fold(self.timer, Nanoseconds::min)
+        let at = moment(&self.throttles, &self.uses, &self.config);
+        let waiting = self.links.values().filter_map(|link| link.own.deadline(at));
+        answers.chain(waiting).chain(self.fetches.deadline()).fold(self.timer, Nanoseconds::min)
     }
 
     /// Natural batching: a batch leaves when few enough before it await their quorum, or when it is full.
@@ -640,13 +681,19 @@ impl Lanes {
         lsn.map_or(After::nothing(), |lsn| After::position(self.journal, lsn))
     }
 
+    /// The bundles of a key that are admitted and not executed, of all links: for audits.
+    #[must_use]
+    pub fn open_bundles(&self, key: KeyIndex) -> usize {
+        self.links.values().map(|link| link.own.open_bundles(key)).sum()
+    }
+
     /// The bytes of own batches and bundles that are not executed, of all links; what is merely named of an own lane is
     /// somebody else's. Looks through all of them: for audits.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
         let of_link = |(link, state): (&LinkId, &Link)| {
             let share = self.shares.get(&self.own_lane(*link));
-            share.map_or(0, |share| share.lane.held.own_bytes()) + state.own.pending_bytes()
+            share.map_or(0, |share| share.lane.held.own_bytes()) + state.own.unsealed_bytes()
         };
         self.links.iter().map(of_link).sum()
     }
@@ -655,6 +702,11 @@ impl Lanes {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         let shares: usize = self.shares.values().map(|share| share.lane.bytes() + share.walks.bytes()).sum();
-        shares + self.links.values().map(|link| link.own.pending_bytes()).sum::<usize>()
+        shares + self.links.values().map(|link| link.own.unsealed_bytes()).sum::<usize>()
     }
+}
+
+/// When something happens to own bundles.
+fn moment<'u>(throttles: &Throttles, uses: &'u Uses, config: &'u ClusterConfig) -> Moment<'u> {
+    Moment { now: throttles.now(), uses, others: config.members().len() as u64 - 1, tuning: config.tuning() }
 }

@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod acknowledged;
+mod admission;
 mod batch;
 mod checks;
 mod eligible;
@@ -27,4 +28,5 @@ mod throttle;
 
 pub use batch::{Batch, Bundle};
 pub use lanes::{Destination, Lanes, Output, Reject};
+pub use own::Sender;
 pub use recovery::Recovered;

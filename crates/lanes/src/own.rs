@@ -1,11 +1,13 @@
 //! Admission and batching of the bundles of one own lane, and where their time goes on the way to being committed.
 
+use crate::admission::{Admission, Moment, Seat, Waiting};
 use crate::batch::{Batch, Bundle};
-use quorate_types::{Digest, LaneNumber, Lsn, Nanoseconds, Stage, StageTime, limits};
+use quorate_types::{Digest, KeyIndex, LaneNumber, Lsn, Nanoseconds, SessionId, Stage, StageTime, limits};
 use quorate_wire::{
     BatchHead, BundleHead, BundleView, Claims, Frame, Kind, LaneTip, Verdicts, batch, bundle,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What stands in front of a bundle's operations in a batch: its length and its head.
@@ -14,12 +16,21 @@ const BUNDLE_OVERHEAD: usize = 4 + bundle::HEAD_BYTES;
 /// Whoever a bundle came from; a number of the caller's.
 pub(crate) type Owner = u64;
 
+/// Who brings a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The connection that it came on, or another number of the caller's.
+    pub owner: u64,
+    /// The key that has signed it, for all that is known yet.
+    pub key: KeyIndex,
+}
+
 /// A bundle that waits for its batch.
 #[derive(Debug)]
-struct Pending {
-    /// Nobody for a bundle that was sealed before this replica was restarted.
-    owner: Option<Owner>,
-    head: BundleHead,
+pub(crate) struct Pending {
+    /// Nobody's for a bundle that was sealed before this replica was restarted.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) head: BundleHead,
     /// Where it ends in the pending bytes.
     end: usize,
     /// When it was admitted, once that is known.
@@ -32,8 +43,8 @@ struct Sealed {
     number: LaneNumber,
     chain: Digest,
     lsn: Lsn,
-    /// The owners of its bundles, and when each bundle was admitted.
-    bundles: Vec<(Option<Owner>, Option<Nanoseconds>)>,
+    /// Whose its bundles are, and when each was admitted.
+    bundles: Vec<(Option<Seat>, Option<Nanoseconds>)>,
     /// The last stage that it has passed, and when.
     passed: Stage,
     at: Nanoseconds,
@@ -63,58 +74,136 @@ pub(crate) struct OwnLane {
     checked: usize,
     /// What each owner has admitted and not yet executed.
     open: BTreeMap<Owner, usize>,
+    /// What each key has, and what of it waits until it may be pending.
+    admission: Admission,
+    /// Whose bundle was admitted last.
+    last: Option<(KeyIndex, SessionId)>,
+    /// Bundles that had to wait and were not told of.
+    waits: u64,
     /// The sealed batches that are not executed.
     sealed: VecDeque<Sealed>,
 }
 
 impl OwnLane {
     /// Takes a bundle whose signature is still to be checked.
-    pub(crate) fn admit(&mut self, owner: Owner, bundle: &BundleView<'_>) {
-        *self.open.entry(owner).or_insert(0) += 1;
-        batch::write_bundle(&mut self.bytes, bundle.bytes);
-        self.pending.push_back(Pending {
-            owner: Some(owner),
-            head: bundle.head,
-            end: self.bytes.len(),
-            admitted: None,
+    pub(crate) fn admit(&mut self, sender: Sender, bundle: &BundleView<'_>, at: Moment<'_>) {
+        if self.admission.has_waiting(sender.key, &bundle.head) {
+            self.last = None;
+            return;
+        }
+        let open = self.open.entry(sender.owner).or_insert(0);
+        *open += 1;
+        if *open == 1 {
+            self.admission.note_owner(sender.key, true);
+        }
+        self.last = Some((sender.key, bundle.head.session));
+        let seat = Seat::new(sender.owner, sender.key, bundle.bytes.len(), bundle.units());
+        self.admission.open(seat);
+        let mut pending = Pending { seat: Some(seat), head: bundle.head, end: 0, admitted: None };
+        if self.admission.try_take_off(seat, at) {
+            batch::write_bundle(&mut self.bytes, bundle.bytes);
+            pending.end = self.bytes.len();
+            self.pending.push_back(pending);
+        } else {
+            self.waits += 1;
+            self.admission.wait(seat, Waiting { pending, bytes: bundle.bytes.into() });
+        }
+    }
+
+    /// Whether a sender may have another bundle of so many bytes open, of a lane of which so many are left.
+    pub(crate) fn has_room(
+        &self,
+        key: KeyIndex,
+        bytes: usize,
+        left: usize,
+        ends: impl FnOnce() -> bool,
+    ) -> bool {
+        self.admission.has_room(key, bytes, left, ends)
+    }
+
+    /// What has waited long enough is pending.
+    pub(crate) fn go_on(&mut self, at: Moment<'_>) {
+        if self.admission.is_empty() {
+            return;
+        }
+        let Self { admission, bytes, pending, .. } = self;
+        admission.go_on(at, |Waiting { pending: mut one, bytes: bundle }| {
+            batch::write_bundle(bytes, &bundle);
+            one.end = bytes.len();
+            pending.push_back(one);
         });
     }
 
-    /// Asks for the verdicts on all signatures that were not checked yet.
+    /// How many bundles had to wait since this was last asked.
+    pub(crate) fn take_waits(&mut self) -> u64 {
+        std::mem::take(&mut self.waits)
+    }
+
+    /// When [`OwnLane::go_on`] has something to do without anything else that happens.
+    pub(crate) fn deadline(&self, at: Moment<'_>) -> Option<Nanoseconds> {
+        self.admission.deadline(at)
+    }
+
+    /// The pending bundles whose signatures are checked next.
+    fn unchecked(&self) -> Range<usize> {
+        self.checked..self.pending.len().min(self.checked + limits::OWN_CHECKS_PER_TICK)
+    }
+
+    /// Whether signatures are still to be checked.
+    pub(crate) fn has_unchecked(&self) -> bool {
+        !self.unchecked().is_empty()
+    }
+
+    /// Asks for the verdicts on signatures that were not checked yet, as many as one tick may check.
     pub(crate) fn claim(&self, claims: &mut Claims<'_>) {
-        self.pending.range(self.checked..).for_each(|one| claims.add_bundle(&one.head));
+        self.pending.range(self.unchecked()).for_each(|one| claims.add_bundle(&one.head));
     }
 
     /// Takes the verdicts that [`OwnLane::claim`] asked for. Returns the owners of bundles whose signature is wrong;
-    /// nothing that they brought since the last time is taken.
-    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts) -> BTreeSet<Owner> {
-        let holds: Vec<bool> =
-            self.pending.range(self.checked..).zip(verdicts).map(|(_, verdict)| verdict.holds()).collect();
+    /// nothing is taken that they brought and that was not checked before.
+    pub(crate) fn settle(&mut self, verdicts: &mut Verdicts, at: Moment<'_>) -> BTreeSet<Owner> {
+        let claimed = self.unchecked();
+        let holds: Vec<bool> = claimed.clone().zip(verdicts).map(|(_, verdict)| verdict.holds()).collect();
         let mut liars = BTreeSet::new();
+        let mut checked = claimed.end;
         if holds.contains(&false) {
-            let unchecked = self.pending.range(self.checked..).zip(&holds);
-            liars = unchecked.filter(|(_, holds)| !**holds).filter_map(|(one, _)| one.owner).collect();
-            for (at, holds) in (self.checked..).zip(holds).collect::<Vec<_>>().into_iter().rev() {
-                if !holds || self.pending[at].owner.is_some_and(|owner| liars.contains(&owner)) {
-                    self.take_out(at);
+            let owner = |at: usize| self.pending[at].seat.map(|seat| seat.owner);
+            let wrong = claimed.clone().zip(&holds).filter(|(_, holds)| !**holds);
+            liars = wrong.filter_map(|(at, _)| owner(at)).collect();
+            for index in (claimed.start..self.pending.len()).rev() {
+                let is_wrong = holds.get(index - claimed.start).is_some_and(|holds| !holds);
+                let seat = self.pending[index].seat;
+                if is_wrong || seat.is_some_and(|seat| liars.contains(&seat.owner)) {
+                    self.take_out(index, at);
+                    checked -= usize::from(index < claimed.end);
                 }
             }
+            liars.iter().for_each(|owner| self.drop_waiting(*owner));
         }
-        self.checked = self.pending.len();
+        self.checked = checked;
         liars
     }
 
-    fn take_out(&mut self, at: usize) {
-        let start = at.checked_sub(1).map_or(0, |before| self.pending[before].end);
-        let removed = self.pending.remove(at).expect("invariant: the caller counts what is pending");
+    fn take_out(&mut self, index: usize, at: Moment<'_>) {
+        let start = index.checked_sub(1).map_or(0, |before| self.pending[before].end);
+        let removed = self.pending.remove(index).expect("invariant: the caller counts what is pending");
         self.bytes.drain(start..removed.end);
-        self.pending.range_mut(at..).for_each(|after| after.end -= removed.end - start);
-        self.close(removed.owner);
+        self.pending.range_mut(index..).for_each(|after| after.end -= removed.end - start);
+        self.close(removed.seat, at);
+    }
+
+    /// What an owner has brought that waits is not taken.
+    fn drop_waiting(&mut self, owner: Owner) {
+        if let Some((key, dropped)) = self.admission.drop_waiting(owner) {
+            self.shut(owner, key, dropped);
+        }
     }
 
     /// The last bundle was admitted at `now`.
     pub(crate) fn note_admitted(&mut self, now: Nanoseconds) {
-        if let Some(bundle) = self.pending.back_mut() {
+        let Some((key, session)) = self.last else { return };
+        let last = self.admission.last_waiting(key, session).or(self.pending.back_mut());
+        if let Some(bundle) = last {
             bundle.admitted = Some(now);
         }
     }
@@ -124,15 +213,30 @@ impl OwnLane {
         self.open.get(&owner).copied().unwrap_or(0)
     }
 
+    /// How many bundles of a key are admitted that are not executed.
+    pub(crate) fn open_bundles(&self, key: KeyIndex) -> usize {
+        self.admission.open_bundles(key)
+    }
+
+    /// The bytes of what is about to be sealed.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.bytes.len()
     }
 
+    /// The bytes of all that is admitted and not sealed.
+    pub(crate) fn unsealed_bytes(&self) -> usize {
+        self.bytes.len() + self.admission.waiting_bytes()
+    }
+
     /// Makes the next batch after `tip`: all that is pending and checked, up to a full batch. It will lie at `lsn` of
-    /// the journal.
+    /// the journal. As long as signatures are still to be checked, it leaves only if it is full: else a batch would hold what
+    /// one tick checks, and few may be in flight.
     pub(crate) fn seal(&mut self, tip: LaneTip, full: usize, lsn: Lsn) -> Option<Batch> {
         let most = self.checked.min(limits::BATCH_BUNDLES_MAX);
         let fills = self.pending.iter().take(most).position(|one| one.end >= full);
+        if fills.is_none() && most < limits::BATCH_BUNDLES_MAX && self.has_unchecked() {
+            return None;
+        }
         let count = fills.map_or(most, |index| index + 1);
         let bytes = self.pending.get(count.checked_sub(1)?)?.end;
         let head = BatchHead { lane: tip.lane, number: tip.upto.next(), previous: tip.chain };
@@ -142,11 +246,11 @@ impl OwnLane {
             out.extend_from_slice(&self.bytes[..bytes]);
         });
         self.bytes.drain(..bytes);
-        let (mut owners, mut bundles) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut seats, mut bundles) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut start = batch::HEAD_BYTES;
-        for Pending { owner, head, end, admitted } in self.pending.drain(..count) {
+        for Pending { seat, head, end, admitted } in self.pending.drain(..count) {
             let end = batch::HEAD_BYTES + end;
-            owners.push((owner, admitted));
+            seats.push((seat, admitted));
             bundles.push(Bundle { head, signed: true, body: start + BUNDLE_OVERHEAD..end });
             start = end;
         }
@@ -154,7 +258,7 @@ impl OwnLane {
         self.checked -= count;
         let batch = Batch::sealed(head, frame, bundles);
         let (number, chain, passed, at) = (batch.number(), batch.chain(), Stage::Admitted, Nanoseconds(0));
-        self.sealed.push_back(Sealed { number, chain, lsn, bundles: owners, passed, at });
+        self.sealed.push_back(Sealed { number, chain, lsn, bundles: seats, passed, at });
         Some(batch)
     }
 
@@ -200,22 +304,22 @@ impl OwnLane {
 
     /// Batches up to `number` are executed: their owners may admit more. What is `dead` will never be executed: its
     /// bundles are sealed again, before all that came later (DESIGN section 6).
-    pub(crate) fn on_executed(&mut self, number: LaneNumber, dead: &[Arc<Batch>]) {
+    pub(crate) fn on_executed(&mut self, number: LaneNumber, dead: &[Arc<Batch>], at: Moment<'_>) {
         let mut returned = Vec::new();
         for batch in dead {
             let sealed = self.sealed.iter().position(|sealed| sealed.chain == batch.chain());
             let sealed = sealed.and_then(|at| self.sealed.remove(at));
-            let mut owners = sealed.map(|sealed| sealed.bundles).unwrap_or_default().into_iter();
+            let mut seats = sealed.map(|sealed| sealed.bundles).unwrap_or_default().into_iter();
             for bundle in batch.bundles() {
-                let (owner, admitted) = owners.next().unwrap_or_default();
+                let (seat, admitted) = seats.next().unwrap_or_default();
                 let bytes = batch.bundle_bytes(bundle);
-                returned.push((Pending { owner, head: bundle.head, end: 0, admitted }, bytes));
+                returned.push((Pending { seat, head: bundle.head, end: 0, admitted }, bytes));
             }
         }
         self.put_back(returned);
         // They lie here in the order of sealing and, the dead ones gone, in that of their numbers.
         while let Some(batch) = self.sealed.pop_front_if(|batch| batch.number <= number) {
-            batch.bundles.into_iter().for_each(|(owner, _)| self.close(owner));
+            batch.bundles.into_iter().for_each(|(seat, _)| self.close(seat, at));
         }
     }
 
@@ -238,13 +342,20 @@ impl OwnLane {
         (self.bytes, self.pending, self.checked) = (bytes, pending, 0);
     }
 
-    /// One bundle of `owner` is no longer open.
-    fn close(&mut self, owner: Option<Owner>) {
-        let Some(owner) = owner else { return };
+    /// A bundle that was pending is no longer open.
+    fn close(&mut self, seat: Option<Seat>, at: Moment<'_>) {
+        let Some(seat) = seat else { return };
+        self.admission.land(seat, at);
+        self.shut(seat.owner, seat.key, 1);
+    }
+
+    /// So many bundles of an owner, who has this key, are no longer open.
+    fn shut(&mut self, owner: Owner, key: KeyIndex, bundles: usize) {
         if let Some(open) = self.open.get_mut(&owner) {
-            *open -= 1;
+            *open -= bundles;
             if *open == 0 {
                 self.open.remove(&owner);
+                self.admission.note_owner(key, false);
             }
         }
     }

@@ -36,6 +36,11 @@ impl Throttles {
         self.now = self.now.max(now);
     }
 
+    /// The time that was said last.
+    pub(crate) fn now(&self) -> Nanoseconds {
+        self.now
+    }
+
     /// Whether another batch is taken from the origin of a lane.
     pub(crate) fn admit(&self, lane: LaneId) -> Result<(), Reject> {
         match self.lanes.get(&lane) {

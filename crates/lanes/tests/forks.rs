@@ -308,12 +308,12 @@ fn bundles_of_own_batches_that_are_dead_are_sealed_again_in_order() {
     assert_eq!(batch.previous(), first.tip().chain);
     let bundle = bundle_of(&node.config, 77, 16);
     let bundle = quorate_wire::BundleView::parse(&bundle).unwrap();
-    assert!(!node.lanes.admit(LINK, 1, &bundle, 4), "four are open");
+    assert!(!node.lanes.admit(LINK, sender(1), &bundle, 4), "four are open");
     node.lanes.on_executed(&[batch.tip()]);
     for _ in 0..4 {
-        assert!(node.lanes.admit(LINK, 1, &bundle, 4), "none is");
+        assert!(node.lanes.admit(LINK, sender(1), &bundle, 4), "none is");
     }
-    assert!(!node.lanes.admit(LINK, 1, &bundle, 4));
+    assert!(!node.lanes.admit(LINK, sender(1), &bundle, 4));
 }
 
 /// Anybody can make up a batch of a lane that is not its own, and name it as a primary.

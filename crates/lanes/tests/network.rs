@@ -63,6 +63,7 @@ impl Network {
                 | Output::Progress(_)
                 | Output::Forged { .. }
                 | Output::Stage(_)
+                | Output::Waits(_)
                 | Output::LetGo(_)
                 | Output::Unserved { .. }
                 | Output::Trim { .. } => {}

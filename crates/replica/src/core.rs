@@ -19,8 +19,8 @@ use quorate_consensus::{Fact, Outgoing, Voting};
 use quorate_journal::{CONSENSUS_JOURNAL, Gate, Record, Watermarks, batch_journal};
 use quorate_lanes::Lanes;
 use quorate_types::{
-    After, ClusterConfig, CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, ReplicaSet, Seq,
-    SigningKey, Stage, StageTime,
+    After, ClusterConfig, CoreId, Digest, JournalId, KeyIndex, LinkId, Lsn, Nanoseconds, ReplicaId,
+    ReplicaSet, Seq, SigningKey, Stage, StageTime,
 };
 use quorate_wire::message::{AskLanes, CheckpointCertificate, FetchBatches, LaneAcks, Message};
 use quorate_wire::{Frame, FrameRef, Header, Kind, LaneTip, Position};
@@ -322,6 +322,12 @@ impl Core {
         }
     }
 
+    /// The bundles of a client key that are admitted here and not executed, of all links of this core: for audits.
+    #[must_use]
+    pub fn open_bundles(&self, key: KeyIndex) -> usize {
+        self.link.lanes.open_bundles(key)
+    }
+
     fn post(&mut self, core: CoreId, mail: Mail, effects: &mut Vec<Effect>) {
         if core == self.core {
             self.local.push_back(mail);
@@ -451,6 +457,7 @@ impl Core {
     fn on_link_mail(&mut self, now: Nanoseconds, mail: LinkMail, effects: &mut Vec<Effect>) {
         match mail {
             LinkMail::Executed(tips) => self.link.lanes.on_executed(&tips),
+            LinkMail::Used(uses) => self.link.lanes.note_uses(uses),
             LinkMail::Want(tip) => {
                 self.link.lanes.want(now, tip, &mut self.lanes_outputs);
                 self.carry_out_lanes(now, effects);
@@ -696,6 +703,7 @@ impl Core {
             Output::Progress(update) => {
                 self.post(self.layout.ordering(), Mail::Ordering(OrderingMail::Lane(update)), effects);
             }
+            Output::Waits(bundles) => effects.push(Effect::BundlesWait { bundles }),
             Output::Stage(time) => effects.push(Effect::Stage(time)),
             Output::Trim { upto } => effects.push(Effect::Trim { journal: self.link.lanes.journal(), upto }),
         }

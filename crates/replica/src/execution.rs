@@ -5,11 +5,12 @@ use crate::library::{Library, Reader};
 use crate::mail::Wanted;
 use crate::report::{ExecutionReport, Fetching};
 use crate::transfer::{Standing, ToPeer, Transfer};
+use crate::usage::Usage;
 use quorate_lanes::{Batch, Bundle};
 use quorate_state::{BundleInput, Context, Forest, Frozen, Outcome, Reply, Salvage, State};
 use quorate_types::mistakes::is_made;
 use quorate_types::{
-    ClusterConfig, Digest, LaneId, LaneNumber, Mistake, Nanoseconds, ReplicaId, Seq, Stage, View,
+    ClusterConfig, Digest, LaneId, LaneNumber, Mistake, Nanoseconds, ReplicaId, Seq, Stage, View, limits,
 };
 use quorate_wire::message::{
     Attached, CheckpointCertificate, FetchCertificate, FetchPages, FetchedCertificate, FetchedPages,
@@ -19,8 +20,9 @@ use quorate_wire::{Frame, Header, LaneTip, Position, bundle, header};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// The bytes of bundles and of replies after which a turn ends, so that the core comes back to its links and what
-/// waits for clients stays small. A turn ends between two bundles, so it may exceed this by one of each.
+/// The bytes of bundles and of replies after which a turn ends, if not after [`limits::TURN_UNITS_MAX`], so that the core
+/// comes back to its links and what waits for clients stays small. A turn ends between two bundles, so it may exceed this
+/// by one of each.
 const TURN_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// How far the first header of the queue is executed, when a turn ended inside it.
@@ -68,6 +70,14 @@ pub(crate) struct Turn {
     operations: u64,
     /// The bytes of bundles executed and of replies made.
     bytes: usize,
+    /// What those bundles cost.
+    units: u64,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.bytes >= TURN_BYTES_MAX || self.units >= limits::TURN_UNITS_MAX
+    }
 }
 
 /// A connection that is attached, and when it came among all that did.
@@ -116,6 +126,7 @@ pub(crate) struct ExecutionRole {
     transfer: Transfer,
     library: Library,
     unserved: Unserved,
+    usage: Usage,
 }
 
 /// What is committed, and as many others as answer for certain have nothing of, with when they had said so.
@@ -239,6 +250,7 @@ impl ExecutionRole {
             transfer: Transfer::resuming(answers, None, None),
             library: Library::default(),
             unserved: Unserved::default(),
+            usage: Usage::default(),
         }
     }
 
@@ -576,10 +588,15 @@ impl ExecutionRole {
         Some(())
     }
 
+    /// What clients' keys have used lately, if that is news.
+    pub(crate) fn uses(&mut self, now: Nanoseconds) -> Option<Arc<[u32]>> {
+        self.usage.take(now)
+    }
+
     /// Executes what is ready, up to a bounded amount.
     pub(crate) fn run(&mut self, effects: &mut Vec<Effect>) -> Turn {
         let mut turn = Turn::default();
-        while turn.bytes < TURN_BYTES_MAX
+        while !turn.is_over()
             && let Some(Committed { header, position, at }) = self.queue.front().cloned()
         {
             let ready = |batches| Progress { batches, batch: 0, bundle: 0, own: 0 };
@@ -613,7 +630,7 @@ impl ExecutionRole {
         let context = Context { seq: header.seq, timestamp: header.timestamp };
         while let Some(batch) = progress.batches.get(progress.batch) {
             while let Some(bundle) = batch.bundles().get(progress.bundle) {
-                if turn.bytes >= TURN_BYTES_MAX {
+                if turn.is_over() {
                     return false;
                 }
                 self.execute_bundle(context, batch, bundle, turn);
@@ -688,9 +705,19 @@ impl ExecutionRole {
         let home = batch.lane().origin == self.me;
         let operations = batch.operations(bundle);
         let head = &bundle.head;
+        let units = bundle::units(operations, bundle::HEAD_BYTES + batch.body(bundle).len());
+        turn.units += u64::from(units);
         let (client, session, number, request) = (&head.client, head.session, head.number, head.body);
         let wanted = Wanted::Session(session, head.client);
-        match self.state.execute(context, BundleInput { client, session, number, request, operations }) {
+        let input = BundleInput { client, session, number, request, operations };
+        let outcome = self.state.execute(context, input);
+        // What takes no effect may have been sent again by anybody, but here its client has sent it.
+        if (home || matches!(outcome, Outcome::Executed(_)))
+            && let Some(key) = self.config.client_index(client)
+        {
+            self.usage.note(key, units);
+        }
+        match outcome {
             Outcome::Executed(reply) => {
                 turn.bundles += 1;
                 turn.operations += operations.len() as u64;

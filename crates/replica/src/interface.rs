@@ -234,6 +234,11 @@ pub enum Effect {
     },
     /// Something was refused; counted by its name.
     Rejected(Reject),
+    /// Bundles were admitted and wait, as their keys have enough on its way; for the counters.
+    BundlesWait {
+        /// How many.
+        bundles: u64,
+    },
     /// Operations were executed; for the counters.
     Executed {
         /// Bundles that took effect.

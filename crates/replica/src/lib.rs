@@ -21,6 +21,7 @@ pub mod report;
 mod reports;
 mod timeline;
 mod transfer;
+mod usage;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use checks::Checks;

@@ -4,12 +4,12 @@ use crate::interface::{ClientConnection, Effect, Intake, Reject};
 use crate::mail::{ExecutionMail, Wanted};
 use crate::report::Extras;
 use crate::reports::Reports;
-use quorate_lanes::Lanes;
+use quorate_lanes::{Lanes, Sender};
 use quorate_types::{
-    ArchivedOperation, ClusterConfig, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits,
+    ArchivedOperation, ClusterConfig, KeyIndex, LinkId, Nanoseconds, PublicKey, ReplicaId, SessionId, limits,
 };
 use quorate_wire::message::{Attach, Busy, BusyReason, FetchCertificate, FetchPages, Message, ReportRequest};
-use quorate_wire::{BundleView, DecodeError, FrameRef, Kind};
+use quorate_wire::{BundleView, DecodeError, FrameRef, Kind, bundle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,7 +20,14 @@ const OPEN_PER_CLIENT_MAX: usize = 2 * limits::OPEN_BUNDLES_MAX;
 #[derive(Debug)]
 struct Client {
     key: PublicKey,
+    index: KeyIndex,
     link: LinkId,
+}
+
+impl Client {
+    fn sender(&self, connection: ClientConnection) -> Sender {
+        Sender { owner: connection.number, key: self.index }
+    }
 }
 
 /// The link role of one core.
@@ -59,11 +66,12 @@ impl LinkRole {
     }
 
     pub(crate) fn on_client_connected(&mut self, connection: ClientConnection, key: &[u8; 32]) {
-        let key = self.config.client(key).expect("invariant: the handshake let in an allowed client");
+        let index = self.config.client_index(key).expect("invariant: the handshake let in an allowed client");
+        let key = &self.config.clients()[index.0 as usize];
         // Clients are spread over the links of the core; a core without links accepts none.
-        let index = usize::try_from(connection.number).unwrap_or(0) % self.links.len().max(1);
-        let Some(link) = self.links.get(index) else { return };
-        self.clients.insert(connection, Client { key: key.clone(), link: *link });
+        let place = usize::try_from(connection.number).unwrap_or(0) % self.links.len().max(1);
+        let Some(link) = self.links.get(place) else { return };
+        self.clients.insert(connection, Client { key: key.clone(), index, link: *link });
     }
 
     pub(crate) fn on_client_disconnected(&mut self, connection: ClientConnection) {
@@ -153,26 +161,30 @@ impl LinkRole {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
         let Some(client) = self.clients.get(&connection) else { return Ok(()) };
-        let bundle = BundleView::parse(frame.payload)?;
-        if &bundle.head.client != client.key.as_bytes() {
+        let (link, sender) = (client.link, client.sender(connection));
+        let (key, session, number) = bundle::peek(frame.payload)?;
+        if &key != client.key.as_bytes() {
             return Err(Reject::ForeignBundle);
         }
+        let (bytes, most) = (frame.payload.len(), OPEN_PER_CLIENT_MAX);
+        // Who is told so is told before anything is spent on reading.
         let reason = if self.following {
             Some(BusyReason::Following)
-        } else if let Some(reason) = self.lack_of_room(&bundle) {
-            Some(reason)
-        } else if !self.lanes.admit(client.link, connection.number, &bundle, OPEN_PER_CLIENT_MAX) {
+        } else if bytes > limits::ENDING_BYTES_MAX && !self.lanes.has_room(link, sender, bytes, most) {
             Some(BusyReason::InFlight)
         } else {
-            None
+            let bundle = BundleView::parse(frame.payload)?;
+            let lack = self.lack_of_room(&bundle);
+            let admits = lack.is_none() && self.lanes.admit(link, sender, &bundle, most);
+            lack.or((!admits).then_some(BusyReason::InFlight))
         };
         match reason {
             Some(reason) => {
-                let busy = Busy { session: bundle.head.session, number: bundle.head.number, reason };
+                let busy = Busy { session, number, reason };
                 effects.push(Effect::SendClient { connection, frame: busy.encode() });
                 effects.push(Effect::Rejected(Reject::Busy));
             }
-            None => self.admitted = Some((client.link, now)),
+            None => self.admitted = Some((link, now)),
         }
         Ok(())
     }
@@ -184,14 +196,11 @@ impl LinkRole {
         if self.intake == Intake::All {
             return None;
         }
-        let ends = |operation: &ArchivedOperation| {
-            matches!(operation, ArchivedOperation::Register { .. } | ArchivedOperation::Void)
-        };
         let operations = bundle.operations();
         if operations.iter().any(ArchivedOperation::writes) {
             return Some(BusyReason::ReadOnly);
         }
-        let needed = if !operations.is_empty() && operations.iter().all(ends) {
+        let needed = if !operations.is_empty() && operations.iter().all(ArchivedOperation::opens_or_ends) {
             Intake::Endings
         } else {
             Intake::Reads

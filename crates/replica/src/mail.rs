@@ -44,6 +44,8 @@ pub enum Mail {
 pub enum LinkMail {
     /// Lanes are executed up to these tips.
     Executed(Arc<[LaneTip]>),
+    /// What clients' keys have used of execution lately, by their places in the configuration.
+    Used(Arc<[u32]>),
     /// A committed header names a tip that is not held.
     Want(LaneTip),
     /// A proposal names a tip that has not come for a while, or that too few are known to hold.

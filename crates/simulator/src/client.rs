@@ -46,6 +46,8 @@ pub struct Client {
     pub wake_at: Option<Nanoseconds>,
     /// Registrations that were sent once, of this life and of those before.
     pub registrations: Vec<Frame>,
+    /// How it asks.
+    pub plan: WorkloadPlan,
     index: usize,
     lives: u64,
 }
@@ -71,6 +73,7 @@ impl Client {
             open: BTreeMap::new(),
             wake_at: None,
             registrations: Vec::new(),
+            plan,
             index,
             lives: 0,
         }

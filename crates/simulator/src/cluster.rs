@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::network::{ConnectionId, Network, Notice, Noticed, Side};
 use crate::oracle::agreement::Agreement;
 use crate::oracle::durability::Durability;
+use crate::oracle::fairness::{Fairness, Taken};
 use crate::oracle::history::Completion;
 use crate::oracle::origins::Origins;
 use crate::oracle::outcomes::Asked;
@@ -30,14 +31,15 @@ use crate::oracle::resources::{Resources, Trouble};
 use crate::oracle::votes::Votes;
 use crate::oracle::work::Work;
 use crate::oracle::{Finding, Violation};
-use crate::plan::Plan;
+use crate::plan::{GREEDY_KEY, Plan, WorkloadPlan};
 use crate::queue::Queue;
 use crate::random::{Random, Stream};
 use crate::trace::{Detail, Trace};
 use closing::Phase;
 use quorate_replica::{ClientConnection, Core, Effect, Found, Input, Recovery, ReplicaSetup};
 use quorate_types::{ClusterConfig, CoreId, LinkId, Nanoseconds, ReplicaId};
-use quorate_wire::{header, testing};
+use quorate_wire::message::{Busy, BusyReason, Message};
+use quorate_wire::{BundleView, Frame, Kind, header, testing};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -76,6 +78,8 @@ pub struct Oracles {
     pub resources: Resources,
     /// Bounded verification.
     pub work: Work,
+    /// Who waits for whom.
+    pub fairness: Fairness,
     /// What clients know to be complete.
     pub completions: Vec<Completion>,
     /// What clients have asked for and what they were told.
@@ -126,6 +130,7 @@ impl Cluster {
             replies: Replies::default(),
             resources: Resources::new(Trouble::of(&plan)),
             work: Work::new(plan.replicas, &plan.tuning),
+            fairness: Fairness::new(&plan),
             completions: Vec::new(),
             asked: Vec::new(),
         };
@@ -175,11 +180,19 @@ impl Cluster {
         // In a calm history every link stands before there is anything to carry: nobody misses the first batches.
         let from = Nanoseconds::from_millis(if self.plan.is_calm() { 100 } else { 0 });
         let count = u8::try_from(self.plan.workload.clients).expect("invariant: a few clients");
-        for number in 0..count {
-            let key = testing::client_key_number(number % self.plan.workload.client_keys);
+        let ordinary = WorkloadPlan { greedy: None, ..self.plan.workload };
+        let of_ordinary = |number: u8| (number % self.plan.workload.client_keys, number, ordinary);
+        let mut wanted: Vec<(u8, u8, WorkloadPlan)> = (0..count).map(of_ordinary).collect();
+        if self.plan.workload.greedy.is_some() {
+            // A session at each home, if the key may have as many.
+            let sessions = self.plan.tuning.state.sessions_per_client.saturating_sub(1).max(1);
+            let homes = (0..self.plan.replicas).take(sessions);
+            wanted.extend(homes.map(|home| (GREEDY_KEY, home, self.plan.workload.of_greedy())));
+        }
+        for (index, (key, number, workload)) in wanted.into_iter().enumerate() {
+            let key = testing::client_key_number(key);
             let home = ReplicaId(number % self.plan.replicas);
-            let index = usize::from(number);
-            let mut client = Client::new(Arc::clone(&self.config), key, home, index, self.plan.workload);
+            let mut client = Client::new(Arc::clone(&self.config), key, home, index, workload);
             for replica in self.config.replica_ids() {
                 client.connections.push(self.network.add_client(from, &mut self.queue));
                 self.routes.push(Route::Client { client: index, replica, there: None });
@@ -361,9 +374,53 @@ impl Cluster {
             _ => {}
         }
         let mut effects = Vec::new();
+        let given = self.given(replica, core, &arrival);
         let host = &mut self.hosts[replica.index()].cores[core.index()];
         arrival.hand_to(|input| host.core.step(local, input, &mut effects));
+        if let Some((frame, open)) = given {
+            let judged = self.judge_admission(replica, &frame, open, &effects);
+            judged.map_err(|violation| self.finding(Some(replica), violation))?;
+        }
         self.carry(replica, core, effects)
+    }
+
+    /// The bundle that a client gives its home, and how many its key has open there, where that is watched.
+    fn given(&self, replica: ReplicaId, core: CoreId, arrival: &Arrival) -> Option<(Frame, usize)> {
+        let Arrival::ClientFrame(_, frame) = arrival else { return None };
+        if frame.kind() != Kind::Bundle || !self.watches_fairness(replica) {
+            return None;
+        }
+        let key = BundleView::parse(frame.payload()).ok()?.head.client;
+        let core = &self.hosts[replica.index()].cores[core.index()].core;
+        Some((frame.clone(), core.open_bundles(self.config.client_index(&key)?)))
+    }
+
+    /// Whether the oracle of fairness judges what this replica does.
+    fn watches_fairness(&self, replica: ReplicaId) -> bool {
+        let is_first = self.hosts[replica.index()].life.number == 0;
+        self.oracles.fairness.watches() && is_first && !self.lies(replica)
+    }
+
+    fn judge_admission(
+        &mut self,
+        home: ReplicaId,
+        frame: &Frame,
+        open: usize,
+        effects: &[Effect],
+    ) -> Result<(), Violation> {
+        let Ok(bundle) = BundleView::parse(frame.payload()) else { return Ok(()) };
+        let busy = effects.iter().find_map(|effect| match effect {
+            Effect::SendClient { frame, .. } if frame.kind() == Kind::Busy => {
+                Busy::from_frame(frame.as_frame_ref()).ok()
+            }
+            _ => None,
+        });
+        let taken = match busy.map(|busy| busy.reason) {
+            None => Taken::Silently,
+            Some(BusyReason::InFlight) => Taken::Busy,
+            Some(_) => Taken::Declined,
+        };
+        self.oracles.fairness.on_bundle(home, &bundle, open, taken)
     }
 
     fn schedule_next_tick(

@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub mod durability;
+pub mod fairness;
 pub mod history;
 pub mod origins;
 pub mod outcomes;

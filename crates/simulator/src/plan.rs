@@ -14,6 +14,15 @@ use std::fmt;
 /// Client keys that the test configuration of `wire` allows.
 const CLIENTS_MAX: u64 = 8;
 
+/// The key of those who are greedy, which nobody else has.
+pub const GREEDY_KEY: u8 = 6;
+/// The bundles that each of them submits, and keeps open as far as it may.
+const GREEDY_BUNDLES: u64 = 40;
+/// So many others there are at most beside them.
+const GREEDY_CLIENTS_MAX: u64 = 3;
+/// More than what one of their operations takes.
+const GREEDY_OPERATION_BYTES: u64 = 32;
+
 /// The longest value of the rare sort.
 pub const LARGE_VALUE_BYTES_MAX: usize = 12 * 1024;
 
@@ -101,16 +110,27 @@ pub struct WorkloadPlan {
     pub value_bytes_max: u64,
     /// Bundles with a value near the size of a full batch, of a thousand.
     pub large_permille: u64,
+    /// The operations of each bundle of a client that wants all it can get; nothing where nobody does.
+    pub greedy: Option<u64>,
 }
 
 impl WorkloadPlan {
+    /// What a greedy client does.
+    #[must_use]
+    pub fn of_greedy(self) -> Self {
+        let depth = limits::OPEN_BUNDLES_MAX as u64;
+        Self { bundles: GREEDY_BUNDLES, bundles_after: 0, depth, think_max: Nanoseconds(0), ..self }
+    }
+
     /// More than any bundle has.
     #[must_use]
     pub fn bundle_bytes_max(&self) -> usize {
         // The longest operation is an MSET of three values, or a read of a key that is too long.
         let operation = (3 * (self.value_bytes_max + 64)).max(limits::KEY_BYTES_MAX as u64 + 128);
         let large = if self.large_permille > 0 { LARGE_VALUE_BYTES_MAX as u64 } else { 0 };
-        usize::try_from(512 + self.operations_max * operation + large).expect("invariant: small")
+        let greedy = self.greedy.unwrap_or(0) * GREEDY_OPERATION_BYTES;
+        usize::try_from(512 + (self.operations_max * operation + large).max(greedy))
+            .expect("invariant: small")
     }
 }
 
@@ -183,6 +203,11 @@ impl Plan {
         let network = draw_network(random);
         let heal_at = Nanoseconds::from_millis(random.between(200, 2000));
         let mut workload = draw_workload(random, replicas, heal_at);
+        let mut greed = Random::new(seed, Stream::Greed);
+        if greed.percent(12) && workload.clients <= GREEDY_CLIENTS_MAX {
+            workload.greedy = Some(greed.magnitude(50, 200));
+            (workload.large_permille, workload.value_bytes_max) = (0, workload.value_bytes_max.min(64));
+        }
         let mut tuning = draw_tuning(random, workload.bundle_bytes_max());
         let mut sessions = Random::new(seed, Stream::Sessions);
         if sessions.percent(60) {
@@ -222,6 +247,12 @@ impl Plan {
             liars::make_room(&mut plan);
         }
         scenes::direct(&mut plan);
+        if plan.scene.is_some() {
+            plan.workload.greedy = None;
+        }
+        if plan.workload.greedy.is_some() {
+            make_fair(&mut plan, &mut greed);
+        }
         plan
     }
 
@@ -336,6 +367,8 @@ fn draw_tuning(random: &mut Random, bundle_bytes_max: usize) -> Tuning {
         batches_in_flight: random.between(1, 3),
         // Down to the room for one bundle, so that clients are told to wait.
         lane_bytes_open_max: bundle_bytes_max + 1024 + random.index(4) * random.index(batch_bytes_max),
+        lane_units_flying_max: limits::LANE_UNITS_FLYING_MAX,
+        key_units_beside_max: limits::KEY_UNITS_BESIDE_MAX,
         lane_bytes_kept_max: 16 * 1024 * 1024,
         // A few full batches, so that a stalled disk makes the lanes wait.
         undurable_bytes_max: 8 * batch_bytes_max,
@@ -368,6 +401,22 @@ fn shrink_bounds(plan: &mut Plan) {
     if random.percent(25) {
         tuning.state.bytes_max = random.magnitude(1, 8 * 1024);
     }
+    if random.percent(50) {
+        // Little enough that most bundles wait for the one before.
+        tuning.lane_units_flying_max = random.magnitude(1, 1024);
+        tuning.key_units_beside_max = random.magnitude(24, 1024);
+    }
+}
+
+/// Where somebody is greedy there is as much room as fairness needs to let everybody else in: others have at most twice of
+/// it what is left, beside the bundle that each may have in any case.
+fn make_fair(plan: &mut Plan, random: &mut Random) {
+    let keys = usize::from(plan.workload.client_keys);
+    let bundle = plan.workload.bundle_bytes_max();
+    plan.tuning.lane_bytes_open_max = (2 * keys + 1) * 4 * bundle + 2 * keys * bundle + 16 * 1024;
+    plan.tuning.lane_units_flying_max = random.magnitude(256, 1024);
+    // Of the others nobody has so much that it is heavy.
+    plan.tuning.key_units_beside_max = limits::KEY_UNITS_BESIDE_MAX;
 }
 
 /// Clients share keys, and a key may have so few sessions that restarts and second thoughts evict them, and so little
@@ -459,6 +508,7 @@ fn draw_workload(random: &mut Random, replicas: u8, heal_at: Nanoseconds) -> Wor
         keys: random.between(2, 6),
         value_bytes_max: random.magnitude(8, 512),
         large_permille: *random.pick(&[0, 0, 30, 100]),
+        greedy: None,
     }
 }
 

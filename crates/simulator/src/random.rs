@@ -50,6 +50,8 @@ pub enum Stream {
     Leaving = 19,
     /// Whether a history is one scene in which votes come late.
     Lateness = 20,
+    /// Whether a client key wants all it can get.
+    Greed = 21,
 }
 
 /// One stream of chance.

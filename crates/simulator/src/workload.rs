@@ -33,6 +33,9 @@ impl Workload {
     /// The operations of the next bundle.
     pub fn bundle(&mut self, random: &mut Random) -> Vec<Operation> {
         let count = random.between(1, self.plan.operations_max);
+        if let Some(count) = self.plan.greedy {
+            return (0..count).map(|_| Operation::IncrementBy { key: self.counter(random), by: 1 }).collect();
+        }
         let mut operations: Vec<Operation> = (0..count).map(|_| self.operation(random)).collect();
         if random.permille(self.plan.large_permille) {
             let length = random.index(LARGE_VALUE_BYTES_MAX);

@@ -26,14 +26,14 @@ const TABLE: &[Row] = &[
     // View changes.
     (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
     (Mistake::EntersViewTwice, 0, 3, "no panic"),
-    (Mistake::SelectsAnyCertificate, 27, 2, "agreement"),
-    (Mistake::SelectsLongestChain, 47, 1, "no unexplained refusal"),
+    (Mistake::SelectsAnyCertificate, 39, 1, "agreement"),
+    (Mistake::SelectsLongestChain, 1796, 1, "no unexplained refusal"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
-    (Mistake::ComparesSlotsAlone, 335, 1, "certificates"),
-    (Mistake::ForgetsCertificate, 0, 3, "certificates"),
-    (Mistake::ForgetsEnterView, 1, 1, "equivocation"),
-    (Mistake::ForgetsPromise, 55, 3, "trimming"),
+    (Mistake::ComparesSlotsAlone, 145, 1, "certificates"),
+    (Mistake::ForgetsCertificate, 4, 1, "certificates"),
+    (Mistake::ForgetsEnterView, 66, 1, "equivocation"),
+    (Mistake::ForgetsPromise, 58, 1, "trimming"),
     (Mistake::ForgetsViewState, 4, 3, "no vote in a lower view"),
     (Mistake::ForgetsVotes, 4, 1, "progress"),
     (Mistake::GivesUpVotedStates, 101, 1, "what was voted for is there"),
@@ -48,6 +48,8 @@ const TABLE: &[Row] = &[
     (Mistake::ForgetsTransferredBytes, 20, 1, "at most once"),
     // Work.
     (Mistake::ChecksOnCredit, 421, 1, "bounded verification"),
+    (Mistake::AdmitsWhatFits, 191, 1, "fairness"),
+    (Mistake::TakesOffAtOnce, 496, 1, "fairness"),
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),

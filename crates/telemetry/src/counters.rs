@@ -61,6 +61,7 @@ counters! {
     ConnectionsHeldBack "connections_held_back" "Times that more had come on a connection than one tick takes, and the rest waited for the next ones.",
     FramesRefused "frames_refused" "Frames or streams that were malformed; each costs its sender the connection.",
     BundlesBusy "bundles_busy" "Bundles that were answered with BUSY because a limit was reached.",
+    BundlesWaited "bundles_waited" "Bundles that were admitted and waited at home, as their key had as much on its way to execution as it may.",
     BundlesForged "bundles_forged" "Bundles of clients whose signature was wrong.",
     BatchesHeld "batches_held" "Batches that were appended to the journal, own ones and others'.",
     LogWrites "log_writes" "Groups that were written to the log; each is one sync, except with async durability.",

@@ -6,8 +6,8 @@
 
 use crate::limits;
 use crate::{
-    ByteCount, Digest, Domain, Epoch, KeyError, LaneId, LinkId, Nanoseconds, PublicKey, Quorums, ReplicaId,
-    View,
+    ByteCount, Digest, Domain, Epoch, KeyError, KeyIndex, LaneId, LinkId, Nanoseconds, PublicKey, Quorums,
+    ReplicaId, View,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -235,6 +235,10 @@ pub struct Tuning {
     pub batches_in_flight: u64,
     /// The bytes of one own lane that may be sealed and not yet executed.
     pub lane_bytes_open_max: usize,
+    /// The units of one own lane that may be on their way to execution.
+    pub lane_units_flying_max: u64,
+    /// The units of one key in there, beside a key that uses far less.
+    pub key_units_beside_max: u64,
     /// The bytes of executed batches that each lane keeps for peers that lag.
     pub lane_bytes_kept_max: usize,
     /// The bytes of batches that a core has appended to its log and that are not durable, over which it takes no more.
@@ -291,6 +295,8 @@ impl Default for Tuning {
             batch_bytes_full: limits::BATCH_BYTES_FULL,
             batches_in_flight: 2,
             lane_bytes_open_max: limits::LANE_BYTES_OPEN_MAX,
+            lane_units_flying_max: limits::LANE_UNITS_FLYING_MAX,
+            key_units_beside_max: limits::KEY_UNITS_BESIDE_MAX,
             lane_bytes_kept_max: limits::LANE_BYTES_KEPT_MAX,
             undurable_bytes_max: limits::UNDURABLE_BYTES_MAX,
             headers_kept_max: limits::HEADERS_KEPT_MAX,
@@ -486,6 +492,13 @@ impl ClusterConfig {
     #[must_use]
     pub fn client(&self, key: &[u8; 32]) -> Option<&PublicKey> {
         self.clients.iter().find(|client| client.as_bytes() == key)
+    }
+
+    /// The place of the key with these bytes among [`ClusterConfig::clients`], when it is one of them.
+    #[must_use]
+    pub fn client_index(&self, key: &[u8; 32]) -> Option<KeyIndex> {
+        let index = self.clients.iter().position(|client| client.as_bytes() == key)?;
+        u32::try_from(index).ok().map(KeyIndex)
     }
 
     /// The sizes of quorums.

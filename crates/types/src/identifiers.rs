@@ -69,6 +69,10 @@ number!(
     CoreId(u8), "core"
 );
 number!(
+    /// The place of a client's key among those that the configuration of the cluster names.
+    KeyIndex(u32), "key"
+);
+number!(
     /// One of the parallel connections between each pair of replicas; each origin has one lane per link.
     LinkId(u8), "link"
 );

@@ -33,8 +33,8 @@ pub use cluster::{
 pub use credit::{AnswerCredits, Credit, time_of};
 pub use digest::{Digest, DigestWriter, Domain};
 pub use identifiers::{
-    BundleNumber, CoreId, Epoch, JournalId, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, Nonce, ReplicaId,
-    Seq, SessionId, View,
+    BundleNumber, CoreId, Epoch, JournalId, KeyIndex, LaneId, LaneNumber, LinkId, Lsn, Nanoseconds, Nonce,
+    ReplicaId, Seq, SessionId, View,
 };
 pub use keys::{KeyError, PublicKey, Signature, SigningKey};
 pub use lane::{BoardEntry, LaneUpdate, Support, Why};

@@ -79,6 +79,39 @@ pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HANDSHAKE_BYTES_MAX: usize = 1024;
 /// The bytes of one lane that its origin seals and that are not yet executed.
 pub const LANE_BYTES_OPEN_MAX: usize = 16 * 1024 * 1024;
+/// The bundles of one client key in one lane that are not executed: what their heads take besides their bytes is bounded
+/// by that. More than 128 sessions with all that each may have open.
+pub const KEY_BUNDLES_OPEN_MAX: usize = 8192;
+/// The bytes of registrations, and of bundles that do nothing in the place of others, that a key may have open in a lane
+/// beyond its share: they end what is open.
+pub const KEY_ENDINGS_BYTES_MAX: usize = 64 * 1024;
+/// A bundle that is longer is no such ending: whether there is room for it is known before it is read.
+pub const ENDING_BYTES_MAX: usize = 1024;
+/// What a bundle costs besides its operations: its signature is checked by all. A unit is about a microsecond of each
+/// replica, or one step of an operation (see [`crate::ArchivedOperation::steps`]).
+pub const BUNDLE_UNITS: u32 = 16;
+/// So many bytes of a bundle cost as much as a step: they are hashed, sent and written by all.
+pub const UNIT_BYTES: usize = 128;
+/// The most that a SCAN counts for; its results are bounded by [`RESULTS_BYTES_MAX`].
+pub const SCAN_STEPS_MAX: u32 = 1024;
+/// The units of one lane that are on their way to execution; what is admitted beyond waits at home, where that of one key
+/// does not stand before that of another. A key has at most as much of it as is left, so one alone has half: about 30 ms.
+pub const LANE_UNITS_FLYING_MAX: u64 = 64 * 1024;
+/// The units of one key that are on their way from one home beside keys that use far less; a single bundle may cost more.
+pub const KEY_UNITS_BESIDE_MAX: u64 = 4096;
+/// A key that uses so many times as much as another that is active has its large bundles executed one by one.
+pub const HEAVY_RATIO: u64 = 4;
+/// The longest that such a key rests after a large bundle, however long that took.
+pub const REST_MAX: Nanoseconds = Nanoseconds::from_millis(1_000);
+/// What each key uses is told to its homes so often, as a sum in which all windows before count seven eighths of the one
+/// after: whoever uses little is active for about two seconds.
+pub const USE_WINDOW: Nanoseconds = Nanoseconds::from_millis(100);
+/// What a turn adds to what a session may take off of the bundles of its key that wait: the largest needs three.
+pub const SESSION_TURN_UNITS: u64 = 4096;
+/// The signatures of own bundles that are checked in one tick: about 7 ms.
+pub const OWN_CHECKS_PER_TICK: usize = 256;
+/// The units after which a turn of execution ends, so that the core comes back to its links.
+pub const TURN_UNITS_MAX: u64 = 8192;
 /// The bytes of one lane that a receiver holds above the executed tip; over that it neither keeps nor
 /// acknowledges. Larger than the origin's own bound, as executed tips differ between replicas.
 pub const LANE_BYTES_HELD_MAX: usize = 4 * LANE_BYTES_OPEN_MAX;

@@ -88,6 +88,10 @@ mistakes! {
     // Work.
     /// Signatures are checked whether their sender's credit covers that or not.
     ChecksOnCredit = "checks-on-credit",
+    /// Whatever fits into a lane is admitted, however much of it a key has.
+    AdmitsWhatFits = "admits-what-fits",
+    /// Whatever is admitted is sealed as it came.
+    TakesOffAtOnce = "takes-off-at-once",
     // Lanes.
     /// A cut is accepted whoever has acknowledged what it names.
     AcceptsUnacknowledged = "accepts-unacknowledged",

@@ -3,7 +3,7 @@
 //! Both are rkyv archives: readers use checked access to the archived form and do not deserialise it. The
 //! archives are unaligned and little-endian, so they may stand at any offset of a frame.
 
-use crate::{ByteCount, Nonce, SessionId};
+use crate::{ByteCount, Nonce, SessionId, limits};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// What a SET demands of the key's present state before it writes.
@@ -94,6 +94,32 @@ pub enum Operation {
 }
 
 impl ArchivedOperation {
+    /// How much there is to do for it, of which an operation on one key is one. A SCAN counts for what it may read, up to
+    /// [`limits::SCAN_STEPS_MAX`].
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        let steps = match self {
+            Self::MultiGet { keys } => keys.len(),
+            Self::MultiSet { entries } => entries.len(),
+            Self::Scan { limit, .. } => return (limit.to_native() / 8).min(limits::SCAN_STEPS_MAX - 1) + 1,
+            Self::Register { .. }
+            | Self::Void
+            | Self::Get { .. }
+            | Self::Exists { .. }
+            | Self::Set { .. }
+            | Self::Delete { .. }
+            | Self::IncrementBy { .. }
+            | Self::Append { .. } => 1,
+        };
+        u32::try_from(steps).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether it does nothing but begin a session, or give up what was not taken.
+    #[must_use]
+    pub fn opens_or_ends(&self) -> bool {
+        matches!(self, Self::Register { .. } | Self::Void)
+    }
+
     /// Whether it may change a user's keys. Opening a session does not: readers need one too.
     #[must_use]
     pub fn writes(&self) -> bool {

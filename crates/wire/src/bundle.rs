@@ -50,6 +50,7 @@ impl BundleHead {
 /// A bundle in borrowed memory: its head, and its operations checked as an archive.
 #[derive(Clone, Copy, Debug)]
 pub struct BundleView<'a> {
+    operations: &'a ArchivedVec<ArchivedOperation>,
     /// The fields in front, with the digest of the operations.
     pub head: BundleHead,
     /// The operations as they were sent.
@@ -73,17 +74,36 @@ impl<'a> BundleView<'a> {
             let (value, limit) = (operations.len() as u64, limits::BUNDLE_OPERATIONS_MAX as u64);
             return Err(DecodeError::Limit { what: "operations in a bundle (at least 1)", value, limit });
         }
-        Ok(Self { head: decode_head(head, request_digest(body)), body, bytes })
+        Ok(Self { operations, head: decode_head(head, request_digest(body)), body, bytes })
     }
 
     /// The operations.
-    ///
-    /// # Panics
-    /// Never for a view that [`BundleView::parse`] made.
     #[must_use]
     pub fn operations(&self) -> &'a ArchivedVec<ArchivedOperation> {
-        access_operations(self.body).expect("invariant: checked when the view was made")
+        self.operations
     }
+
+    /// What it costs all replicas, as [`units`].
+    #[must_use]
+    pub fn units(&self) -> u32 {
+        units(self.operations, self.bytes.len())
+    }
+}
+
+/// What a bundle of so many bytes costs all replicas, in units of about a microsecond ([`limits::BUNDLE_UNITS`]). How long
+/// the results are is not known before it is executed.
+#[must_use]
+pub fn units(operations: &ArchivedVec<ArchivedOperation>, bytes: usize) -> u32 {
+    let steps = operations.iter().map(ArchivedOperation::steps).fold(0, u32::saturating_add);
+    let bytes = u32::try_from(bytes / limits::UNIT_BYTES).unwrap_or(u32::MAX);
+    steps.max(bytes).saturating_add(limits::BUNDLE_UNITS)
+}
+
+/// Whose bundle this seems to be: the client's key, its session and the number, without a look at the rest.
+pub fn peek(bytes: &[u8]) -> Result<([u8; 32], SessionId, BundleNumber), DecodeError> {
+    let (head, _) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(DecodeError::Malformed(Kind::Bundle))?;
+    let head = decode_head(head, Digest::ZERO);
+    Ok((head.client, head.session, head.number))
 }
 
 /// Checked access to the operations of a bundle.

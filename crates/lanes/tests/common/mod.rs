@@ -1,10 +1,10 @@
 //! One replica's lanes with the outputs that they made, and everything that an origin or a liar may send them.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use quorate_lanes::{Batch, Destination, Lanes, Output, Recovered, Reject};
+use quorate_lanes::{Batch, Destination, Lanes, Output, Recovered, Reject, Sender};
 use quorate_types::{
-    BundleNumber, ClusterConfig, Condition, Digest, JournalId, LaneId, LaneNumber, LaneUpdate, LinkId, Lsn,
-    Mark, Nanoseconds, Operation, ReplicaId, Support, Tuning, Why,
+    BundleNumber, ClusterConfig, Condition, Digest, JournalId, KeyIndex, LaneId, LaneNumber, LaneUpdate,
+    LinkId, Lsn, Mark, Nanoseconds, Operation, ReplicaId, Support, Tuning, Why,
 };
 use quorate_wire::message::{AskLanes, FetchBatches, LaneAcks, Message, encode_fetched_batches};
 use quorate_wire::{
@@ -54,6 +54,11 @@ pub(crate) fn bundle_of(config: &ClusterConfig, number: u64, bytes: usize) -> Ve
     let mut out = Vec::new();
     bundle::write(&mut out, config, &key, session, BundleNumber(number), &vec![set]);
     out
+}
+
+/// The first client by one of its connections.
+pub(crate) fn sender(owner: u64) -> Sender {
+    Sender { owner, key: KeyIndex(0) }
 }
 
 /// The verdict on the signature of a bundle.
@@ -186,7 +191,7 @@ impl Node {
     pub(crate) fn admit(&mut self, bytes: usize) -> bool {
         self.next_bundle += 1;
         let bundle = bundle_of(&self.config, self.next_bundle, bytes);
-        self.lanes.admit(LINK, 1, &BundleView::parse(&bundle).expect("a bundle"), 1000)
+        self.lanes.admit(LINK, sender(1), &BundleView::parse(&bundle).expect("a bundle"), 1000)
     }
 
     /// Has the signatures checked that came since the last time.

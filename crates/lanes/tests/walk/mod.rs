@@ -414,6 +414,7 @@ impl World {
             | Output::LetGo(_)
             | Output::Unserved { .. }
             | Output::Forged { .. }
+            | Output::Waits(_)
             | Output::Stage(_) => {}
         }
     }
@@ -459,7 +460,7 @@ impl World {
         let bundle = self.next_bundle();
         let bundle = BundleView::parse(&bundle).expect("a bundle");
         if let Some(node) = &mut self.machines[at].node {
-            let _taken = node.lanes.admit(LINK, 1, &bundle, 1000);
+            let _taken = node.lanes.admit(LINK, sender(1), &bundle, 1000);
         }
     }
 }

@@ -81,7 +81,7 @@ impl Core {
 
     fn end_execution(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         let before = (effects.len(), self.local.len());
-        self.execute(effects);
+        self.execute(now, effects);
         self.answer_pages(now, effects);
         self.look_after_transfers(now, effects);
         let said = (effects.len(), self.local.len()) != before;
@@ -90,7 +90,7 @@ impl Core {
         }
     }
 
-    fn execute(&mut self, effects: &mut Vec<Effect>) {
+    fn execute(&mut self, now: Nanoseconds, effects: &mut Vec<Effect>) {
         let Some(execution) = &mut self.execution else { return };
         let turn = execution.run(effects);
         let executed = execution.executed();
@@ -104,6 +104,11 @@ impl Core {
         let tips: Arc<[_]> = turn.tips.into();
         for core in self.layout.all() {
             self.post(core, Mail::Link(LinkMail::Executed(Arc::clone(&tips))), effects);
+        }
+        if let Some(uses) = self.execution.as_mut().and_then(|execution| execution.asleep().uses(now)) {
+            for core in self.layout.all() {
+                self.post(core, Mail::Link(LinkMail::Used(Arc::clone(&uses))), effects);
+            }
         }
     }
 

@@ -80,6 +80,10 @@ pub(crate) struct Cluster {
     pub(crate) closed_peers: Vec<(ReplicaId, ReplicaId, Reject)>,
     pub(crate) reports: Vec<(ReplicaId, ClientConnection, RoleReport)>,
     pub(crate) operations: BTreeMap<ReplicaId, u64>,
+    /// The most that one turn has executed.
+    pub(crate) largest_turn: u64,
+    /// Bundles that have waited at their homes.
+    pub(crate) waits: BTreeMap<ReplicaId, u64>,
     /// The bundles that have passed each stage, by home.
     pub(crate) stages: BTreeMap<(ReplicaId, Stage), u64>,
     /// The most bytes that one step sent to clients.
@@ -153,6 +157,8 @@ impl Cluster {
             closed_peers: Vec::new(),
             reports: Vec::new(),
             operations: BTreeMap::new(),
+            largest_turn: 0,
+            waits: BTreeMap::new(),
             stages: BTreeMap::new(),
             largest_step_of_pages: 0,
             liar: None,
@@ -263,7 +269,11 @@ impl Cluster {
                 self.reports.extend(told);
             }
             Effect::Rejected(reject) => self.rejects.push((me, reject)),
-            Effect::Executed { operations, .. } => *self.operations.entry(me).or_default() += operations,
+            Effect::Executed { operations, .. } => {
+                self.largest_turn = self.largest_turn.max(operations);
+                *self.operations.entry(me).or_default() += operations;
+            }
+            Effect::BundlesWait { bundles } => *self.waits.entry(me).or_default() += bundles,
             Effect::Stage(StageTime { stage, bundles, elapsed_ns }) => {
                 assert!(elapsed_ns < self.now.0, "a stage that began before time did");
                 *self.stages.entry((me, stage)).or_default() += bundles;

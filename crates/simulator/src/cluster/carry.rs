@@ -101,6 +101,7 @@ impl Cluster {
                 self.on_reject(origin.replica, &reject, None)
             }
             Effect::Executed { .. }
+            | Effect::BundlesWait { .. }
             | Effect::Stage(_)
             | Effect::StageEnds { .. }
             | Effect::ViewEntered { .. }
@@ -138,6 +139,10 @@ impl Cluster {
             && batch::parse_head(frame.payload()).is_ok_and(|head| head.lane.origin == replica)
         {
             self.oracles.origins.on_sealed(chain);
+            if self.watches_fairness(replica) {
+                let view = BatchView::parse(frame.payload()).expect("invariant: the ledger has read it");
+                self.oracles.fairness.on_sealed(replica, &view)?;
+            }
         }
         let judged = self.oracles.durability.on_append(replica, journal, lsn, fact);
         self.excused(replica, judged)?;

@@ -17,13 +17,13 @@ const REPLAYED_PERCENT: u64 = 10;
 impl Cluster {
     /// Lets a client submit as many bundles as it may keep open, each after a while.
     pub(super) fn schedule_submissions(&mut self, client: usize) {
-        for _ in 0..self.plan.workload.depth {
+        for _ in 0..self.clients[client].plan.depth {
             self.schedule_submission(client);
         }
     }
 
     fn schedule_submission(&mut self, client: usize) {
-        let workload = &self.plan.workload;
+        let workload = &self.clients[client].plan;
         // Who could not submit all of its bundles while there were faults does not take its time after them.
         let is_late = self.clients[client].remaining > workload.bundles_after;
         let hurries = self.phase.is_faulty() || is_late;
@@ -34,7 +34,7 @@ impl Cluster {
 
     pub(super) fn on_submit(&mut self, client: usize) -> Result<(), Finding> {
         let target = &mut self.clients[client];
-        let depth = usize::try_from(self.plan.workload.depth).expect("invariant: small");
+        let depth = usize::try_from(target.plan.depth).expect("invariant: small");
         if target.remaining == 0 || target.open.len() >= depth {
             return Ok(());
         }

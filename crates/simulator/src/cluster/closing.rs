@@ -8,7 +8,7 @@ use crate::oracle::{Finding, Violation, history, outcomes, versions};
 use crate::trace::Detail;
 use quorate_replica::ClientConnection;
 use quorate_replica::report::RoleReport;
-use quorate_types::{CoreId, Digest, Nanoseconds, ReplicaId, Seq};
+use quorate_types::{CoreId, Digest, KeyIndex, Nanoseconds, ReplicaId, Seq};
 use quorate_wire::message::{Message, ReportRequest};
 use quorate_wire::testing;
 use std::collections::BTreeMap;
@@ -58,7 +58,8 @@ impl Cluster {
         self.phase = Phase::Healed;
         self.network.heal();
         for client in 0..self.clients.len() {
-            self.clients[client].remaining += self.plan.workload.bundles_after;
+            let target = &mut self.clients[client];
+            target.remaining += target.plan.bundles_after;
             self.schedule_submissions(client);
         }
         self.queue.push(self.now.plus(PROBE.0), Event::Probe);
@@ -136,6 +137,12 @@ impl Cluster {
         for replica in self.config.replica_ids().filter(|replica| !self.plan.unreliable().contains(*replica))
         {
             for core in &self.hosts[replica.index()].cores {
+                let open = (0..).map(KeyIndex).zip(self.config.clients());
+                let open: usize = open.map(|(key, _)| core.core.open_bundles(key)).sum();
+                if open > 0 {
+                    let text = format!("{open} bundles stand in accounts, though all is executed");
+                    return Err(self.finding(Some(replica), Violation::new("silence", text)));
+                }
                 let held = core.core.audit().held_effects;
                 if held > 0 {
                     let text = format!("{held} effects still wait for the disk, though all is durable");
