@@ -8,7 +8,7 @@
 //!
 //! Pure: whoever has the connections says what they hold and what time it is.
 
-use quorate_types::{Nanoseconds, limits};
+use quorate_types::{Credit, Nanoseconds, limits};
 use std::time::{Duration, Instant};
 
 /// How often all clients are looked at for those whose time is up.
@@ -72,6 +72,11 @@ struct Sum {
     unread: usize,
     half_sent: usize,
     questions: usize,
+    /// What ticks have taken of connections that are held back; it outlasts them.
+    credit: Credit,
+    /// The last tick in which frames came, and how many.
+    tick: Option<Instant>,
+    frames: usize,
     /// Replies that were taken meanwhile are counted still: above this, they are counted anew.
     recount_above: usize,
 }
@@ -140,6 +145,26 @@ impl Accounts {
             return Some(of(Some(held.key)));
         }
         (self.all.half_sent > limits::HALF_SENT_BYTES_MAX).then(|| of(None))
+    }
+
+    /// A tick has taken frames of a connection.
+    pub(crate) fn note_frames(&mut self, held: &Held, tick: Instant, frames: usize) {
+        let key = &mut self.keys[held.key];
+        if key.tick.replace(tick) != Some(tick) {
+            key.frames = 0;
+        }
+        key.frames += frames;
+    }
+
+    /// Whether a tick takes no more frames of the key of a connection.
+    pub(crate) fn has_enough(&self, held: &Held, tick: Instant) -> bool {
+        let key = &self.keys[held.key];
+        key.tick == Some(tick) && key.frames >= limits::KEY_TICK_FRAMES_MAX
+    }
+
+    /// What the connections of a key pay with that are held back.
+    pub(crate) fn credit(&mut self, held: &Held) -> &mut Credit {
+        &mut self.keys[held.key].credit
     }
 
     /// Whether a connection may ask about states, which is then counted until it is answered.
@@ -394,6 +419,31 @@ mod tests {
         assert!(!accounts.begin_look(start + 60 * second, 1), "it stood still");
         assert!(!accounts.begin_look(start + 64 * second, 1) && accounts.begin_look(start + 65 * second, 0));
         assert_eq!(accounts.next_look(), None, "nobody is there");
+    }
+
+    #[test]
+    fn frames_of_a_key_count_together_and_its_credit_outlasts_connections() {
+        let tick = Instant::now();
+        let mut core = Core::new(4);
+        let held = |core: &mut Core, number: usize| core.clients[number].take().expect("it is there");
+        let (first, second, other) = (held(&mut core, 0), held(&mut core, 2), held(&mut core, 1));
+        core.accounts.note_frames(&first, tick, limits::KEY_TICK_FRAMES_MAX - 1);
+        assert!(!core.accounts.has_enough(&second, tick));
+        core.accounts.note_frames(&second, tick, 1);
+        assert!(core.accounts.has_enough(&first, tick) && !core.accounts.has_enough(&other, tick));
+        let next = tick + Duration::from_millis(1);
+        assert!(!core.accounts.has_enough(&first, next), "in each tick anew");
+        core.accounts.note_frames(&first, next, 1);
+        assert!(!core.accounts.has_enough(&first, next));
+
+        core.accounts.credit(&first).spend(Nanoseconds(1000), 500);
+        core.accounts.forget(&first);
+        assert_eq!(
+            core.accounts.credit(&Held::new(0)).due(0),
+            Nanoseconds(1500),
+            "reconnecting earns nothing"
+        );
+        assert_eq!(core.accounts.credit(&other).due(0), Nanoseconds(0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! something to do would be the last to be given a processor where others want it too. A connection of which something
 //! waits is not received from. Whoever is behind after a stall is taken in faster all the same than any replica sends.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Phase};
 use crate::driver::Driver;
 use quorate_reactor::ConnectionId;
 use quorate_replica::Reject;
@@ -18,7 +18,7 @@ pub(crate) struct Backlog {
     bytes: Vec<u8>,
     /// The first so many of them are taken.
     taken: usize,
-    /// What later ticks have taken.
+    /// What later ticks have taken, of one that has not said who it is.
     credit: Credit,
 }
 
@@ -51,6 +51,12 @@ impl Taken {
         if self.tick == tick { self } else { Self::nothing(tick) }
     }
 
+    /// What it costs to have gone so far.
+    fn cost(self) -> u64 {
+        let frames = self.frames as u64 * limits::BACKLOG_TIME.0 / limits::TICK_FRAMES_MAX as u64;
+        frames.max(self.bytes as u64 * limits::BACKLOG_BYTE_TIME.0)
+    }
+
     fn is_enough(self) -> bool {
         self.frames >= limits::TICK_FRAMES_MAX || self.bytes >= limits::TICK_BYTES_MAX
     }
@@ -78,9 +84,11 @@ impl Driver {
 
     /// Takes what ticks before have left, where there is credit for that, as far as this tick may.
     pub(crate) fn take_backlogs(&mut self) {
-        while self.backlogs.first().is_some_and(|(due, _)| *due <= self.tick)
-            && let Some((_, id)) = self.backlogs.pop_first()
-        {
+        for _ in 0..limits::TICK_BACKLOGS_MAX {
+            let Some((_, id)) = self.backlogs.first().copied().filter(|(due, _)| *due <= self.tick) else {
+                break;
+            };
+            self.backlogs.pop_first();
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             let mut backlog = std::mem::take(&mut connection.backlog);
             let left = self.take_frames(id, &backlog.bytes[backlog.taken..]);
@@ -100,9 +108,18 @@ impl Driver {
     /// As much was taken as a tick may: that is paid for, and the rest waits for credit, until the next tick at least.
     fn put_off(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let cost = (connection.taken.bytes as u64 * limits::BACKLOG_BYTE_TIME.0).max(limits::BACKLOG_TIME.0);
-        connection.backlog.credit.spend(self.clock.now(), cost);
-        let due = self.clock.instant_of(connection.backlog.credit.due(limits::BACKLOG_BURST.0));
+        let cost = connection.taken.in_tick(self.tick).cost();
+        let own = &mut connection.backlog.credit;
+        // Of a client all connections of its key pay together, of a peer all of its link that come after each other.
+        let credit = match &connection.phase {
+            Phase::Client { held, .. } => self.accounts.credit(held),
+            Phase::Peer { peer, link } => {
+                self.peers.get_mut(*peer, *link).map_or(own, |state| &mut state.credit)
+            }
+            _ => own,
+        };
+        credit.spend(self.clock.now(), cost);
+        let due = self.clock.instant_of(credit.due(limits::BACKLOG_BURST.0));
         self.backlogs.insert((due.max(self.tick + Duration::from_nanos(1)), id));
     }
 
@@ -111,6 +128,12 @@ impl Driver {
     fn take_frames(&mut self, id: ConnectionId, mut bytes: &[u8]) -> usize {
         let Some(connection) = self.connections.get_mut(&id) else { return 0 };
         let mut taken = connection.taken.in_tick(self.tick);
+        if let Phase::Client { held, .. } = &connection.phase
+            && self.accounts.has_enough(held, self.tick)
+        {
+            return bytes.len();
+        }
+        let before = taken.frames;
         // The assembler lends frames out while the rest of the driver handles them.
         let spare = self.spare_assembler.take().unwrap_or_else(|| Assembler::new(0));
         let mut assembler = std::mem::replace(&mut connection.assembler, spare);
@@ -127,6 +150,9 @@ impl Driver {
         }
         let Some(connection) = self.connections.get_mut(&id) else { return 0 };
         connection.taken = taken;
+        if let Phase::Client { held, .. } = &connection.phase {
+            self.accounts.note_frames(held, self.tick, taken.frames - before);
+        }
         self.spare_assembler = Some(std::mem::replace(&mut connection.assembler, assembler));
         bytes.len()
     }

@@ -68,7 +68,7 @@ pub(crate) struct Driver {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) peers: Peers,
     /// What clients make this core hold.
-    accounts: Accounts,
+    pub(crate) accounts: Accounts,
     /// The connections of established clients by their numbers.
     pub(crate) clients: Clients<ConnectionId>,
     /// What each listening socket is for.

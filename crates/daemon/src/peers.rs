@@ -2,7 +2,7 @@
 
 use crate::ban::Ban;
 use quorate_reactor::ConnectionId;
-use quorate_types::{ClusterConfig, LinkId, ReplicaId, ReplicaSet};
+use quorate_types::{ClusterConfig, Credit, LinkId, ReplicaId, ReplicaSet};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub(crate) struct PeerLink {
     pub(crate) dial_at: Option<Instant>,
     backoff: Duration,
     ban: Ban,
+    /// What ticks have taken of connections that are held back; it outlasts them.
+    pub(crate) credit: Credit,
 }
 
 /// The links of one core.
@@ -45,6 +47,7 @@ impl Peers {
             dial_at: dials(me, peer).then_some(now),
             backoff: BACKOFF_FIRST,
             ban: Ban::default(),
+            credit: Credit::default(),
         };
         Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
     }
@@ -163,6 +166,7 @@ mod tests {
             dial_at: None,
             backoff: BACKOFF_FIRST,
             ban: Ban::default(),
+            credit: Credit::default(),
         };
         let mut peers = Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1) };
         let waits: Vec<u128> =

@@ -158,8 +158,12 @@ pub const KEY_REPORTS_MAX: usize = 64;
 pub const TICK_FRAMES_MAX: usize = 256;
 /// The bytes of one connection that one tick takes, more than a full batch. A frame that is longer is taken over several.
 pub const TICK_BYTES_MAX: usize = 1024 * 1024;
-/// What each tick that has taken so much costs its connection at least. So it is taken in at 64,000 frames a second at most,
-/// which is more than a replica sends, and takes a part of a core's time.
+/// The frames that a tick takes of all connections of one client key, and the backlogs of all that it goes on with, in turns.
+pub const KEY_TICK_FRAMES_MAX: usize = 16 * TICK_FRAMES_MAX;
+/// See there.
+pub const TICK_BACKLOGS_MAX: usize = 16;
+/// What a tick that has taken [`TICK_FRAMES_MAX`] frames of one connection costs its key or link. So 64,000 frames a second are taken
+/// in at most, which is more than a replica sends, and takes a part of a core's time.
 pub const BACKLOG_TIME: Nanoseconds = Nanoseconds::from_millis(4);
 /// What each byte costs it then: 119 MiB a second are more than a replica sends, too.
 pub const BACKLOG_BYTE_TIME: Nanoseconds = Nanoseconds(8);
