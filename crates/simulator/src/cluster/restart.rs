@@ -55,6 +55,9 @@ impl Cluster {
             return;
         }
         self.trace.note(self.now, Detail::Readable, &[17, id(replica)], || format!("r{replica} crashes"));
+        // The disk judges by that what its last steps remove.
+        self.note_certified(replica);
+        self.oracles.fairness.on_end(replica);
         let host = &mut self.hosts[replica.index()];
         host.crash();
         host.disk.crash(&mut self.crash_random);
