@@ -295,6 +295,8 @@ impl PageDisk {
         let manifests: Vec<Manifest> =
             self.manifests.values().filter_map(|copies| read_manifest(copies).ok()).collect();
         let incomplete = manifests.len() < self.manifests.len();
+        // A certificate that its replica was never told of may be durable all the same.
+        self.note_certified(known.certificate.unwrap_or_default());
         for manifest in &manifests {
             let bytes = manifest.encode();
             self.manifests.insert(manifest.number, [bytes.clone(), bytes]);
