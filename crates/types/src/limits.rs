@@ -151,6 +151,8 @@ pub const RESEND_BURST: u64 = 16;
 pub const REPORT_PACE: Nanoseconds = Nanoseconds::from_millis(20);
 /// The same for one with the root of the state, which takes hashing what changed, or with histograms, which are long.
 pub const REPORT_LONG_PACE: Nanoseconds = Nanoseconds::from_millis(200);
+/// However many cores share that: the tools wait three seconds.
+pub const REPORT_WAIT_MAX: Nanoseconds = Nanoseconds::from_millis(1_000);
 /// So many get a report of all that have asked for it under one client key at one core; the rest get the next one.
 pub const KEY_REPORTS_MAX: usize = 64;
 /// The frames of one connection that one tick of a core takes: more than a client may have open, or a peer that is not behind
