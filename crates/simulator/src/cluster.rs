@@ -128,7 +128,10 @@ impl Cluster {
             primaries: Primaries::new(&plan),
             durability: Durability::new(replicas, plan.lying()),
             replies: Replies::default(),
-            resources: Resources::new(Trouble::of(&plan)),
+            resources: Resources::new(
+                Trouble::of(&plan),
+                usize::from(plan.links) * plan.tuning.lane_bytes_open_max,
+            ),
             work: Work::new(plan.replicas, &plan.tuning),
             fairness: Fairness::new(&plan),
             completions: Vec::new(),

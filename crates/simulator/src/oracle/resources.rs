@@ -69,6 +69,8 @@ pub struct Resources {
     trouble: Trouble,
     /// The bytes of all distinct batches; what replicas buffer is made of these.
     workload_bytes: usize,
+    /// The bytes of bundles that may wait at their homes, in no batch yet.
+    waiting_bytes_max: usize,
     rejects: BTreeMap<&'static str, u64>,
     pending_peak: usize,
     held_peak: usize,
@@ -78,10 +80,11 @@ pub struct Resources {
 impl Resources {
     /// Nothing is held yet.
     #[must_use]
-    pub fn new(trouble: Trouble) -> Self {
+    pub fn new(trouble: Trouble, waiting_bytes_max: usize) -> Self {
         Self {
             trouble,
             workload_bytes: 0,
+            waiting_bytes_max,
             rejects: BTreeMap::new(),
             pending_peak: 0,
             held_peak: 0,
@@ -105,7 +108,7 @@ impl Resources {
         self.held_peak = self.held_peak.max(held_effects);
         self.kept_peak = self.kept_peak.max(kept_items);
         // A batch is held once, and once more while it is fetched.
-        let bound = 2 * self.workload_bytes + FIXED_BYTES;
+        let bound = 2 * self.workload_bytes + self.waiting_bytes_max + FIXED_BYTES;
         if pending_bytes > bound {
             let text = format!("{pending_bytes} bytes pending, {bound} are allowed");
             return Err(Violation::new("bounded memory", text));
@@ -163,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_outgrows_the_workload_is_seen() {
-        let mut resources = Resources::new(Trouble::Calm);
+        let mut resources = Resources::new(Trouble::Calm, 0);
         resources.on_batch(1000);
         resources.on_audit(FIXED_BYTES + 2000, HELD_EFFECTS_MAX, KEPT_ITEMS_MAX).unwrap();
         assert!(resources.on_audit(FIXED_BYTES + 2001, 0, 0).is_err());
@@ -173,7 +176,7 @@ mod tests {
 
     #[test]
     fn refusals_need_an_explanation() {
-        let refuse = |trouble, reject| Resources::new(trouble).on_reject(&reject, false);
+        let refuse = |trouble, reject| Resources::new(trouble, 0).on_reject(&reject, false);
         refuse(Trouble::Gaps, Reject::BatchGap).unwrap();
         assert!(refuse(Trouble::Calm, Reject::BatchGap).is_err());
         assert!(refuse(Trouble::Calm, Reject::LaneBudget).is_err());
