@@ -91,6 +91,11 @@ impl HeaderFetches {
         *unanswered == 0
     }
 
+    /// Whether an answer of this server may be one to anything.
+    pub(crate) fn expects(&self, server: ReplicaId) -> bool {
+        self.unanswered.get(&server).is_some_and(|count| *count > 0) || self.question(server).is_some()
+    }
+
     /// What this server is asked for; nothing when it is not asked.
     pub(crate) fn question(&self, server: ReplicaId) -> Option<(Purpose, Position)> {
         let (purpose, position) = *self.asked.get(&server)?;

@@ -200,6 +200,12 @@ impl Consensus {
         out.push(Output::Send { to: Destination::One(from), message, after: After::nothing() });
     }
 
+    /// Whether headers of this peer may be an answer: others need not be decoded.
+    #[must_use]
+    pub fn expects_headers(&self, from: ReplicaId) -> bool {
+        self.header_fetches.expects(from)
+    }
+
     /// Takes an answer of somebody who was asked: each header is checked against the digest that its child names. What
     /// does not begin with what was asked for is late and is passed over.
     ///

@@ -96,6 +96,11 @@ impl Driver {
             Effect::BundlesWait { bundles } => {
                 self.shared.core(self.id.index()).add(Counter::BundlesWaited, bundles);
             }
+            Effect::Bitten { credits_used_up, checks_uncovered } => {
+                let core = self.shared.core(self.id.index());
+                core.add(Counter::PeerCreditsUsedUp, credits_used_up);
+                core.add(Counter::PeerChecksUncovered, checks_uncovered);
+            }
             Effect::Executed { bundles, operations, declined_full } => {
                 let core = self.shared.core(self.id.index());
                 core.add(Counter::BundlesExecuted, bundles);
@@ -137,6 +142,8 @@ impl Driver {
         let core = self.shared.core(self.id.index());
         match reject {
             Reject::Busy => core.increment(Counter::BundlesBusy),
+            // Whoever is slow sends answers that are not waited for any more: that is no news.
+            Reject::Unasked => return self.shared.count_reject(self.id.index(), reject),
             Reject::BundleSignature => core.increment(Counter::BundlesForged),
             _ => {}
         }

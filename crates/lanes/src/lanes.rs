@@ -497,6 +497,11 @@ impl Lanes {
         }
     }
 
+    /// How often what a peer was sent has used its credit up since this was asked last.
+    pub fn take_credits_used_up(&mut self) -> u64 {
+        self.credits.answered.take_used_up() + self.credits.resent.take_used_up()
+    }
+
     pub(crate) fn greet(&mut self, peer: ReplicaId, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
             link.greet.insert(peer);

@@ -36,13 +36,14 @@ struct Account {
 pub(crate) struct CheckAccounts {
     accounts: Vec<Account>,
     credit_max: u64,
+    uncovered: u64,
 }
 
 impl CheckAccounts {
     pub(crate) fn new(replicas: usize) -> Self {
         let credit_max = LARGEST_PER_REPLICA * replicas as u64 + CREDIT;
         let account = Account { credit: credit_max, since: Nanoseconds(0), caused: Checks::default() };
-        Self { accounts: vec![account; replicas], credit_max }
+        Self { accounts: vec![account; replicas], credit_max, uncovered: 0 }
     }
 
     /// Whether the peer's credit covers so many checks, which are then charged.
@@ -59,6 +60,8 @@ impl CheckAccounts {
         if covers {
             account.credit = account.credit.saturating_sub(checks);
             account.caused.charged += checks;
+        } else {
+            self.uncovered += 1;
         }
         covers
     }
@@ -67,6 +70,11 @@ impl CheckAccounts {
     pub(crate) fn note(&mut self, peer: ReplicaId) -> bool {
         let account = self.accounts.get_mut(peer.index());
         account.map(|account| account.caused.windowed += 1).is_some()
+    }
+
+    /// How often a credit has not covered a message since this was asked last.
+    pub(crate) fn take_uncovered(&mut self) -> u64 {
+        std::mem::take(&mut self.uncovered)
     }
 
     /// The checks that this peer has caused.

@@ -479,8 +479,10 @@ impl Core {
             LinkMail::Pin(Some(tips)) => self.link.lanes.pin(&tips),
             LinkMail::Pin(None) => self.link.lanes.unpin(),
             LinkMail::Send { peer, frame } => {
-                if frame.kind() == Kind::FetchedPages {
-                    self.link.on_page_answer(peer);
+                match frame.kind() {
+                    Kind::FetchedPages => self.link.on_page_answer(peer),
+                    Kind::FetchPages => self.link.ask_for_pages(peer),
+                    _ => {}
                 }
                 effects.push(Effect::SendPeer { peer, link: CONSENSUS_LINK, frame });
             }

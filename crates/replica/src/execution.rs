@@ -325,6 +325,11 @@ impl ExecutionRole {
         self.library.answers(now, self.config.tuning())
     }
 
+    /// How often an answer with pages has used a peer's credit up since this was asked last.
+    pub(crate) fn take_credits_used_up(&mut self) -> u64 {
+        self.library.take_credits_used_up()
+    }
+
     /// The certificate of the newest state that a client can copy.
     pub(crate) fn answer_certificate(
         &mut self,

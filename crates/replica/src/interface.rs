@@ -239,6 +239,13 @@ pub enum Effect {
         /// How many.
         bundles: u64,
     },
+    /// What an account of a peer has bitten, so often; for the counters.
+    Bitten {
+        /// Answers that have used a credit up: what is asked next waits.
+        credits_used_up: u64,
+        /// Messages that were not looked at, or wait, as a credit does not cover their signature checks.
+        checks_uncovered: u64,
+    },
     /// Operations were executed; for the counters.
     Executed {
         /// Bundles that took effect.
@@ -324,6 +331,9 @@ pub enum Reject {
     /// A peer asks for more pages of states while as much as it may ask for is unanswered.
     #[error("a peer with too many questions for pages of states open")]
     PageQuestions,
+    /// An answer to nothing that was asked, which is not read: whoever is slow may send one.
+    #[error("an answer that nobody has asked for")]
+    Unasked,
     /// A consensus message whose signature does not match.
     #[error("a consensus message with a wrong signature")]
     ConsensusSignature,
@@ -350,6 +360,7 @@ impl Reject {
         "fetch_mismatch",
         "state_page",
         "page_questions",
+        "unasked",
         "consensus_signature",
         "handshake",
         "header_parent",
@@ -379,6 +390,7 @@ impl Reject {
             Self::FetchMismatch => "fetch_mismatch",
             Self::StatePage => "state_page",
             Self::PageQuestions => "page_questions",
+            Self::Unasked => "unasked",
             Self::ConsensusSignature => "consensus_signature",
             Self::Handshake => "handshake",
             Self::Consensus(reject) => reject.label(),

@@ -169,6 +169,11 @@ impl Library {
         answers
     }
 
+    /// How often an answer has used a peer's credit up since this was asked last.
+    pub(crate) fn take_credits_used_up(&mut self) -> u64 {
+        self.credits.take_used_up()
+    }
+
     /// When a reader can be answered. Clients have one question open at a time.
     fn answer_due(&self, reader: Reader) -> Nanoseconds {
         match reader {

@@ -39,6 +39,8 @@ pub(crate) struct LinkRole {
     clients: BTreeMap<ClientConnection, Client>,
     /// The questions for pages of states that each peer has asked and execution has not answered.
     page_questions: BTreeMap<ReplicaId, usize>,
+    /// The questions for such pages that each peer was asked and has not answered.
+    pages_asked: BTreeMap<ReplicaId, usize>,
     pub(crate) reports: Reports,
     /// What there is room for on the disk.
     pub(crate) intake: Intake,
@@ -58,6 +60,7 @@ impl LinkRole {
             lanes,
             clients: BTreeMap::new(),
             page_questions: BTreeMap::new(),
+            pages_asked: BTreeMap::new(),
             reports: Reports::new(cores),
             intake: Intake::All,
             following: false,
@@ -108,6 +111,19 @@ impl LinkRole {
     /// The connection is gone: nothing is answered any more.
     pub(crate) fn forget_page_questions(&mut self, peer: ReplicaId) {
         self.page_questions.remove(&peer);
+        self.pages_asked.remove(&peer);
+    }
+
+    /// A peer is asked for pages.
+    pub(crate) fn ask_for_pages(&mut self, peer: ReplicaId) {
+        *self.pages_asked.entry(peer).or_default() += 1;
+    }
+
+    /// A peer answers with pages: whether it was asked. What nobody has asked for need not be decoded.
+    pub(crate) fn on_pages(&mut self, peer: ReplicaId) -> Result<(), Reject> {
+        let asked = self.pages_asked.get_mut(&peer).filter(|asked| **asked > 0).ok_or(Reject::Unasked)?;
+        *asked -= 1;
+        Ok(())
     }
 
     /// Takes a client's frame; what the execution role is to know of it comes back. On an error the connection is to be closed.

@@ -47,6 +47,8 @@ pub(crate) struct OrderingRole {
     questions: BTreeMap<ReplicaId, (FetchHeaders, usize)>,
     /// What is sent to each replica for its questions, and what is sent again. It outlasts connections.
     credits: Vec<Credits>,
+    /// How often that has used a credit up since it was told.
+    credits_used_up: u64,
     /// The highest wish and the newest view change of each peer that are still to be verified: they wait for the end of
     /// the tick, and for their sender's credit.
     suspects: BTreeMap<ReplicaId, Suspect>,
@@ -95,6 +97,7 @@ impl OrderingRole {
         Self {
             checks: CheckAccounts::new(config.members().len()),
             credits: vec![Credits::default(); config.members().len()],
+            credits_used_up: 0,
             config,
             me,
             consensus,
@@ -163,6 +166,7 @@ impl OrderingRole {
                     self.questions.get(&from).map_or(0, |(_, replaced)| (replaced + 1).min(REPLACED_MAX));
                 self.questions.insert(from, (question, replaced));
             }
+            Kind::FetchedHeaders if !consensus.expects_headers(from) => return Err(Reject::Unasked),
             Kind::FetchedHeaders => {
                 consensus.on_fetched_headers(now, from, FetchedHeaders::from_frame(frame)?, out)?;
             }
@@ -308,7 +312,7 @@ impl OrderingRole {
         for from in waiting.iter().filter(|from| self.lacking.contains(*from)).collect::<Vec<_>>() {
             self.send_again(now, from, (cost, burst), out);
         }
-        let Self { consensus, questions, credits, .. } = self;
+        let Self { consensus, questions, credits, credits_used_up, .. } = self;
         questions.retain(|from, (question, replaced)| {
             (0..std::mem::take(replaced)).for_each(|_| consensus.answer_nothing(*from, out));
             let Some(credit) = credits.get_mut(from.index()).map(|credits| &mut credits.headers) else {
@@ -319,6 +323,7 @@ impl OrderingRole {
             }
             let bytes = consensus.on_fetch_headers(*from, question, out);
             credit.spend(now, limits::HEADERS_ANSWER_TIME.0.max(time_of(bytes)));
+            *credits_used_up += u64::from(!credit.covers(now, limits::HEADERS_ANSWER_BURST.0));
             false
         });
     }
@@ -337,6 +342,7 @@ impl OrderingRole {
             self.lacking.remove(to);
             let bytes = self.consensus.send_again(to, out);
             credit.spend(now, cost.max(time_of(bytes)));
+            self.credits_used_up += u64::from(!credit.covers(now, burst));
         }
     }
 
@@ -388,6 +394,12 @@ impl OrderingRole {
             | Outgoing::FetchHeaders(_)
             | Outgoing::FetchedHeaders(_) => {}
         }
+    }
+
+    /// What the accounts of peers have bitten since this was asked last: answers that have used a credit up, and messages that
+    /// one of signature checks has not covered.
+    pub(crate) fn take_bites(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.credits_used_up), self.checks.take_uncovered())
     }
 
     /// The checks that each replica has caused.

@@ -19,6 +19,8 @@ use quorate_wire::{
 /// More than any credit, and far less than what is sent.
 const CHECKS_MAX: u64 = 100;
 const FLOOD: u64 = 1_000;
+/// What is beyond that was refused something.
+const CREDIT: u64 = 64;
 
 /// What r1 has checked after `flood` came from `from`, each message in a tick of its own. Nobody is disconnected for it:
 /// all of it is genuine. A client is served before and after.
@@ -46,6 +48,7 @@ fn checks_in(
         cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
     }
     let checks = checks_max(&mut cluster) - before;
+    assert!(checks < CREDIT || cluster.bitten.1 > 0, "it is counted");
     assert_eq!(cluster.closed_peers, []);
     client.send(&mut cluster, R2, 1, &vec![set("a", 1)]);
     cluster.wait(20);
@@ -206,10 +209,29 @@ fn answers_to(home: ReplicaId, kind: Kind, flood: impl Fn(&Cluster) -> Frame) ->
     let waits = kind != Kind::Commit;
     assert!(!waits || sent(&cluster, R3).1 > last.1, "what waits is answered when there is credit");
     assert_eq!(cluster.closed_peers, [], "it is no lie to ask much");
+    assert!(cluster.bitten.0 > 0, "it is counted");
     client.send(&mut cluster, home, 2, &vec![set("a", 1)]);
     cluster.wait(20);
     assert_eq!(client.replies(&cluster, R1).len(), 3, "r1 goes on");
     (during.0 - before.0, during.1 - before.1)
+}
+
+/// They are long, and whoever has nothing open with a peer need not read them.
+#[test]
+fn answers_that_nobody_has_asked_for_are_not_read() {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), R2);
+    cluster.run();
+    for kind in [Kind::FetchedHeaders, Kind::FetchedPages] {
+        cluster.rejects.clear();
+        let no_message = Frame::encode(kind, |out| out.push(1));
+        cluster.inject(R3, R1, &no_message);
+        assert_eq!(cluster.rejects, [(R1, Reject::Unasked)], "{kind:?}");
+    }
+    assert_eq!(cluster.closed_peers, []);
+    client.send(&mut cluster, R2, 1, &vec![set("a", 1)]);
+    cluster.wait(20);
+    assert_eq!(client.replies(&cluster, R1).len(), 2, "r1 goes on");
 }
 
 #[test]

@@ -83,6 +83,8 @@ counters! {
     ReportsBuilt "reports_built" "Reports that were built, each for all who had asked for it.",
     ReportsServed "reports_served" "Requests for reports that were answered.",
     PeerBans "peer_bans" "Times that a peer was kept out of a link for a while because it had sent what no honest replica sends.",
+    PeerCreditsUsedUp "peer_credits_used_up" "Answers to peers, and what was sent again, after which the peer's credit was used up and its next question waits.",
+    PeerChecksUncovered "peer_checks_uncovered" "Times that a message of a peer was not looked at, or waited, as the peer's credit did not cover its signature checks.",
     PeerOverflows "peer_overflows" "Times that the queue to a peer was full and the peer was marked as lagging.",
 }
 

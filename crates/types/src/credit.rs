@@ -44,13 +44,16 @@ impl Credit {
 
 /// An account of each peer for the bytes that it is sent as answers, or again. It outlasts connections.
 #[derive(Debug, Default)]
-pub struct AnswerCredits(BTreeMap<ReplicaId, Credit>);
+pub struct AnswerCredits {
+    peers: BTreeMap<ReplicaId, Credit>,
+    used_up: u64,
+}
 
 impl AnswerCredits {
     /// When a peer's credit covers an answer.
     #[must_use]
     pub fn due(&self, peer: ReplicaId) -> Nanoseconds {
-        self.0.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
+        self.peers.get(&peer).map_or(Nanoseconds(0), |credit| credit.due(limits::ANSWER_BURST.0))
     }
 
     /// Whether a peer's credit covers an answer now.
@@ -61,7 +64,14 @@ impl AnswerCredits {
 
     /// A peer is sent so many bytes.
     pub fn charge(&mut self, now: Nanoseconds, peer: ReplicaId, bytes: usize) {
-        self.0.entry(peer).or_default().spend(now, time_of(bytes.max(limits::ANSWER_BYTES_MIN)));
+        let credit = self.peers.entry(peer).or_default();
+        credit.spend(now, time_of(bytes.max(limits::ANSWER_BYTES_MIN)));
+        self.used_up += u64::from(!credit.covers(now, limits::ANSWER_BURST.0));
+    }
+
+    /// How often an answer has used a peer's credit up since this was asked last: its next question waits.
+    pub fn take_used_up(&mut self) -> u64 {
+        std::mem::take(&mut self.used_up)
     }
 }
 

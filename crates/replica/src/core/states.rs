@@ -26,6 +26,7 @@ impl Core {
             let question = FetchPages::from_frame(frame)?;
             ExecutionMail::FetchPages(peer, question)
         } else {
+            self.link.on_pages(peer)?;
             ExecutionMail::FetchedPages(peer, Box::new(FetchedPages::from_frame(frame)?))
         };
         self.post(self.layout.execution(), Mail::Execution(mail), effects);

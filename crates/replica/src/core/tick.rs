@@ -48,6 +48,7 @@ impl Core {
         let reports = self.link.reports.begin(now);
         self.link.ran(!self.lanes_outputs.is_empty(), LinkRole::deadline);
         self.carry_out_lanes(now, effects);
+        tell_bitten(self.link.asleep().lanes.take_credits_used_up(), 0, effects);
         for extras in reports {
             let mail = Mail::Ordering(OrderingMail::Report { core: self.core, extras });
             self.post(self.layout.ordering(), mail, effects);
@@ -59,6 +60,8 @@ impl Core {
         ordering.consensus.note_time(now);
         let liars = ordering.take_view_changes(now);
         ordering.answer(now, &mut self.consensus_outputs);
+        let (credits_used_up, checks_uncovered) = ordering.take_bites();
+        tell_bitten(credits_used_up, checks_uncovered, effects);
         for peer in liars.iter() {
             self.reject_peer(peer, CONSENSUS_LINK, Reject::ConsensusSignature, effects);
         }
@@ -87,6 +90,7 @@ impl Core {
         let said = (effects.len(), self.local.len()) != before;
         if let Some(execution) = &mut self.execution {
             execution.ran(said, ExecutionRole::deadline);
+            tell_bitten(execution.asleep().take_credits_used_up(), 0, effects);
         }
     }
 
@@ -160,6 +164,12 @@ impl Core {
             }
         }
         assert!(verdicts.next().is_none(), "each verdict was asked for by somebody");
+    }
+}
+
+fn tell_bitten(credits_used_up: u64, checks_uncovered: u64, effects: &mut Vec<Effect>) {
+    if credits_used_up + checks_uncovered > 0 {
+        effects.push(Effect::Bitten { credits_used_up, checks_uncovered });
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Cluster {
     pub(crate) largest_turn: u64,
     /// Bundles that have waited at their homes.
     pub(crate) waits: BTreeMap<ReplicaId, u64>,
+    /// How often a credit for answers was used up, and one for signature checks did not cover something.
+    pub(crate) bitten: (u64, u64),
     /// The bundles that have passed each stage, by home.
     pub(crate) stages: BTreeMap<(ReplicaId, Stage), u64>,
     /// The most bytes that one step sent to clients.
@@ -159,6 +161,7 @@ impl Cluster {
             operations: BTreeMap::new(),
             largest_turn: 0,
             waits: BTreeMap::new(),
+            bitten: (0, 0),
             stages: BTreeMap::new(),
             largest_step_of_pages: 0,
             liar: None,
@@ -263,6 +266,10 @@ impl Cluster {
             | Effect::KeepStates(_)
             | Effect::ViewEntered { .. }
             | Effect::ViewLeft { .. } => {}
+            Effect::Bitten { credits_used_up, checks_uncovered } => {
+                self.bitten.0 += credits_used_up;
+                self.bitten.1 += checks_uncovered;
+            }
             Effect::Checkpoint { position, state, .. } => self.states.push_back((me, core, position, state)),
             Effect::Report { connections, report } => {
                 let told = connections.into_iter().map(|connection| (me, connection, (*report).clone()));

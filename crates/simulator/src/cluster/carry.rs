@@ -102,6 +102,7 @@ impl Cluster {
             }
             Effect::Executed { .. }
             | Effect::BundlesWait { .. }
+            | Effect::Bitten { .. }
             | Effect::Stage(_)
             | Effect::StageEnds { .. }
             | Effect::ViewEntered { .. }

@@ -48,6 +48,8 @@ impl Trouble {
             Reject::BatchGap | Reject::LaneBudget => self != Self::Calm,
             // Questions that come doubled, or with those that were given up before them.
             Reject::PageQuestions => self != Self::Calm,
+            // Answers that come doubled, or to what was asked before frames were lost.
+            Reject::Unasked => self != Self::Calm,
             Reject::BatchFork => self == Self::Amnesia,
             Reject::Malformed(_)
             | Reject::ForeignBundle
