@@ -26,8 +26,8 @@ const TABLE: &[Row] = &[
     // View changes.
     (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
     (Mistake::EntersViewTwice, 0, 3, "no panic"),
-    (Mistake::SelectsAnyCertificate, 39, 1, "agreement"),
-    (Mistake::SelectsLongestChain, 1796, 1, "no unexplained refusal"),
+    (Mistake::SelectsAnyCertificate, 119, 1, "agreement"),
+    (Mistake::SelectsLongestChain, 47, 1, "no unexplained refusal"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
     (Mistake::ComparesSlotsAlone, 145, 1, "certificates"),
@@ -39,9 +39,9 @@ const TABLE: &[Row] = &[
     (Mistake::GivesUpVotedStates, 101, 1, "what was voted for is there"),
     (Mistake::ReplacesOwedStates, 127_906, 1, "progress"),
     (Mistake::ServesNewestState, 1646, 1, "progress"),
-    (Mistake::UncertifiedFloor, 0, 3, "what was durable is there after a restart"),
+    (Mistake::UncertifiedFloor, 17, 1, "what was durable is there after a restart"),
     // Disks.
-    (Mistake::TearsWithBatch, 51, 1, "what was durable is there after a restart"),
+    (Mistake::TearsWithBatch, 119, 1, "what was durable is there after a restart"),
     (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
     (Mistake::JudgesByView, 6, 1, "at most once"),
@@ -54,7 +54,7 @@ const TABLE: &[Row] = &[
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 178, 1, "no honest primary deposed"),
-    (Mistake::ReplacesAcknowledgements, 5410, 1, "no honest primary deposed"),
+    (Mistake::ReplacesAcknowledgements, 4108, 1, "no honest primary deposed"),
     (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
     (Mistake::CoalescesAcknowledgements, 609, 1, "no honest primary deposed"),
     (Mistake::DropsNamedForBudget, 107, 1, "no honest primary deposed"),
