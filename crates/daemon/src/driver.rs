@@ -226,6 +226,7 @@ impl Driver {
         while let Some(event) = self.reactor.next_event() {
             self.on_event(event)?;
         }
+        self.tell_taken();
         self.take_segments()?;
         while let Some(news) = self.log.take_read(&self.reactor) {
             match news {

@@ -5,11 +5,12 @@ use crate::clock::nanoseconds;
 use crate::connection::is_small;
 use crate::data_directory;
 use crate::driver::Driver;
+use crate::peers::Untaken;
 use crate::shared::Shared;
 use crate::view_log;
 use quorate_reactor::{Chunk, ConnectionId};
 use quorate_replica::mail::{LinkMail, Mail};
-use quorate_replica::{Effect, Record, Reject};
+use quorate_replica::{Answered, Effect, Input, Record, Reject};
 use quorate_telemetry::{Counter, Measure};
 use quorate_types::{JournalId, LinkId, Lsn, Nanoseconds, ReplicaId, Stage};
 use quorate_wire::{Frame, LaneTip, Position};
@@ -57,6 +58,7 @@ impl Driver {
             Effect::Trim { journal, upto } => self.log.trim(journal, upto),
             Effect::ReadBack { journal, lsn } => self.log.read_back(journal, lsn),
             Effect::SendPeer { peer, link, frame } => self.send_peer(peer, link, &frame),
+            Effect::AwaitTaken { peer, link, answered } => self.await_taken(peer, link, answered),
             Effect::SendClient { connection, frame } => self.send_client(connection, &frame),
             Effect::ClosePeer { peer, link, reject } => {
                 warn!("closing link {link} to replica {peer}: {reject}");
@@ -194,6 +196,37 @@ impl Driver {
             return;
         }
         self.send(id, frame);
+    }
+
+    /// Notes what is to be told when a connection has taken all that is queued. One that is gone takes nothing, and is told of.
+    fn await_taken(&mut self, peer: ReplicaId, link: LinkId, answered: Answered) {
+        let Some(connection) = self.peers.get_mut(peer, link).and_then(|state| state.connection) else {
+            return;
+        };
+        let Some(taken) = self.reactor.taken_bytes(connection) else { return };
+        let queued = self.reactor.queued_bytes(connection) as u64;
+        if queued == 0 {
+            // Nothing that is sent will wake this core.
+            self.step(Input::PeerTook { peer, link, answered });
+            return;
+        }
+        self.peers.untaken.push(Untaken { connection, upto: taken + queued, peer, link, answered });
+    }
+
+    /// Tells which answers are taken.
+    pub(crate) fn tell_taken(&mut self) {
+        if self.peers.untaken.is_empty() {
+            return;
+        }
+        let mut untaken = std::mem::take(&mut self.peers.untaken);
+        untaken.retain(|Untaken { connection, upto, peer, link, answered }| {
+            let Some(taken) = self.reactor.taken_bytes(*connection) else { return false };
+            if taken >= *upto {
+                self.step(Input::PeerTook { peer: *peer, link: *link, answered: *answered });
+            }
+            taken < *upto
+        });
+        self.peers.untaken = untaken;
     }
 }
 

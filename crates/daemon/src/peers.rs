@@ -2,6 +2,7 @@
 
 use crate::ban::Ban;
 use quorate_reactor::ConnectionId;
+use quorate_replica::Answered;
 use quorate_types::{ClusterConfig, Credit, LinkId, ReplicaId, ReplicaSet};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,11 +29,24 @@ pub(crate) struct PeerLink {
     pub(crate) credit: Credit,
 }
 
+/// An answer that a connection has not taken yet.
+#[derive(Debug)]
+pub(crate) struct Untaken {
+    pub(crate) connection: ConnectionId,
+    /// It is taken when the connection has taken so many bytes.
+    pub(crate) upto: u64,
+    pub(crate) peer: ReplicaId,
+    pub(crate) link: LinkId,
+    pub(crate) answered: Answered,
+}
+
 /// The links of one core.
 #[derive(Debug)]
 pub(crate) struct Peers {
     links: BTreeMap<(ReplicaId, LinkId), PeerLink>,
     me: ReplicaId,
+    /// A few of each link.
+    pub(crate) untaken: Vec<Untaken>,
 }
 
 impl Peers {
@@ -49,7 +63,7 @@ impl Peers {
             ban: Ban::default(),
             credit: Credit::default(),
         };
-        Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me }
+        Self { links: all.map(|(peer, link)| ((peer, link), new(peer))).collect(), me, untaken: Vec::new() }
     }
 
     pub(crate) fn get_mut(&mut self, peer: ReplicaId, link: LinkId) -> Option<&mut PeerLink> {
@@ -168,7 +182,8 @@ mod tests {
             ban: Ban::default(),
             credit: Credit::default(),
         };
-        let mut peers = Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1) };
+        let mut peers =
+            Peers { links: BTreeMap::from([((PEER, LINK), link)]), me: ReplicaId(1), untaken: Vec::new() };
         let waits: Vec<u128> =
             (0..9).map(|_| wait_after(&mut peers, id, Duration::from_millis(1)).as_millis()).collect();
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);

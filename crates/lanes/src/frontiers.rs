@@ -105,21 +105,27 @@ impl Lanes {
         Ok(())
     }
 
-    /// Answers what was asked on a link, up to a bounded number of bytes a tick and as far as each peer's credit goes: an
-    /// honest peer that is over it is answered late, and none is refused.
+    /// Answers what was asked on a link, up to a bounded number of bytes a tick and as far as each peer's credit goes, and no
+    /// peer that has not taken the last answer: an honest one is answered late, and none is refused.
     pub(crate) fn answer(&mut self, now: Nanoseconds, link: LinkId, out: &mut Vec<Output>) {
         let bytes_max = self.tuning().fetch_bytes_max;
         let Some(state) = self.links.get_mut(&link) else { return };
         let asked = std::mem::take(&mut state.asked);
         // What is sent of a lane whose chain is not settled might have to be replaced.
         if state.adoption.is_none() && !state.frontiers.is_empty() {
-            let (covered, waiting) = std::mem::take(&mut state.frontiers)
-                .into_iter()
-                .partition::<BTreeMap<_, _>, _>(|(peer, _)| self.credits.resent.covers(now, *peer));
+            let answering = state.answering;
+            let (covered, waiting) =
+                std::mem::take(&mut state.frontiers).into_iter().partition::<BTreeMap<_, _>, _>(
+                    |(peer, _)| !answering.contains(*peer) && self.credits.resent.covers(now, *peer),
+                );
             state.frontiers = waiting;
             for (peer, tips) in covered {
                 let bytes = self.resend(peer, link, &tips, out);
                 self.credits.resent.charge(now, peer, bytes);
+                if bytes > 0 {
+                    self.begin_answer(peer, link);
+                    out.push(Output::Answered { to: peer, link });
+                }
             }
         }
         for ((peer, _), tips) in asked {
@@ -128,13 +134,28 @@ impl Lanes {
         let mut bytes = 0;
         while bytes < bytes_max
             && let Some(state) = self.links.get_mut(&link)
-            && let Some(next) =
-                state.questions.iter().position(|(from, _)| self.credits.answered.covers(now, *from))
+            && let Some(next) = state.questions.iter().position(|(from, _)| {
+                !state.answering.contains(*from) && self.credits.answered.covers(now, *from)
+            })
             && let Some((from, question)) = state.questions.remove(next)
         {
             let answered = self.answer_fetch(from, &question, out);
             self.credits.answered.charge(now, from, answered);
             bytes += answered;
+        }
+    }
+
+    /// A peer has taken the last answer: the next one may follow.
+    pub fn on_taken(&mut self, peer: ReplicaId, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.answering.remove(peer);
+        }
+    }
+
+    /// No other answer follows this one before it is taken.
+    pub(crate) fn begin_answer(&mut self, peer: ReplicaId, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.answering.insert(peer);
         }
     }
 

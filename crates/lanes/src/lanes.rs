@@ -60,6 +60,14 @@ pub enum Output {
         /// The position in the journal of this core that must be durable first.
         after: Option<Lsn>,
     },
+    /// What a peer was sent on a link so far answers it: call [`Lanes::on_taken`] when its connection has taken that. It gets no
+    /// other answer before.
+    Answered {
+        /// Whom.
+        to: ReplicaId,
+        /// On which link.
+        link: LinkId,
+    },
     /// Acknowledge once `after` is durable: to all others, and to this replica itself.
     Acknowledge {
         /// On which link.
@@ -168,6 +176,8 @@ pub(crate) struct Link {
     pub(crate) questions: VecDeque<(ReplicaId, FetchBatches)>,
     /// The last question of each peer for acknowledgements of each lane in this tick.
     pub(crate) asked: BTreeMap<(ReplicaId, LaneId), Vec<LaneTip>>,
+    /// Peers that have not taken the last answer, or whose answer is being read back: their questions and frontiers wait.
+    pub(crate) answering: ReplicaSet,
 }
 
 impl Link {
@@ -181,15 +191,18 @@ impl Link {
             frontiers: BTreeMap::new(),
             questions: VecDeque::new(),
             asked: BTreeMap::new(),
+            answering: ReplicaSet::EMPTY,
         }
     }
 
     /// When something that was asked can be answered.
     fn deadline(&self, credits: &Credits) -> Option<Nanoseconds> {
+        let is_free = |peer: &ReplicaId| !self.answering.contains(*peer);
         // What is sent of a lane whose chain is not settled might have to be replaced.
-        let frontiers = self.frontiers.keys().filter(|_| self.adoption.is_none());
+        let frontiers = self.frontiers.keys().filter(|peer| self.adoption.is_none() && is_free(peer));
         let frontiers = frontiers.map(|peer| credits.resent.due(*peer));
-        self.questions.iter().map(|(peer, _)| credits.answered.due(*peer)).chain(frontiers).min()
+        let questions = self.questions.iter().filter(|(peer, _)| is_free(peer));
+        questions.map(|(peer, _)| credits.answered.due(*peer)).chain(frontiers).min()
     }
 }
 
@@ -562,6 +575,7 @@ impl Lanes {
             state.frontiers.remove(&peer);
             state.asked.retain(|(from, _), _| *from != peer);
             state.questions.retain(|(from, _)| *from != peer);
+            state.answering.remove(peer);
         }
         self.forget_readings(peer, link);
         // Of several links, the others ask it again.

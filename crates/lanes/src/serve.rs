@@ -55,6 +55,8 @@ impl Lanes {
         let frame = encode_fetched_batches(&tip, payloads.into_iter());
         let (to, link) = (Destination::One(from), question.lane.link);
         out.push(Output::Send { to, link, frame, after: None });
+        out.push(Output::Answered { to: from, link });
+        self.begin_answer(from, link);
         bytes
     }
 
@@ -86,6 +88,7 @@ impl Lanes {
             return Some(0);
         }
         self.readings.push(Reading { to, asked, places, batches: Vec::new() });
+        self.begin_answer(to, asked.lane.link);
         out.push(Output::ReadBack { lsn: first });
         Some(bytes)
     }
@@ -112,8 +115,9 @@ impl Lanes {
             }
             let Reading { to, asked, batches, .. } = self.readings.remove(index);
             let frame = encode_fetched_batches(&asked, batches.iter().map(Frame::payload));
-            let (to, link) = (Destination::One(to), asked.lane.link);
-            out.push(Output::Send { to, link, frame, after: None });
+            let link = asked.lane.link;
+            out.push(Output::Send { to: Destination::One(to), link, frame, after: None });
+            out.push(Output::Answered { to, link });
         }
     }
 

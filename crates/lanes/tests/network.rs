@@ -60,6 +60,7 @@ impl Network {
                     self.send(at, Destination::One(self.machines[at].node.me), acks.encode(), after);
                 }
                 Output::Held(_)
+                | Output::Answered { .. }
                 | Output::Progress(_)
                 | Output::Forged { .. }
                 | Output::Stage(_)

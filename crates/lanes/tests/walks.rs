@@ -227,7 +227,7 @@ fn a_certified_batch_that_is_dropped_for_a_budget_is_found() {
 
 #[test]
 fn batches_that_are_not_served_from_the_journal_are_found() {
-    find(Mistake::NotServedFromJournal, 400, "an honest primary is given up");
+    find(Mistake::NotServedFromJournal, 4400, "an honest primary is given up");
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(crate) struct Outgoing {
     offset: usize,
     /// Bytes that the send in flight covers.
     in_flight: Option<usize>,
+    /// Bytes that the kernel has taken, since the beginning.
+    taken: u64,
     request: Option<Box<Request>>,
     has_bursts: bool,
 }
@@ -109,6 +111,10 @@ impl Outgoing {
     /// Bytes that the kernel has not taken yet, those in flight included.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.staged.length + self.flying.length
+    }
+
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.taken
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
@@ -173,6 +179,7 @@ impl Outgoing {
         let asked = self.in_flight.take().expect("invariant: a send completes once");
         assert!(sent <= asked, "invariant: the kernel sends no more than it was asked to");
         self.flying.length -= sent;
+        self.taken += sent as u64;
         let mut left = sent;
         while left > 0 {
             let length = match self.flying.pieces.front() {
@@ -269,6 +276,7 @@ mod tests {
                 outgoing.completed(taken);
             }
             assert_eq!(outgoing.queued_bytes(), expected.len() - sent.len());
+            assert_eq!(outgoing.taken_bytes(), sent.len() as u64);
         }
         while outgoing.start(SOCKET).is_some() {
             let bytes = flight(&outgoing);

@@ -280,6 +280,13 @@ impl Reactor {
         self.connections.live_ref(connection).map_or(0, |connection| connection.outgoing.queued_bytes())
     }
 
+    /// Bytes of a connection that the kernel has taken since it stands: what is queued now is taken when this has grown by
+    /// [`queued_bytes`](Self::queued_bytes). None for a stale id.
+    #[must_use]
+    pub fn taken_bytes(&self, connection: ConnectionId) -> Option<u64> {
+        self.connections.live_ref(connection).map(|connection| connection.outgoing.taken_bytes())
+    }
+
     /// Ends a connection at once; what is queued is discarded. [`Event::Closed`] follows with
     /// [`CloseReason::Requested`], and nothing else does.
     pub fn close(&mut self, connection: ConnectionId) {

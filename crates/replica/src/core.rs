@@ -8,7 +8,7 @@ mod wake;
 use self::wake::Waking;
 use crate::checks::Checks;
 use crate::execution::{Beginning, ExecutionRole};
-use crate::interface::{ClientConnection, Effect, Input, Reject};
+use crate::interface::{Answered, ClientConnection, Effect, Input, Reject};
 use crate::library::Reader;
 use crate::link::LinkRole;
 use crate::mail::{ExecutionMail, LinkMail, Mail, OrderingMail};
@@ -259,6 +259,13 @@ impl Core {
                 }
             }
             Input::PeerDrained { peer, link } => self.on_peer_connected(now, peer, link, effects),
+            Input::PeerTook { peer, link, answered: Answered::Batches } => {
+                self.link.lanes.on_taken(peer, link);
+            }
+            Input::PeerTook { peer, answered: Answered::Pages, .. } => {
+                let mail = Mail::Execution(ExecutionMail::PagesTaken(peer));
+                self.post(self.layout.execution(), mail, effects);
+            }
             Input::PeerFrame { peer, link, frame } => self.on_peer_frame(now, peer, link, frame, effects),
             Input::ClientConnected { connection, key } => self.link.on_client_connected(connection, &key),
             Input::ClientDisconnected { connection } => {
@@ -479,12 +486,16 @@ impl Core {
             LinkMail::Pin(Some(tips)) => self.link.lanes.pin(&tips),
             LinkMail::Pin(None) => self.link.lanes.unpin(),
             LinkMail::Send { peer, frame } => {
-                match frame.kind() {
-                    Kind::FetchedPages => self.link.on_page_answer(peer),
+                let (link, kind) = (CONSENSUS_LINK, frame.kind());
+                effects.push(Effect::SendPeer { peer, link, frame });
+                match kind {
+                    Kind::FetchedPages => {
+                        self.link.on_page_answer(peer);
+                        effects.push(Effect::AwaitTaken { peer, link, answered: Answered::Pages });
+                    }
                     Kind::FetchPages => self.link.ask_for_pages(peer),
                     _ => {}
                 }
-                effects.push(Effect::SendPeer { peer, link: CONSENSUS_LINK, frame });
             }
             LinkMail::Condemn(peer) => {
                 self.reject_peer(peer, CONSENSUS_LINK, Reject::StatePage, effects);
@@ -550,6 +561,7 @@ impl Core {
             }
             ExecutionMail::Peer { peer, connected } => execution.on_peer(peer, connected),
             ExecutionMail::FetchPages(peer, question) => execution.ask_pages(Reader::Peer(peer), question),
+            ExecutionMail::PagesTaken(peer) => execution.on_pages_taken(peer),
             ExecutionMail::ClientPages(connection, question) => {
                 execution.ask_pages(Reader::Client(connection), question);
             }
@@ -682,6 +694,9 @@ impl Core {
                         self.send_after(now, after, Gated::Peer { peer, link, frame }, effects);
                     }
                 }
+            }
+            Output::Answered { to: peer, link } => {
+                effects.push(Effect::AwaitTaken { peer, link, answered: Answered::Batches });
             }
             Output::Acknowledge { link, acks, after } => {
                 let after = self.link.lanes.after(Some(after));

@@ -309,6 +309,11 @@ impl ExecutionRole {
         }
     }
 
+    /// A peer has taken the last answer with pages.
+    pub(crate) fn on_pages_taken(&mut self, peer: ReplicaId) {
+        self.library.on_taken(peer);
+    }
+
     /// A client's connection is gone.
     pub(crate) fn on_client_gone(&mut self, connection: ClientConnection) {
         self.on_detach(connection);

@@ -46,6 +46,16 @@ pub enum Input<'a> {
         /// The link.
         link: LinkId,
     },
+    /// The connection to a peer has taken what it was sent before an [`Effect::AwaitTaken`]; one that is gone has
+    /// [`Input::PeerDisconnected`] instead.
+    PeerTook {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link.
+        link: LinkId,
+        /// What it was for.
+        answered: Answered,
+    },
     /// A frame from a peer, authenticated by its connection.
     PeerFrame {
         /// The peer.
@@ -128,6 +138,15 @@ pub enum Intake {
     All,
 }
 
+/// What an answer to a peer is for; the next one of its kind follows when it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Batches of lanes: asked for, or lacking at the peer's frontier.
+    Batches,
+    /// Pages of a state.
+    Pages,
+}
+
 /// What a core wants done, in order.
 #[derive(Debug)]
 pub enum Effect {
@@ -166,6 +185,16 @@ pub enum Effect {
         link: LinkId,
         /// The frame.
         frame: Frame,
+    },
+    /// Report [`Input::PeerTook`] when the connection to a peer has taken all that was sent on it so far, also if some of
+    /// that was dropped; nothing if there is no connection.
+    AwaitTaken {
+        /// The peer.
+        peer: ReplicaId,
+        /// The link; its connection is on this core.
+        link: LinkId,
+        /// What it is for.
+        answered: Answered,
     },
     /// Send a frame to a client.
     SendClient {

@@ -25,7 +25,7 @@ mod usage;
 
 pub use crate::core::{Audit, Core, Layout, ReplicaSetup};
 pub use checks::Checks;
-pub use interface::{ClientConnection, Effect, Input, Intake, Reject};
+pub use interface::{Answered, ClientConnection, Effect, Input, Intake, Reject};
 pub use quorate_journal::Record;
 pub use quorate_state::Frozen;
 pub use recovery::{Broken, Found, Recovery};

@@ -14,7 +14,9 @@
 use crate::interface::ClientConnection;
 use quorate_state::{Frozen, PageAnswer, PageRequest, Salvage};
 use quorate_types::mistakes::is_made;
-use quorate_types::{AnswerCredits, Digest, Mistake, Nanoseconds, ReplicaId, Seq, Tuning, limits};
+use quorate_types::{
+    AnswerCredits, Digest, Mistake, Nanoseconds, ReplicaId, ReplicaSet, Seq, Tuning, limits,
+};
 use quorate_wire::message::{CheckpointCertificate, FetchPages, FetchedPages, Message};
 use quorate_wire::{Frame, LaneTip};
 use std::collections::{BTreeMap, VecDeque};
@@ -94,6 +96,8 @@ pub(crate) struct Library {
     askings: BTreeMap<ReplicaId, Asking>,
     /// What is sent to each peer for its questions. It outlasts connections, too.
     credits: AnswerCredits,
+    /// Peers that have not taken the last answer: their questions wait.
+    answering: ReplicaSet,
     /// What is intact of own states that cannot be read, as long as there is none that can.
     salvage: Option<Arc<Salvage>>,
 }
@@ -149,19 +153,31 @@ impl Library {
     /// This reader is gone: it is not answered any more.
     pub(crate) fn forget(&mut self, reader: Reader) {
         self.questions.retain(|(asker, _)| *asker != reader);
+        if let Reader::Peer(peer) = reader {
+            self.on_taken(peer);
+        }
     }
 
-    /// The answers that leave with this tick, as far as the credit of each peer goes; the others wait.
+    /// A peer has taken the last answer: the next one may follow.
+    pub(crate) fn on_taken(&mut self, peer: ReplicaId) {
+        self.answering.remove(peer);
+    }
+
+    /// The answers that leave with this tick, as far as the credit of each peer goes, and one at a time; the others wait.
     pub(crate) fn answers(&mut self, now: Nanoseconds, tuning: &Tuning) -> Vec<(Reader, Frame)> {
         let (mut answers, mut bytes) = (Vec::new(), 0);
         while bytes < ANSWERS_BYTES_MAX
-            && let Some(next) = self.questions.iter().position(|(reader, _)| self.answer_due(*reader) <= now)
+            && let Some(next) = self
+                .questions
+                .iter()
+                .position(|(reader, _)| self.answer_due(*reader).is_some_and(|due| due <= now))
             && let Some((reader, question)) = self.questions.remove(next)
         {
             let frame = self.answer(now, tuning, reader, question).encode();
             let frame_bytes = frame.bytes().len();
             if let Reader::Peer(peer) = reader {
                 self.credits.charge(now, peer, frame_bytes);
+                self.answering.insert(peer);
             }
             bytes += frame_bytes;
             answers.push((reader, frame));
@@ -174,11 +190,11 @@ impl Library {
         self.credits.take_used_up()
     }
 
-    /// When a reader can be answered. Clients have one question open at a time.
-    fn answer_due(&self, reader: Reader) -> Nanoseconds {
+    /// When a reader can be answered, unless that waits for what it takes. Clients have one question open at a time.
+    fn answer_due(&self, reader: Reader) -> Option<Nanoseconds> {
         match reader {
-            Reader::Peer(peer) => self.credits.due(peer),
-            Reader::Client(_) => Nanoseconds(0),
+            Reader::Peer(peer) => (!self.answering.contains(peer)).then(|| self.credits.due(peer)),
+            Reader::Client(_) => Some(Nanoseconds(0)),
         }
     }
 
@@ -265,7 +281,7 @@ impl Library {
 
     /// When there is something to do: when a question can be answered, or a state may be let go of.
     pub(crate) fn deadline(&self, tuning: &Tuning) -> Option<Nanoseconds> {
-        let answers = self.questions.iter().map(|(reader, _)| self.answer_due(*reader));
+        let answers = self.questions.iter().filter_map(|(reader, _)| self.answer_due(*reader));
         let step = tuning.retransmit.0;
         answers.chain(self.asked().filter_map(|(_, served)| served.in_use_until(&self.askings, step))).min()
     }
@@ -342,6 +358,9 @@ mod tests {
             self.library.ask(reader, FetchPages { request: 1, root, wanted: Vec::new() });
             assert!(self.library.deadline(&self.tuning).is_some_and(|deadline| deadline <= self.now));
             assert_eq!(self.library.answers(self.now, &self.tuning).len(), 1);
+            if let Reader::Peer(peer) = reader {
+                self.library.on_taken(peer);
+            }
             self.end_tick();
         }
 

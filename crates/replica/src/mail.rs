@@ -175,6 +175,8 @@ pub enum ExecutionMail {
     },
     /// A peer asks for pages of a state.
     FetchPages(ReplicaId, FetchPages),
+    /// A peer has taken the last answer with pages.
+    PagesTaken(ReplicaId),
     /// A client asks for pages of a state.
     ClientPages(ClientConnection, FetchPages),
     /// A client asks for the certificate of a state whose pages it can have.

@@ -216,6 +216,67 @@ fn answers_to(home: ReplicaId, kind: Kind, flood: impl Fn(&Cluster) -> Frame) ->
     (during.0 - before.0, during.1 - before.1)
 }
 
+/// A peer that takes nothing has one answer queued, whatever it asks; one that takes has an answer to each question, and so
+/// has another peer meanwhile. What waits of it is answered when it takes.
+fn answers_to_what_takes_nothing(home: ReplicaId, kind: Kind, flood: impl Fn(&Cluster) -> Frame) {
+    let mut cluster = Cluster::new(4, 1, 1);
+    let client = Client::open(&mut cluster, 0, CoreId(0), home);
+    cluster.run();
+    client.send(&mut cluster, home, 1, &vec![set("a", 100_000), set("b", 100_000)]);
+    cluster.run();
+    cluster.withheld = Some(|sent| sent.to == R3);
+    let question = flood(&cluster);
+    cluster.sent.clear();
+    let answers = |cluster: &Cluster, to: ReplicaId| {
+        let is_one = |sent: &&Sent| (sent.from, sent.to, sent.frame.kind()) == (R1, to, kind);
+        cluster.sent.iter().filter(is_one).count()
+    };
+    let ask = |cluster: &mut Cluster, from: ReplicaId| {
+        cluster.now = cluster.now.plus(1_000_000);
+        cluster.inject(from, R1, &question);
+        cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    };
+    ask(&mut cluster, R3);
+    let one = answers(&cluster, R3);
+    assert!(one > 0);
+    (0..9).for_each(|_| ask(&mut cluster, R3));
+    assert_eq!(answers(&cluster, R3), 10 * one, "it takes what it is sent");
+    cluster.takes_nothing.insert(R3);
+    (0..10).for_each(|_| ask(&mut cluster, R3));
+    assert_eq!(answers(&cluster, R3), 11 * one, "no answer while the last is queued");
+    (0..10).for_each(|_| ask(&mut cluster, R2));
+    assert_eq!(answers(&cluster, R2), 10 * one, "another takes");
+    let link = LinkId(0);
+    cluster.peer_input(R1, link, quorate_replica::Input::PeerDisconnected { peer: R3, link });
+    cluster.peer_input(R1, link, quorate_replica::Input::PeerConnected { peer: R3, link });
+    cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    assert_eq!(
+        answers(&cluster, R3),
+        11 * one,
+        "what was asked on a connection that is gone is not answered"
+    );
+    (0..2).for_each(|_| ask(&mut cluster, R3));
+    assert_eq!(answers(&cluster, R3), 12 * one, "nothing is queued on a new connection");
+    cluster.takes_nothing.clear();
+    cluster.tell_taken();
+    cluster.step(R1, CoreId(0), quorate_replica::Input::TickEnd);
+    assert_eq!(answers(&cluster, R3), 13 * one, "what waited is answered");
+    assert_eq!(cluster.closed_peers, []);
+    client.send(&mut cluster, home, 2, &vec![set("a", 1)]);
+    cluster.wait(20);
+    assert_eq!(client.replies(&cluster, R1).len(), 3, "r1 goes on");
+}
+
+#[test]
+fn questions_for_batches_wait_while_the_last_answer_is_queued() {
+    answers_to_what_takes_nothing(R0, Kind::FetchedBatches, question_for_batches);
+}
+
+#[test]
+fn batches_of_the_own_lane_are_not_sent_again_while_the_last_are_queued() {
+    answers_to_what_takes_nothing(R1, Kind::Batch, empty_frontier);
+}
+
 /// They are long, and whoever has nothing open with a peer need not read them.
 #[test]
 fn answers_that_nobody_has_asked_for_are_not_read() {
@@ -268,22 +329,27 @@ const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024 + 1_000_000_000 / 15 + 300_000
 
 #[test]
 fn questions_for_batches_are_answered_at_a_bounded_rate() {
-    let (bytes, answers) = answers_to(R0, Kind::FetchedBatches, |cluster| {
-        let tip = last_tip(cluster, R0);
-        FetchBatches { lane: tip.lane, upto: tip.upto, chain: tip.chain, above: LaneNumber(0) }.encode()
-    });
+    let (bytes, answers) = answers_to(R0, Kind::FetchedBatches, question_for_batches);
     assert!(bytes <= ANSWERS_BYTES_MAX && bytes > ANSWERS_BYTES_MAX / 2, "{bytes} in {answers}");
 }
 
 #[test]
 fn batches_of_the_own_lane_are_sent_again_at_a_bounded_rate() {
-    let (bytes, answers) = answers_to(R1, Kind::Batch, |cluster| {
-        let lane = LaneId { origin: R1, link: LinkId(0) };
-        let tips = vec![LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO }];
-        assert!(last_tip(cluster, R1).upto > LaneNumber(0));
-        LaneAcks { full: true, tips }.encode()
-    });
+    let (bytes, answers) = answers_to(R1, Kind::Batch, empty_frontier);
     assert!(bytes <= ANSWERS_BYTES_MAX && bytes > ANSWERS_BYTES_MAX / 2, "{bytes} in {answers}");
+}
+
+fn question_for_batches(cluster: &Cluster) -> Frame {
+    let tip = last_tip(cluster, R0);
+    FetchBatches { lane: tip.lane, upto: tip.upto, chain: tip.chain, above: LaneNumber(0) }.encode()
+}
+
+/// That of a replica that has nothing of the lane of r1.
+fn empty_frontier(cluster: &Cluster) -> Frame {
+    let lane = LaneId { origin: R1, link: LinkId(0) };
+    let tips = vec![LaneTip { lane, upto: LaneNumber(0), chain: Digest::ZERO }];
+    assert!(last_tip(cluster, R1).upto > LaneNumber(0));
+    LaneAcks { full: true, tips }.encode()
 }
 
 /// The tip of the last batch that a replica has sent of its lane.

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use quorate_replica::{Frozen, Input, Intake, Reject};
 use quorate_state::{PageAnswer, PageRequest, Transfer, TransferOptions};
 use quorate_types::{
-    BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Nonce, Operation, Seq, Signature, View, limits,
+    BundleNumber, CoreId, Digest, LaneId, LaneNumber, LinkId, Nonce, Operation, ReplicaId, Seq, Signature,
+    View, limits,
 };
 use quorate_wire::message::{
     Busy, BusyReason, FetchHeaders, FetchPages, FetchedHeaders, FetchedPages, LaneAcks, Message, PrePrepare,
@@ -382,6 +383,44 @@ fn a_flood_of_questions_for_pages_gets_bounded_answers() {
         cluster.run();
         assert_eq!(cluster.sent_by(R0, Kind::FetchedPages).len(), 5);
         assert_eq!(refused(&cluster).len(), 196);
+    }
+}
+
+#[test]
+fn questions_for_pages_wait_while_the_last_answer_is_queued() {
+    for cores in [1, 2] {
+        let mut cluster = Cluster::with(4, 1, cores, |tuning| tuning.checkpoint_interval = 4);
+        let question = question_with_a_long_answer(&mut cluster);
+        cluster.sent.clear();
+        cluster.takes_nothing.insert(R2);
+        let answers = |cluster: &Cluster, to: ReplicaId| {
+            let is_one = |sent: &&Sent| (sent.to, sent.frame.kind()) == (to, Kind::FetchedPages);
+            cluster.sent.iter().filter(is_one).count()
+        };
+        for asked in 1..=4 {
+            for peer in [R2, R3] {
+                cluster.inject(peer, R0, &question.encode());
+            }
+            cluster.run();
+            assert_eq!((answers(&cluster, R2), answers(&cluster, R3)), (1, asked));
+        }
+        let refused = cluster.rejects.iter().filter(|reject| **reject == (R0, Reject::PageQuestions)).count();
+        assert_eq!(refused, 1, "two wait");
+        cluster.takes_nothing.clear();
+        cluster.tell_taken();
+        cluster.run();
+        assert_eq!(answers(&cluster, R2), 3, "what waited is answered");
+        // Who comes again owes nothing.
+        cluster.takes_nothing.insert(R2);
+        let link = LinkId(0);
+        for connected in [4, 5] {
+            cluster.inject(R2, R0, &question.encode());
+            cluster.run();
+            assert_eq!(answers(&cluster, R2), connected);
+            cluster.peer_input(R0, link, quorate_replica::Input::PeerDisconnected { peer: R2, link });
+            cluster.peer_input(R0, link, quorate_replica::Input::PeerConnected { peer: R2, link });
+            cluster.run();
+        }
     }
 }
 

@@ -539,6 +539,7 @@ impl Cluster {
             Notice::Opened => Arrival::PeerConnected(peer, link),
             Notice::Closed => Arrival::PeerDisconnected(peer, link),
             Notice::Drained => Arrival::PeerDrained(peer, link),
+            Notice::Took(answered) => Arrival::PeerTook(peer, link, answered),
             Notice::Frame(frame) => Arrival::PeerFrame(peer, link, frame),
             Notice::Garbled(_) => return,
         };
@@ -592,6 +593,7 @@ impl Cluster {
             Arrival::PeerDisconnected(..) | Arrival::ClientDisconnected(..) => {
                 (Detail::Readable, "disconnected")
             }
+            Arrival::PeerTook(..) => (Detail::Verbose, "took"),
             _ => (Detail::Readable, "drained"),
         };
         self.trace.note(self.now, detail, &[3, id(replica)], || match arrival {

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::event::Life;
 use quorate_journal::{Record, WriteId};
 use quorate_replica::mail::Mail;
-use quorate_replica::{ClientConnection, Core, Input, Intake};
+use quorate_replica::{Answered, ClientConnection, Core, Input, Intake};
 use quorate_types::{CoreId, Digest, JournalId, LinkId, Lsn, Nanoseconds, ReplicaId};
 use quorate_wire::{Frame, Position};
 use std::collections::{BTreeSet, VecDeque};
@@ -18,6 +18,8 @@ pub enum Arrival {
     PeerDisconnected(ReplicaId, LinkId),
     /// See [`Input::PeerDrained`].
     PeerDrained(ReplicaId, LinkId),
+    /// See [`Input::PeerTook`].
+    PeerTook(ReplicaId, LinkId, Answered),
     /// See [`Input::PeerFrame`].
     PeerFrame(ReplicaId, LinkId, Frame),
     /// See [`Input::ClientConnected`].
@@ -47,6 +49,7 @@ impl Arrival {
             Self::PeerConnected(peer, link) => step(Input::PeerConnected { peer, link }),
             Self::PeerDisconnected(peer, link) => step(Input::PeerDisconnected { peer, link }),
             Self::PeerDrained(peer, link) => step(Input::PeerDrained { peer, link }),
+            Self::PeerTook(peer, link, answered) => step(Input::PeerTook { peer, link, answered }),
             Self::PeerFrame(peer, link, frame) => {
                 step(Input::PeerFrame { peer, link, frame: frame.as_frame_ref() })
             }

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::plan::{Carriage, NetworkPlan};
 use crate::queue::Queue;
 use crate::random::{Random, Stream};
+use quorate_replica::Answered;
 use quorate_types::{Nanoseconds, limits};
 use quorate_wire::{Assembler, DecodeError, Frame};
 use std::collections::VecDeque;
@@ -60,6 +61,8 @@ enum What {
     Single(Side, Vec<u8>),
     /// What a side sent has left.
     Transmitted(Side),
+    /// A side that had nothing queued waits for that to be taken.
+    Took(Side, Answered),
     /// What a process that is gone had sent has arrived: the other end hears of it.
     HungUp,
 }
@@ -75,6 +78,8 @@ pub enum Notice {
     Frame(Frame),
     /// Frames were dropped and the queue is empty again.
     Drained,
+    /// What this end had sent before it asked has left.
+    Took(Answered),
     /// The bytes that arrived are no frames, though they were sent as frames.
     Garbled(DecodeError),
 }
@@ -97,6 +102,8 @@ struct Direction {
     queued_bytes: usize,
     transmitting: bool,
     dropped: bool,
+    /// What is to be told when what is queued has left, and when what is being transmitted has.
+    awaited: [Vec<Answered>; 2],
     flight: VecDeque<Vec<u8>>,
     last_arrival: Nanoseconds,
     assembler: Assembler,
@@ -114,6 +121,7 @@ impl Direction {
             queued_bytes: 0,
             transmitting: false,
             dropped: false,
+            awaited: [Vec::new(), Vec::new()],
             flight: VecDeque::new(),
             last_arrival: Nanoseconds(0),
             assembler: Assembler::new(limits::FRAME_BYTES_MAX),
@@ -237,6 +245,32 @@ impl Network {
         }
     }
 
+    /// Has an end told when what it has sent so far has left; without a connection it is not told.
+    pub fn await_taken(
+        &mut self,
+        now: Nanoseconds,
+        connection: ConnectionId,
+        from: Side,
+        answered: Answered,
+        queue: &mut Queue<Event>,
+    ) {
+        let target = &mut self.connections[connection.0];
+        if !target.alive || !target.open[from as usize] {
+            return;
+        }
+        let direction = &mut target.towards[from.other() as usize];
+        let [queued, transmitted] = &mut direction.awaited;
+        if !direction.queue.is_empty() {
+            queued.push(answered);
+        } else if direction.transmitting {
+            transmitted.push(answered);
+        } else {
+            let incarnation = target.incarnation;
+            queue
+                .push(now.next(), NetworkEvent { connection, incarnation, what: What::Took(from, answered) });
+        }
+    }
+
     fn send_single(
         &mut self,
         now: Nanoseconds,
@@ -281,6 +315,8 @@ impl Network {
         }
         direction.queued_bytes = 0;
         direction.transmitting = true;
+        let [queued, transmitted] = &mut direction.awaited;
+        transmitted.append(queued);
         let length = bytes.len();
         let pieces = if self.random.percent(self.plan.cut_percent) { self.random.between(2, 4) } else { 1 };
         let incarnation = self.connections[connection.0].incarnation;
@@ -341,6 +377,7 @@ impl Network {
         direction.queue.clear();
         direction.queued_bytes = 0;
         direction.dropped = false;
+        direction.awaited = [Vec::new(), Vec::new()];
         let arrived = direction.last_arrival;
         if !stands || self.random.percent(50) {
             self.disconnect(now, connection, queue);
@@ -421,6 +458,9 @@ impl Network {
                 }
             }
             What::Transmitted(side) => self.transmitted(now, connection, side, queue, noticed),
+            What::Took(side, answered) => {
+                noticed.push(Noticed { connection, side, notice: Notice::Took(answered) });
+            }
         }
     }
 
@@ -468,6 +508,12 @@ impl Network {
             return;
         }
         direction.transmitting = false;
+        let took = direction.awaited[1].drain(..);
+        noticed.extend(took.map(|answered| Noticed {
+            connection,
+            side: from,
+            notice: Notice::Took(answered),
+        }));
         if !direction.queue.is_empty() {
             self.transmit(now, connection, from.other(), queue);
         } else if std::mem::take(&mut direction.dropped) {

@@ -271,7 +271,13 @@ impl Node {
 
     pub(crate) fn take(&mut self) -> Outputs {
         self.check();
-        Outputs(std::mem::take(&mut self.out))
+        let mut out = std::mem::take(&mut self.out);
+        // Connections take all at once here.
+        for output in out.extract_if(.., |output| matches!(output, Output::Answered { .. })) {
+            let Output::Answered { to, link } = output else { unreachable!() };
+            self.lanes.on_taken(to, link);
+        }
+        Outputs(out)
     }
 }
 

@@ -411,6 +411,7 @@ impl World {
                 node.lanes.on_read_back(lsn, found, &mut node.out);
             }
             Output::Held(_)
+            | Output::Answered { .. }
             | Output::LetGo(_)
             | Output::Unserved { .. }
             | Output::Forged { .. }

@@ -6,7 +6,8 @@ use quorate_journal::LostBatch;
 use quorate_replica::mail::Mail;
 use quorate_replica::report::RoleReport;
 use quorate_replica::{
-    ClientConnection, Core, Effect, Found, Frozen, Input, Layout, Record, Recovery, Reject, ReplicaSetup,
+    Answered, ClientConnection, Core, Effect, Found, Frozen, Input, Layout, Record, Recovery, Reject,
+    ReplicaSetup,
 };
 use quorate_state::State;
 use quorate_types::{
@@ -70,6 +71,9 @@ pub(crate) struct Cluster {
     mails: VecDeque<(usize, CoreId, Mail)>,
     /// States that are to be hashed.
     states: VecDeque<(ReplicaId, CoreId, Position, Frozen)>,
+    /// Who takes nothing of what it is sent, and what it is to be told when it does.
+    pub(crate) takes_nothing: BTreeSet<ReplicaId>,
+    untaken: Vec<(ReplicaId, ReplicaId, LinkId, Answered)>,
     /// Pairs between which nothing arrives.
     pub(crate) cut: BTreeSet<(ReplicaId, ReplicaId)>,
     pub(crate) sent: Vec<Sent>,
@@ -150,6 +154,8 @@ impl Cluster {
             flights: VecDeque::new(),
             mails: VecDeque::new(),
             states: VecDeque::new(),
+            takes_nothing: BTreeSet::new(),
+            untaken: Vec::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
             to_clients: Vec::new(),
@@ -254,6 +260,11 @@ impl Cluster {
                 self.sent.push(sent.clone());
                 self.flights.push_back(sent);
             }
+            Effect::AwaitTaken { peer, link, answered } => {
+                assert_eq!(self.layout.core_of_link(link), core, "a core awaits what its own links take");
+                self.untaken.push((me, peer, link, answered));
+                self.tell_taken();
+            }
             Effect::SendClient { connection, frame } => {
                 assert_eq!(connection.core, core, "a core sends to its own clients");
                 self.to_clients.push((me, connection, frame));
@@ -289,6 +300,17 @@ impl Cluster {
                 *self.stages.entry((me, stage)).or_default() += bundles;
             }
             Effect::Halt { reason } => panic!("r{me} halts: {reason}"),
+        }
+    }
+
+    /// Tells the cores what is taken of what was sent.
+    pub(crate) fn tell_taken(&mut self) {
+        let nothing = self.takes_nothing.clone();
+        let (untaken, taken) =
+            std::mem::take(&mut self.untaken).into_iter().partition(|(_, peer, ..)| nothing.contains(peer));
+        self.untaken = untaken;
+        for (me, peer, link, answered) in taken {
+            self.peer_input(me, link, Input::PeerTook { peer, link, answered });
         }
     }
 

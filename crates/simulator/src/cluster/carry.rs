@@ -55,6 +55,15 @@ impl Cluster {
                 self.note_sealed(origin.replica, &frame);
                 self.send_peer(origin, peer, link, frame)
             }
+            Effect::AwaitTaken { peer, link, answered } => {
+                // As with what is sent: before its core knows of a connection it has none.
+                if self.hosts[origin.replica.index()].links.contains(&(peer, link)) {
+                    let connection = self.peer_connection(origin.replica, peer, link);
+                    let side = if origin.replica < peer { Side::Dialer } else { Side::Listener };
+                    self.network.await_taken(self.now, connection, side, answered, &mut self.queue);
+                }
+                Ok(())
+            }
             Effect::SendClient { connection, frame } => self.send_client(origin, connection, frame),
             Effect::ClosePeer { peer, link, reject } => {
                 self.on_reject(origin.replica, &reject, Some(peer))?;

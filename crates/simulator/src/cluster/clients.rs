@@ -97,7 +97,7 @@ impl Cluster {
                 Ok(())
             }
             Notice::Frame(frame) => session.on_frame(now, replica, frame.as_frame_ref(), &mut actions),
-            Notice::Drained | Notice::Garbled(_) => Ok(()),
+            Notice::Drained | Notice::Took(_) | Notice::Garbled(_) => Ok(()),
         };
         if let Err(error) = taken {
             let text = format!("client {client} cannot read what replica {replica} sent: {error}");
