@@ -135,13 +135,21 @@ fn a_client_that_breaks_the_rules_is_disconnected() {
             out[16 + 80] ^= 1;
         })
     };
+    let unreadable = {
+        let good = signed_by(&key);
+        Frame::encode(Kind::Bundle, |out| {
+            out.extend_from_slice(&good.payload()[..bundle::HEAD_BYTES]);
+            out.extend_from_slice(&noise(5, 500));
+        })
+    };
     let vote =
         Prepare { view: View(0), lo: Seq(1), digests: vec![Digest::ZERO], signature: Signature([0; 64]) };
     let cases = [
         ("foreign_bundle", signed_by(&other)),
         ("bundle_signature", forged),
         ("malformed", vote.encode()),
-        ("malformed", Frame::encode(Kind::Bundle, |out| out.extend_from_slice(&noise(5, 500)))),
+        ("foreign_bundle", Frame::encode(Kind::Bundle, |out| out.extend_from_slice(&noise(5, 500)))),
+        ("malformed", unreadable),
         ("malformed", Frame::encode(Kind::Attach, |out| out.extend_from_slice(&noise(6, 3)))),
     ];
     for (label, frame) in cases {

@@ -299,10 +299,10 @@ mod tests {
             value: value.into(),
             condition: Condition::Always,
         };
-        let mut model = Model::new(StateLimits { bytes_max: 70, ..StateLimits::default() }, 1);
+        let mut model = Model::new(StateLimits { bytes_max: 69, ..StateLimits::default() }, 1);
         assert_eq!(model.operation(&set("a", "12")), OperationResult::Written { version: 1 });
         assert_eq!(model.operation(&set("b", "9")), OperationResult::Written { version: 2 });
-        let full = |bytes| OperationResult::Error(OperationError::StateFull { bytes, bytes_max: 70 });
+        let full = |bytes| OperationResult::Error(OperationError::StateFull { bytes, bytes_max: 69 });
         assert_eq!(model.operation(&set("b", "99")), full(69));
         assert_eq!(model.operation(&set("c", "")), full(69));
         let add = |by| Operation::IncrementBy { key: b"b".to_vec(), by };

@@ -26,11 +26,11 @@ const TABLE: &[Row] = &[
     // View changes.
     (Mistake::ChangesViewBeforeDurable, 0, 3, "durable before send"),
     (Mistake::EntersViewTwice, 0, 3, "no panic"),
-    (Mistake::SelectsAnyCertificate, 119, 1, "agreement"),
-    (Mistake::SelectsLongestChain, 47, 1, "no unexplained refusal"),
+    (Mistake::SelectsAnyCertificate, 85, 1, "agreement"),
+    (Mistake::SelectsLongestChain, 1409, 1, "no unexplained refusal"),
     (Mistake::ShowsCommittedAlone, 0, 3, "certificates"),
     // Restarts.
-    (Mistake::ComparesSlotsAlone, 145, 1, "certificates"),
+    (Mistake::ComparesSlotsAlone, 4, 1, "certificates"),
     (Mistake::ForgetsCertificate, 4, 1, "certificates"),
     (Mistake::ForgetsEnterView, 66, 1, "equivocation"),
     (Mistake::ForgetsPromise, 58, 1, "trimming"),
@@ -41,21 +41,21 @@ const TABLE: &[Row] = &[
     (Mistake::ServesNewestState, 1646, 1, "progress"),
     (Mistake::UncertifiedFloor, 17, 1, "what was durable is there after a restart"),
     // Disks.
-    (Mistake::TearsWithBatch, 119, 1, "what was durable is there after a restart"),
+    (Mistake::TearsWithBatch, 89, 1, "what was durable is there after a restart"),
     (Mistake::TidiesUnreadable, 3, 3, "unreadable is not unneeded"),
     // Execution.
     (Mistake::JudgesByView, 6, 1, "at most once"),
-    (Mistake::ForgetsTransferredBytes, 20, 1, "at most once"),
+    (Mistake::ForgetsTransferredBytes, 17, 1, "at most once"),
     // Work.
     (Mistake::ChecksOnCredit, 421, 1, "bounded verification"),
     (Mistake::AdmitsWhatFits, 191, 1, "fairness"),
-    (Mistake::TakesOffAtOnce, 496, 1, "fairness"),
+    (Mistake::TakesOffAtOnce, 593, 1, "fairness"),
     // Lanes.
     (Mistake::AcceptsUnacknowledged, 80, 5, "origins"),
     (Mistake::FetchesAcknowledgedOnly, 210, 5, "no honest primary deposed"),
     (Mistake::AwaitsDeadForks, 178, 1, "no honest primary deposed"),
     (Mistake::ReplacesAcknowledgements, 4108, 1, "no honest primary deposed"),
-    (Mistake::ServesMemoryOnly, 493, 5, "no honest primary deposed"),
+    (Mistake::ServesMemoryOnly, 307, 1, "progress"),
     (Mistake::CoalescesAcknowledgements, 609, 1, "no honest primary deposed"),
     (Mistake::DropsNamedForBudget, 107, 1, "no honest primary deposed"),
     // Fetches.
